@@ -1,0 +1,86 @@
+# Every verb that a person needs. CI calls these and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SETTINGS := pyproject.toml constraints.txt client/pyproject.toml model_export/pyproject.toml \
+	pipelines/pyproject.toml
+
+# What `make export` and `make serve` use; override on the command line.
+WEIGHTS ?= random:0
+PRECISION ?= float32
+MODEL ?= models/c3d
+PORT ?= 8500
+VIDEO ?=
+ARGS ?=
+ENGINE ?= $(shell command -v docker || command -v podman)
+
+.DEFAULT_GOAL := help
+.PHONY: help install example test lint format typecheck protos export serve weights build clean
+
+help:  ## Show the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.developer  ## Install the three distributions and the tools into .venv
+
+example: $(VENV)/.example  ## Classify a video and extract its features (VIDEO=path for your own)
+	@$(BIN)/python examples/first_run.py "$(VIDEO)"
+
+test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.developer  ## Check style, imports between the rooms, protos and Dockerfiles
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/hadolint --ignore DL3008 model_export/Dockerfile pipelines/Dockerfile
+
+format: $(VENV)/.developer  ## Rewrite the code in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+typecheck: $(VENV)/.developer  ## Check the types (mypy, strict)
+	@$(BIN)/mypy
+
+protos: $(VENV)/.developer  ## Generate the client's messages from wire.proto
+	@cd client && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+		c3d_client/wire.proto
+
+export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MODEL)
+	@$(BIN)/c3d-export build --weights "$(WEIGHTS)" --precision "$(PRECISION)" --out "$(MODEL)" $(ARGS)
+
+serve: $(VENV)/.example  ## Serve MODEL on this machine (PORT)
+	@$(BIN)/c3d-export serve "$(MODEL)" --port "$(PORT)" $(ARGS)
+
+weights: $(VENV)/.example  ## Say which published weights are in models/
+	@$(BIN)/c3d-export weights
+
+build:  ## Build the container images (ENGINE=docker or podman)
+ifeq ($(ENGINE),)
+	@echo "make build: no container engine here (docker or podman); no image was built" >&2; exit 1
+else
+	$(ENGINE) build --file model_export/Dockerfile --tag c3d-export:dev .
+	$(ENGINE) build --file pipelines/Dockerfile --tag c3d-pipelines:dev .
+endif
+
+clean:  ## Remove what was made here; models/ stays
+	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment: made once, again when a pyproject.toml or constraints.txt changes
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "make: $(PYTHON) is not Python 3.10 to 3.13; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "making $(VENV) (once; some minutes on a slow connection)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) pip
+
+$(VENV)/.example: $(BIN)/python $(SETTINGS)
+	@$(PIP) --editable client --editable model_export
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.example
+	@$(PIP) --editable pipelines --group dev
+	@touch $@

@@ -1,0 +1,142 @@
+"""Every error that this project raises on purpose.
+
+    C3DError
+    ├ UsageError                      what was asked for cannot be done as asked
+    ├ VideoError(.source)             this video fails, the others go on
+    │   ├ VideoDecodeError            cannot be opened, has no video, is damaged or cut short
+    │   └ VideoTooShortError          fewer frames than one clip
+    ├ ServingError(.target, .code)
+    │   ├ ServingUnavailable          nobody answers there        (retried before it is raised)
+    │   ├ ServingTimeout              no answer before the deadline          (retried)
+    │   ├ ServingOverloaded           the server pushes back                 (retried)
+    │   ├ ModelNotFound               the server does not have this model    (never retried)
+    │   ├ RequestRejected             the server refuses this request        (never retried)
+    │   └ ContractMismatch            model and client disagree: stop the job
+    ├ OutputError(.path)              a result cannot be written or read
+    ├ ExportError
+    │   ├ WeightsError                weights that are not C3D's
+    │   ├ AssetError                  a mean or labels file that does not fit
+    │   └ VerificationError           a servable that does not answer as the network does
+    └ BatchError
+        ├ ManifestError               a list of videos that cannot be used
+        └ ShardError                  a shard that is not what its report says
+
+A message says what happened, what was seen against what was expected, and what to do next, and
+names the path or the target. Commands print it as one line and exit with 2.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class C3DError(Exception):
+    """The root: catch it to catch all that this project raises on purpose."""
+
+
+class UsageError(C3DError, ValueError):
+    """An argument that cannot be used as given."""
+
+
+class VideoError(C3DError):
+    """One video cannot be used.
+
+    Args:
+        source: the path or URL of the video.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, source: str | os.PathLike[str], reason: str) -> None:
+        self.source = str(source)
+        self.reason = reason
+        super().__init__(f"{self.source}: {reason}")
+
+
+class VideoDecodeError(VideoError):
+    """The video cannot be opened, holds no video stream, is damaged, or ends early."""
+
+
+class VideoTooShortError(VideoError):
+    """The video has fewer frames than one clip needs."""
+
+
+class ServingError(C3DError):
+    """The server did not give an answer that can be used.
+
+    Args:
+        target: the address that was asked.
+        reason: what happened and what to do.
+        code: the name of the gRPC status, e.g. ``"UNAVAILABLE"``; empty where none was given.
+    """
+
+    def __init__(self, target: str, reason: str, *, code: str = "") -> None:
+        self.target = target
+        self.reason = reason
+        self.code = code
+        super().__init__(f"{target}: {reason}")
+
+
+class ServingUnavailable(ServingError, ConnectionError):
+    """Nothing answers at the target."""
+
+
+class ServingTimeout(ServingError, TimeoutError):
+    """The deadline passed before the answer came."""
+
+
+class ServingOverloaded(ServingError):
+    """The server is there but has no room."""
+
+
+class ModelNotFound(ServingError, LookupError):
+    """The server is there but does not have this model, version or label."""
+
+
+class RequestRejected(ServingError):
+    """The server refuses this request, and would refuse it again."""
+
+
+class ContractMismatch(ServingError):
+    """The served model is not the one that this client was written for."""
+
+
+class OutputError(C3DError, OSError):
+    """A result cannot be written where it should go, or cannot be read back.
+
+    Args:
+        path: the file or folder.
+        reason: what is wrong and what to do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        self.path = str(path)
+        self.reason = reason
+        super().__init__(f"{self.path}: {reason}")
+
+
+class ExportError(C3DError):
+    """The servable cannot be made, or is not right."""
+
+
+class WeightsError(ExportError):
+    """The weights cannot be read, or are not C3D's."""
+
+
+class AssetError(ExportError):
+    """A mean or labels file cannot be read, or does not fit the network."""
+
+
+class VerificationError(ExportError):
+    """The servable does not answer as the network does."""
+
+
+class BatchError(C3DError):
+    """A bulk job cannot go on."""
+
+
+class ManifestError(BatchError):
+    """A list of videos cannot be used."""
+
+
+class ShardError(BatchError):
+    """A shard is not what its report says."""

@@ -1,0 +1,235 @@
+"""The conversation with the server: what is there, and answers to batches of clips.
+
+Methods are called by their full path with our own message classes (wire.proto), so nothing of
+TensorFlow is needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from c3d_client import wire_pb2 as wire
+from c3d_client.channel import Call, Channel, ServingOptions
+from c3d_client.contract import COMPUTE_TRAILER, MODEL_CARD, QUEUE_TRAILER, Signature
+from c3d_client.errors import ContractMismatch, UsageError
+from c3d_client.model_info import ModelInfo, read_card, shape_text, signature_problem
+from c3d_client.tensors import from_proto, to_proto
+
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_HEALTH = "/grpc.health.v1.Health/Check"
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """What the server says of one version of the model."""
+
+    version: int
+    state: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one batch.
+
+    Args:
+        output: the signature's output, its first dimension the batch.
+        version: the model version that answered.
+        latency_s: from sending to the answer's arrival, in seconds, the last attempt alone.
+        queue_s: how long it waited in the server for its turn, where the server tells.
+        compute_s: how long the server computed, where it tells.
+    """
+
+    output: npt.NDArray[Any]
+    version: int
+    latency_s: float
+    queue_s: float | None
+    compute_s: float | None
+
+
+class ServingClient:
+    """A connection to one TensorFlow Serving target. Close it, or use it as a context manager.
+
+    Args:
+        options: where and how.
+    """
+
+    def __init__(self, options: ServingOptions | None = None) -> None:
+        self.options = options or ServingOptions()
+        self._channel = Channel(self.options)
+
+    def __enter__(self) -> ServingClient:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; requests on their way are cancelled."""
+        self._channel.close()
+
+    # ---- what is there
+
+    def health(self) -> str:
+        """The server's word on itself: ``SERVING``, ``NOT_SERVING`` or ``UNIMPLEMENTED``.
+
+        TensorFlow Serving answers only with ``--enable_grpc_healthcheck_service``.
+
+        Raises:
+            ServingError: nothing answers.
+        """
+        try:
+            response = self._channel.send(
+                _HEALTH, wire.HealthCheckRequest(), wire.HealthCheckResponse
+            ).result()
+        except ContractMismatch:
+            return "UNIMPLEMENTED"
+        return str(wire.HealthCheckResponse.ServingStatus.Name(response.status))
+
+    def versions(self) -> tuple[VersionStatus, ...]:
+        """The model's versions, newest first.
+
+        Raises:
+            ModelNotFound: the server has no such model.
+            ServingError: any other failure.
+        """
+        request = wire.GetModelStatusRequest(model_spec=self._spec())
+        response = self._channel.send(_STATUS, request, wire.GetModelStatusResponse).result()
+        return tuple(
+            VersionStatus(
+                status.version,
+                wire.ModelVersionStatus.State.Name(status.state),
+                status.status.error_message,
+            )
+            for status in response.model_version_status
+        )
+
+    def model_info(self, signatures: Iterable[str] = ()) -> ModelInfo:
+        """Hold the served model against the contract and read its card.
+
+        Args:
+            signatures: names that are needed beyond those that every C3D servable has.
+
+        Raises:
+            ContractMismatch: a signature is missing or has another input or output, the card
+                cannot be read, or it has another contract version.
+            ModelNotFound: the server has no such model or version.
+            ServingError: any other failure.
+        """
+        request = wire.GetModelMetadataRequest(
+            model_spec=self._spec(), metadata_field=["signature_def"]
+        )
+        response = self._channel.send(_METADATA, request, wire.GetModelMetadataResponse).result()
+        found = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        problem = signature_problem(found, signatures)
+        if problem:
+            raise self._mismatch(problem)
+        answer = self.predict(MODEL_CARD, np.zeros(1, np.int32))
+        card, problem = read_card(answer.output[0])
+        if problem:
+            raise self._mismatch(problem)
+        return ModelInfo(answer.version, tuple(sorted(found.signature_def)), card)
+
+    def _mismatch(self, what: str) -> ContractMismatch:
+        return ContractMismatch(
+            self.options.target,
+            f"model {self.options.model!r} is not the C3D servable that this client speaks to: "
+            f"{what}; export it again with this release's c3d-export build",
+        )
+
+    # ---- asking
+
+    def predict(self, signature: Signature, rows: npt.NDArray[Any]) -> Answer:
+        """Ask one signature for one batch and wait.
+
+        Args:
+            signature: one of :data:`c3d_client.contract.SIGNATURES`.
+            rows: the input, its first dimension the batch, at least one row.
+
+        Raises:
+            ServingError: the request failed for good.
+        """
+        return self._answer(signature, rows, self._submit(signature, rows))
+
+    def stream(self, signature: Signature, batches: Iterable[npt.NDArray[Any]]) -> Iterator[Answer]:
+        """Ask for many batches, several on their way at once, answers in the order of the batches.
+
+        The next batch is taken from ``batches`` only when there is room in the window, so the
+        maker of the batches is never far ahead.
+
+        Raises:
+            ServingError: a request failed for good; those behind it are cancelled.
+        """
+        pending: deque[tuple[npt.NDArray[Any], Call[wire.PredictResponse]]] = deque()
+        try:
+            for rows in batches:
+                if len(pending) == self.options.max_in_flight:
+                    yield self._answer(signature, *pending.popleft())
+                pending.append((rows, self._submit(signature, rows)))
+            while pending:
+                yield self._answer(signature, *pending.popleft())
+        finally:
+            for _, call in pending:
+                call.cancel()
+
+    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> Call[wire.PredictResponse]:
+        # A wrong shape would fail everyone in the server's merged batch, and no rows at all would
+        # wait there until the deadline: neither leaves this process.
+        if rows.shape[1:] != signature.input.shape or not len(rows):
+            raise UsageError(
+                f"{signature.name} takes {shape_text((-1, *signature.input.shape))} "
+                f"with at least one row, got {list(rows.shape)}"
+            )
+        request = wire.PredictRequest(
+            model_spec=self._spec(signature.name),
+            inputs={signature.input.name: to_proto(rows)},
+        )
+        return self._channel.send(_PREDICT, request, wire.PredictResponse)
+
+    def _answer(
+        self, signature: Signature, rows: npt.NDArray[Any], call: Call[wire.PredictResponse]
+    ) -> Answer:
+        response = call.result()
+        name = signature.output.name
+        if name not in response.outputs:
+            raise self._mismatch(f"{signature.name} answered without {name!r}")
+        try:
+            output = from_proto(response.outputs[name])
+        except ValueError as error:
+            raise self._mismatch(f"{signature.name} answered with a {error}") from error
+        expected = signature.output.shape
+        if (
+            output.ndim != 1 + len(expected)
+            or len(output) != len(rows)
+            or any(e not in (-1, s) for e, s in zip(expected, output.shape[1:], strict=True))
+        ):
+            raise self._mismatch(
+                f"{signature.name} answered {len(rows)} rows with shape {list(output.shape)}"
+            )
+        return Answer(
+            output=output,
+            version=response.model_spec.version.value,
+            latency_s=call.latency_s,
+            queue_s=call.trailer_s(QUEUE_TRAILER),
+            compute_s=call.trailer_s(COMPUTE_TRAILER),
+        )
+
+    def _spec(self, signature_name: str = "") -> wire.ModelSpec:
+        spec = wire.ModelSpec(name=self.options.model, signature_name=signature_name)
+        if self.options.version is not None:
+            spec.version.value = self.options.version
+        return spec

@@ -1,0 +1,89 @@
+"""ndarray <-> TensorProto, in both encodings that servers use.
+
+Requests carry ``tensor_content``: the array's bytes, little-endian. TensorFlow Serving answers
+with ``float_val`` unless it was started with ``--enable_serialization_as_tensor_content``, so both
+are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from c3d_client import wire_pb2 as wire
+
+# DataType -> (dtype in memory, the repeated field that holds its values)
+_NUMERIC: dict[int, tuple[np.dtype[Any], str]] = {
+    wire.DT_FLOAT: (np.dtype("<f4"), "float_val"),
+    wire.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
+    wire.DT_INT32: (np.dtype("<i4"), "int_val"),
+    wire.DT_UINT8: (np.dtype("u1"), "int_val"),
+    wire.DT_INT64: (np.dtype("<i8"), "int64_val"),
+    wire.DT_BOOL: (np.dtype("?"), "bool_val"),
+}
+_TYPES: dict[np.dtype[Any], int] = {dtype: number for number, (dtype, _) in _NUMERIC.items()}
+
+
+def to_proto(array: npt.NDArray[Any]) -> wire.TensorProto:
+    """Encode an array as ``tensor_content``.
+
+    Args:
+        array: float32, float64, int32, uint8, int64 or bool, any shape.
+
+    Raises:
+        TypeError: another dtype.
+    """
+    dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
+    if dtype not in _TYPES:
+        raise TypeError(
+            f"dtype {array.dtype} cannot be sent; use one of {sorted(map(str, _TYPES))}"
+        )
+    proto = wire.TensorProto(
+        dtype=wire.DataType.Name(_TYPES[dtype]),
+        tensor_content=array.astype(dtype, copy=False).tobytes(),
+    )
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+def from_proto(proto: wire.TensorProto) -> npt.NDArray[Any]:
+    """Decode a tensor from ``tensor_content`` or from its repeated field.
+
+    Returns:
+        An array of the tensor's dtype and shape; strings become an object array of ``bytes``. It
+        is read-only where it shares the message's memory. As in TensorFlow, a repeated field
+        shorter than the shape repeats its last value.
+
+    Raises:
+        ValueError: the shape is unknown, the dtype is not one of the client's, or the values do
+            not fill the shape.
+    """
+    if proto.tensor_shape.unknown_rank or any(dim.size < 0 for dim in proto.tensor_shape.dim):
+        raise ValueError("tensor of unknown shape")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    count = int(np.prod(shape, dtype=np.int64))
+    if proto.dtype == wire.DT_STRING:
+        return _filled(np.array(list(proto.string_val), dtype=object), count).reshape(shape)
+    if proto.dtype not in _NUMERIC:
+        raise ValueError(f"tensor of dtype number {proto.dtype}, which this client does not read")
+    dtype, field = _NUMERIC[proto.dtype]
+    if proto.tensor_content:
+        if len(proto.tensor_content) != count * dtype.itemsize:
+            raise ValueError(
+                f"tensor of shape {shape} {dtype} holds {len(proto.tensor_content)} bytes, "
+                f"expected {count * dtype.itemsize}"
+            )
+        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+    return _filled(np.array(getattr(proto, field), dtype), count).reshape(shape)
+
+
+def _filled(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    if len(values) == count:
+        return values
+    if not 0 < len(values) < count:
+        raise ValueError(f"tensor holds {len(values)} values where its shape has {count}")
+    return np.concatenate([values, np.repeat(values[-1:], count - len(values))])

@@ -1,0 +1,49 @@
+"""Render a short H.264 film: a bright square moves right, then down, then left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+WIDTH, HEIGHT, FPS, SECONDS = 320, 240, 25, 6
+_SQUARE = 64
+_COLOUR = (250, 200, 40)
+
+
+def frame(number: int) -> npt.NDArray[np.uint8]:
+    """Frame ``number`` of the film, uint8 ``[240, 320, 3]`` RGB."""
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    checks = ((rows // 20 + columns // 20) % 2 * 40 + 60).astype(np.uint8)
+    picture = np.repeat(checks[..., None], 3, axis=2)
+    top, left = _place(number / (FPS * SECONDS))
+    picture[top : top + _SQUARE, left : left + _SQUARE] = _COLOUR
+    return picture
+
+
+def _place(progress: float) -> tuple[int, int]:
+    """The square's top left corner when so much of the film has gone, 0 to 1."""
+    third, within = divmod(min(progress, 0.9999) * 3, 1)
+    near, right, low = 20, WIDTH - _SQUARE - 20, HEIGHT - _SQUARE - 20
+    if third == 0:
+        return near, int(near + within * (right - near))
+    if third == 1:
+        return int(near + within * (low - near)), right
+    return low, int(right - within * (right - near))
+
+
+def render(path: Path) -> None:
+    """Write the film."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(FPS * SECONDS):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame(number), format="rgb24")))
+        container.mux(stream.encode())
+
+
+if __name__ == "__main__":
+    render(Path(sys.argv[1]))

@@ -1,0 +1,167 @@
+"""`make example`: one video through all of it, on this machine.
+
+Weights -> SavedModel -> a server that speaks TensorFlow Serving's gRPC API -> client -> labels and
+features. The real weights are used where they are in models/; otherwise seeded random ones, which
+show that everything works and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from c3d_client import C3DClient, C3DError, Timings, write_npz
+from c3d_client.cli import bars
+from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
+from film import render
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
+OUT = ROOT / "out" / "example"
+CACHE = Path("build") / "example"  # below ROOT, where the commands run
+# What the export command and the server say on standard error.
+LOG = OUT / "server.log"
+# Enough for the requests made here; each size is warmed up whenever the server starts.
+BATCH_SIZES = "1,8"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("video", nargs="?", default="", help="a video; a rendered one by default")
+    video = parser.parse_args().video
+    OUT.mkdir(parents=True, exist_ok=True)
+    try:
+        if not video:
+            film = OUT / "film.mp4"
+            render(film)
+            video = str(film.relative_to(Path.cwd()) if film.is_relative_to(Path.cwd()) else film)
+            say(f"film        {video}, rendered: a square moves right, then down, then left")
+        with server(servable()) as target:
+            ask(target, video)
+    except C3DError as error:
+        print(f"example: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def ask(target: str, video: str) -> None:
+    """Classify and extract one video, and show both."""
+    with C3DClient(target) as c3d:
+        card = c3d.model_info().card
+        answer = c3d.classify(video, top_k=5)
+        features = c3d.extract(video)
+    path = OUT / f"{Path(video).stem}.npz"
+    write_npz(path, features)
+    say(f"classify    {len(answer.clip_starts)} clips of 16 frames, every 8")
+    print(bars(answer))
+    if card["weights"]["random"]:
+        print(f"  THE WEIGHTS ARE RANDOM ({card['weights']['source']}): THE LABELS MEAN NOTHING.")
+    else:
+        print(f"  weights: {card['weights']['source']}")
+    norm = float((features.video_feature.astype("float64") ** 2).sum() ** 0.5)
+    say(
+        f"extract     clip features {list(features.clip_features.shape)}, "
+        f"video feature {list(features.video_feature.shape)}, norm {norm:.6f}"
+    )
+    print(f"  written to {path.relative_to(ROOT)}")
+    show_timings("classify", answer.timings)
+    show_timings("extract", features.timings)
+    print(f"Success, predicted class index is: {answer.top[0].index}")
+
+
+def show_timings(name: str, timings: Timings) -> None:
+    """One line: the parts go on side by side, so they may add up to more than the whole."""
+    say(
+        f"time        {name}: {timings.wall_s:.2f} s in all; decode {timings.decode_s:.2f} s, "
+        f"wire {timings.wire_s:.2f} s, compute {timings.compute_s or 0.0:.2f} s, side by side"
+    )
+
+
+def servable() -> Path:
+    """The model's folder, built on first use and whenever what it is made of has changed."""
+    found = [known.name for known in found_weights(MODELS)]
+    arguments = ["--batch-sizes", BATCH_SIZES]
+    if found:
+        arguments += ["--weights", str(MODELS / found[0])]
+        say(f"weights     models/{found[0]}")
+        for option, names in (("--mean", MEAN_FILES), ("--labels", (LABELS_FILE,))):
+            present = [MODELS / name for name in names if (MODELS / name).is_file()]
+            if present:
+                arguments += [option, str(present[0])]
+            else:
+                say(f"            no {option[2:]} file in models/ ({' or '.join(names)})")
+    else:
+        arguments += ["--weights", "random:0"]
+        say("weights     RANDOM (random:0): no published weights in models/; see make weights")
+    base = CACHE / _key(arguments) / "c3d"
+    if not any((ROOT / base).glob("[0-9]*")):
+        say("servable    building and verifying; the full network, so about a quarter of a minute")
+        with LOG.open("w") as log:
+            code = subprocess.run(
+                [*export(), "build", *arguments, "--out", str(base)], stderr=log, cwd=ROOT
+            ).returncode
+        if code:
+            raise C3DError(last_line(LOG))
+    return base
+
+
+@contextlib.contextmanager
+def server(base: Path) -> Iterator[str]:
+    """Run the local server on a free port; gives its address, stops it afterwards."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [*export(), "serve", str(base), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=LOG.open("a"),
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        ready = re.match(r"ready: .* at (\S+)", line)
+        if not ready:
+            process.wait(timeout=60)
+            raise C3DError(last_line(LOG))
+        say(f"server      {line.strip()}, after {time.perf_counter() - started:.1f} s")
+        yield ready.group(1)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def last_line(log: Path) -> str:
+    """What a command said last, TensorFlow's notes before it left out."""
+    return log.read_text().strip().splitlines()[-1]
+
+
+def export() -> list[str]:
+    """The export command of this very environment."""
+    return [sys.executable, "-m", "c3d_export"]
+
+
+def _key(arguments: list[str]) -> str:
+    """Changes with the arguments, the files that they name, and the code that builds."""
+    digest = hashlib.sha256(repr(arguments).encode())
+    code = [*(ROOT / "model_export").rglob("*.py"), ROOT / "client/c3d_client/contract.py"]
+    for path in sorted(code):
+        digest.update(path.read_bytes())
+    for argument in arguments:
+        if (path := Path(argument)).is_file():
+            digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""The command `c3d-export`: arguments, printing and exit codes; the work is the library's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME
+from c3d_client.errors import C3DError, UsageError
+
+from c3d_export.assets import KNOWN_WEIGHTS, found_weights, licence_note
+
+if TYPE_CHECKING:
+    from c3d_export.verify import Verification
+
+_DRAIN_S = 30.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; an error of ours is one line on standard error and exit code 2."""
+    # Before TensorFlow is loaded: it calls a machine without a GPU an error. Real ones are raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    code: Any = 2
+    try:
+        code = cli.main(args=arguments, prog_name="c3d-export", standalone_mode=False)
+    except C3DError as error:
+        _complain(str(error))
+    except click.ClickException as error:
+        _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted; nothing half-made is left")
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    click.echo(f"c3d-export: {' '.join(message.split())}", err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="c3d-export", prog_name="c3d-export")
+def cli() -> None:
+    """C3D as a verified SavedModel for TensorFlow Serving, and a local server for it."""
+
+
+@cli.command()
+@click.option(
+    "--weights", "weights_spec", required=True, metavar="FILE|random:SEED", help="The network's."
+)
+@click.option(
+    "--mean",
+    "mean_spec",
+    default=None,
+    metavar="FILE|B,G,R",
+    help="Mean cube (.binaryproto, .npy, .npy.bz2) or three numbers; Sports-1M's by default.",
+)
+@click.option(
+    "--labels", "labels_path", default=None, metavar="FILE", help="One a line; numbers by default."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("float32", "bfloat16", "float16")),
+    default="float32",
+    show_default=True,
+    help="Of the stored weights and the arithmetic; input stays uint8, output float32.",
+)
+@click.option(
+    "--batch-sizes",
+    default=",".join(map(str, BATCH_SIZES)),
+    show_default=True,
+    help="What the server is warmed up for.",
+)
+@click.option(
+    "--width",
+    type=int,
+    default=64,
+    show_default=True,
+    help="conv1's filters, for random:SEED alone; C3D has 64, a small one is for trying things.",
+)
+@click.option(
+    "--out",
+    "base",
+    type=click.Path(path_type=Path),
+    default=Path("models") / MODEL_NAME,
+    show_default=True,
+    metavar="DIR",
+    help="The model's folder; the next number becomes the version.",
+)
+def build(
+    weights_spec: str,
+    mean_spec: str | None,
+    labels_path: str | None,
+    precision: str,
+    batch_sizes: str,
+    width: int,
+    base: Path,
+) -> None:
+    """Make, verify and publish the next version of the servable."""
+    sizes = _numbers(batch_sizes, "--batch-sizes")
+    from c3d_export.labels import numbered_labels, read_labels
+    from c3d_export.mean import SPORTS1M_SCALARS, read_mean
+    from c3d_export.weights import read_weights
+
+    weights = read_weights(weights_spec, width=width)
+    mean = read_mean(mean_spec or SPORTS1M_SCALARS)
+    labels = (
+        read_labels(labels_path, classes=weights.classes)
+        if labels_path
+        else numbered_labels(weights.classes)
+    )
+    from c3d_export.servable import ServableSpec
+    from c3d_export.servable import build as build_servable
+
+    spec = ServableSpec(
+        weights=weights, mean=mean, labels=labels, precision=precision, batch_sizes=sizes
+    )
+    if precision == "float16":
+        click.echo("float16 is made for GPUs: on a CPU its verification takes some minutes")
+    path, verification = build_servable(spec, base)
+    click.echo(
+        f"{path}: C3D {weights.source}, {weights.parameters:,} parameters, {precision}, "
+        f"{len(labels)} classes, mean {mean.source}"
+    )
+    _print_verification(verification)
+    if weights.random:
+        click.echo(f"note: {weights.source} is not a trained network: its answers mean nothing")
+
+
+@cli.command()
+@click.argument("version", type=click.Path(path_type=Path), metavar="models/c3d/1")
+def verify(version: Path) -> None:
+    """Load a version as TensorFlow Serving does, run all of it, compare it with the Keras model."""
+    from c3d_export.verify import verify as verify_servable
+
+    verification = verify_servable(version)
+    click.echo(f"{version}: verified")
+    _print_verification(verification)
+
+
+@cli.command()
+@click.argument("base", type=click.Path(path_type=Path), metavar="models/c3d")
+@click.option("--port", type=int, default=GRPC_PORT, show_default=True, help="0 for any free one.")
+@click.option("--host", default="localhost", show_default=True, help="Address to listen at.")
+@click.option("--model", default=MODEL_NAME, show_default=True, help="Name to serve it under.")
+def serve(base: Path, port: int, host: str, model: str) -> None:
+    """Answer TensorFlow Serving's gRPC API with the newest version, on this machine.
+
+    For trying and testing on one machine; TensorFlow Serving itself is for production.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    from c3d_export.local_server import LocalServer
+
+    server = LocalServer(base, port=port, host=host, model=model)
+    server.start()
+    click.echo(f"ready: {model} version {server.version} at {server.target} (one machine only)")
+    server.wait(stopping)
+    click.echo("draining: no new requests, those running finish")
+    server.stop(_DRAIN_S)
+    click.echo("stopped")
+
+
+@cli.command()
+@click.option(
+    "--models",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    metavar="DIR",
+    help="Where weight files are put.",
+)
+def weights(folder: Path) -> None:
+    """Say which published weight files are in models/, and which are not."""
+    found = found_weights(folder)
+    for known in KNOWN_WEIGHTS:
+        if known in found:
+            click.echo(f"found    {folder / known.name}: {found[known]}")
+        else:
+            click.echo(f"missing  {folder / known.name}: {known.about}")
+    click.echo(licence_note())
+
+
+def _print_verification(verification: Verification) -> None:
+    for name, difference in verification.differences.items():
+        click.echo(f"  {name:16} {difference:.1e} from the Keras model")
+    click.echo(f"  warm-up          {verification.warmup_run} requests run")
+    if verification.warmup_left:
+        click.echo(
+            f"  warm-up          {verification.warmup_left} requests NOT run: float16 is very slow "
+            "on a CPU; verify again on a machine with a GPU"
+        )
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} is {text!r}; give whole numbers like 1,8,32") from error

@@ -1,0 +1,128 @@
+"""A SavedModel in a graph-mode session: loaded and run the way TensorFlow Serving does.
+
+The server never runs Python. It imports the MetaGraph, runs the restore operation that the
+MetaGraph names, and then the signatures' tensors. Loading with ``tf.saved_model.load`` instead
+rebuilds Python objects, and can succeed on exports that fail on every call in the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from c3d_client.errors import VerificationError
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
+
+_SERVE_TAG = "serve"
+_INIT_OP = "__saved_model_init_op"
+
+
+class GraphServable:
+    """A version folder, loaded. Close it, or use it as a context manager.
+
+    Args:
+        path: the version's folder, e.g. ``models/c3d/1``.
+
+    Raises:
+        VerificationError: there is no SavedModel there, or it cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta_graph = _read_meta_graph(path)
+        self.signatures: dict[str, Any] = {
+            name: signature
+            for name, signature in self.meta_graph.signature_def.items()
+            if name != _INIT_OP
+        }
+        graph = tf.Graph()
+        try:
+            with graph.as_default():
+                tf.compat.v1.train.import_meta_graph(self.meta_graph)
+            self.session = tf.compat.v1.Session(graph=graph)
+            self._restore()
+        except (tf.errors.OpError, ValueError, KeyError) as error:
+            raise VerificationError(f"{path}: cannot be loaded ({_first_line(error)})") from error
+        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Any] = {}
+
+    def _restore(self) -> None:
+        saver = self.meta_graph.saver_def
+        self.session.run(
+            saver.restore_op_name,
+            {saver.filename_tensor_name: str(self.path / "variables" / "variables")},
+        )
+        init = self.meta_graph.signature_def.get(_INIT_OP)
+        if init is not None:
+            self.session.run(init.outputs[_INIT_OP].name.split(":")[0])
+
+    def __enter__(self) -> GraphServable:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the session and its variables."""
+        self.session.close()
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: tuple[str, ...] = (),
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run one signature; safe from several threads at once.
+
+        Args:
+            signature: its name.
+            inputs: an array for each of its inputs, by alias.
+            outputs: the aliases to compute; all by default.
+
+        Raises:
+            KeyError: no such signature, input or output.
+            tf.errors.OpError: a kernel refuses the inputs.
+        """
+        definition = self.signatures[signature]
+        aliases = outputs or tuple(sorted(definition.outputs))
+        feeds = tuple(definition.inputs[alias].name for alias in inputs)
+        fetches = tuple(definition.outputs[alias].name for alias in aliases)
+        # A callable goes straight to the C++ session, whose kernels judge the shapes themselves,
+        # as in the server; Session.run would judge them first, in Python.
+        key = (feeds, fetches)
+        if key not in self._callables:
+            self._callables[key] = self.session.make_callable(list(fetches), list(feeds))
+        values = self._callables[key](*inputs.values())
+        return dict(zip(aliases, map(np.asarray, values), strict=True))
+
+
+def _read_meta_graph(path: Path) -> Any:
+    file = path / "saved_model.pb"
+    try:
+        saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    except OSError as error:
+        raise VerificationError(
+            f"{path}: no SavedModel there ({file.name}: {error.strerror}); "
+            "give a version's folder, such as models/c3d/1"
+        ) from error
+    except DecodeError as error:
+        raise VerificationError(f"{file}: damaged; it is not a SavedModel") from error
+    for meta_graph in saved_model.meta_graphs:
+        if _SERVE_TAG in meta_graph.meta_info_def.tags:
+            return meta_graph
+    raise VerificationError(f"{file}: has no graph with the tag {_SERVE_TAG!r}")
+
+
+def _first_line(error: BaseException) -> str:
+    message = getattr(error, "message", None) or str(error)
+    return str(message).strip().splitlines()[0]

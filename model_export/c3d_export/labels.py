@@ -1,0 +1,36 @@
+"""The classes' names, one line each, in the order of fc8's outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from c3d_client.errors import AssetError
+
+
+def read_labels(path: str | Path, *, classes: int) -> list[str]:
+    """Read a labels file.
+
+    Args:
+        path: UTF-8 text, one label a line; a final newline may be missing.
+        classes: how many the network has.
+
+    Raises:
+        AssetError: it cannot be read, a line is empty, or the count is wrong.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise AssetError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise AssetError(f"{path}: not UTF-8 text ({error})") from error
+    labels = [line.strip() for line in text.splitlines()]
+    if "" in labels:
+        raise AssetError(f"{path}: line {labels.index('') + 1} is empty; one label a line expected")
+    if len(labels) != classes:
+        raise AssetError(f"{path}: {len(labels)} labels, and the network has {classes} classes")
+    return labels
+
+
+def numbered_labels(classes: int) -> list[str]:
+    """Names for classes whose names are not known: ``class 0`` and so on."""
+    return [f"class {number}" for number in range(classes)]

@@ -1,0 +1,239 @@
+"""Preprocessing, network and signatures to a version folder that TensorFlow Serving loads.
+
+What is inside the graph: uint8 RGB clips to float, minus the mean cube cropped as the clips are,
+through the network. The channel turn costs nothing: conv1's kernel and the mean are turned from
+Caffe's BGR to RGB here, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from c3d_client.contract import (
+    BATCH_SIZES,
+    CLASSIFY,
+    CLIP_SHAPE,
+    CONTRACT_VERSION,
+    DEFAULT_SIGNATURE,
+    FC6_FEATURES,
+    FC7_FEATURES,
+    MODEL_CARD,
+    PREPROCESSING,
+)
+from c3d_client.errors import ExportError, UsageError
+
+from c3d_export.architecture import build_c3d, features_extractor, set_weights
+from c3d_export.mean import Mean
+from c3d_export.verify import Verification, verify
+from c3d_export.warmup import write_warmup
+from c3d_export.weights import Weights, arrays_sha256
+from c3d_export.weights.canonical import turned_to_rgb
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class ServableSpec:
+    """All that a servable is made of.
+
+    Args:
+        weights: the network's, BGR.
+        mean: what is subtracted, BGR.
+        labels: one for each class.
+        precision: dtype of the stored weights and of the arithmetic.
+        batch_sizes: what the server is warmed up for, ascending.
+
+    Raises:
+        UsageError: a value does not fit.
+    """
+
+    weights: Weights
+    mean: Mean
+    labels: Sequence[str]
+    precision: str = "float32"
+    batch_sizes: Sequence[int] = BATCH_SIZES
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}; choose {', '.join(PRECISIONS)}")
+        sizes = list(self.batch_sizes)
+        if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+            raise UsageError(f"batch sizes are {sizes}; give ascending numbers of 1 or more")
+        if len(self.labels) != self.weights.classes:
+            raise UsageError(
+                f"{len(self.labels)} labels, and the network has {self.weights.classes} classes"
+            )
+
+
+class _Servable(tf.Module):  # type: ignore[misc]
+    """Tracks the variables alone. Tracking the Keras model too makes an export that the server
+    cannot run, and an ExportArchive writes every weight twice."""
+
+    def __init__(self, parameters: dict[str, tf.Variable], mean: tf.Variable) -> None:
+        super().__init__(name="c3d")
+        self.parameters = parameters
+        self.mean = mean
+
+
+def build(spec: ServableSpec, base: Path) -> tuple[Path, Verification]:
+    """Make, verify and publish the next version.
+
+    The version appears under its number only when it is complete and has answered as the Keras
+    model does; until then it is a hidden folder that servers do not look at, and a failure leaves
+    nothing.
+
+    Args:
+        spec: what to make it of.
+        base: the model's folder, e.g. ``models/c3d``; made where it is not there.
+
+    Returns:
+        The version's folder, e.g. ``models/c3d/1``, and what its verification saw.
+
+    Raises:
+        VerificationError: it does not answer as it should.
+        ExportError: the folder cannot be written.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=base, prefix=".building-"))
+    except OSError as error:
+        raise ExportError(f"{base}: cannot be written ({error.strerror})") from error
+    try:
+        with _writing(base):
+            save(spec, staging)
+            write_warmup(staging, batch_sizes=spec.batch_sizes)
+        verification = verify(staging, weights=spec.weights, mean=spec.mean)
+        with _writing(base):
+            os.chmod(staging, 0o755)  # mkdtemp's 0700 would hide it from the server's user
+            _sync(staging)
+            return _publish(staging, base), verification
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def save(spec: ServableSpec, folder: Path) -> None:
+    """Write a SavedModel, unverified and without warm-up."""
+    network = build_c3d(
+        width=spec.weights.width, classes=spec.weights.classes, precision=spec.precision
+    )
+    set_weights(network, turned_to_rgb(spec.weights.arrays))
+    card = json.dumps(_card(spec, network), sort_keys=True)
+    mean_rgb = tf.Variable(spec.mean.bgr[..., ::-1], trainable=False, name="mean")
+    parameters = {
+        f"{layer.name}_{variable.name}": variable.value
+        for layer in network.layers
+        for variable in layer.weights
+    }
+    module = _Servable(parameters, mean_rgb)
+    signatures = _signatures(network, mean_rgb, card)
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _signatures(network: keras.Model, mean_rgb: tf.Variable, card: str) -> dict[str, Any]:
+    compute = network.input.dtype
+
+    def over_clips(part: keras.Model, output: str) -> Any:
+        def answer(clips: tf.Tensor) -> dict[str, tf.Tensor]:
+            pixels = tf.cast(clips, tf.float32) - mean_rgb
+            result = part(tf.cast(pixels, compute), training=False)
+            return {output: tf.cast(result, tf.float32)}
+
+        spec = tf.TensorSpec([None, *CLIP_SHAPE], tf.uint8, name=CLASSIFY.input.name)
+        return tf.function(answer, input_signature=[spec])
+
+    def model_card(n: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {MODEL_CARD.output.name: tf.fill(tf.shape(n), card)}
+
+    classify = over_clips(network, CLASSIFY.output.name)
+    number = tf.TensorSpec([None], tf.int32, name=MODEL_CARD.input.name)
+    return {
+        CLASSIFY.name: classify,
+        DEFAULT_SIGNATURE: classify,
+        FC6_FEATURES.name: over_clips(features_extractor(network, "fc6"), FC6_FEATURES.output.name),
+        FC7_FEATURES.name: over_clips(features_extractor(network, "fc7"), FC7_FEATURES.output.name),
+        MODEL_CARD.name: tf.function(model_card, input_signature=[number]),
+    }
+
+
+def _card(spec: ServableSpec, network: keras.Model) -> dict[str, Any]:
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "architecture": "C3D (Tran et al., ICCV 2015)",
+        "precision": spec.precision,
+        "weights": {
+            **spec.weights.describe(),
+            "served_sha256": served_sha256(network),
+        },
+        "mean": spec.mean.describe(),
+        "labels": list(spec.labels),
+        "preprocessing": dict(PREPROCESSING),
+        "batch_sizes": list(spec.batch_sizes),
+        "software": {
+            "c3d_export": version("c3d-export"),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def served_sha256(network: keras.Model) -> str:
+    """A digest of a network's weights as they are: RGB, in its precision."""
+    return arrays_sha256(
+        {
+            f"{layer.name}/{variable.name}": np.asarray(variable.value)
+            for layer in network.layers
+            for variable in layer.weights
+        }
+    )
+
+
+def _publish(staging: Path, base: Path) -> Path:
+    while True:
+        numbers = [int(entry.name) for entry in base.iterdir() if entry.name.isdigit()]
+        target = base / str(max(numbers, default=0) + 1)
+        try:
+            staging.rename(target)
+        except OSError:
+            if target.exists():
+                continue  # another build took the number
+            raise
+        _sync_entry(base)
+        return target
+
+
+@contextlib.contextmanager
+def _writing(base: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+        raise ExportError(f"{base}: the servable cannot be written ({reason})") from error
+
+
+def _sync(folder: Path) -> None:
+    for entry in folder.rglob("*"):
+        _sync_entry(entry)
+    _sync_entry(folder)
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,244 @@
+"""Load a version the way TensorFlow Serving does, run all of it, compare, raise.
+
+Three nets: the stored weights are those of the model card (and of the source, where it is at
+hand); every signature is there as the contract has it and answers as the Keras model does on the
+same clips; every warm-up request runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from c3d_client.contract import (
+    CLASSIFY,
+    CLIP_SHAPE,
+    CONTRACT_VERSION,
+    DEFAULT_SIGNATURE,
+    FC6_FEATURES,
+    FC7_FEATURES,
+    MODEL_CARD,
+    SIGNATURES,
+    Signature,
+)
+from c3d_client.errors import VerificationError
+
+from c3d_export.architecture import build_c3d, set_weights
+from c3d_export.graph import GraphServable
+from c3d_export.mean import Mean
+from c3d_export.warmup import read_warmup
+from c3d_export.weights import Weights, arrays_sha256
+from c3d_export.weights.canonical import turned_to_rgb
+
+# The relative difference allowed from the float32 Keras network with the stored weights. The
+# server's graph optimiser fuses and reorders sums, so float32's last digits differ; the short
+# formats also round between layers. Measured on random weights at full width: see docs/servable.md.
+# A softmax multiplies the difference by the size of fc8's values, which is about 10.
+TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}
+_SOFTMAX_FACTOR = 10
+_CLIPS = 2
+_SEED = 20151207  # any: the day ICCV 2015 began
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was seen.
+
+    Args:
+        differences: for each signature its :func:`relative_difference` from the Keras network.
+        warmup_run: warm-up requests that were run.
+        warmup_left: warm-up requests that were not, because this machine has no GPU and TensorFlow
+            has no fast float16 for CPUs: a clip of the full network takes about a minute. Every
+            signature has answered one clip all the same.
+    """
+
+    differences: dict[str, float]
+    warmup_run: int
+    warmup_left: int
+
+
+def verify(
+    version: Path, *, weights: Weights | None = None, mean: Mean | None = None
+) -> Verification:
+    """Check one version.
+
+    Args:
+        version: its folder.
+        weights: what it was made of, where that is at hand.
+        mean: likewise.
+
+    Raises:
+        VerificationError: naming the signature, and the difference where there is one.
+    """
+    with GraphServable(version) as servable:
+        _check_signatures(servable)
+        card = _read_card(servable)
+        precision = str(card["precision"])
+        stored = _stored_arrays(version)
+        _check_stored(version, stored, card)
+        if weights is not None and mean is not None:
+            _check_source(version, stored, weights, mean)
+        slow = precision == "float16" and not tf.config.list_physical_devices("GPU")
+        differences = _compare(servable, stored, precision, clips=1 if slow else _CLIPS)
+        run, left = _run_warmup(servable, version, clips_too=not slow)
+    return Verification(differences, run, left)
+
+
+def relative_difference(answer: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """The length of the difference over the length of the reference, for the worst of the rows."""
+    lengths = np.linalg.norm(reference, axis=1)
+    return float((np.linalg.norm(answer - reference, axis=1) / lengths).max())
+
+
+def _check_signatures(servable: GraphServable) -> None:
+    for name in (*SIGNATURES, DEFAULT_SIGNATURE):
+        wanted = SIGNATURES.get(name, CLASSIFY)
+        if name not in servable.signatures:
+            raise VerificationError(f"{servable.path}: has no signature {name!r}")
+        found = servable.signatures[name]
+        if found.method_name != "tensorflow/serving/predict":
+            raise VerificationError(f"{servable.path}: {name} is for {found.method_name!r}")
+        for spec, tensors in ((wanted.input, found.inputs), (wanted.output, found.outputs)):
+            seen = {
+                alias: (
+                    tf.as_dtype(info.dtype).name,
+                    [d.size for d in info.tensor_shape.dim],
+                )
+                for alias, info in tensors.items()
+            }
+            dtype = getattr(tf, spec.dtype.lower(), None) or tf.float32
+            shape = seen.get(spec.name, ("", []))[1]
+            if (
+                list(seen) != [spec.name]
+                or seen[spec.name][0] != dtype.name
+                or len(shape) != 1 + len(spec.shape)
+                or shape[0] != -1
+                or any(e not in (-1, s) for e, s in zip(spec.shape, shape[1:], strict=True))
+            ):
+                raise VerificationError(
+                    f"{servable.path}: {name} has {seen}, expected {spec.name} "
+                    f"{dtype.name} {[-1, *spec.shape]}"
+                )
+
+
+def _read_card(servable: GraphServable) -> dict[str, Any]:
+    text = _run(servable, MODEL_CARD.name, {MODEL_CARD.input.name: np.zeros(1, np.int32)})
+    card: dict[str, Any] = json.loads(text[MODEL_CARD.output.name][0])
+    if card.get("contract_version") != CONTRACT_VERSION:
+        raise VerificationError(
+            f"{servable.path}: contract version {card.get('contract_version')!r}, "
+            f"this release's is {CONTRACT_VERSION!r}"
+        )
+    return card
+
+
+def _stored_arrays(version: Path) -> dict[str, npt.NDArray[Any]]:
+    """The variables as they are on disk: ``conv1/kernel`` … RGB, and ``mean``."""
+    checkpoint = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for key in checkpoint.get_variable_to_shape_map():
+        path = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+        if path.startswith("parameters/"):
+            layer, part = path.removeprefix("parameters/").rsplit("_", 1)
+            arrays[f"{layer}/{part}"] = checkpoint.get_tensor(key)
+        elif path == "mean":
+            arrays["mean"] = checkpoint.get_tensor(key)
+    return arrays
+
+
+def _check_stored(
+    version: Path, stored: Mapping[str, npt.NDArray[Any]], card: dict[str, Any]
+) -> None:
+    weights = {key: array for key, array in stored.items() if key != "mean"}
+    seen, said = arrays_sha256(weights), card["weights"]["served_sha256"]
+    if seen != said:
+        raise VerificationError(
+            f"{version}: the stored weights have digest {seen[:12]}…, the model card says "
+            f"{said[:12]}…; build it again"
+        )
+
+
+def _check_source(
+    version: Path, stored: Mapping[str, npt.NDArray[Any]], weights: Weights, mean: Mean
+) -> None:
+    """Stored must be the source, turned to RGB and rounded: nothing else."""
+    expected = {**turned_to_rgb(weights.arrays), "mean": mean.bgr[..., ::-1]}
+    for key, array in expected.items():
+        if not np.array_equal(stored[key], array.astype(stored[key].dtype)):
+            raise VerificationError(f"{version}: {key} is not what it was made of")
+
+
+def _reference(stored: Mapping[str, npt.NDArray[Any]]) -> keras.Model:
+    """The float32 Keras network, BGR, with the stored weights: fc6, fc7 and the probabilities."""
+    network = build_c3d(width=stored["conv1/bias"].shape[0], classes=stored["fc8/bias"].shape[0])
+    arrays = {key: array.astype(np.float32) for key, array in stored.items()}
+    set_weights(network, turned_to_rgb(arrays))  # the turn is its own inverse
+    outputs = [network.get_layer(name).output for name in ("fc6", "fc7", "softmax")]
+    return keras.Model(network.input, outputs)
+
+
+def _compare(
+    servable: GraphServable,
+    stored: Mapping[str, npt.NDArray[Any]],
+    precision: str,
+    *,
+    clips: int,
+) -> dict[str, float]:
+    pixels = np.random.default_rng(_SEED).integers(0, 256, (clips, *CLIP_SHAPE), dtype=np.uint8)
+    centred = pixels[..., ::-1].astype(np.float32) - stored["mean"][..., ::-1]
+    fc6, fc7, probabilities = map(np.asarray, _reference(stored)(centred, training=False))
+    expected: dict[str, tuple[Signature, npt.NDArray[np.float32]]] = {
+        FC6_FEATURES.name: (FC6_FEATURES, fc6),
+        FC7_FEATURES.name: (FC7_FEATURES, fc7),
+        CLASSIFY.name: (CLASSIFY, probabilities),
+        DEFAULT_SIGNATURE: (CLASSIFY, probabilities),
+    }
+    differences: dict[str, float] = {}
+    for name, (signature, reference) in expected.items():
+        answer = _run(servable, name, {signature.input.name: pixels})[signature.output.name]
+        if not np.isfinite(answer).all():
+            raise VerificationError(f"{servable.path}: {name} answers NaN or infinity")
+        difference = relative_difference(answer, reference)
+        tolerance = TOLERANCES[precision] * (_SOFTMAX_FACTOR if signature is CLASSIFY else 1)
+        if not difference <= tolerance:
+            raise VerificationError(
+                f"{servable.path}: {name} differs from the Keras model by {difference:.2e} "
+                f"of its length, more than {tolerance:.0e}"
+            )
+        differences[name] = difference
+    return differences
+
+
+def _run_warmup(servable: GraphServable, version: Path, *, clips_too: bool) -> tuple[int, int]:
+    seen: set[str] = set()
+    run = left = 0
+    for request in read_warmup(version):
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        seen.add(name)
+        if not clips_too and name != MODEL_CARD.name:
+            left += 1
+            continue
+        inputs = {alias: tf.make_ndarray(tensor) for alias, tensor in request.inputs.items()}
+        _run(servable, name, inputs)
+        run += 1
+    missing = sorted(set(SIGNATURES) - seen)
+    if missing:
+        raise VerificationError(f"{version}: no warm-up request for {', '.join(missing)}")
+    return run, left
+
+
+def _run(
+    servable: GraphServable, name: str, inputs: dict[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return servable.run(name, inputs)
+    except (tf.errors.OpError, KeyError) as error:
+        message = str(getattr(error, "message", error)).strip().splitlines()[0]
+        raise VerificationError(f"{servable.path}: {name} fails: {message}") from error
