@@ -30,11 +30,11 @@ example: $(VENV)/.example  ## Classify a video and extract its features (VIDEO=p
 test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.developer  ## Check style, imports between the rooms, protos and Dockerfiles
+lint: $(VENV)/.developer  ## Check style, imports between the rooms, and Dockerfiles
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/hadolint --ignore DL3008 model_export/Dockerfile pipelines/Dockerfile
+	@$(BIN)/hadolint model_export/Dockerfile pipelines/Dockerfile
 
 format: $(VENV)/.developer  ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix .
@@ -57,12 +57,11 @@ weights: $(VENV)/.example  ## Say which published weights are in models/
 	@$(BIN)/c3d-export weights
 
 build:  ## Build the container images (ENGINE=docker or podman)
-ifeq ($(ENGINE),)
-	@echo "make build: no container engine here (docker or podman); no image was built" >&2; exit 1
-else
+	@[ -n "$(ENGINE)" ] && $(ENGINE) info >/dev/null 2>&1 || { \
+		echo "make build: no container engine answers (docker or podman); no image was built" >&2; \
+		exit 1; }
 	$(ENGINE) build --file model_export/Dockerfile --tag c3d-export:dev .
 	$(ENGINE) build --file pipelines/Dockerfile --tag c3d-pipelines:dev .
-endif
 
 clean:  ## Remove what was made here; models/ stays
 	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from c3d_client import C3DClient, C3DError, Timings, write_npz
+from c3d_client import C3DClient, C3DError, Timings, decode_frames, write_npz
 from c3d_client.cli import bars
 from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
 from film import render
@@ -43,6 +43,7 @@ def main() -> int:
             render(film)
             video = str(film.relative_to(Path.cwd()) if film.is_relative_to(Path.cwd()) else film)
             say(f"film        {video}, rendered: a square moves right, then down, then left")
+        next(decode_frames(video))  # what is no video is said before anything is built
         with server(servable()) as target:
             ask(target, video)
     except C3DError as error:

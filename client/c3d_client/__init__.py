@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from c3d_client.aggregate import ClassScore
+    from c3d_client.atomic import atomic_file
     from c3d_client.channel import ServingOptions
     from c3d_client.clips import Clip, ClipWindow, iter_clips, prepare_frame
     from c3d_client.errors import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "aggregate": ("ClassScore",),
+    "atomic": ("atomic_file",),
     "channel": ("ServingOptions",),
     "clips": ("Clip", "ClipWindow", "iter_clips", "prepare_frame"),
     "errors": (
@@ -92,6 +94,7 @@ __all__ = [
     "VideoError",
     "VideoFeatures",
     "VideoTooShortError",
+    "atomic_file",
     "decode_frames",
     "iter_clips",
     "prepare_frame",

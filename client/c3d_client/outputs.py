@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from c3d_client.atomic import atomic_file
 from c3d_client.errors import OutputError
 from c3d_client.extract import VideoFeatures
 
@@ -43,13 +43,8 @@ def write_npz(path: str | os.PathLike[str], features: VideoFeatures) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = ""
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = file.name
+        with atomic_file(path) as file:
             np.savez(
                 file,
                 clip_features=features.clip_features,
@@ -58,16 +53,8 @@ def write_npz(path: str | os.PathLike[str], features: VideoFeatures) -> None:
                 clip_times_s=features.clip_times_s,
                 provenance=np.array(json.dumps(features.provenance, sort_keys=True)),
             )
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
     except OSError as error:
-        raise OutputError(target, f"cannot be written ({error.strerror})") from error
-    finally:
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        raise OutputError(path, f"cannot be written ({error.strerror or error})") from error
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,10 +72,3 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise OutputError(path, f"is not a file of C3D features ({error})") from error
     return content
-
-
-def _umask() -> int:
-    """The process's umask: temporary files are private, results are as other files."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from c3d_client.errors import VerificationError
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
 _SERVE_TAG = "serve"
 _INIT_OP = "__saved_model_init_op"
@@ -97,11 +97,14 @@ class GraphServable:
         aliases = outputs or tuple(sorted(definition.outputs))
         feeds = tuple(definition.inputs[alias].name for alias in inputs)
         fetches = tuple(definition.outputs[alias].name for alias in aliases)
-        # A callable goes straight to the C++ session, whose kernels judge the shapes themselves,
-        # as in the server; Session.run would judge them first, in Python.
+        # Made from options, a callable goes straight to the C++ session, whose kernels judge the
+        # shapes themselves, as in the server. Session.run, and a public make_callable that has
+        # feeds, would judge them first, in Python, and raise a ValueError.
         key = (feeds, fetches)
         if key not in self._callables:
-            self._callables[key] = self.session.make_callable(list(fetches), list(feeds))
+            self._callables[key] = self.session._make_callable_from_options(
+                config_pb2.CallableOptions(feed=feeds, fetch=fetches)
+            )
         values = self._callables[key](*inputs.values())
         return dict(zip(aliases, map(np.asarray, values), strict=True))
 

