@@ -127,7 +127,7 @@ def server(base: Path) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        ready = re.match(r"ready: .* at (\S+)", line)
+        ready = re.match(r"ready: .* at (\S+),", line)
         if not ready:
             process.wait(timeout=60)
             raise C3DError(last_line(LOG))

@@ -5,6 +5,7 @@ The only file that knows gRPC. One table maps gRPC's codes to our errors.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -82,8 +83,10 @@ class ServingOptions:
             raise UsageError(
                 f"server is {self.target!r}; give a gRPC address such as {DEFAULT_TARGET}"
             )
-        if not self.timeout_s > 0:
-            raise UsageError(f"timeout_s is {self.timeout_s}; give more than 0 seconds")
+        if self.version is not None and not 0 <= self.version < 2**63:
+            raise UsageError(f"version is {self.version}; give 0 or more, below 2**63")
+        if not 0 < self.timeout_s < math.inf:
+            raise UsageError(f"timeout_s is {self.timeout_s}; give more than 0 seconds, and an end")
         if self.retries < 0:
             raise UsageError(f"retries is {self.retries}; give 0 or more")
         if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
@@ -184,7 +187,7 @@ def _as_error(error: Any, options: ServingOptions) -> tuple[ServingError, bool]:
     kind, may_retry = _ERRORS.get(code, (ServingError, False))
     if kind is RequestRejected and "servable version label" in details:
         kind = ModelNotFound
-    if kind is ServingUnavailable and "queue" in details:
+    if kind is ServingUnavailable and "scheduling queue" in details:  # and not a host's name
         kind = ServingOverloaded
     model = f"model {options.model!r}"
     if options.version is not None:

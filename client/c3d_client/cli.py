@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except C3DError as error:
         _complain(str(error))
         code = 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.ClickException as error:
         _complain(error.format_message())
         code = 2
@@ -140,8 +143,8 @@ def extract(videos: tuple[str, ...], folder: Path, **connection: Any) -> int:
     from c3d_client.outputs import prepare_folder, write_npz
 
     targets = _output_paths(videos, folder)
-    prepare_folder(folder)
     with _client(**connection) as c3d:
+        prepare_folder(folder)
         _warn_if_not_trained(c3d)
 
         def one(video: str) -> None:

@@ -28,6 +28,7 @@ names the path or the target. Commands print it as one line and exit with 2.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 
 class C3DError(Exception):
@@ -50,6 +51,10 @@ class VideoError(C3DError):
         self.source = str(source)
         self.reason = reason
         super().__init__(f"{self.source}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are rebuilt from their args, which is the message alone.
+        return type(self), (self.source, self.reason), self.__dict__
 
 
 class VideoDecodeError(VideoError):
@@ -74,6 +79,9 @@ class ServingError(C3DError):
         self.reason = reason
         self.code = code
         super().__init__(f"{target}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.target, self.reason), self.__dict__
 
 
 class ServingUnavailable(ServingError, ConnectionError):
@@ -112,6 +120,9 @@ class OutputError(C3DError, OSError):
         self.path = str(path)
         self.reason = reason
         super().__init__(f"{self.path}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason), self.__dict__
 
 
 class ExportError(C3DError):

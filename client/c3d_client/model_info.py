@@ -16,6 +16,9 @@ from c3d_client.contract import (
     TensorSpec,
 )
 
+# What every result's provenance repeats from the card.
+_CARD_KEYS = ("weights", "mean", "precision")
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -56,6 +59,9 @@ def read_card(text: bytes) -> tuple[dict[str, Any], str | None]:
     if not isinstance(card, dict) or card.get("contract_version") != CONTRACT_VERSION:
         seen = card.get("contract_version") if isinstance(card, dict) else None
         return {}, f"its contract version is {seen!r}, this client's is {CONTRACT_VERSION!r}"
+    missing = [key for key in _CARD_KEYS if key not in card]
+    if missing:
+        return {}, f"its model card says nothing of {', '.join(missing)}"
     return card, None
 
 
@@ -93,11 +99,16 @@ def _fits(spec: TensorSpec, tensors: Any) -> bool:
 
 
 def _describe(name: str, info: wire.TensorInfo) -> str:
+    shape = shape_text([dim.size for dim in info.tensor_shape.dim])
+    return f"{name} {dtype_text(info.dtype)} {shape}"
+
+
+def dtype_text(number: int) -> str:
+    """A dtype as the contract writes it: ``FLOAT``; by its number where this client has no name."""
     try:
-        dtype = wire.DataType.Name(info.dtype).removeprefix("DT_")
+        return wire.DataType.Name(number).removeprefix("DT_")
     except ValueError:
-        dtype = f"dtype {info.dtype}"
-    return f"{name} {dtype} {shape_text([dim.size for dim in info.tensor_shape.dim])}"
+        return f"dtype {number}"
 
 
 def shape_text(shape: Iterable[int]) -> str:

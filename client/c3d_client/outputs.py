@@ -64,11 +64,12 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
         OutputError: the file is not there, or is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file open that it cannot read.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             content: dict[str, Any] = {key: file[key] for key in NPZ_KEYS}
-        content["provenance"] = json.loads(content["provenance"].item())
+        content["provenance"] = json.loads(str(content["provenance"].item()))
     except FileNotFoundError as error:
         raise OutputError(path, "no such file") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise OutputError(path, f"is not a file of C3D features ({error})") from error
     return content

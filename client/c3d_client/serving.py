@@ -14,12 +14,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from c3d_client import wire_pb2 as wire
 from c3d_client.channel import Call, Channel, ServingOptions
 from c3d_client.contract import COMPUTE_TRAILER, MODEL_CARD, QUEUE_TRAILER, Signature
 from c3d_client.errors import ContractMismatch, UsageError
-from c3d_client.model_info import ModelInfo, read_card, shape_text, signature_problem
+from c3d_client.model_info import (
+    ModelInfo,
+    dtype_text,
+    read_card,
+    shape_text,
+    signature_problem,
+)
 from c3d_client.tensors import from_proto, to_proto
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -134,7 +141,10 @@ class ServingClient:
             model_spec=self._spec(), metadata_field=["signature_def"]
         )
         response = self._channel.send(_METADATA, request, wire.GetModelMetadataResponse).result()
-        found = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        try:
+            found = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        except DecodeError as error:
+            raise self._mismatch("its signatures cannot be read") from error
         problem = signature_problem(found, signatures)
         if problem:
             raise self._mismatch(problem)
@@ -168,8 +178,8 @@ class ServingClient:
     def stream(self, signature: Signature, batches: Iterable[npt.NDArray[Any]]) -> Iterator[Answer]:
         """Ask for many batches, several on their way at once, answers in the order of the batches.
 
-        The next batch is taken from ``batches`` only when there is room in the window, so the
-        maker of the batches is never far ahead.
+        While the window is full one more batch is taken from ``batches``, and no further one, so
+        that its maker works while the server does and is never far ahead.
 
         Raises:
             ServingError: a request failed for good; those behind it are cancelled.
@@ -211,6 +221,12 @@ class ServingClient:
             output = from_proto(response.outputs[name])
         except ValueError as error:
             raise self._mismatch(f"{signature.name} answered with a {error}") from error
+        dtype = response.outputs[name].dtype
+        if dtype != wire.DataType.Value(f"DT_{signature.output.dtype}"):
+            raise self._mismatch(
+                f"{signature.name} answered with dtype {dtype_text(dtype)}, "
+                f"expected {signature.output.dtype}"
+            )
         expected = signature.output.shape
         if (
             output.ndim != 1 + len(expected)

@@ -67,7 +67,9 @@ def from_proto(proto: wire.TensorProto) -> npt.NDArray[Any]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     count = int(np.prod(shape, dtype=np.int64))
     if proto.dtype == wire.DT_STRING:
-        return _filled(np.array(list(proto.string_val), dtype=object), count).reshape(shape)
+        content = proto.tensor_content
+        strings = _split_strings(content, count) if content else list(proto.string_val)
+        return _filled(np.array(strings, dtype=object), count).reshape(shape)
     if proto.dtype not in _NUMERIC:
         raise ValueError(f"tensor of dtype number {proto.dtype}, which this client does not read")
     dtype, field = _NUMERIC[proto.dtype]
@@ -79,6 +81,27 @@ def from_proto(proto: wire.TensorProto) -> npt.NDArray[Any]:
             )
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     return _filled(np.array(getattr(proto, field), dtype), count).reshape(shape)
+
+
+def _split_strings(content: bytes, count: int) -> list[bytes]:
+    """Strings as TensorFlow packs them: all lengths as varints, then all bytes."""
+    lengths: list[int] = []
+    position = length = shift = 0
+    while len(lengths) < count and position < len(content):
+        byte = content[position]
+        position += 1
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            lengths.append(length)
+            length = shift = 0
+    if len(lengths) < count or position + sum(lengths) != len(content):
+        raise ValueError(f"tensor of {count} strings whose {len(content)} bytes are not theirs")
+    strings = []
+    for length in lengths:
+        strings.append(content[position : position + length])
+        position += length
+    return strings
 
 
 def _filled(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:

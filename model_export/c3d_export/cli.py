@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = cli.main(args=arguments, prog_name="c3d-export", standalone_mode=False)
     except C3DError as error:
         _complain(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.ClickException as error:
         _complain(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -136,16 +139,23 @@ def build(
 @click.argument("version", type=click.Path(path_type=Path), metavar="models/c3d/1")
 def verify(version: Path) -> None:
     """Load a version as TensorFlow Serving does, run all of it, compare it with the Keras model."""
+    from c3d_export.model_card import weights_note
     from c3d_export.verify import verify as verify_servable
 
     verification = verify_servable(version)
-    click.echo(f"{version}: verified")
+    click.echo(f"{version}: verified, {weights_note(verification.card)}")
     _print_verification(verification)
 
 
 @cli.command()
 @click.argument("base", type=click.Path(path_type=Path), metavar="models/c3d")
-@click.option("--port", type=int, default=GRPC_PORT, show_default=True, help="0 for any free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=GRPC_PORT,
+    show_default=True,
+    help="0 for any free one.",
+)
 @click.option("--host", default="localhost", show_default=True, help="Address to listen at.")
 @click.option("--model", default=MODEL_NAME, show_default=True, help="Name to serve it under.")
 def serve(base: Path, port: int, host: str, model: str) -> None:
@@ -157,10 +167,14 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     from c3d_export.local_server import LocalServer
+    from c3d_export.model_card import weights_note
 
     server = LocalServer(base, port=port, host=host, model=model)
     server.start()
-    click.echo(f"ready: {model} version {server.version} at {server.target} (one machine only)")
+    click.echo(
+        f"ready: {model} version {server.version} at {server.target}, "
+        f"{weights_note(server.card)}, for this machine only"
+    )
     server.wait(stopping)
     click.echo("draining: no new requests, those running finish")
     server.stop(_DRAIN_S)

@@ -127,5 +127,6 @@ def _read_meta_graph(path: Path) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    message = getattr(error, "message", None) or str(error)
-    return str(message).strip().splitlines()[0]
+    message = str(getattr(error, "message", None) or error)
+    # Session.run puts this line, and an empty one, before what the kernel said.
+    return message.removeprefix("Graph execution error:").strip().splitlines()[0]

@@ -6,6 +6,8 @@ batching across clients, no reload of new versions, no TLS.
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from tensorflow_serving.apis import (
 )
 
 from c3d_export.graph import GraphServable
+from c3d_export.model_card import read_card
 from c3d_export.predict import Rejection, find_version, predict
 from c3d_export.warmup import read_warmup
 
@@ -39,7 +42,7 @@ def newest_version(base: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    numbers = [int(entry.name) for entry in base.glob("*") if entry.name.isdigit()]
+    numbers = [int(entry.name) for entry in base.glob("*") if entry.name.isdecimal()]
     if not numbers:
         raise UsageError(
             f"{base}: no model version there (a folder with a number for a name); "
@@ -67,9 +70,11 @@ class LocalServer:
         self, base: Path, *, port: int = 0, host: str = "localhost", model: str = MODEL_NAME
     ) -> None:
         self.path = newest_version(base)
+        _check_free(host, port)
         self.version = int(self.path.name)
         self.model = model
         self.servable = GraphServable(self.path)
+        self.card = read_card(self.servable)
         self.turns = threading.Lock()
         self._health = health.HealthServicer()
         self._server = grpc.server(
@@ -90,10 +95,7 @@ class LocalServer:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             self.servable.close()
-            raise ExportError(
-                f"port {port} on {host} cannot be listened at; it is in use, or not yours to use: "
-                "choose another with --port"
-            ) from error
+            raise _taken(host, port) from error
         self.target = f"{host}:{self.port}"
 
     def start(self) -> None:
@@ -125,6 +127,34 @@ class LocalServer:
         """Block until somebody sets the event."""
         while not stopping.wait(timeout=3600):
             pass
+
+
+def _check_free(host: str, port: int) -> None:
+    """Fail where somebody listens at an address of the host already.
+
+    gRPC is content with one of a name's addresses: beside another server at 127.0.0.1 it takes ::1
+    alone, and a client of localhost would reach the one or the other.
+    """
+    try:
+        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ExportError(f"{host}: no address to listen at ({error.strerror})") from error
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            # Other errors mean that this machine lacks the address or IPv6; gRPC passes it over.
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise _taken(host, port) from error
+
+
+def _taken(host: str, port: int) -> ExportError:
+    return ExportError(
+        f"port {port} on {host} cannot be listened at; it is in use, or not yours to use: "
+        "choose another with --port"
+    )
 
 
 class _Turn:
@@ -172,7 +202,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         server = self._server
         try:
-            find_version(request.model_spec, model=server.model, version=server.version)
+            find_version(request, model=server.model, version=server.version)
         except Rejection as rejection:
             context.abort(rejection.code, rejection.message)
         if not request.metadata_field:

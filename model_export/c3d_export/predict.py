@@ -45,13 +45,14 @@ class Servable(Protocol):
         ...
 
 
-def find_version(spec: Any, *, model: str, version: int) -> None:
+def find_version(request: Any, *, model: str, version: int) -> None:
     """See that a request's ModelSpec names the one model and version that are served.
 
     Raises:
         Rejection: it does not.
     """
-    if not spec.ByteSize():
+    spec = request.model_spec
+    if not request.HasField("model_spec"):
         raise Rejection(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
     if not spec.name:
         raise Rejection(grpc.StatusCode.INVALID_ARGUMENT, "ModelSpec has no name specified.")
@@ -84,7 +85,7 @@ def predict(
     Raises:
         Rejection: with the status that TensorFlow Serving gives.
     """
-    find_version(request.model_spec, model=model, version=version)
+    find_version(request, model=model, version=version)
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     if name not in servable.signatures:
         raise Rejection(
@@ -125,12 +126,12 @@ def _inputs(request: Any, signature: Any) -> dict[str, npt.NDArray[Any]]:
             raise Rejection(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request "
-                "and no default value provided. "
-                f"Inputs expected to be in the set {_names(wanted)}.",
+                "and no default value provided. Inputs expected to be in the request "
+                f"{_names(sent)}, or default input alias set: ",
             )
         try:
             arrays[alias] = _tensor(request.inputs[alias])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, MemoryError) as error:
             raise Rejection(
                 grpc.StatusCode.INVALID_ARGUMENT, f"tensor parsing error: {alias}"
             ) from error
@@ -145,14 +146,19 @@ def _tensor(proto: Any) -> npt.NDArray[Any]:
 
 
 def _outputs(request: Any, signature: Any) -> tuple[str, ...]:
-    for alias in request.output_filter:
+    aliases = tuple(request.output_filter)
+    for position, alias in enumerate(aliases):
         if alias not in signature.outputs:
             raise Rejection(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"output tensor alias not found in signature: {alias} "
                 f"Outputs expected to be in the set {_names(signature.outputs)}.",
             )
-    return tuple(request.output_filter) or tuple(sorted(signature.outputs))
+        if alias in aliases[:position]:
+            raise Rejection(
+                grpc.StatusCode.INVALID_ARGUMENT, f"duplicate output tensor alias: {alias}"
+            )
+    return aliases or tuple(sorted(signature.outputs))
 
 
 def _check_dtypes(inputs: dict[str, npt.NDArray[Any]], signature: Any) -> None:

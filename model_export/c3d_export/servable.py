@@ -79,8 +79,8 @@ class ServableSpec:
 
 
 class _Servable(tf.Module):  # type: ignore[misc]
-    """Tracks the variables alone. Tracking the Keras model too makes an export that the server
-    cannot run, and an ExportArchive writes every weight twice."""
+    """Tracks the variables alone. Tracking the Keras model instead makes an export that fails on
+    every call in the server, and an ExportArchive writes every weight twice."""
 
     def __init__(self, parameters: dict[str, tf.Variable], mean: tf.Variable) -> None:
         super().__init__(name="c3d")
@@ -106,6 +106,7 @@ def build(spec: ServableSpec, base: Path) -> tuple[Path, Verification]:
         VerificationError: it does not answer as it should.
         ExportError: the folder cannot be written.
     """
+    existed = base.exists()
     try:
         base.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=base, prefix=".building-"))
@@ -122,6 +123,9 @@ def build(spec: ServableSpec, base: Path) -> tuple[Path, Verification]:
             return _publish(staging, base), verification
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # not empty: it worked
+                base.rmdir()
 
 
 def save(spec: ServableSpec, folder: Path) -> None:
@@ -204,7 +208,7 @@ def served_sha256(network: keras.Model) -> str:
 
 def _publish(staging: Path, base: Path) -> Path:
     while True:
-        numbers = [int(entry.name) for entry in base.iterdir() if entry.name.isdigit()]
+        numbers = [int(entry.name) for entry in base.iterdir() if entry.name.isdecimal()]
         target = base / str(max(numbers, default=0) + 1)
         try:
             staging.rename(target)

@@ -1,13 +1,12 @@
 """Load a version the way TensorFlow Serving does, run all of it, compare, raise.
 
-Three nets: the stored weights are those of the model card (and of the source, where it is at
-hand); every signature is there as the contract has it and answers as the Keras model does on the
-same clips; every warm-up request runs.
+Three nets: every warm-up request runs; the stored weights are those of the model card (and of the
+source, where it is at hand); every signature is there as the contract has it and answers as the
+Keras model does on the same clips.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ import tensorflow as tf
 from c3d_client.contract import (
     CLASSIFY,
     CLIP_SHAPE,
-    CONTRACT_VERSION,
     DEFAULT_SIGNATURE,
     FC6_FEATURES,
     FC7_FEATURES,
@@ -33,6 +31,7 @@ from c3d_client.errors import VerificationError
 from c3d_export.architecture import build_c3d, set_weights
 from c3d_export.graph import GraphServable
 from c3d_export.mean import Mean
+from c3d_export.model_card import read_card
 from c3d_export.warmup import read_warmup
 from c3d_export.weights import Weights, arrays_sha256
 from c3d_export.weights.canonical import turned_to_rgb
@@ -52,6 +51,7 @@ class Verification:
     """What was seen.
 
     Args:
+        card: the model card.
         differences: for each signature its :func:`relative_difference` from the Keras network.
         warmup_run: warm-up requests that were run.
         warmup_left: warm-up requests that were not, because this machine has no GPU and TensorFlow
@@ -59,6 +59,7 @@ class Verification:
             signature has answered one clip all the same.
     """
 
+    card: dict[str, Any]
     differences: dict[str, float]
     warmup_run: int
     warmup_left: int
@@ -79,16 +80,17 @@ def verify(
     """
     with GraphServable(version) as servable:
         _check_signatures(servable)
-        card = _read_card(servable)
+        card = read_card(servable)
         precision = str(card["precision"])
+        slow = precision == "float16" and not tf.config.list_physical_devices("GPU")
+        # First: what cannot run at all should be told so, and not that its weights look odd.
+        run, left = _run_warmup(servable, version, clips_too=not slow)
         stored = _stored_arrays(version)
         _check_stored(version, stored, card)
         if weights is not None and mean is not None:
             _check_source(version, stored, weights, mean)
-        slow = precision == "float16" and not tf.config.list_physical_devices("GPU")
         differences = _compare(servable, stored, precision, clips=1 if slow else _CLIPS)
-        run, left = _run_warmup(servable, version, clips_too=not slow)
-    return Verification(differences, run, left)
+    return Verification(card, differences, run, left)
 
 
 def relative_difference(answer: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
@@ -126,17 +128,6 @@ def _check_signatures(servable: GraphServable) -> None:
                     f"{servable.path}: {name} has {seen}, expected {spec.name} "
                     f"{dtype.name} {[-1, *spec.shape]}"
                 )
-
-
-def _read_card(servable: GraphServable) -> dict[str, Any]:
-    text = _run(servable, MODEL_CARD.name, {MODEL_CARD.input.name: np.zeros(1, np.int32)})
-    card: dict[str, Any] = json.loads(text[MODEL_CARD.output.name][0])
-    if card.get("contract_version") != CONTRACT_VERSION:
-        raise VerificationError(
-            f"{servable.path}: contract version {card.get('contract_version')!r}, "
-            f"this release's is {CONTRACT_VERSION!r}"
-        )
-    return card
 
 
 def _stored_arrays(version: Path) -> dict[str, npt.NDArray[Any]]:
@@ -225,7 +216,12 @@ def _run_warmup(servable: GraphServable, version: Path, *, clips_too: bool) -> t
         if not clips_too and name != MODEL_CARD.name:
             left += 1
             continue
-        inputs = {alias: tf.make_ndarray(tensor) for alias, tensor in request.inputs.items()}
+        try:
+            inputs = {alias: tf.make_ndarray(tensor) for alias, tensor in request.inputs.items()}
+        except (TypeError, ValueError) as error:
+            raise VerificationError(
+                f"{version}: a warm-up request for {name} holds a damaged tensor ({error})"
+            ) from error
         _run(servable, name, inputs)
         run += 1
     missing = sorted(set(SIGNATURES) - seen)

@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = cli.main(args=arguments, prog_name="c3d-pipelines", standalone_mode=False)
     except C3DError as error:
         _complain(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.ClickException as error:
         _complain(error.format_message())
     except (click.Abort, KeyboardInterrupt):

@@ -92,9 +92,7 @@ class TestWhatIsNotAVideo:
         ],
     )
     def test_a_film_cut_short(self, tmp_path, name, codec, options):
-        whole = write_film(
-            tmp_path / name, 60, codec=codec, draw=noise, container_options=options
-        )
+        whole = write_film(tmp_path / name, 60, codec=codec, draw=noise, container_options=options)
         assert len(list(decode_frames(whole))) == 60
         content = whole.read_bytes()
         cut = tmp_path / f"cut-{name}"

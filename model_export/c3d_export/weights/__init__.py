@@ -46,7 +46,7 @@ def read_weights(spec: str, *, width: int = 64, classes: int | None = None) -> W
     """
     if spec.startswith(_RANDOM):
         number = spec.removeprefix(_RANDOM)
-        if not number.isdigit():
+        if not number.isdecimal():
             raise WeightsError(f"{spec}: the seed must be a whole number, as in random:0")
         return random_weights(int(number), width=width, classes=classes or SPORTS1M_CLASSES)
     path = Path(spec)

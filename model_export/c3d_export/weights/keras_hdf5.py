@@ -28,7 +28,7 @@ def read(path: Path) -> Weights:
     try:
         with h5py.File(path, "r") as file:
             arrays = _arrays(file, path)
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: a damaged HDF5 file ({error})") from error
     return Weights(
         arrays=arrays, source=path.name, format="keras2-hdf5", file_sha256=file_sha256(path)

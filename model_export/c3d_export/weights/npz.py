@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ def read(path: Path) -> Weights:
         WeightsError: it is damaged, holds pickled objects, or is not C3D.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file that is no archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise WeightsError(f"{path}: a damaged .npz file ({error})") from error
     return Weights(arrays=arrays, source=path.name, format="npz", file_sha256=file_sha256(path))

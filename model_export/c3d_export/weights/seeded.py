@@ -30,10 +30,14 @@ def random_weights(seed: int, *, width: int = 64, classes: int = SPORTS1M_CLASSE
         classes: fc8's outputs.
 
     Raises:
-        WeightsError: the seed is negative.
+        WeightsError: the seed is negative, or the width or the classes are below 1.
     """
     if seed < 0:
         raise WeightsError(f"{PREFIX}{seed}: the seed must be 0 or more")
+    if width < 1 or classes < 1:
+        raise WeightsError(
+            f"{PREFIX}{seed}: width is {width} and classes {classes}; both must be 1 or more"
+        )
     shapes = expected_shapes(width, classes)
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for number, layer in enumerate(LAYERS):

@@ -1,0 +1,214 @@
+"""One call: its deadline, its attempts, and what each gRPC code becomes."""
+
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from c3d_client import channel, errors
+from c3d_client import wire_pb2 as wire
+from c3d_client.channel import Channel, ServingOptions
+from c3d_client.contract import FC6_FEATURES
+from c3d_client.tensors import to_proto
+from stand_in import clips_of
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+# gRPC code -> our error, and whether the request is sent again.
+EXPECTED = {
+    "CANCELLED": (errors.ServingError, False),
+    "UNKNOWN": (errors.ServingError, False),
+    "INVALID_ARGUMENT": (errors.RequestRejected, False),
+    "DEADLINE_EXCEEDED": (errors.ServingTimeout, True),
+    "NOT_FOUND": (errors.ModelNotFound, False),
+    "ALREADY_EXISTS": (errors.ServingError, False),
+    "PERMISSION_DENIED": (errors.ServingError, False),
+    "RESOURCE_EXHAUSTED": (errors.ServingOverloaded, True),
+    "FAILED_PRECONDITION": (errors.RequestRejected, False),
+    "ABORTED": (errors.ServingError, False),
+    "OUT_OF_RANGE": (errors.ServingError, False),
+    "UNIMPLEMENTED": (errors.ContractMismatch, False),
+    "INTERNAL": (errors.ServingError, False),
+    "UNAVAILABLE": (errors.ServingUnavailable, True),
+    "DATA_LOSS": (errors.ServingError, False),
+    "UNAUTHENTICATED": (errors.ServingError, False),
+}
+# TensorFlow Serving's own words.
+QUEUE_FULL = (
+    "The batch scheduling queue to which this task was submitted is full; currently 64 batches "
+    "enqueued and max_enqueued_batches is 64"
+)
+NO_LABEL = "Unrecognized servable version label: stable"
+
+
+def ask(target, **changes):
+    """Send one clip and wait."""
+    options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 2, **changes})
+    connection = Channel(options)
+    request = wire.PredictRequest(
+        model_spec=wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name),
+        inputs={"clips": to_proto(clips_of(0))},
+    )
+    try:
+        return connection.send(PREDICT, request, wire.PredictResponse).result()
+    finally:
+        connection.close()
+
+
+def failing(code, details="said the server"):
+    def on_predict(_request, _rows, context):
+        context.abort(grpc.StatusCode[code], details)
+
+    return on_predict
+
+
+def test_every_code_that_grpc_has_is_expected():
+    assert set(EXPECTED) | {"OK"} == {code.name for code in grpc.StatusCode}
+
+
+@pytest.mark.parametrize("code", EXPECTED)
+def test_a_code_becomes_its_error_after_its_attempts(stand_in, code):
+    kind, retried = EXPECTED[code]
+    server = stand_in(failing(code, "said the server\non two lines"))
+    with pytest.raises(errors.ServingError) as caught:
+        ask(server.target)
+    assert type(caught.value) is kind
+    assert caught.value.code == code
+    assert caught.value.target == server.target
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    message = str(caught.value)
+    assert message.startswith(f"{server.target}: ")
+    assert message.endswith(f"[{code}: said the server on two lines]")
+    assert "\n" not in message
+    assert len(server.requests) == (3 if retried else 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind", "attempts"),
+    [
+        ("UNAVAILABLE", QUEUE_FULL, errors.ServingOverloaded, 3),
+        ("UNAVAILABLE", "failed to connect to queue-1.example:8500", errors.ServingUnavailable, 3),
+        ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted", errors.ServingOverloaded, 3),
+        ("INVALID_ARGUMENT", NO_LABEL, errors.ModelNotFound, 1),
+    ],
+)
+def test_the_servers_words_tell_apart_what_its_codes_do_not(
+    stand_in, code, details, kind, attempts
+):
+    server = stand_in(failing(code, details))
+    with pytest.raises(errors.ServingError) as caught:
+        ask(server.target)
+    assert type(caught.value) is kind
+    assert len(server.requests) == attempts
+
+
+def test_no_details_are_said_to_be_none(stand_in):
+    with pytest.raises(errors.ServingError, match=r"\[ABORTED: no details\]"):
+        ask(stand_in(failing("ABORTED", "")).target)
+
+
+def test_two_refusals_and_an_answer_are_an_answer(stand_in):
+    def on_predict(_request, _rows, context):
+        if len(server.requests) < 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL)
+
+    server = stand_in(on_predict)
+    assert set(ask(server.target).outputs) == {"features"}
+    assert len(server.requests) == 3
+
+
+def test_without_retries_one_refusal_is_the_end(stand_in):
+    server = stand_in(failing("UNAVAILABLE"))
+    with pytest.raises(errors.ServingUnavailable):
+        ask(server.target, retries=0)
+    assert len(server.requests) == 1
+
+
+def test_attempts_are_spaced_wider_each_time_up_to_a_limit(stand_in, monkeypatch):
+    slept = []
+    monkeypatch.setattr(channel.time, "sleep", slept.append)
+    monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.25)
+    with pytest.raises(errors.ServingUnavailable):
+        ask(stand_in(failing("UNAVAILABLE")).target, retries=7)
+    assert slept == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_no_answer_before_the_deadline_is_a_timeout(stand_in):
+    let_go = threading.Event()
+    server = stand_in(lambda *_: let_go.wait(30) and None)
+    try:
+        with pytest.raises(errors.ServingTimeout, match=r"no answer within 0\.2 s") as caught:
+            ask(server.target, timeout_s=0.2, retries=1)
+    finally:
+        let_go.set()
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_an_address_where_nobody_listens_is_unavailable(nobody):
+    with pytest.raises(errors.ServingUnavailable, match="no server answers") as caught:
+        ask(nobody)
+    assert (caught.value.target, caught.value.code) == (nobody, "UNAVAILABLE")
+
+
+def test_answers_larger_than_grpcs_default_of_4_mb_pass(stand_in):
+    server = stand_in(lambda *_: np.ones((1, 1_200_000), np.float32))
+    response = ask(server.target)
+    assert response.ByteSize() > 4 * 2**20
+
+
+def test_the_missing_model_is_named_with_its_version(stand_in):
+    server = stand_in(failing("NOT_FOUND"))
+    with pytest.raises(errors.ModelNotFound, match="does not have model 'other' version 7"):
+        ask(server.target, model="other", version=7)
+
+
+def test_the_time_that_the_server_tells_of_is_read(stand_in):
+    def on_predict(_request, _rows, context):
+        context.set_trailing_metadata((("c3d-compute-s", "0.125"),))
+
+    server = stand_in(on_predict)
+    connection = Channel(ServingOptions(server.target))
+    request = wire.PredictRequest(
+        model_spec=wire.ModelSpec(name="c3d", signature_name="fc6_features"),
+        inputs={"clips": to_proto(clips_of(0))},
+    )
+    call = connection.send(PREDICT, request, wire.PredictResponse)
+    call.result()
+    assert call.trailer_s("c3d-compute-s") == 0.125
+    assert call.trailer_s("c3d-queue-s") is None
+    assert call.latency_s > 0
+    connection.close()
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("target", ""),
+            ("target", "http://localhost:8501"),
+            ("target", "https://localhost"),
+            ("version", -1),
+            ("version", 2**63),
+            ("timeout_s", 0),
+            ("timeout_s", -1.0),
+            ("timeout_s", float("nan")),
+            ("timeout_s", float("inf")),
+            ("retries", -1),
+            ("batch_size", 0),
+            ("batch_size", 33),
+            ("max_in_flight", 0),
+        ],
+    )
+    def test_out_of_range_are_refused_by_name(self, option, value):
+        word = "server" if option == "target" else option
+        with pytest.raises(errors.UsageError, match=f"{word} is .*; give"):
+            ServingOptions(**{option: value})
+
+    def test_at_the_ends_of_their_ranges_are_taken(self):
+        ServingOptions("dns:///c3d:8500", timeout_s=0.001, retries=0, batch_size=1)
+        ServingOptions(batch_size=32, max_in_flight=1, version=0)
+
+    def test_are_for_the_newest_version_of_c3d_on_this_machine_by_default(self):
+        options = ServingOptions()
+        assert (options.target, options.model, options.version) == ("localhost:8500", "c3d", None)

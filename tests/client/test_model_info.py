@@ -1,0 +1,196 @@
+"""The served model against the contract: what differs is named, and nothing else is asked."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from c3d_client import model_info
+from c3d_client import wire_pb2 as wire
+from c3d_client.channel import ServingOptions
+from c3d_client.errors import ContractMismatch
+from c3d_client.serving import ServingClient
+from stand_in import LABELS, model_card, signature_defs
+from tensorflow.core.framework import types_pb2
+
+
+def info_of(target, needed=()):
+    with ServingClient(ServingOptions(target)) as client:
+        return client.model_info(needed)
+
+
+def changed(change):
+    """The sound servable's signatures with one change."""
+    signatures = signature_defs()
+    change(signatures)
+    return signatures
+
+
+def set_dims(info, *sizes):
+    del info.tensor_shape.dim[:]
+    for size in sizes:
+        info.tensor_shape.dim.add(size=size)
+
+
+class TestASoundModel:
+    def test_of_our_exporter_is_known_with_its_card(self, narrow_server, narrow_weights):
+        info = info_of(narrow_server.target, ["classify", "fc7_features"])
+        assert info.version == narrow_server.version
+        assert set(info.signatures) == {
+            *("classify", "fc6_features", "fc7_features", "model_card", "serving_default")
+        }
+        assert info.card["weights"]["sha256"] == narrow_weights.sha256
+        assert info.labels == tuple(f"label {n}" for n in range(487))
+
+    def test_may_have_more_than_is_needed(self, stand_in):
+        def add(signatures):
+            signatures["extra"] = signatures["classify"]
+
+        info = info_of(stand_in(signatures=changed(add), version=3).target)
+        assert "extra" in info.signatures
+        assert (info.version, info.labels) == (3, tuple(LABELS))
+
+    def test_may_give_features_alone(self, stand_in):
+        def drop(signatures):
+            del signatures["classify"], signatures["fc7_features"]
+
+        server = stand_in(signatures=changed(drop), card=model_card(labels=[]))
+        assert info_of(server.target).labels == ()
+
+    def test_whose_card_has_no_labels_has_none(self):
+        assert model_info.ModelInfo(1, (), {}).labels == ()
+
+
+MISMATCHES = [
+    (
+        "no fc6_features",
+        lambda s: s.pop("fc6_features"),
+        r"no signature 'fc6_features' \(it has: classify, fc7_features, model_card\)",
+    ),
+    ("no model_card", lambda s: s.pop("model_card"), "no signature 'model_card'"),
+    ("nothing", lambda s: s.clear(), r"no signature 'fc6_features' \(it has: none\)"),
+    (
+        "half as many frames",
+        lambda s: set_dims(s["fc6_features"].inputs["clips"], -1, 8, 112, 112, 3),
+        r"'fc6_features' has input clips UINT8 \[n,8,112,112,3\], "
+        r"expected clips UINT8 \[n,16,112,112,3\]",
+    ),
+    (
+        "a fixed batch",
+        lambda s: set_dims(s["fc6_features"].inputs["clips"], 1, 16, 112, 112, 3),
+        r"input clips UINT8 \[1,16,112,112,3\]",
+    ),
+    (
+        "no batch",
+        lambda s: set_dims(s["fc6_features"].inputs["clips"], 16, 112, 112, 3),
+        r"input clips UINT8 \[16,112,112,3\]",
+    ),
+    (
+        "an unknown rank",
+        lambda s: setattr(s["fc6_features"].inputs["clips"].tensor_shape, "unknown_rank", True),
+        "'fc6_features' has input clips",
+    ),
+    (
+        "float clips",
+        lambda s: setattr(s["fc6_features"].inputs["clips"], "dtype", types_pb2.DT_FLOAT),
+        r"input clips FLOAT \[n,16,112,112,3\]",
+    ),
+    (
+        "a dtype without a name here",
+        lambda s: setattr(s["fc6_features"].outputs["features"], "dtype", types_pb2.DT_BFLOAT16),
+        r"output features dtype 14 \[n,4096\], expected features FLOAT \[n,4096\]",
+    ),
+    (
+        "narrow features",
+        lambda s: set_dims(s["fc6_features"].outputs["features"], -1, 2048),
+        r"output features FLOAT \[n,2048\]",
+    ),
+    (
+        "an input of another name",
+        lambda s: s["fc6_features"].inputs["video"].CopyFrom(s["fc6_features"].inputs.pop("clips")),
+        r"input video UINT8 .* expected clips UINT8",
+    ),
+    (
+        "a second input",
+        lambda s: s["fc6_features"].inputs["mask"].CopyFrom(s["fc6_features"].inputs["clips"]),
+        r"input clips UINT8 .*; mask UINT8 .* expected clips UINT8",
+    ),
+    (
+        "a second output",
+        lambda s: s["model_card"].outputs["more"].CopyFrom(s["model_card"].outputs["json"]),
+        r"'model_card' has output json STRING \[n\]; more STRING \[n\]",
+    ),
+]
+
+
+class TestAMismatch:
+    @pytest.mark.parametrize(
+        ("change", "words"), [m[1:] for m in MISMATCHES], ids=[m[0] for m in MISMATCHES]
+    )
+    def test_of_signatures_is_named(self, stand_in, change, words):
+        server = stand_in(signatures=changed(change))
+        with pytest.raises(ContractMismatch, match=words) as caught:
+            info_of(server.target)
+        assert caught.value.target == server.target
+        assert "\n" not in str(caught.value)
+
+    def test_of_a_signature_matters_only_where_it_is_needed(self, stand_in):
+        server = stand_in(signatures=changed(lambda s: s.pop("classify")))
+        assert info_of(server.target).version == 1
+        with pytest.raises(ContractMismatch, match="no signature 'classify'"):
+            info_of(server.target, ["classify"])
+
+    @pytest.mark.parametrize(
+        ("card", "words"),
+        [
+            (model_card(contract_version="2"), "contract version is '2', this client's is '1'"),
+            (model_card(contract_version=1), "contract version is 1, this client's is '1'"),
+            (b"{}", "contract version is None"),
+            (b"[1]", "contract version is None"),
+            (b"a card", "model card is not JSON"),
+            (b"\xff\xfe\xff", "model card is not JSON"),
+            (
+                json.dumps({"contract_version": "1", "weights": {}}).encode(),
+                "says nothing of mean, precision",
+            ),
+        ],
+    )
+    def test_of_the_card_is_named(self, stand_in, card, words):
+        server = stand_in(card=card)
+        with pytest.raises(ContractMismatch, match=words) as caught:
+            info_of(server.target)
+        assert caught.value.target == server.target
+
+    def test_in_kind_is_one_line_with_what_to_do(self, stand_in):
+        with pytest.raises(ContractMismatch) as caught:
+            info_of(stand_in(card=b"").target)
+        assert "c3d-export build" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_of_bytes_that_are_no_signatures_is_one_too(self, stand_in):
+        server = stand_in()
+        server.garbled = True
+        with pytest.raises(ContractMismatch, match="signatures cannot be read"):
+            info_of(server.target)
+
+
+def test_a_server_of_another_kind_is_a_mismatch():
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ContractMismatch, match="not TensorFlow Serving") as caught:
+            info_of(f"127.0.0.1:{port}")
+    finally:
+        server.stop(None).wait()
+    assert caught.value.code == "UNIMPLEMENTED"
+
+
+def test_shapes_are_written_as_people_write_them():
+    assert model_info.shape_text((-1, 16, 3)) == "[n,16,3]"
+    assert model_info.shape_text(()) == "[]"
+
+
+def test_dtypes_without_a_name_here_are_written_by_number():
+    assert model_info.dtype_text(wire.DT_UINT8) == "UINT8"
+    assert model_info.dtype_text(19) == "dtype 19"

@@ -1,0 +1,163 @@
+"""Making and publishing: versions count up, and what fails leaves nothing behind."""
+
+import errno
+import stat
+from dataclasses import replace
+
+import pytest
+from c3d_client.errors import ExportError, VerificationError
+from c3d_export import servable
+from c3d_export.graph import GraphServable
+from c3d_export.servable import build
+from c3d_export.warmup import WARMUP_FILE
+
+
+@pytest.fixture
+def spec(tiny_weights, make_spec):
+    return make_spec(tiny_weights)
+
+
+def test_versions_count_up_past_what_has_no_number(spec, tmp_path):
+    for name in ("draft", "7.bak", "v9", "²"):
+        (tmp_path / name).mkdir()
+    paths = [build(spec, tmp_path)[0] for _ in range(3)]
+    assert paths == [tmp_path / "1", tmp_path / "2", tmp_path / "3"]
+    assert all((path / "saved_model.pb").is_file() for path in paths)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_next_version_is_above_the_highest_even_after_a_gap(spec, tmp_path):
+    (tmp_path / "9").mkdir()
+    (tmp_path / "10").mkdir()
+    assert build(spec, tmp_path)[0] == tmp_path / "11"
+
+
+def test_a_version_is_whole_and_readable_by_the_servers_user(tiny_base):
+    version = tiny_base / "1"
+    files = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
+    assert files >= {
+        "saved_model.pb",
+        "variables/variables.index",
+        "variables/variables.data-00000-of-00001",
+        str(WARMUP_FILE),
+    }
+    assert stat.S_IMODE(version.stat().st_mode) == 0o755
+    for path in version.rglob("*"):
+        needed = 0o555 if path.is_dir() else 0o444
+        assert path.stat().st_mode & needed == needed, path
+
+
+def test_the_verification_is_handed_over(spec, tmp_path):
+    _, verification = build(spec, tmp_path / "not" / "yet" / "there")
+    assert set(verification.differences) == {
+        *("classify", "serving_default", "fc6_features", "fc7_features")
+    }
+    assert max(verification.differences.values()) < 1e-5
+    assert (verification.warmup_run, verification.warmup_left) == (4, 0)
+
+
+class TestAFailure:
+    """Whatever goes wrong: no version appears, and no half-made folder stays."""
+
+    def test_a_file_in_the_way(self, spec, tmp_path):
+        (tmp_path / "c3d").write_text("mine")
+        with pytest.raises(ExportError, match="c3d: cannot be written"):
+            build(spec, tmp_path / "c3d")
+        assert (tmp_path / "c3d").read_text() == "mine"
+
+    def test_a_file_where_a_folder_above_should_be(self, spec, tmp_path):
+        (tmp_path / "models").write_text("mine")
+        with pytest.raises(ExportError, match=r"c3d: cannot be written \(Not a directory"):
+            build(spec, tmp_path / "models" / "c3d")
+
+    def test_a_full_disk(self, spec, tmp_path, monkeypatch):
+        def full(*_args, **_options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(servable, "write_warmup", full)
+        with pytest.raises(ExportError, match=r"cannot be written \(No space left on device"):
+            build(spec, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_servable_that_does_not_verify(self, spec, tmp_path, monkeypatch):
+        write_warmup = servable.write_warmup
+
+        def and_damage(version, **options):
+            path = write_warmup(version, **options)
+            path.write_bytes(path.read_bytes()[:-3])
+
+        monkeypatch.setattr(servable, "write_warmup", and_damage)
+        (tmp_path / "1").mkdir()
+        with pytest.raises(VerificationError, match="damaged warm-up file"):
+            build(spec, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+    def test_an_interruption(self, spec, tmp_path, monkeypatch):
+        def interrupted(*_args, **_options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(servable, "verify", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(spec, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestAMistakeInTheMaking:
+    """Each is made on purpose, in the servable alone; the build must see it and publish nothing."""
+
+    def fails(self, spec, base, words):
+        with pytest.raises(VerificationError, match=words):
+            build(spec, base)
+        assert list(base.iterdir()) == []
+
+    def test_the_kernel_not_turned_to_rgb(self, spec, tmp_path, monkeypatch):
+        monkeypatch.setattr(servable, "turned_to_rgb", dict)
+        self.fails(spec, tmp_path, "conv1/kernel is not what it was made of")
+
+    def test_the_mean_not_turned_to_rgb(self, spec, tmp_path, monkeypatch):
+        save = servable.save
+        turned = replace(spec.mean, bgr=spec.mean.bgr[..., ::-1])  # so that it is turned back
+        monkeypatch.setattr(
+            servable, "save", lambda spec, folder: save(replace(spec, mean=turned), folder)
+        )
+        self.fails(spec, tmp_path, "mean is not what it was made of")
+
+    @pytest.mark.parametrize(
+        "padding", [((0, 0), (1, 0), (1, 0)), ((0, 0), (0, 1), (1, 0))], ids=["both", "columns"]
+    )
+    def test_pool5s_padding_on_the_other_side(self, spec, tmp_path, monkeypatch, padding):
+        build_c3d, layers = servable.build_c3d, servable.keras.layers
+        right = layers.ZeroPadding3D
+
+        def shifted(**options):
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    layers, "ZeroPadding3D", lambda _padding, **named: right(padding, **named)
+                )
+                return build_c3d(**options)
+
+        monkeypatch.setattr(servable, "build_c3d", shifted)
+        self.fails(
+            spec, tmp_path, "fc6_features differs from the Keras model by .* more than 1e-05"
+        )
+
+    def test_fc7_answered_for_fc6(self, spec, tmp_path, monkeypatch):
+        extractor = servable.features_extractor
+        monkeypatch.setattr(
+            servable, "features_extractor", lambda network, _layer: extractor(network, "fc7")
+        )
+        self.fails(spec, tmp_path, "fc6_features differs from the Keras model")
+
+    def test_another_contract(self, spec, tmp_path, monkeypatch):
+        monkeypatch.setattr(servable, "CONTRACT_VERSION", "0")
+        self.fails(spec, tmp_path, "contract version '0', this release's is '1'")
+
+
+def test_a_python_reload_runs_what_the_server_runs(tiny_base, clips):
+    """The other way round from a naive export: this one is right in both."""
+    reloaded = servable.tf.saved_model.load(str(tiny_base / "1"))
+    python = reloaded.signatures["fc6_features"](clips=clips[:1])["features"].numpy()
+    with GraphServable(tiny_base / "1") as graph:
+        assert python == pytest.approx(
+            graph.run("fc6_features", {"clips": clips[:1]})["features"], rel=1e-4, abs=1e-4
+        )

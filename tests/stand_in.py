@@ -1,0 +1,197 @@
+"""A server for what a sound one never does: overload, delays, other models, broken answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from c3d_client.contract import (
+    CLIP_SHAPE,
+    CONTRACT_VERSION,
+    FEATURE_SIZE,
+    MODEL_NAME,
+    SIGNATURES,
+)
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+LABELS = ["archery", "bowling", "curling"]
+
+
+def model_card(**changes) -> bytes:
+    """The card of a servable whose weights somebody trained."""
+    card = {
+        "contract_version": CONTRACT_VERSION,
+        "precision": "float32",
+        "weights": {"source": "trained.h5", "sha256": "ab" * 32, "random": False},
+        "mean": {"source": "mean.npy", "sha256": "cd" * 32},
+        "labels": LABELS,
+    }
+    return json.dumps({**card, **changes}).encode()
+
+
+def signature_defs() -> dict:
+    """What GetModelMetadata says of a sound servable, for a test to change."""
+    return {
+        name: meta_graph_pb2.SignatureDef(
+            inputs={signature.input.name: _info(signature.input)},
+            outputs={signature.output.name: _info(signature.output)},
+            method_name="tensorflow/serving/predict",
+        )
+        for name, signature in SIGNATURES.items()
+    }
+
+
+def _info(spec):
+    info = meta_graph_pb2.TensorInfo(name=f"{spec.name}:0")
+    info.dtype = types_pb2.DataType.Value(f"DT_{spec.dtype}")
+    for size in (-1, *spec.shape):
+        info.tensor_shape.dim.add(size=size)
+    return info
+
+
+class StandIn(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """TensorFlow Serving's API on a free loopback port, with answers of a test's making.
+
+    Args:
+        on_predict: called with the request, its rows and the gRPC context; what it returns is the
+            output, or the whole response; None stands for the plain output. Not called for the
+            model card.
+        card: the model card, JSON text.
+        signatures: by name, official SignatureDefs.
+        version: the model's version; may be changed while it runs.
+
+    Attributes:
+        requests: the PredictRequests so far, the model card's left out.
+        statuses: a GetModelStatusResponse to answer with, in place of the plain one.
+        garbled: whether the signatures are bytes that nobody can read.
+        as_content: whether tensors are sent as --enable_serialization_as_tensor_content does.
+        most_at_once: how many of them were here at the same time.
+    """
+
+    def __init__(self, on_predict=None, *, card=None, signatures=None, version=1):
+        self.on_predict = on_predict
+        self.card = model_card() if card is None else card
+        self.signatures = signature_defs() if signatures is None else signatures
+        self.version = version
+        self.statuses = None
+        self.garbled = False
+        self.as_content = False
+        self.requests = []
+        self.most_at_once = 0
+        self._here = 0
+        self._lock = threading.Lock()
+        self._server = grpc.server(
+            ThreadPoolExecutor(16),
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+            ],
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(self, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self):
+        """Cut everything off."""
+        self._server.stop(None).wait()
+
+    def respond(self, request, output):
+        """A response with this output, as the server would send it."""
+        name = request.model_spec.signature_name
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = self.version
+        response.model_spec.signature_name = name
+        proto = tf.make_tensor_proto(output)
+        if self.as_content:
+            proto = _as_content(output)
+        response.outputs[SIGNATURES[name].output.name].CopyFrom(proto)
+        return response
+
+    # ---- the services' methods, by the names that gRPC looks for
+
+    def Predict(self, request, context):
+        name = request.model_spec.signature_name
+        signature = SIGNATURES[name]
+        rows = tf.make_ndarray(request.inputs[signature.input.name])
+        if name == "model_card":
+            return self.respond(request, np.array([self.card] * len(rows), object))
+        with self._lock:
+            self.requests.append(request)
+            self._here += 1
+            self.most_at_once = max(self.most_at_once, self._here)
+        try:
+            output = self.on_predict(request, rows, context) if self.on_predict else None
+        finally:
+            with self._lock:
+                self._here -= 1
+        if isinstance(output, predict_pb2.PredictResponse):
+            return output
+        return self.respond(request, plain_output(name, rows) if output is None else output)
+
+    def GetModelMetadata(self, request, context):
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = MODEL_NAME
+        response.model_spec.version.value = self.version
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        for name, signature in self.signatures.items():
+            signatures.signature_def[name].CopyFrom(signature)
+        response.metadata["signature_def"].Pack(signatures)
+        if self.garbled:
+            response.metadata["signature_def"].value = b"\xff\xff\xff"
+        return response
+
+    def GetModelStatus(self, request, context):
+        if self.statuses is not None:
+            return self.statuses
+        response = get_model_status_pb2.GetModelStatusResponse()
+        response.model_version_status.add(version=self.version, state=30)
+        return response
+
+
+def _as_content(array):
+    proto = tf.make_tensor_proto(array)
+    proto.ClearField("string_val")
+    proto.ClearField("float_val")
+    if array.dtype != object:
+        proto.tensor_content = array.tobytes()
+        return proto
+    for string in array:
+        size = len(string)
+        while size >= 0x80:
+            proto.tensor_content += bytes([size & 0x7F | 0x80])
+            size >>= 7
+        proto.tensor_content += bytes([size])
+    proto.tensor_content += b"".join(array)
+    # TensorFlow itself reads it so.
+    assert tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy().tolist() == [*array]
+    return proto
+
+
+def plain_output(name, rows):
+    """An output that tells the rows apart: each filled with its clip's first pixel, plus one."""
+    first = rows.reshape(len(rows), -1)[:, :1].astype(np.float32) + 1
+    if name == "classify":
+        return np.tile(np.array([0.5, 0.25, 0.25], np.float32), (len(rows), 1))
+    return np.repeat(first, FEATURE_SIZE, axis=1)
+
+
+def clips_of(*firsts):
+    """A batch of clips, each filled with one number, so that answers can be told apart."""
+    return np.stack([np.full(CLIP_SHAPE, first, np.uint8) for first in firsts])
