@@ -17,7 +17,7 @@ ARGS ?=
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test lint format typecheck protos export serve weights build clean
+.PHONY: help install example test fidelity torch lint format typecheck protos export serve weights build clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,12 @@ example: $(VENV)/.example  ## Classify a video and extract its features (VIDEO=p
 
 test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
+
+fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (some minutes)
+	@cd tests && ../$(BIN)/python fidelity.py
+
+torch: $(VENV)/.developer  ## Add torch, to read torch's weight files and test that
+	@$(PIP) torch==2.13.0
 
 lint: $(VENV)/.developer  ## Check style, imports between the rooms, and Dockerfiles
 	@$(BIN)/ruff check .
@@ -53,8 +59,8 @@ export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MO
 serve: $(VENV)/.example  ## Serve MODEL on this machine (PORT)
 	@$(BIN)/c3d-export serve "$(MODEL)" --port "$(PORT)" $(ARGS)
 
-weights: $(VENV)/.example  ## Say which published weights are in models/
-	@$(BIN)/c3d-export weights
+weights: $(VENV)/.example  ## Fetch the published weights, mean and labels into models/
+	@$(BIN)/c3d-export fetch $(ARGS)
 
 build:  ## Build the container images (ENGINE=docker or podman)
 	@[ -n "$(ENGINE)" ] && $(ENGINE) info >/dev/null 2>&1 || { \

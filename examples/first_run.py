@@ -19,6 +19,7 @@ from pathlib import Path
 
 from c3d_client import C3DClient, C3DError, Timings, decode_frames, write_npz
 from c3d_client.cli import bars
+from c3d_client.contract import SPORTS1M_CLASSES
 from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
 from film import render
 
@@ -87,12 +88,16 @@ def show_timings(name: str, timings: Timings) -> None:
 
 def servable() -> Path:
     """The model's folder, built on first use and whenever what it is made of has changed."""
-    found = [known.name for known in found_weights(MODELS)]
+    found = list(found_weights(MODELS))
     arguments = ["--batch-sizes", BATCH_SIZES]
     if found:
-        arguments += ["--weights", str(MODELS / found[0])]
-        say(f"weights     models/{found[0]}")
-        for option, names in (("--mean", MEAN_FILES), ("--labels", (LABELS_FILE,))):
+        arguments += ["--weights", str(MODELS / found[0].name)]
+        say(f"weights     models/{found[0].name}")
+        # The labels are Sports-1M's: a network with other classes, or none, goes without.
+        labels = (LABELS_FILE,) if found[0].classes == SPORTS1M_CLASSES else ()
+        for option, names in (("--mean", MEAN_FILES), ("--labels", labels)):
+            if not names:
+                continue
             present = [MODELS / name for name in names if (MODELS / name).is_file()]
             if present:
                 arguments += [option, str(present[0])]

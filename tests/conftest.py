@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import caffe_bytes
 import pytest
 
 # Before TensorFlow is loaded anywhere: on a machine without a GPU it calls that an error.
@@ -15,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
-from c3d_export.weights import random_weights
+from c3d_export.weights import random_weights, read_weights
 
 NARROW = 4  # conv1's filters in the small network: the same layers and features, 1/250 of the work
 
@@ -61,18 +62,44 @@ def narrow_server(narrow_base) -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="session")
-def full_weights():
-    """Seeded weights of the whole network: 79,991,015 parameters."""
-    return random_weights(0)
+def full_files(tmp_path_factory) -> Iterator[dict[str, Path]]:
+    """The whole network's random weights and a mean cube as the files that C3D-v1.0 writes."""
+    folder = tmp_path_factory.mktemp("caffe")
+    files = {"weights": folder / "c3d.caffemodel", "mean": folder / "mean.binaryproto"}
+    files["weights"].write_bytes(caffe_bytes.net_bytes(caffe_bytes.random_net(0)))
+    files["mean"].write_bytes(caffe_bytes.blob_bytes(caffe_bytes.random_mean(0)[None]))
+    yield files
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
-def full_base(full_weights, tmp_path_factory) -> Iterator[Path]:
+def full_weights(full_files):
+    """The whole network: 79,991,015 parameters, read from Caffe's bytes."""
+    return read_weights(str(full_files["weights"]))
+
+
+@pytest.fixture(scope="session")
+def full_mean(full_files):
+    """A mean cube that differs in every row, column and frame."""
+    return read_mean(str(full_files["mean"]))
+
+
+@pytest.fixture(scope="session")
+def full_base(full_weights, full_mean, tmp_path_factory) -> Iterator[Path]:
     """A model folder with version 1 of the whole network, 320 MB; shared by all that need it."""
     base = tmp_path_factory.mktemp("full") / "c3d"
-    build(spec(full_weights, batch_sizes=(1, 4)), base)
+    build(spec(full_weights, mean=full_mean, batch_sizes=(1, 4)), base)
     yield base
     shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def full_server(full_base) -> Iterator[LocalServer]:
+    """The whole network behind a real gRPC port."""
+    server = LocalServer(full_base)
+    server.start()
+    yield server
+    server.stop(5)
 
 
 @pytest.fixture(scope="session")

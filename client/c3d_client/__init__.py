@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ContractMismatch,
         ModelNotFound,
         OutputError,
+        ProvenanceError,
         RequestRejected,
         ServingError,
         ServingOverloaded,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from c3d_client.extract import C3DClient, Timings, VideoClassification, VideoFeatures
     from c3d_client.model_info import ModelInfo
     from c3d_client.outputs import read_npz, write_npz
+    from c3d_client.provenance import mean_feature, require_same
     from c3d_client.serving import VersionStatus
     from c3d_client.video import Frame, decode_frames
 
@@ -51,6 +53,7 @@ _HOMES = {
         "ContractMismatch",
         "ModelNotFound",
         "OutputError",
+        "ProvenanceError",
         "RequestRejected",
         "ServingError",
         "ServingOverloaded",
@@ -64,6 +67,7 @@ _HOMES = {
     "extract": ("C3DClient", "Timings", "VideoClassification", "VideoFeatures"),
     "model_info": ("ModelInfo",),
     "outputs": ("read_npz", "write_npz"),
+    "provenance": ("mean_feature", "require_same"),
     "serving": ("VersionStatus",),
     "video": ("Frame", "decode_frames"),
 }
@@ -80,6 +84,7 @@ __all__ = [
     "ModelInfo",
     "ModelNotFound",
     "OutputError",
+    "ProvenanceError",
     "RequestRejected",
     "ServingError",
     "ServingOptions",
@@ -97,8 +102,10 @@ __all__ = [
     "atomic_file",
     "decode_frames",
     "iter_clips",
+    "mean_feature",
     "prepare_frame",
     "read_npz",
+    "require_same",
     "write_npz",
 ]
 

@@ -91,7 +91,9 @@ FC7_FEATURES = Signature("fc7_features", _CLIPS, _FEATURES)
 MODEL_CARD = Signature("model_card", TensorSpec("n", "INT32", ()), TensorSpec("json", "STRING", ()))
 
 SIGNATURES = {s.name: s for s in (CLASSIFY, FC6_FEATURES, FC7_FEATURES, MODEL_CARD)}
-# `serving_default` answers as `classify` does.
+# Weights without fc8 make a servable of these alone.
+FEATURES_ONLY_SIGNATURES = {name: s for name, s in SIGNATURES.items() if s is not CLASSIFY}
+# `serving_default` answers as `classify` does, or as `fc6_features` where there are no classes.
 DEFAULT_SIGNATURE = "serving_default"
 # Without these the client can do nothing; the others are asked for by name only.
 REQUIRED_SIGNATURES = (FC6_FEATURES.name, MODEL_CARD.name)

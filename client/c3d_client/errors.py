@@ -13,6 +13,7 @@
     │   ├ RequestRejected             the server refuses this request        (never retried)
     │   └ ContractMismatch            model and client disagree: stop the job
     ├ OutputError(.path)              a result cannot be written or read
+    ├ ProvenanceError                 features that were made differently may not be mixed
     ├ ExportError
     │   ├ WeightsError                weights that are not C3D's
     │   ├ AssetError                  a mean or labels file that does not fit
@@ -123,6 +124,10 @@ class OutputError(C3DError, OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.reason), self.__dict__
+
+
+class ProvenanceError(C3DError, ValueError):
+    """Features that were made differently would be averaged or merged."""
 
 
 class ExportError(C3DError):

@@ -31,6 +31,7 @@ from c3d_client.contract import (
 )
 from c3d_client.errors import ContractMismatch, UsageError, VideoTooShortError
 from c3d_client.model_info import ModelInfo
+from c3d_client.provenance import model_provenance
 from c3d_client.serving import Answer, ServingClient, VersionStatus
 from c3d_client.video import Frame, decode_frames, decoder_versions
 
@@ -331,7 +332,7 @@ class C3DClient:
             "model": {
                 "name": self.serving.options.model,
                 "version": info.version,
-                **{key: info.card.get(key) for key in ("weights", "mean", "precision")},
+                **model_provenance(info.card),
             },
             "preprocessing": dict(PREPROCESSING),
             "clips": {"frames": CLIP_FRAMES, "stride": self.window.stride, "tail": "drop"},

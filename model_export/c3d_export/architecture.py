@@ -23,7 +23,7 @@ FULL_WIDTH = 64
 def build_c3d(
     *,
     width: int = FULL_WIDTH,
-    classes: int = SPORTS1M_CLASSES,
+    classes: int | None = SPORTS1M_CLASSES,
     precision: str = "float32",
 ) -> keras.Model:
     """Build the network, without weights.
@@ -31,18 +31,18 @@ def build_c3d(
     Args:
         width: conv1's filters. 64 is C3D; a smaller one gives a network of the same shape for
             tests, with the same 4096 features.
-        classes: outputs of fc8.
+        classes: outputs of fc8; None for a network that ends at fc7, for features alone.
         precision: dtype of the weights and of the arithmetic: ``float32``, ``bfloat16`` or
             ``float16``. The softmax is float32 in any case.
 
     Returns:
         A functional model from clips less their mean, ``[n, 16, 112, 112, 3]``, to
-        probabilities, float32 ``[n, classes]``.
+        probabilities, float32 ``[n, classes]``; without classes, to fc7 ``[n, 4096]``.
 
     Raises:
         UsageError: width or classes below 1.
     """
-    if width < 1 or classes < 1:
+    if width < 1 or (classes is not None and classes < 1):
         raise UsageError(f"width is {width} and classes {classes}; both must be 1 or more")
 
     def conv(name: str, filters: int) -> layers.Layer:
@@ -77,6 +77,8 @@ def build_c3d(
     # Dropout, 0.5 after fc6 and fc7 in training, does nothing here and is left out.
     x = layers.Dense(FEATURE_SIZE, activation="relu", dtype=precision, name="fc6")(x)
     x = layers.Dense(FEATURE_SIZE, activation="relu", dtype=precision, name="fc7")(x)
+    if classes is None:
+        return keras.Model(clips, x, name="c3d")
     x = layers.Dense(classes, dtype=precision, name="fc8")(x)
     probabilities = layers.Softmax(dtype="float32", name="softmax")(x)
     return keras.Model(clips, probabilities, name="c3d")

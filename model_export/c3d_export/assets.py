@@ -1,76 +1,278 @@
-"""The published weight files that can be used, where to put them, and how to know them."""
+"""The published C3D files: weights, mean cubes and labels; where they are and how to know them.
+
+None of them is in this repository: they are their authors', for non-commercial use. `fetch.py`
+brings them into models/, where `make example` and `make export` find them.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from c3d_client.errors import UsageError
+
+from c3d_export.fingerprint import Fingerprint
+
+LICENCE = "non-commercial use, CC BY-NC 3.0"
+
+_HDF5 = (b"\x89HDF\r\n\x1a\n",)
+_TORCH = (b"PK\x03\x04", b"\x80")  # torch.save writes a zip archive, before version 1.6 a pickle
+_CAFFE = (b"\x0a", b"\x12")  # a NetParameter: its name, or its first layer
+_PICKLE = (b"\x80", b"(l", b"]")
+# A C3D-v1.0 BlobProto: num = 1, channels = 3, length = 16, height = 128.
+_BLOB = (b"\x08\x01\x10\x03\x18\x10\x20\x80\x01",)
 
 
 @dataclass(frozen=True)
-class KnownWeights:
-    """One published file of C3D weights.
+class Asset:
+    """One published file.
 
     Args:
         name: the file's name, as published.
-        about: where it comes from.
-        md5: the digest that it is known by; None where nobody published one.
+        kind: what it holds.
+        about: where it comes from, in words.
+        known: what it is known by.
+        urls: where it can be fetched from, best first; empty where a browser is needed.
+        page: where a person finds it.
+        classes: outputs of its fc8, for weights; 0 where it has none, and so no `classify`.
+        licence: on what terms.
     """
 
     name: str
+    kind: Literal["weights", "mean", "labels"]
     about: str
-    md5: str | None = None
+    known: Fingerprint = Fingerprint()
+    urls: tuple[str, ...] = ()
+    page: str = ""
+    classes: int = 0
+    licence: str = LICENCE
+
+    @property
+    def verified(self) -> str:
+        """How sure one is of a file in which `known` finds nothing wrong."""
+        if self.known.has_digest:
+            return "checksum right"
+        return "no published checksum to compare with"
 
 
-# Sources: the Keras ports of the C3D authors' Sports-1M network.
-KNOWN_WEIGHTS = (
-    KnownWeights(
-        "C3D_Sport1M_weights_keras_2.2.4.h5",
-        "Sports-1M weights for Keras 2.2.4, TensorFlow layout",
-    ),
-    KnownWeights(
+# Best first within a kind. Every address was read in the place that `page` or the comment names.
+CATALOGUE = (
+    Asset(
         "sports1M_weights_tf.h5",
-        "Sports-1M weights for Keras 2, TensorFlow layout",
-        md5="b7a93b2f9156ccbebe3ca24b41fc5402",
+        "weights",
+        "Sports-1M, Keras 2 HDF5, channels last (adamcasson/c3d)",
+        Fingerprint(md5="b7a93b2f9156ccbebe3ca24b41fc5402", magic=_HDF5),
+        ("https://github.com/adamcasson/c3d/releases/download/v0.1/sports1M_weights_tf.h5",),
+        page="https://github.com/adamcasson/c3d",
+        classes=487,
+    ),
+    Asset(
+        "C3D_Sport1M_weights_keras_2.2.4.h5",
+        "weights",
+        "Sports-1M, Keras 2.2.4 HDF5, channels last (aslucki/C3D_Sport1M_keras)",
+        Fingerprint(magic=_HDF5),
+        page="https://drive.google.com/file/d/1rlZ-xTkTMjgWKiQFUedRnHlDgQwx6yTm/view",
+        classes=487,
+    ),
+    Asset(
+        "conv3d_deepnetA_sport1m_iter_1900000",
+        "weights",
+        "Sports-1M, the authors' own, Caffe C3D-v1.0",
+        Fingerprint(magic=_CAFFE),
+        # axon-research/c3d-keras, models/get_weights_and_mean.sh; the page: facebookarchive/C3D
+        # issue 297, one of the authors.
+        ("http://vlg.cs.dartmouth.edu/c3d/conv3d_deepnetA_sport1m_iter_1900000",),
+        page="https://www.dropbox.com/s/vr8ckp0pxgbldhs/conv3d_deepnetA_sport1m_iter_1900000?dl=0",
+        classes=487,
+    ),
+    Asset(
+        "c3d_model.pkl",
+        "weights",
+        "Sports-1M, Lasagne model zoo, a Python 2 pickle",
+        Fingerprint(size=319_965_140, magic=_PICKLE),
+        # Lasagne/Recipes, modelzoo/c3d.py, its earlier and its later version.
+        (
+            "https://s3.amazonaws.com/lasagne/recipes/pretrained/c3d/c3d_model.pkl",
+            "https://data.vision.ee.ethz.ch/gyglim/C3D/c3d_model.pkl",
+        ),
+        page="https://github.com/Lasagne/Recipes",
+        classes=487,
+    ),
+    Asset(
+        "c3d.pickle",
+        "weights",
+        "Sports-1M, PyTorch state_dict (DavideA/c3d-pytorch)",
+        Fingerprint(magic=_TORCH),
+        ("http://imagelab.ing.unimore.it/files/c3d_pytorch/c3d.pickle",),
+        page="https://github.com/DavideA/c3d-pytorch",
+        classes=487,
+    ),
+    Asset(
+        "c3d-pretrained.pth",
+        "weights",
+        "Sports-1M, PyTorch (jfzhang95/pytorch-video-recognition)",
+        Fingerprint(magic=_TORCH),
+        page="https://drive.google.com/file/d/19NWziHWh1LgCcHU34geoKwYezAogv9fX/view?usp=sharing",
+        classes=487,
+    ),
+    Asset(
+        "c3d-sports1M_weights.h5",
+        "weights",
+        "Sports-1M, Keras 1 HDF5 for Theano (albertomontesg)",
+        Fingerprint(magic=_HDF5),
+        # albertomontesg/keras-model-zoo.
+        ("https://www.dropbox.com/s/ypiwalgtlrtnw8b/c3d-sports1M_weights.h5?dl=1",),
+        page="https://gist.github.com/albertomontesg/d8b21a179c1e6cca0480ebdf292c34d2",
+        classes=487,
+    ),
+    Asset(
+        "c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
+        "weights",
+        "Sports-1M, mmaction2, without fc8: features only",
+        # OpenMMLab ends a file's name with the first digits of its SHA-256.
+        Fingerprint(sha256="dcc47ddc", magic=_TORCH),
+        # open-mmlab/mmaction2, configs/_base_/models/c3d_sports1m_pretrained.py.
+        (
+            "https://download.openmmlab.com/mmaction/recognition/c3d/"
+            "c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
+        ),
+        page="https://github.com/open-mmlab/mmaction2",
+    ),
+    Asset(
+        "c3d_ucf101_finetune_whole_iter_20000",
+        "weights",
+        "fine-tuned on UCF101 by the authors, Caffe C3D-v1.0",
+        Fingerprint(magic=_CAFFE),
+        # facebookarchive/C3D, examples/c3d_finetuning/get_ucf101_finetuned_c3d_model.sh.
+        ("https://www.dropbox.com/s/mkc9q7g4wnqnmcv/c3d_ucf101_finetune_whole_iter_20000",),
+        page="https://github.com/facebookarchive/C3D",
+        classes=101,
+    ),
+    Asset(
+        "sport1m_train16_128_mean.binaryproto",
+        "mean",
+        "the Sports-1M mean cube, the one that the Sports-1M weights were trained with",
+        Fingerprint(magic=_BLOB),
+        (
+            "https://github.com/facebookarchive/C3D/blob/master/C3D-v1.0/examples/"
+            "c3d_feature_extraction/sport1m_train16_128_mean.binaryproto?raw=true",
+        ),
+        page="https://github.com/facebookarchive/C3D",
+    ),
+    Asset(
+        "train01_16_128_171_mean.binaryproto",
+        "mean",
+        "the UCF101 mean cube, which most ports use",
+        Fingerprint(
+            size=4_202_513,
+            sha256="0024a9b130d3d565ec952c6508b2bc6d0c5798e35ce789a54e117583346eb406",
+            magic=_BLOB,
+        ),
+        (
+            "https://github.com/facebookarchive/C3D/blob/master/C3D-v1.0/examples/"
+            "c3d_finetuning/train01_16_128_171_mean.binaryproto?raw=true",
+        ),
+        page="https://github.com/facebookarchive/C3D",
+    ),
+    Asset(
+        "train01_16_128_171_mean.npy.bz2",
+        "mean",
+        "the UCF101 mean cube as a NumPy file, packed (axon-research/c3d-keras)",
+        Fingerprint(
+            size=3_110_286,
+            sha256="de98ec99524d3a721d78937b8c703f2a72c9d87e67c3189bffa395416ce5bf97",
+            magic=(b"BZh",),
+        ),
+        # ikeyasu/c3d-chainer, README.
+        (
+            "https://github.com/axon-research/c3d-keras/blob/master/data/"
+            "train01_16_128_171_mean.npy.bz2?raw=true",
+        ),
+        page="https://github.com/axon-research/c3d-keras",
+    ),
+    Asset(
+        "train01_16_128_171_mean.npy",
+        "mean",
+        "the UCF101 mean cube as a NumPy file; several are about, of float32 and of float64",
+        Fingerprint(magic=(b"\x93NUMPY",)),
+        page="https://github.com/axon-research/c3d-keras (data/, packed with bzip2)",
+    ),
+    Asset(
+        "c3d_mean.npy",
+        "mean",
+        "the UCF101 mean cube as a NumPy file, channels last (adamcasson/c3d)",
+        Fingerprint(md5="08a07d9761e76097985124d9e8b2fe34", magic=(b"\x93NUMPY",)),
+        ("https://github.com/adamcasson/c3d/releases/download/v0.1/c3d_mean.npy",),
+        page="https://github.com/adamcasson/c3d",
+    ),
+    Asset(
+        "sports1M_classes.txt",
+        "labels",
+        "the names of the 487 Sports-1M classes",
+        Fingerprint(
+            size=6_503,
+            md5="c102dd9508f3aa8e360494a8a0468ad9",
+            sha256="0df67a130a1adb5b1c5177a070f3b347eb638ed05b3d16999514c50b548bedd9",
+        ),
+        ("https://github.com/adamcasson/c3d/releases/download/v0.1/sports1M_classes.txt",),
+        page="https://github.com/adamcasson/c3d",
     ),
 )
 
-# Beside them, best first: the Sports-1M mean, then the UCF101 one that most ports use.
-MEAN_FILES = (
-    "sport1m_train16_128_mean.binaryproto",
-    "train01_16_128_171_mean.binaryproto",
-    "train01_16_128_171_mean.npy",
-    "c3d_mean.npy",
-)
+KNOWN_WEIGHTS = tuple(asset for asset in CATALOGUE if asset.kind == "weights")
+MEAN_FILES = tuple(asset.name for asset in CATALOGUE if asset.kind == "mean")
 LABELS_FILE = "sports1M_classes.txt"
 
+DEFAULT_NAMES = (KNOWN_WEIGHTS[0].name, MEAN_FILES[0], LABELS_FILE)
+"""What a full servable needs, and what is fetched where nothing is named."""
 
-def found_weights(folder: Path) -> dict[KnownWeights, str]:
-    """The known files that are in a folder, each with what its digest says, best first."""
-    found: dict[KnownWeights, str] = {}
-    for known in KNOWN_WEIGHTS:
-        path = folder / known.name
-        if not path.is_file():
-            continue
-        if known.md5 is None:
-            found[known] = "no published checksum to compare with"
-        else:
-            same = _md5(path) == known.md5
-            found[known] = "checksum right" if same else "checksum WRONG: fetch it again"
-    return found
+
+def find_assets(names: tuple[str, ...]) -> list[Asset]:
+    """The assets of these names, in this order, each once.
+
+    Raises:
+        UsageError: a name that no published file has.
+    """
+    by_name = {asset.name: asset for asset in CATALOGUE}
+    for name in names:
+        if name not in by_name:
+            raise UsageError(f"{name!r} is no published file; known are {', '.join(by_name)}")
+    return [by_name[name] for name in dict.fromkeys(names)]
+
+
+def check(asset: Asset, path: Path) -> tuple[bool, str]:
+    """Whether a file can be used as this asset, and that in words.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    problem = asset.known.problem(path)
+    return not problem, f"WRONG: {problem}" if problem else asset.verified
+
+
+def found(folder: Path) -> dict[Asset, tuple[bool, str]]:
+    """The published files that are in a folder, best first, each with what `check` says of it.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    paths = {asset: folder / asset.name for asset in CATALOGUE}
+    return {asset: check(asset, path) for asset, path in paths.items() if path.is_file()}
+
+
+def found_weights(folder: Path) -> dict[Asset, str]:
+    """The weights that are in a folder and can be used, best first, each with what is known of it.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    states = found(folder)
+    return {
+        asset: said for asset, (fits, said) in states.items() if fits and asset.kind == "weights"
+    }
 
 
 def licence_note() -> str:
-    """What people must know before they fetch the weights."""
-    return (
-        "The published weights are for non-commercial use (CC BY-NC 3.0). "
-        "Put a file into models/ under the name above; make example then uses it."
-    )
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """What people must know before they fetch anything."""
+    return f"The published files are their authors', for {LICENCE.replace(', ', ' (')})."

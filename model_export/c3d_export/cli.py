@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME
+from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
 from c3d_client.errors import C3DError, UsageError
 
-from c3d_export.assets import KNOWN_WEIGHTS, found_weights, licence_note
+from c3d_export.weights_commands import convert, fetch, inspect
 
 if TYPE_CHECKING:
     from c3d_export.verify import Verification
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _complain(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; nothing half-made is left")
+        _complain("interrupted; nothing half-made has a final name")
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -54,7 +54,11 @@ def cli() -> None:
 
 @cli.command()
 @click.option(
-    "--weights", "weights_spec", required=True, metavar="FILE|random:SEED", help="The network's."
+    "--weights",
+    "weights_spec",
+    required=True,
+    metavar="FILE|random:SEED",
+    help="The network's: any published C3D file, or seeded ones.",
 )
 @click.option(
     "--mean",
@@ -107,16 +111,13 @@ def build(
     """Make, verify and publish the next version of the servable."""
     sizes = _numbers(batch_sizes, "--batch-sizes")
     from c3d_export.labels import numbered_labels, read_labels
-    from c3d_export.mean import SPORTS1M_SCALARS, read_mean
+    from c3d_export.mean import SPORTS1M_SCALARS, UCF101, read_mean
     from c3d_export.weights import read_weights
 
     weights = read_weights(weights_spec, width=width)
     mean = read_mean(mean_spec or SPORTS1M_SCALARS)
-    labels = (
-        read_labels(labels_path, classes=weights.classes)
-        if labels_path
-        else numbered_labels(weights.classes)
-    )
+    classes = weights.classes or 0
+    labels = read_labels(labels_path, classes=classes) if labels_path else numbered_labels(classes)
     from c3d_export.servable import ServableSpec
     from c3d_export.servable import build as build_servable
 
@@ -131,8 +132,15 @@ def build(
         f"{len(labels)} classes, mean {mean.source}"
     )
     _print_verification(verification)
-    if weights.random:
-        click.echo(f"note: {weights.source} is not a trained network: its answers mean nothing")
+    if weights.note:
+        click.echo(f"note: {weights.source} is {weights.note}")
+    if weights.classes is None:
+        click.echo(f"note: {weights.source} has no fc8: features only, and no signature classify")
+    if mean.known_as == UCF101 and weights.classes == SPORTS1M_CLASSES:
+        click.echo(
+            f"warning: {mean.source} is {UCF101}, and the weights have Sports-1M's classes; "
+            f"their own mean is sport1m_train16_128_mean.binaryproto"
+        )
 
 
 @cli.command()
@@ -181,25 +189,8 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
     click.echo("stopped")
 
 
-@cli.command()
-@click.option(
-    "--models",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=Path("models"),
-    show_default=True,
-    metavar="DIR",
-    help="Where weight files are put.",
-)
-def weights(folder: Path) -> None:
-    """Say which published weight files are in models/, and which are not."""
-    found = found_weights(folder)
-    for known in KNOWN_WEIGHTS:
-        if known in found:
-            click.echo(f"found    {folder / known.name}: {found[known]}")
-        else:
-            click.echo(f"missing  {folder / known.name}: {known.about}")
-    click.echo(licence_note())
+for _command in (convert, inspect, fetch):
+    cli.add_command(_command)
 
 
 def _print_verification(verification: Verification) -> None:

@@ -27,6 +27,7 @@ from c3d_client.contract import (
 )
 from c3d_client.errors import AssetError
 
+from c3d_export.blob_proto import BlobError, read_blob
 from c3d_export.digest import file_sha256
 
 _CUBE = (CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH, CHANNELS)
@@ -35,9 +36,9 @@ _CUBE_CHANNELS_FIRST = (CHANNELS, CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH)
 # The crop's average of the Sports-1M mean cube, BGR: what to subtract where no cube is at hand.
 SPORTS1M_SCALARS = "100.6,108.1,107.8"
 
-# BlobProto of C3D-v1.0's Caffe: num, channels, length, height, width are fields 1-5, data is 6.
-_DIMENSION_FIELDS = (1, 2, 3, 4, 5)
-_DATA_FIELD = 6
+# Cubes that are known, by the SHA-256 of their crop's float32 values, whatever file they came in.
+UCF101 = "the UCF101 mean (train01_16_128_171_mean)"
+_KNOWN = {"f50a6e7e84ac772a20c870857709e29c03326b4d0174b1a7f15d86ceb0cfefbe": UCF101}
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,22 @@ class Mean:
     source: str
     file_sha256: str | None = None
 
+    @property
+    def sha256(self) -> str:
+        """A digest of the crop's values, the same whatever file they came in."""
+        return hashlib.sha256(np.ascontiguousarray(self.bgr).tobytes()).hexdigest()
+
+    @property
+    def known_as(self) -> str:
+        """What it is, where its digest is known; else empty."""
+        return _KNOWN.get(self.sha256, "")
+
     def describe(self) -> dict[str, Any]:
         """What the model card says of it."""
         return {
             "source": self.source,
-            "sha256": hashlib.sha256(np.ascontiguousarray(self.bgr).tobytes()).hexdigest(),
+            "sha256": self.sha256,
+            "known_as": self.known_as,
             "file_sha256": self.file_sha256,
             # In float64: a float32 sum of so many values is off in the second decimal.
             "crop_means_bgr": [round(x, 2) for x in self.bgr.mean((0, 1, 2), np.float64).tolist()],
@@ -130,45 +142,10 @@ def _npy(content: bytes, spec: str) -> npt.NDArray[Any]:
 
 
 def _binaryproto(content: bytes, spec: str) -> npt.NDArray[Any]:
-    """Parse one bare BlobProto: varint dimensions and packed floats, nothing else."""
-    dimensions = dict.fromkeys(_DIMENSION_FIELDS, 0)
-    data = b""
-    position = 0
     try:
-        while position < len(content):
-            tag, position = _varint(content, position)
-            number, wire_type = tag >> 3, tag & 7
-            value, position = _varint(content, position)
-            if wire_type == 0 and number in dimensions:
-                dimensions[number] = value
-            elif wire_type == 2 and number == _DATA_FIELD:
-                data = content[position : position + value]
-                position += value
-                if position > len(content):
-                    raise AssetError(f"{spec}: a mean file that ends early; fetch it again")
-            else:
-                raise IndexError
-    except IndexError as error:
+        return read_blob(memoryview(content))
+    except BlobError as error:
         raise AssetError(
-            f"{spec}: not a mean: expected .npy, or .binaryproto as C3D-v1.0's Caffe writes it"
+            f"{spec}: not a mean ({error}); expected .npy, or .binaryproto as C3D-v1.0's Caffe "
+            "writes it"
         ) from error
-    shape = tuple(dimensions.values())
-    count = int(np.prod(shape, dtype=object))
-    if count * 4 != len(data) or not count:
-        raise AssetError(
-            f"{spec}: {len(data)} bytes of numbers where its shape {list(shape)} needs {count * 4}"
-        )
-    return np.frombuffer(data, "<f4").reshape(shape)
-
-
-def _varint(content: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise IndexError

@@ -30,8 +30,10 @@ from c3d_client.contract import (
     DEFAULT_SIGNATURE,
     FC6_FEATURES,
     FC7_FEATURES,
+    FEATURES_ONLY_SIGNATURES,
     MODEL_CARD,
     PREPROCESSING,
+    SIGNATURES,
 )
 from c3d_client.errors import ExportError, UsageError
 
@@ -52,7 +54,7 @@ class ServableSpec:
     Args:
         weights: the network's, BGR.
         mean: what is subtracted, BGR.
-        labels: one for each class.
+        labels: one for each class; none for weights without fc8.
         precision: dtype of the stored weights and of the arithmetic.
         batch_sizes: what the server is warmed up for, ascending.
 
@@ -72,10 +74,9 @@ class ServableSpec:
         sizes = list(self.batch_sizes)
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
             raise UsageError(f"batch sizes are {sizes}; give ascending numbers of 1 or more")
-        if len(self.labels) != self.weights.classes:
-            raise UsageError(
-                f"{len(self.labels)} labels, and the network has {self.weights.classes} classes"
-            )
+        classes = self.weights.classes or 0
+        if len(self.labels) != classes:
+            raise UsageError(f"{len(self.labels)} labels, and the network has {classes} classes")
 
 
 class _Servable(tf.Module):  # type: ignore[misc]
@@ -115,7 +116,8 @@ def build(spec: ServableSpec, base: Path) -> tuple[Path, Verification]:
     try:
         with _writing(base):
             save(spec, staging)
-            write_warmup(staging, batch_sizes=spec.batch_sizes)
+            signatures = FEATURES_ONLY_SIGNATURES if spec.weights.classes is None else SIGNATURES
+            write_warmup(staging, batch_sizes=spec.batch_sizes, signatures=signatures.values())
         verification = verify(staging, weights=spec.weights, mean=spec.mean)
         with _writing(base):
             os.chmod(staging, 0o755)  # mkdtemp's 0700 would hide it from the server's user
@@ -161,15 +163,18 @@ def _signatures(network: keras.Model, mean_rgb: tf.Variable, card: str) -> dict[
     def model_card(n: tf.Tensor) -> dict[str, tf.Tensor]:
         return {MODEL_CARD.output.name: tf.fill(tf.shape(n), card)}
 
-    classify = over_clips(network, CLASSIFY.output.name)
     number = tf.TensorSpec([None], tf.int32, name=MODEL_CARD.input.name)
-    return {
-        CLASSIFY.name: classify,
-        DEFAULT_SIGNATURE: classify,
-        FC6_FEATURES.name: over_clips(features_extractor(network, "fc6"), FC6_FEATURES.output.name),
+    fc6 = over_clips(features_extractor(network, "fc6"), FC6_FEATURES.output.name)
+    signatures = {
+        DEFAULT_SIGNATURE: fc6,
+        FC6_FEATURES.name: fc6,
         FC7_FEATURES.name: over_clips(features_extractor(network, "fc7"), FC7_FEATURES.output.name),
         MODEL_CARD.name: tf.function(model_card, input_signature=[number]),
     }
+    if network.layers[-1].name != "fc7":
+        classify = over_clips(network, CLASSIFY.output.name)
+        signatures |= {CLASSIFY.name: classify, DEFAULT_SIGNATURE: classify}
+    return signatures
 
 
 def _card(spec: ServableSpec, network: keras.Model) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from c3d_client.contract import (
     DEFAULT_SIGNATURE,
     FC6_FEATURES,
     FC7_FEATURES,
+    FEATURES_ONLY_SIGNATURES,
     MODEL_CARD,
-    SIGNATURES,
     Signature,
 )
 from c3d_client.errors import VerificationError
@@ -79,12 +79,16 @@ def verify(
         VerificationError: naming the signature, and the difference where there is one.
     """
     with GraphServable(version) as servable:
-        _check_signatures(servable)
+        _check_signatures(servable, FEATURES_ONLY_SIGNATURES)
         card = read_card(servable)
+        # Without labels there is no fc8: features alone, and fc6 as the default.
+        default = CLASSIFY if card["labels"] else FC6_FEATURES
+        _check_signatures(servable, {default.name: default, DEFAULT_SIGNATURE: default})
         precision = str(card["precision"])
         slow = precision == "float16" and not tf.config.list_physical_devices("GPU")
         # First: what cannot run at all should be told so, and not that its weights look odd.
-        run, left = _run_warmup(servable, version, clips_too=not slow)
+        wanted = {*FEATURES_ONLY_SIGNATURES, default.name}
+        run, left = _run_warmup(servable, version, wanted, clips_too=not slow)
         stored = _stored_arrays(version)
         _check_stored(version, stored, card)
         if weights is not None and mean is not None:
@@ -99,9 +103,8 @@ def relative_difference(answer: npt.NDArray[Any], reference: npt.NDArray[Any]) -
     return float((np.linalg.norm(answer - reference, axis=1) / lengths).max())
 
 
-def _check_signatures(servable: GraphServable) -> None:
-    for name in (*SIGNATURES, DEFAULT_SIGNATURE):
-        wanted = SIGNATURES.get(name, CLASSIFY)
+def _check_signatures(servable: GraphServable, signatures: Mapping[str, Signature]) -> None:
+    for name, wanted in signatures.items():
         if name not in servable.signatures:
             raise VerificationError(f"{servable.path}: has no signature {name!r}")
         found = servable.signatures[name]
@@ -167,11 +170,14 @@ def _check_source(
 
 
 def _reference(stored: Mapping[str, npt.NDArray[Any]]) -> keras.Model:
-    """The float32 Keras network, BGR, with the stored weights: fc6, fc7 and the probabilities."""
-    network = build_c3d(width=stored["conv1/bias"].shape[0], classes=stored["fc8/bias"].shape[0])
+    """The float32 Keras network, BGR, with the stored weights, answering by layer's name."""
+    classes = stored["fc8/bias"].shape[0] if "fc8/bias" in stored else None
+    network = build_c3d(width=stored["conv1/bias"].shape[0], classes=classes)
     arrays = {key: array.astype(np.float32) for key, array in stored.items()}
     set_weights(network, turned_to_rgb(arrays))  # the turn is its own inverse
-    outputs = [network.get_layer(name).output for name in ("fc6", "fc7", "softmax")]
+    outputs = {name: network.get_layer(name).output for name in ("fc6", "fc7")}
+    if classes is not None:
+        outputs["softmax"] = network.output
     return keras.Model(network.input, outputs)
 
 
@@ -184,13 +190,15 @@ def _compare(
 ) -> dict[str, float]:
     pixels = np.random.default_rng(_SEED).integers(0, 256, (clips, *CLIP_SHAPE), dtype=np.uint8)
     centred = pixels[..., ::-1].astype(np.float32) - stored["mean"][..., ::-1]
-    fc6, fc7, probabilities = map(np.asarray, _reference(stored)(centred, training=False))
+    answers = _reference(stored)(centred, training=False)
+    references = {name: np.asarray(answer) for name, answer in answers.items()}
     expected: dict[str, tuple[Signature, npt.NDArray[np.float32]]] = {
-        FC6_FEATURES.name: (FC6_FEATURES, fc6),
-        FC7_FEATURES.name: (FC7_FEATURES, fc7),
-        CLASSIFY.name: (CLASSIFY, probabilities),
-        DEFAULT_SIGNATURE: (CLASSIFY, probabilities),
+        FC6_FEATURES.name: (FC6_FEATURES, references["fc6"]),
+        FC7_FEATURES.name: (FC7_FEATURES, references["fc7"]),
+        DEFAULT_SIGNATURE: (FC6_FEATURES, references["fc6"]),
     }
+    if "softmax" in references:
+        expected[CLASSIFY.name] = expected[DEFAULT_SIGNATURE] = (CLASSIFY, references["softmax"])
     differences: dict[str, float] = {}
     for name, (signature, reference) in expected.items():
         answer = _run(servable, name, {signature.input.name: pixels})[signature.output.name]
@@ -207,7 +215,9 @@ def _compare(
     return differences
 
 
-def _run_warmup(servable: GraphServable, version: Path, *, clips_too: bool) -> tuple[int, int]:
+def _run_warmup(
+    servable: GraphServable, version: Path, wanted: set[str], *, clips_too: bool
+) -> tuple[int, int]:
     seen: set[str] = set()
     run = left = 0
     for request in read_warmup(version):
@@ -224,7 +234,7 @@ def _run_warmup(servable: GraphServable, version: Path, *, clips_too: bool) -> t
             ) from error
         _run(servable, name, inputs)
         run += 1
-    missing = sorted(set(SIGNATURES) - seen)
+    missing = sorted(wanted - seen)
     if missing:
         raise VerificationError(f"{version}: no warm-up request for {', '.join(missing)}")
     return run, left

@@ -7,7 +7,7 @@ of 32 clips takes a hundred bytes instead of 19 MB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,18 @@ WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _GREY = 128
 
 
-def write_warmup(version: Path, *, batch_sizes: Sequence[int]) -> Path:
+def write_warmup(
+    version: Path,
+    *,
+    batch_sizes: Sequence[int],
+    signatures: Iterable[Signature] = tuple(SIGNATURES.values()),
+) -> Path:
     """Write the warm-up file of a version.
 
     Args:
         version: the version's folder.
         batch_sizes: one record a signature for each; the model card is asked with one row alone.
+        signatures: those that the version has.
 
     Returns:
         The file's path.
@@ -38,7 +44,7 @@ def write_warmup(version: Path, *, batch_sizes: Sequence[int]) -> Path:
     path = version / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature in SIGNATURES.values():
+        for signature in signatures:
             for size in batch_sizes if signature is not MODEL_CARD else (1,):
                 log = prediction_log_pb2.PredictionLog()
                 log.predict_log.request.CopyFrom(_request(signature, size))

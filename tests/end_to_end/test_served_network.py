@@ -5,18 +5,8 @@ import numpy as np
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_export.architecture import build_c3d, set_weights
-from c3d_export.local_server import LocalServer
 
 TOLERANCE = 1e-5  # of the length of each row
-MEAN_BGR = np.array([100.6, 108.1, 107.8], np.float32)  # what the session's servable was given
-
-
-@pytest.fixture(scope="module")
-def server(full_base):
-    server = LocalServer(full_base)
-    server.start()
-    yield server
-    server.stop(5)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +24,17 @@ def relative(answer, reference):
 
 
 @pytest.mark.parametrize("video", ["carphone", "bikes", "baseball"])
-def test_features_and_probabilities_are_the_keras_models(server, network, request, video):
+def test_features_and_probabilities_are_the_keras_models(
+    full_server, full_mean, network, request, video
+):
     path = request.getfixturevalue(video)
     stride = 40  # a few clips show it; each costs a fifth of a second, twice
-    with C3DClient(server.target, stride=stride) as c3d:
+    with C3DClient(full_server.target, stride=stride) as c3d:
         features = c3d.extract(path)
         answer = c3d.classify(path)
     clips = np.stack([clip.pixels for clip in iter_clips(decode_frames(path), c3d.window)])
     assert len(clips) >= 3
-    fc6, probabilities = map(np.asarray, network(clips[..., ::-1] - MEAN_BGR, training=False))
+    fc6, probabilities = map(np.asarray, network(clips[..., ::-1] - full_mean.bgr, training=False))
     assert relative(features.clip_features, fc6) <= TOLERANCE
     # A softmax multiplies the difference by the size of fc8's values, here about 10.
     assert relative(answer.clip_probabilities, probabilities) <= 10 * TOLERANCE

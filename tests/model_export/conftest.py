@@ -14,9 +14,13 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from c3d_client.errors import AssetError
+from c3d_export.cli import main
+from c3d_export.download import Patience, download
 from c3d_export.mean import Mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import Weights, random_weights
+from http_faults import CONTENT, KNOWN, FileServer, file_server
 
 _CONVS_BEFORE_POOL = {
     "pool1": ("conv1",),
@@ -121,6 +125,82 @@ def refusal() -> Callable[..., tuple[grpc.StatusCode, str]]:
     return refusal
 
 
+@pytest.fixture
+def server(monkeypatch) -> Iterator[FileServer]:
+    """A web server with one file, which misbehaves when it is told to."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with file_server() as site:
+        yield site
+
+
+@pytest.fixture
+def target(tmp_path) -> Iterator[Path]:
+    """Where to download to; nothing else is there, and no half file ever has the name."""
+    path = tmp_path / "weights.h5"
+    yield path
+    if path.is_file():
+        assert path.read_bytes() in (CONTENT, b"other")
+
+
+@pytest.fixture
+def get(server, target) -> Callable[..., bool]:
+    """Download the server's file, without much patience."""
+
+    def get(known=KNOWN, *, url=server.url, **options):
+        patience = Patience(timeout_s=0.3, attempts=4, backoff_s=0.001)
+        return download(url, target, known=known, **{"patience": patience, **options})
+
+    return get
+
+
+@pytest.fixture
+def refused(get, target) -> Callable[..., str]:
+    """Download what must fail: its one line; nothing has the name."""
+
+    def refused(*arguments, **options):
+        with pytest.raises(AssetError) as caught:
+            get(*arguments, **options)
+        assert not target.exists()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return refused
+
+
 def _caffe_pool(x: np.ndarray, axis: int) -> np.ndarray:
     """Maxima of pairs along one axis; an odd one at the end is a window of its own, as in Caffe."""
     return np.maximum.reduceat(x, np.arange(0, x.shape[axis], 2), axis=axis)
+
+
+@pytest.fixture
+def run(capfd):
+    """Run the command in this process: its exit code, and what it wrote to either stream.
+
+    The streams are the process's, so that TensorFlow's and gRPC's own lines are seen too.
+    """
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        return (caught.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refuses(run, tmp_path):
+    """Run the command on what it must refuse, and give its one line."""
+
+    def refuses(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = run(*arguments)
+        assert code == 2
+        assert out == ""
+        assert err.startswith("c3d-export: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return refuses

@@ -8,44 +8,9 @@ import sys
 import numpy as np
 import pytest
 from c3d_export import servable
-from c3d_export.cli import main
 from c3d_export.graph import GraphServable
 
 BUILD = ("build", "--weights", "random:3", "--width", "4", "--batch-sizes", "1")
-
-
-@pytest.fixture
-def run(capfd):
-    """Run the command in this process: its exit code, and what it wrote to either stream.
-
-    The streams are the process's, so that TensorFlow's and gRPC's own lines are seen too.
-    """
-
-    def run(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        return (caught.value.code, *capfd.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def refuses(run, tmp_path):
-    """Run the command on what it must refuse, and give its one line."""
-
-    def refuses(*arguments):
-        before = sorted(tmp_path.rglob("*"))
-        code, out, err = run(*arguments)
-        assert code == 2
-        assert out == ""
-        assert err.startswith("c3d-export: ")
-        assert err.count("\n") == 1
-        assert err.endswith("\n")
-        assert sorted(tmp_path.rglob("*")) == before
-        return err
-
-    return refuses
 
 
 def write(path, content):
@@ -181,7 +146,7 @@ def test_an_interrupted_build_is_one_line_and_leaves_no_version(run, tmp_path, m
     code, out, err = run(*BUILD, "--out", tmp_path / "c3d")
     assert (code, out) == (130, "")
     # Click ends the line that shows ^C first.
-    assert err.strip() == "c3d-export: interrupted; nothing half-made is left"
+    assert err.strip() == "c3d-export: interrupted; nothing half-made has a final name"
     assert [path for path in tmp_path.rglob("*") if path.name != "c3d"] == []
 
 
@@ -211,25 +176,14 @@ class TestServeRefuses:
         assert "--port" in refuses("serve", tiny_base, "--port", port)
 
 
-class TestWeights:
-    def test_says_of_each_published_file_whether_it_is_there_and_right(self, run, tmp_path):
-        write(tmp_path / "sports1M_weights_tf.h5", "not these")
-        code, out, err = run("weights", "--models", tmp_path)
-        assert (code, err) == (0, "")
-        lines = {line.split(":")[0].split("/")[-1]: line for line in out.splitlines()}
-        there, absent = (
-            lines[name] for name in ("sports1M_weights_tf.h5", "C3D_Sport1M_weights_keras_2.2.4.h5")
-        )
-        assert there.startswith("found ")
-        assert "checksum WRONG" in there
-        assert absent.startswith("missing ")
-
-    def test_tells_of_the_licence(self, run, tmp_path):
-        _, out, _ = run("weights", "--models", tmp_path)
-        assert "CC BY-NC 3.0" in out
+def test_build_warns_where_ucf101s_mean_meets_sports_1m_weights(run, tmp_path, assets):
+    mean = assets / "mean" / "train01_16_128_171_mean.binaryproto"
+    code, out, _ = run(*BUILD, "--mean", mean, "--out", tmp_path / "c3d")
+    assert code == 0
+    assert "warning: train01_16_128_171_mean.binaryproto is the UCF101 mean" in out
 
 
-@pytest.mark.parametrize("command", ["build", "verify", "serve", "weights"])
+@pytest.mark.parametrize("command", ["build", "verify", "serve", "convert", "inspect", "fetch"])
 def test_help_is_there_for_every_command(run, command):
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")

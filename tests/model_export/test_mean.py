@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from c3d_client.errors import AssetError
 from c3d_export.digest import file_sha256
-from c3d_export.mean import SPORTS1M_SCALARS, read_mean
+from c3d_export.mean import SPORTS1M_SCALARS, UCF101, read_mean
 
 CUBE = (16, 128, 171, 3)
 
@@ -109,6 +109,7 @@ def test_a_cube_says_where_it_is_from(write):
     assert mean.describe() == {
         "source": "mean.binaryproto",
         "sha256": hashlib.sha256(position_cube()[:, 8:120, 29:141].tobytes()).hexdigest(),
+        "known_as": "",
         "file_sha256": hashlib.sha256(FILES["binaryproto"]).hexdigest(),
         "crop_means_bgr": [63.5, 84.5, 7.5],
     }
@@ -154,7 +155,7 @@ class TestRefuses:
         [
             ("npy, channels last", "a damaged .npy file"),
             ("npy.bz2", "a damaged bzip2 file"),
-            ("binaryproto", "a mean file that ends early; fetch it again"),
+            ("binaryproto", "not a mean .ends early: 4197513 bytes are missing"),
         ],
     )
     def test_a_file_cut_short(self, write, kind, words):
@@ -171,7 +172,8 @@ class TestRefuses:
         "content", [b"\xff" * 999, b"no mean here\n" * 99, b"\x89HDF\r\n\x1a\n" + bytes(99)]
     )
     def test_something_else(self, write, content):
-        self.refused(write(content), "not a mean: expected .npy, or .binaryproto as C3D-v1.0")
+        words = "not a mean .not a protobuf message.; expected .npy, or .binaryproto as C3D-v1.0"
+        self.refused(write(content), words)
 
     def test_an_empty_file(self, write):
         self.refused(write(b""), "0 bytes of numbers")
@@ -183,7 +185,7 @@ class TestRefuses:
     def test_a_blob_of_the_later_caffe(self, write):
         """There height is field 3, width 4 and the numbers 5: nothing like C3D-v1.0's."""
         path = write(blob(np.ones((3, 128, 171)), dimensions=(1, 2, 3, 4), data=5))
-        self.refused(path, "not a mean: expected .npy, or .binaryproto as C3D-v1.0")
+        self.refused(path, "not a mean .written by a later Caffe .C3D-v1.1 or BVLC")
 
 
 class TestTheRealFiles:
@@ -195,6 +197,7 @@ class TestTheRealFiles:
         mean = read_mean(str(train01))
         assert mean.bgr.mean(axis=(0, 1, 2)) == pytest.approx([95.1, 102.9, 107.8], abs=0.06)
         assert mean.file_sha256 == file_sha256(train01)
+        assert mean.known_as == UCF101
 
     def test_of_train01_agree_exactly_in_every_format(self, assets, train01, write):
         packed = assets / "mean" / "train01_16_128_171_mean.npy.bz2"

@@ -1,10 +1,11 @@
 """Weights in: `read_weights` recognises what it is given by its content and gives canonical arrays.
 
-One reader a format; each says whether a file's first bytes are its own.
+One reader a format; a file is recognised by its first bytes, never by its name.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from c3d_client.contract import SPORTS1M_CLASSES
 from c3d_client.errors import WeightsError
 
-from c3d_export.weights import keras_hdf5, npz
+from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch_files
 from c3d_export.weights.canonical import Weights, arrays_sha256
 from c3d_export.weights.seeded import PREFIX as _RANDOM
 from c3d_export.weights.seeded import random_weights
@@ -23,13 +24,38 @@ __all__ = ["Weights", "arrays_sha256", "random_weights", "read_weights"]
 @dataclass(frozen=True)
 class _Format:
     name: str
-    magic: bytes
+    recognises: Callable[[bytes, Path], bool]
     read: Callable[[Path], Weights]
 
 
+def _holds(path: Path, suffix: str) -> bool:
+    """Whether a zip archive holds an entry whose name ends so."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(suffix) for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+# The number with which torch's old files begin, as pickle writes it.
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+
+# In this order: the first that recognises a file reads it.
 _FORMATS = (
-    _Format("Keras 2 HDF5", b"\x89HDF\r\n\x1a\n", keras_hdf5.read),
-    _Format("C3D .npz", b"PK\x03\x04", npz.read),
+    _Format("Keras HDF5", lambda start, _: start.startswith(b"\x89HDF\r\n\x1a\n"), keras_hdf5.read),
+    _Format(
+        "torch",
+        lambda start, path: (
+            _TORCH_MAGIC in start or (start.startswith(_ZIP) and _holds(path, "data.pkl"))
+        ),
+        torch_files.read,
+    ),
+    _Format("C3D .npz", lambda start, _: start.startswith(_ZIP), npz.read),
+    _Format(
+        "Lasagne pickle", lambda start, _: start.startswith((_PICKLE, b"(l", b"]")), lasagne.read
+    ),
+    _Format("Caffe C3D-v1.0", lambda start, _: caffe.looks_like(start), caffe.read),
 )
 
 
@@ -52,11 +78,11 @@ def read_weights(spec: str, *, width: int = 64, classes: int | None = None) -> W
     path = Path(spec)
     try:
         with path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(64)
     except OSError as error:
         raise WeightsError(f"{spec}: cannot be read ({error.strerror})") from error
     for known in _FORMATS:
-        if start.startswith(known.magic):
+        if known.recognises(start, path):
             return known.read(path)
     names = ", ".join(known.name for known in _FORMATS)
     raise WeightsError(f"{spec}: not a weight file of a known format ({names})")

@@ -34,8 +34,11 @@ LAYERS = (*_CONV_WIDTHS, "fc6", "fc7", "fc8")
 _POOL5_PLACES = 16
 
 
-def expected_shapes(width: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Every array's shape, for conv1 of ``width`` filters and fc8 of ``classes`` outputs."""
+def expected_shapes(width: int, classes: int | None) -> dict[str, tuple[int, ...]]:
+    """Every array's shape, for conv1 of ``width`` filters and fc8 of ``classes`` outputs.
+
+    Without classes there is no fc8.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     channels = CHANNELS
     for layer, multiple in _CONV_WIDTHS.items():
@@ -45,6 +48,8 @@ def expected_shapes(width: int, classes: int) -> dict[str, tuple[int, ...]]:
         channels = filters
     rows = channels * _POOL5_PLACES
     for layer, columns in (("fc6", FEATURE_SIZE), ("fc7", FEATURE_SIZE), ("fc8", classes)):
+        if columns is None:
+            continue
         shapes[f"{layer}/kernel"] = (rows, columns)
         shapes[f"{layer}/bias"] = (columns,)
         rows = columns
@@ -61,6 +66,7 @@ class Weights:
         format: the format that they were read from.
         random: whether nobody trained them.
         file_sha256: the file's digest; None where there is no file.
+        note: what people must know of them; empty for published weights.
 
     Raises:
         WeightsError: an array is missing, extra, of another shape, or holds NaN or infinity.
@@ -71,6 +77,7 @@ class Weights:
     format: str
     random: bool = False
     file_sha256: str | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         _audit(self.arrays, self.source)
@@ -81,9 +88,9 @@ class Weights:
         return int(self.arrays["conv1/bias"].shape[0])
 
     @property
-    def classes(self) -> int:
-        """fc8's outputs: 487 for Sports-1M."""
-        return int(self.arrays["fc8/bias"].shape[0])
+    def classes(self) -> int | None:
+        """fc8's outputs: 487 for Sports-1M; None where the file has no fc8, so features only."""
+        return int(self.arrays["fc8/bias"].shape[0]) if "fc8/bias" in self.arrays else None
 
     @property
     def parameters(self) -> int:
@@ -95,6 +102,16 @@ class Weights:
         """A digest of all keys, shapes and values, the same whatever file they came in."""
         return arrays_sha256(self.arrays)
 
+    def layers(self) -> dict[str, dict[str, Any]]:
+        """Every array's shape and SHA-256, in the network's order."""
+        return {
+            key: {
+                "shape": list(self.arrays[key].shape),
+                "sha256": arrays_sha256({key: self.arrays[key]}),
+            }
+            for key in expected_shapes(self.width, self.classes)
+        }
+
     def describe(self) -> dict[str, Any]:
         """What the model card says of them."""
         return {
@@ -105,6 +122,9 @@ class Weights:
             "file_sha256": self.file_sha256,
             "parameters": self.parameters,
             "width": self.width,
+            "channel_order": "BGR",
+            "note": self.note,
+            "layers": self.layers(),
         }
 
 
@@ -124,7 +144,9 @@ def arrays_sha256(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def _audit(arrays: Mapping[str, npt.NDArray[Any]], source: str) -> None:
-    missing = [f"{layer}/{part}" for layer in LAYERS for part in ("kernel", "bias")]
+    # fc8 may be absent as a whole: such a network gives features only.
+    needed = [layer for layer in LAYERS if layer != "fc8" or any(k[:4] == "fc8/" for k in arrays)]
+    missing = [f"{layer}/{part}" for layer in needed for part in ("kernel", "bias")]
     missing = [key for key in missing if key not in arrays]
     if missing:
         raise WeightsError(f"{source}: not C3D's weights: {', '.join(missing)} missing")
@@ -135,7 +157,9 @@ def _audit(arrays: Mapping[str, npt.NDArray[Any]], source: str) -> None:
             "convolutions, not C3D"
         )
     width = arrays["conv1/bias"].shape[-1] if arrays["conv1/bias"].ndim else 0
-    classes = arrays["fc8/bias"].shape[-1] if arrays["fc8/bias"].ndim else 0
+    classes = None
+    if "fc8/bias" in arrays:
+        classes = arrays["fc8/bias"].shape[-1] if arrays["fc8/bias"].ndim else 0
     shapes = expected_shapes(width, classes)
     extra = sorted(set(arrays) - set(shapes))
     if extra:

@@ -19,6 +19,7 @@ PREFIX = "random:"
 # standard deviation is about 60.
 _INPUT_STD = 60.0
 _BIAS_STD = 0.05
+_NOTE = "not a trained network: labels and features mean nothing"
 
 
 def random_weights(seed: int, *, width: int = 64, classes: int = SPORTS1M_CLASSES) -> Weights:
@@ -49,4 +50,6 @@ def random_weights(seed: int, *, width: int = 64, classes: int = SPORTS1M_CLASSE
         arrays[f"{layer}/kernel"] = kernel
         bias = generator.standard_normal(shape[-1:], np.float32)
         arrays[f"{layer}/bias"] = bias * np.float32(_BIAS_STD)
-    return Weights(arrays=arrays, source=f"{PREFIX}{seed}", format="random", random=True)
+    return Weights(
+        arrays=arrays, source=f"{PREFIX}{seed}", format="random", random=True, note=_NOTE
+    )
