@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 WIDTH, HEIGHT, FPS, SECONDS = 320, 240, 25, 6
 _SQUARE = 64
+# C3D sees rows 15 to 225 and columns 54 to 264 of a picture of this size; the square stays in them.
+_TOP, _SIDE = 20, 60
 _COLOUR = (250, 200, 40)
 
 
@@ -27,12 +29,13 @@ def frame(number: int) -> npt.NDArray[np.uint8]:
 def _place(progress: float) -> tuple[int, int]:
     """The square's top left corner when so much of the film has gone, 0 to 1."""
     third, within = divmod(min(progress, 0.9999) * 3, 1)
-    near, right, low = 20, WIDTH - _SQUARE - 20, HEIGHT - _SQUARE - 20
+    left, right = _SIDE, WIDTH - _SIDE - _SQUARE
+    high, low = _TOP, HEIGHT - _TOP - _SQUARE
     if third == 0:
-        return near, int(near + within * (right - near))
+        return high, int(left + within * (right - left))
     if third == 1:
-        return int(near + within * (low - near)), right
-    return low, int(right - within * (right - near))
+        return int(high + within * (low - high)), right
+    return low, int(right - within * (right - left))
 
 
 def render(path: Path) -> None:

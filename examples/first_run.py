@@ -1,8 +1,8 @@
 """`make example`: one video through all of it, on this machine.
 
 Weights -> SavedModel -> a server that speaks TensorFlow Serving's gRPC API -> client -> labels and
-features. The real weights are used where they are in models/; otherwise seeded random ones, which
-show that everything works and nothing else.
+features. The real weights are used where they are in models/; otherwise the demo's, which know no
+sports but tell which way things move, so that the answer for the rendered film can be checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from c3d_client import C3DClient, C3DError, Timings, decode_frames, write_npz
+from c3d_client import (
+    C3DClient,
+    C3DError,
+    Timings,
+    VideoClassification,
+    decode_frames,
+    write_npz,
+)
 from c3d_client.cli import bars
 from c3d_client.contract import SPORTS1M_CLASSES
 from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
@@ -63,10 +70,12 @@ def ask(target: str, video: str) -> None:
     write_npz(path, features)
     say(f"classify    {len(answer.clip_starts)} clips of 16 frames, every 8")
     print(bars(answer))
-    if card["weights"]["random"]:
-        print(f"  THE WEIGHTS ARE RANDOM ({card['weights']['source']}): THE LABELS MEAN NOTHING.")
-    else:
-        print(f"  weights: {card['weights']['source']}")
+    say("over time")
+    for start_s, end_s, label in best_over_time(answer):
+        print(f"  {start_s:5.2f} to {end_s:5.2f} s  {label}")
+    if card["weights"]["note"]:
+        weights = card["weights"]
+        print(f"  NOT SPORTS-1M: the weights are {weights['source']}, {weights['note']}.")
     norm = float((features.video_feature.astype("float64") ** 2).sum() ** 0.5)
     say(
         f"extract     clip features {list(features.clip_features.shape)}, "
@@ -76,6 +85,19 @@ def ask(target: str, video: str) -> None:
     show_timings("classify", answer.timings)
     show_timings("extract", features.timings)
     print(f"Success, predicted class index is: {answer.top[0].index}")
+
+
+def best_over_time(answer: VideoClassification) -> list[tuple[float, float, str]]:
+    """The best class of each clip, neighbours with the same one joined: start, end, label."""
+    spans: list[tuple[float, float, str]] = []
+    for (start_s, end_s), probabilities in zip(
+        answer.clip_times_s, answer.clip_probabilities, strict=True
+    ):
+        label = answer.labels[int(probabilities.argmax())]
+        if spans and spans[-1][2] == label:
+            start_s = spans.pop()[0]
+        spans.append((float(start_s), float(end_s), label))
+    return spans
 
 
 def show_timings(name: str, timings: Timings) -> None:
@@ -104,8 +126,8 @@ def servable() -> Path:
             else:
                 say(f"            no {option[2:]} file in models/ ({' or '.join(names)})")
     else:
-        arguments += ["--weights", "random:0"]
-        say("weights     RANDOM (random:0): no published weights in models/; see make weights")
+        arguments += ["--weights", "demo"]
+        say("weights     DEMO, not Sports-1M: no published weights in models/; see make weights")
     base = CACHE / _key(arguments) / "c3d"
     if not any((ROOT / base).glob("[0-9]*")):
         say("servable    building and verifying; the full network, so about a quarter of a minute")
@@ -136,7 +158,7 @@ def server(base: Path) -> Iterator[str]:
         if not ready:
             process.wait(timeout=60)
             raise C3DError(last_line(LOG))
-        say(f"server      {line.strip()}, after {time.perf_counter() - started:.1f} s")
+        say(f"server      at {ready.group(1)}, after {time.perf_counter() - started:.1f} s")
         yield ready.group(1)
     finally:
         process.terminate()
@@ -156,7 +178,9 @@ def export() -> list[str]:
 def _key(arguments: list[str]) -> str:
     """Changes with the arguments, the files that they name, and the code that builds."""
     digest = hashlib.sha256(repr(arguments).encode())
-    code = [*(ROOT / "model_export").rglob("*.py"), ROOT / "client/c3d_client/contract.py"]
+    export_room = ROOT / "model_export"
+    code = [*export_room.rglob("*.py"), *export_room.rglob("*.npz")]
+    code.append(ROOT / "client/c3d_client/contract.py")
     for path in sorted(code):
         digest.update(path.read_bytes())
     for argument in arguments:

@@ -145,7 +145,7 @@ def extract(videos: tuple[str, ...], folder: Path, **connection: Any) -> int:
     targets = _output_paths(videos, folder)
     with _client(**connection) as c3d:
         prepare_folder(folder)
-        _warn_if_not_trained(c3d)
+        _say_note(c3d)
 
         def one(video: str) -> None:
             features = c3d.extract(video)
@@ -163,7 +163,7 @@ def extract(videos: tuple[str, ...], folder: Path, **connection: Any) -> int:
 def classify(videos: tuple[str, ...], top_k: int, **connection: Any) -> int:
     """Name the most probable classes of each VIDEO, over all its clips."""
     with _client(**connection) as c3d:
-        _warn_if_not_trained(c3d)
+        _say_note(c3d)
 
         def one(video: str) -> None:
             answer = c3d.classify(video, top_k=top_k)
@@ -193,7 +193,7 @@ def status(**connection: Any) -> int:
             f"mean       {info.card['mean']['source']}  sha256 {info.card['mean']['sha256']}"
         )
         click.echo(f"labels     {len(info.labels)}")
-        _warn_if_not_trained(c3d)
+        _say_note(c3d)
     return 0
 
 
@@ -212,14 +212,12 @@ def _features_text(features: VideoFeatures) -> str:
     return f"{clips} clips x {size}, video feature [{len(features.video_feature)}]"
 
 
-def _warn_if_not_trained(c3d: C3DClient) -> None:
+def _say_note(c3d: C3DClient) -> None:
+    """Say what the model card says that people must know of its weights."""
     weights = c3d.model_info().card["weights"]
-    if weights["random"]:
-        click.echo(
-            f"c3d: note: the served weights are {weights['source']}, not trained ones: "
-            "labels and features mean nothing",
-            err=True,
-        )
+    if weights.get("note"):
+        about = f"the served weights, {weights['source']}: {weights['note']}"
+        click.echo(f"c3d: note: {about}", err=True)
 
 
 def _output_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:

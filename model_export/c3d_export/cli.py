@@ -57,8 +57,8 @@ def cli() -> None:
     "--weights",
     "weights_spec",
     required=True,
-    metavar="FILE|random:SEED",
-    help="The network's: any published C3D file, or seeded ones.",
+    metavar="FILE|demo|random:SEED",
+    help="The network's: any published C3D file, the demo's, or seeded ones.",
 )
 @click.option(
     "--mean",
@@ -88,7 +88,7 @@ def cli() -> None:
     type=int,
     default=64,
     show_default=True,
-    help="conv1's filters, for random:SEED alone; C3D has 64, a small one is for trying things.",
+    help="conv1's filters, for demo and random:SEED alone; C3D has 64.",
 )
 @click.option(
     "--out",
@@ -117,7 +117,11 @@ def build(
     weights = read_weights(weights_spec, width=width)
     mean = read_mean(mean_spec or SPORTS1M_SCALARS)
     classes = weights.classes or 0
-    labels = read_labels(labels_path, classes=classes) if labels_path else numbered_labels(classes)
+    labels = (
+        read_labels(labels_path, classes=classes)
+        if labels_path
+        else list(weights.labels) or numbered_labels(classes)
+    )
     from c3d_export.servable import ServableSpec
     from c3d_export.servable import build as build_servable
 

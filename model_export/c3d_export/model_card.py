@@ -37,6 +37,7 @@ def read_card(servable: GraphServable) -> dict[str, Any]:
 
 
 def weights_note(card: dict[str, Any]) -> str:
-    """The weights' source, and in plain words whether anybody trained them."""
-    source = card["weights"]["source"]
-    return f"weights {source} (NOT TRAINED)" if card["weights"]["random"] else f"weights {source}"
+    """The weights' source, and in plain words what people must know of them."""
+    weights = card["weights"]
+    note = f" ({weights['note']})" if weights["note"] else ""
+    return f"weights {weights['source']}{note}"

@@ -6,7 +6,7 @@ from c3d_client.outputs import read_npz
 from films import noise, write_film, write_sound
 from stand_in import signature_defs
 
-NOTE = "c3d: note: the served weights are random:7, not trained ones"
+NOTE = "c3d: note: the served weights, random:7: not a trained network"
 
 
 def short_film(folder):

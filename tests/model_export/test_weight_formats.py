@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -179,3 +180,22 @@ class TestRefuses:
         with h5py.File(path, "a") as file:
             file.attrs["backend"] = b"tensorflow"
         self.refused(path, "written by Keras on tensorflow with a kernel of shape")
+
+    def test_a_keras_file_that_claims_more_than_it_holds(self, tmp_path, canonical):
+        import h5py
+
+        path = wild.write_keras2(tmp_path / "huge.h5", canonical)
+        with h5py.File(path, "a") as file:
+            del file["fc6/fc6/kernel:0"]
+            # A petabyte by its shape, and nothing on disk.
+            file["fc6"].create_dataset("fc6/kernel:0", (10**7, 10**7), "f4", chunks=(100, 100))
+        self.refused(path, r"shape \[10000000, 10000000\]; C3D's largest array has 33,554,432")
+
+    def test_an_npz_that_claims_more_than_it_holds(self, tmp_path):
+        path = tmp_path / "huge.npz"
+        header = "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000, 10000000), }"
+        text = header.ljust(117) + "\n"
+        with zipfile.ZipFile(path, "w") as archive:
+            npy = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+            archive.writestr("conv1/kernel.npy", npy)
+        self.refused(path, "a damaged .npz file")

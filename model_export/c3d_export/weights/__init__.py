@@ -15,6 +15,7 @@ from c3d_client.errors import WeightsError
 
 from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch_files
 from c3d_export.weights.canonical import Weights, arrays_sha256
+from c3d_export.weights.demo import DEMO, demo_weights
 from c3d_export.weights.seeded import PREFIX as _RANDOM
 from c3d_export.weights.seeded import random_weights
 
@@ -63,8 +64,8 @@ def read_weights(spec: str, *, width: int = 64, classes: int | None = None) -> W
     """Read weights from a file, or make them.
 
     Args:
-        spec: a file's path, or ``random:SEED``.
-        width: conv1's filters, for ``random:SEED`` alone.
+        spec: a file's path, ``demo``, or ``random:SEED``.
+        width: conv1's filters, for ``demo`` and ``random:SEED`` alone.
         classes: fc8's outputs, for ``random:SEED`` alone; 487 by default.
 
     Raises:
@@ -75,6 +76,8 @@ def read_weights(spec: str, *, width: int = 64, classes: int | None = None) -> W
         if not number.isdecimal():
             raise WeightsError(f"{spec}: the seed must be a whole number, as in random:0")
         return random_weights(int(number), width=width, classes=classes or SPORTS1M_CLASSES)
+    if spec == DEMO:
+        return demo_weights(width=width)
     path = Path(spec)
     try:
         with path.open("rb") as file:

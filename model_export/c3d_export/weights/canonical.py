@@ -67,6 +67,7 @@ class Weights:
         random: whether nobody trained them.
         file_sha256: the file's digest; None where there is no file.
         note: what people must know of them; empty for published weights.
+        labels: the classes' names, where the weights bring their own.
 
     Raises:
         WeightsError: an array is missing, extra, of another shape, or holds NaN or infinity.
@@ -78,6 +79,7 @@ class Weights:
     random: bool = False
     file_sha256: str | None = None
     note: str = ""
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _audit(self.arrays, self.source)

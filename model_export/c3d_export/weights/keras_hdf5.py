@@ -15,13 +15,15 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-from c3d_client.contract import CHANNELS
+from c3d_client.contract import CHANNELS, FEATURE_SIZE
 from c3d_client.errors import WeightsError
 
 from c3d_export.digest import file_sha256
 from c3d_export.weights.canonical import LAYERS, Weights
 from c3d_export.weights.layout import conv_from_channels_first, fc6_from_channels_first
 
+# fc6's kernel.
+_LARGEST = 8192 * FEATURE_SIZE
 # Keras 1 says conv1_W and conv1_b.
 _PARTS = {"W": "kernel", "b": "bias"}
 
@@ -53,6 +55,11 @@ def _arrays(file: h5py.File, path: Path) -> tuple[dict[str, Any], bool]:
         if layer not in LAYERS:
             raise WeightsError(f"{path}: layer {layer!r} is not one of C3D's ({', '.join(LAYERS)})")
         for name in names:
+            if root[layer][name].size > _LARGEST:  # before memory is asked for
+                raise WeightsError(
+                    f"{path}: {name} has shape {list(root[layer][name].shape)}; "
+                    f"C3D's largest array has {_LARGEST:,} numbers"
+                )
             part = name.rsplit("/", 1)[-1].split(":")[0].rsplit("_", 1)[-1]
             arrays[f"{layer}/{_PARTS.get(part, part)}"] = np.asarray(
                 root[layer][name][()], np.float32

@@ -17,8 +17,11 @@ from c3d_export.weights.canonical import Weights
 
 # Beside the arrays: what they were read from, so that random weights stay marked as such.
 _ORIGIN = "origin"
-_DAMAGE = (OSError, ValueError, KeyError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile)
-_ORIGIN_KEYS = ("source", "format", "random", "note", "file_sha256")
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile),
+    MemoryError,  # a header that claims more than any machine has
+)
+_ORIGIN_KEYS = ("source", "format", "random", "note", "labels", "file_sha256")
 
 
 def write(path: Path, weights: Weights) -> None:
@@ -52,6 +55,7 @@ def read(path: Path) -> Weights:
             origin = json.loads(str(file[_ORIGIN])) if _ORIGIN in file.files else {}
             came_from = f" from {origin['source']}" if origin else ""
             random, note = bool(origin.get("random")), str(origin.get("note", ""))
+            labels = tuple(map(str, origin.get("labels", ())))
     except _DAMAGE as error:
         raise WeightsError(f"{path}: a damaged .npz file ({error})") from error
     return Weights(
@@ -60,5 +64,6 @@ def read(path: Path) -> Weights:
         format="npz",
         random=random,
         note=note,
+        labels=labels,
         file_sha256=file_sha256(path),
     )
