@@ -45,6 +45,19 @@ def atomic_file(path: str | os.PathLike[str], *, text: bool = False) -> Iterator
             raise
 
 
+def sync(path: str | os.PathLike[str]) -> None:
+    """Have a file or a folder's entries on the disk, so that they outlive a power cut.
+
+    Raises:
+        OSError: it cannot be opened or synced.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)

@@ -5,44 +5,27 @@ Exit codes: 0 all done; 1 some videos failed; 2 nothing could be done.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from c3d_client.command import complain, run_command
 from c3d_client.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
-from c3d_client.errors import C3DError, OutputError, UsageError, VideoError
+from c3d_client.errors import OutputError, UsageError, VideoError
 
 if TYPE_CHECKING:  # the decoder and gRPC are loaded only when there is work for them
     from c3d_client.extract import C3DClient, VideoClassification, VideoFeatures
 
+_NAME = "c3d"
 _BAR_WIDTH = 30
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command; an error of ours is one line on standard error and exit code 2."""
-    try:
-        code = cli.main(args=arguments, prog_name="c3d", standalone_mode=False)
-    except C3DError as error:
-        _complain(str(error))
-        code = 2
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        code = 2
-    except click.ClickException as error:
-        _complain(error.format_message())
-        code = 2
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; files already written are complete")
-        code = 130
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str) -> None:
-    click.echo(f"c3d: {' '.join(message.split())}", err=True)
+    run_command(cli, arguments, name=_NAME, interrupted="files already written are complete")
 
 
 def _server_options(function: _Function) -> _Function:
@@ -243,8 +226,8 @@ def _each(videos: Sequence[str], one: Callable[[str], None]) -> int:
             one(video)
         except (VideoError, OutputError) as error:
             failed += 1
-            _complain(str(error))
+            complain(_NAME, str(error))
     total = len(dict.fromkeys(videos))
     if failed and total > 1:
-        _complain(f"{failed} of {total} videos failed")
+        complain(_NAME, f"{failed} of {total} videos failed")
     return 2 if failed == total else 1 if failed else 0

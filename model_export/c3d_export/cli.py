@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+from c3d_client.command import run_command
 from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
-from c3d_client.errors import C3DError, UsageError
+from c3d_client.errors import UsageError
 
 from c3d_export.weights_commands import convert, fetch, inspect
 
@@ -22,28 +22,16 @@ if TYPE_CHECKING:
 _DRAIN_S = 30.0
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command; an error of ours is one line on standard error and exit code 2."""
     # Before TensorFlow is loaded: it calls a machine without a GPU an error. Real ones are raised.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    code: Any = 2
-    try:
-        code = cli.main(args=arguments, prog_name="c3d-export", standalone_mode=False)
-    except C3DError as error:
-        _complain(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        code = 2
-    except click.ClickException as error:
-        _complain(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; nothing half-made has a final name")
-        code = 130
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str) -> None:
-    click.echo(f"c3d-export: {' '.join(message.split())}", err=True)
+    run_command(
+        cli,
+        arguments,
+        name="c3d-export",
+        interrupted="nothing half-made has a final name",
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

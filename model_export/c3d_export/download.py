@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from c3d_client.atomic import atomic_file
+from c3d_client.atomic import atomic_file, sync
 from c3d_client.errors import AssetError, UsageError
 
 from c3d_export.fingerprint import HEAD_BYTES, Fingerprint
@@ -140,7 +140,7 @@ class _Download:
             raise self._refused(problem)
         os.replace(self.part, self.target)
         self.origin.unlink(missing_ok=True)
-        _sync_folder(self.target.parent)
+        sync(self.target.parent)
 
     def _attempt(self) -> None:
         if self.here and self.here == self.total:
@@ -282,12 +282,3 @@ def part_path(target: Path) -> Path:
 
 def _origin(target: Path) -> Path:
     return target.with_name(f"{target.name}.part.json")
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from c3d_client.atomic import sync
 from c3d_client.contract import (
     BATCH_SIZES,
     CLASSIFY,
@@ -221,7 +222,7 @@ def _publish(staging: Path, base: Path) -> Path:
             if target.exists():
                 continue  # another build took the number
             raise
-        _sync_entry(base)
+        sync(base)
         return target
 
 
@@ -236,13 +237,5 @@ def _writing(base: Path) -> Iterator[None]:
 
 def _sync(folder: Path) -> None:
     for entry in folder.rglob("*"):
-        _sync_entry(entry)
-    _sync_entry(folder)
-
-
-def _sync_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(entry)
+    sync(folder)

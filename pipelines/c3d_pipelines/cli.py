@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import click
-from c3d_client.errors import C3DError
+from c3d_client.command import run_command
 
 from c3d_pipelines.manifest import cut_into_shards, list_folder, write_manifest
 
 _MEGABYTE = 1_000_000
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command; an error of ours is one line on standard error and exit code 2."""
-    code: Any = 2
-    try:
-        code = cli.main(args=arguments, prog_name="c3d-pipelines", standalone_mode=False)
-    except C3DError as error:
-        _complain(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        code = 2
-    except click.ClickException as error:
-        _complain(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted")
-        code = 130
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str) -> None:
-    click.echo(f"c3d-pipelines: {' '.join(message.split())}", err=True)
+    run_command(cli, arguments, name="c3d-pipelines", interrupted="nothing half-made is left")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
