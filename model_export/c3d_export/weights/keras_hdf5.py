@@ -55,15 +55,14 @@ def _arrays(file: h5py.File, path: Path) -> tuple[dict[str, Any], bool]:
         if layer not in LAYERS:
             raise WeightsError(f"{path}: layer {layer!r} is not one of C3D's ({', '.join(LAYERS)})")
         for name in names:
-            if root[layer][name].size > _LARGEST:  # before memory is asked for
+            dataset = root[layer][name]
+            if (getattr(dataset, "size", 0) or 0) > _LARGEST:  # before memory is asked for
                 raise WeightsError(
-                    f"{path}: {name} has shape {list(root[layer][name].shape)}; "
+                    f"{path}: {name} has shape {list(dataset.shape)}; "
                     f"C3D's largest array has {_LARGEST:,} numbers"
                 )
             part = name.rsplit("/", 1)[-1].split(":")[0].rsplit("_", 1)[-1]
-            arrays[f"{layer}/{_PARTS.get(part, part)}"] = np.asarray(
-                root[layer][name][()], np.float32
-            )
+            arrays[f"{layer}/{_PARTS.get(part, part)}"] = np.asarray(dataset[()], np.float32)
     if not _is_theano(arrays, _text(root.attrs.get("backend", "")), path):
         return arrays, False
     return {key: _from_theano(key, array) for key, array in arrays.items()}, True
