@@ -27,6 +27,7 @@ from c3d_export.mean import Mean, read_mean
 from c3d_export.servable import ServableSpec, build, save
 from c3d_export.weights import Weights, read_weights
 from conftest import h264_sample
+from measures import cosine, relative
 
 ROOT = Path(__file__).resolve().parent.parent
 VIDEOS = ("carphone_pristine", "bikes", "bigbuckbunny")
@@ -178,18 +179,6 @@ def known_answers() -> bool:
     print("as known" if good else f"NOT {ALL_ZERO_CLASS}")
     print("the reference snippet, axon's basketball clip, UCF101: not run: no videos")
     return good
-
-
-def relative(answer: np.ndarray, reference: np.ndarray) -> float:
-    lengths = np.linalg.norm(reference, axis=1)
-    return float((np.linalg.norm(answer - reference, axis=1) / lengths).max())
-
-
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """The lowest of the rows' cosines."""
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(((one * other).sum(axis=1) / lengths).min())
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def atomic_file(path: str | os.PathLike[str], *, text: bool = False) -> Iterator
             os.fsync(file.fileno())
             os.chmod(file.name, 0o666 & ~_umask())  # temporary files are private, results are not
             os.replace(file.name, target)
-        except BaseException:
+        except BaseException:  # Ctrl-C too must leave nothing; it goes on from here
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file.name)
             raise

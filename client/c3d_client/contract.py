@@ -7,6 +7,7 @@ with); the comment beside each says where it comes from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONTRACT_VERSION = "1"
@@ -70,6 +71,14 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def fits(self, shape: Sequence[int], *, rows: int = -1) -> bool:
+        """Whether a whole shape is that of so many rows of this; -1 is a free first dimension."""
+        return (
+            len(shape) == 1 + len(self.shape)
+            and shape[0] == rows
+            and all(e in (-1, s) for e, s in zip(self.shape, shape[1:], strict=True))
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@
     ├ ProvenanceError                 features that were made differently may not be mixed
     ├ ExportError
     │   ├ WeightsError                weights that are not C3D's
-    │   ├ AssetError                  a mean or labels file that does not fit
+    │   ├ AssetError                  a published file that cannot be fetched or does not fit
     │   └ VerificationError           a servable that does not answer as the network does
     └ BatchError
         ├ ManifestError               a list of videos that cannot be used
@@ -139,7 +139,7 @@ class WeightsError(ExportError):
 
 
 class AssetError(ExportError):
-    """A mean or labels file cannot be read, or does not fit the network."""
+    """A published file cannot be fetched or read, or does not fit the network."""
 
 
 class VerificationError(ExportError):

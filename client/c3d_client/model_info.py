@@ -88,13 +88,10 @@ def _fits(spec: TensorSpec, tensors: Any) -> bool:
     if set(tensors) != {spec.name}:
         return False
     info = tensors[spec.name]
-    shape = [dim.size for dim in info.tensor_shape.dim]
     return (
         info.dtype == wire.DataType.Value(f"DT_{spec.dtype}")
         and not info.tensor_shape.unknown_rank
-        and len(shape) == 1 + len(spec.shape)
-        and shape[0] == -1
-        and all(e in (-1, s) for e, s in zip(spec.shape, shape[1:], strict=True))
+        and spec.fits([dim.size for dim in info.tensor_shape.dim])
     )
 
 

@@ -227,12 +227,7 @@ class ServingClient:
                 f"{signature.name} answered with dtype {dtype_text(dtype)}, "
                 f"expected {signature.output.dtype}"
             )
-        expected = signature.output.shape
-        if (
-            output.ndim != 1 + len(expected)
-            or len(output) != len(rows)
-            or any(e not in (-1, s) for e, s in zip(expected, output.shape[1:], strict=True))
-        ):
+        if not signature.output.fits(output.shape, rows=len(rows)):
             raise self._mismatch(
                 f"{signature.name} answered {len(rows)} rows with shape {list(output.shape)}"
             )

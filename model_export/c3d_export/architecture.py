@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from c3d_client.contract import CLIP_SHAPE, FEATURE_SIZE, SPORTS1M_CLASSES
 from c3d_client.errors import UsageError
 from keras import layers
@@ -110,3 +111,12 @@ def set_weights(network: keras.Model, arrays: Mapping[str, npt.NDArray[np.float3
     for layer in network.layers:
         if layer.weights:
             layer.set_weights([arrays[f"{layer.name}/kernel"], arrays[f"{layer.name}/bias"]])
+
+
+def variables(network: keras.Model) -> dict[str, tf.Variable]:
+    """A network's TensorFlow variables, by the keys of :func:`set_weights`."""
+    return {
+        f"{layer.name}/{variable.name}": variable.value
+        for layer in network.layers
+        for variable in layer.weights
+    }

@@ -251,13 +251,17 @@ def check(asset: Asset, path: Path) -> tuple[bool, str]:
     return not problem, f"WRONG: {problem}" if problem else asset.verified
 
 
-def found(folder: Path) -> dict[Asset, tuple[bool, str]]:
+def found(folder: Path, assets: tuple[Asset, ...] | None = None) -> dict[Asset, tuple[bool, str]]:
     """The published files that are in a folder, best first, each with what `check` says of it.
+
+    Args:
+        folder: where to look.
+        assets: which to look for; all by default.
 
     Raises:
         OSError: one of them cannot be read.
     """
-    paths = {asset: folder / asset.name for asset in CATALOGUE}
+    paths = {asset: folder / asset.name for asset in (CATALOGUE if assets is None else assets)}
     return {asset: check(asset, path) for asset, path in paths.items() if path.is_file()}
 
 
@@ -267,10 +271,8 @@ def found_weights(folder: Path) -> dict[Asset, str]:
     Raises:
         OSError: one of them cannot be read.
     """
-    states = found(folder)
-    return {
-        asset: said for asset, (fits, said) in states.items() if fits and asset.kind == "weights"
-    }
+    states = found(folder, tuple(asset for asset in CATALOGUE if asset.kind == "weights"))
+    return {asset: said for asset, (fits, said) in states.items() if fits}
 
 
 def licence_note() -> str:

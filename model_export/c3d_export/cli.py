@@ -175,7 +175,7 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
         f"ready: {model} version {server.version} at {server.target}, "
         f"{weights_note(server.card)}, for this machine only"
     )
-    server.wait(stopping)
+    stopping.wait()
     click.echo("draining: no new requests, those running finish")
     server.stop(_DRAIN_S)
     click.echo("stopped")

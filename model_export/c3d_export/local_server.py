@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import numpy.typing as npt
 from c3d_client.contract import COMPUTE_TRAILER, MODEL_NAME, QUEUE_TRAILER
-from c3d_client.errors import ExportError, UsageError
+from c3d_client.errors import ExportError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -30,25 +30,11 @@ from tensorflow_serving.apis import (
 from c3d_export.graph import GraphServable
 from c3d_export.model_card import read_card
 from c3d_export.predict import Rejection, find_version, predict
+from c3d_export.versions import newest_version
 from c3d_export.warmup import read_warmup
 
 _THREADS = 16
 _SIGNATURE_FIELD = "signature_def"
-
-
-def newest_version(base: Path) -> Path:
-    """The folder with the highest number below a model's folder.
-
-    Raises:
-        UsageError: there is none.
-    """
-    numbers = [int(entry.name) for entry in base.glob("*") if entry.name.isdecimal()]
-    if not numbers:
-        raise UsageError(
-            f"{base}: no model version there (a folder with a number for a name); "
-            "make one with c3d-export build"
-        )
-    return base / str(max(numbers))
 
 
 class LocalServer:
@@ -122,11 +108,6 @@ class LocalServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
         self.servable.close()
-
-    def wait(self, stopping: threading.Event) -> None:
-        """Block until somebody sets the event."""
-        while not stopping.wait(timeout=3600):
-            pass
 
 
 def _check_free(host: str, port: int) -> None:

@@ -28,7 +28,6 @@ from c3d_client.contract import (
 from c3d_client.errors import AssetError
 
 from c3d_export.blob_proto import BlobError, read_blob
-from c3d_export.digest import file_sha256
 
 _CUBE = (CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH, CHANNELS)
 _CUBE_CHANNELS_FIRST = (CHANNELS, CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH)
@@ -97,9 +96,9 @@ def read_mean(spec: str) -> Mean:
     path = Path(spec)
     try:
         content = path.read_bytes()
-        digest = file_sha256(path)
     except OSError as error:
         raise AssetError(f"{spec}: cannot be read ({error.strerror})") from error
+    digest = hashlib.sha256(content).hexdigest()
     if content.startswith(b"BZh"):
         try:
             content = bz2.decompress(content)

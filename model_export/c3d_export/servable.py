@@ -38,9 +38,10 @@ from c3d_client.contract import (
 )
 from c3d_client.errors import ExportError, UsageError
 
-from c3d_export.architecture import build_c3d, features_extractor, set_weights
+from c3d_export.architecture import build_c3d, features_extractor, set_weights, variables
 from c3d_export.mean import Mean
 from c3d_export.verify import Verification, verify
+from c3d_export.versions import version_numbers
 from c3d_export.warmup import write_warmup
 from c3d_export.weights import Weights, arrays_sha256
 from c3d_export.weights.canonical import turned_to_rgb
@@ -139,11 +140,7 @@ def save(spec: ServableSpec, folder: Path) -> None:
     set_weights(network, turned_to_rgb(spec.weights.arrays))
     card = json.dumps(_card(spec, network), sort_keys=True)
     mean_rgb = tf.Variable(spec.mean.bgr[..., ::-1], trainable=False, name="mean")
-    parameters = {
-        f"{layer.name}_{variable.name}": variable.value
-        for layer in network.layers
-        for variable in layer.weights
-    }
+    parameters = {key.replace("/", "_"): v for key, v in variables(network).items()}
     module = _Servable(parameters, mean_rgb)
     signatures = _signatures(network, mean_rgb, card)
     tf.saved_model.save(module, str(folder), signatures=signatures)
@@ -203,19 +200,12 @@ def _card(spec: ServableSpec, network: keras.Model) -> dict[str, Any]:
 
 def served_sha256(network: keras.Model) -> str:
     """A digest of a network's weights as they are: RGB, in its precision."""
-    return arrays_sha256(
-        {
-            f"{layer.name}/{variable.name}": np.asarray(variable.value)
-            for layer in network.layers
-            for variable in layer.weights
-        }
-    )
+    return arrays_sha256({key: np.asarray(v) for key, v in variables(network).items()})
 
 
 def _publish(staging: Path, base: Path) -> Path:
     while True:
-        numbers = [int(entry.name) for entry in base.iterdir() if entry.name.isdecimal()]
-        target = base / str(max(numbers, default=0) + 1)
+        target = base / str(max(version_numbers(base), default=0) + 1)
         try:
             staging.rename(target)
         except OSError:

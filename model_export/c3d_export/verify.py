@@ -27,6 +27,7 @@ from c3d_client.contract import (
     Signature,
 )
 from c3d_client.errors import VerificationError
+from tensorflow.core.framework import types_pb2
 
 from c3d_export.architecture import build_c3d, set_weights
 from c3d_export.graph import GraphServable
@@ -118,14 +119,11 @@ def _check_signatures(servable: GraphServable, signatures: Mapping[str, Signatur
                 )
                 for alias, info in tensors.items()
             }
-            dtype = getattr(tf, spec.dtype.lower(), None) or tf.float32
-            shape = seen.get(spec.name, ("", []))[1]
+            dtype = tf.as_dtype(types_pb2.DataType.Value(f"DT_{spec.dtype}"))
             if (
                 list(seen) != [spec.name]
                 or seen[spec.name][0] != dtype.name
-                or len(shape) != 1 + len(spec.shape)
-                or shape[0] != -1
-                or any(e not in (-1, s) for e, s in zip(spec.shape, shape[1:], strict=True))
+                or not spec.fits(seen[spec.name][1])
             ):
                 raise VerificationError(
                     f"{servable.path}: {name} has {seen}, expected {spec.name} "

@@ -15,6 +15,7 @@ import tensorflow as tf
 from c3d_client.contract import MODEL_CARD, MODEL_NAME, SIGNATURES, Signature
 from c3d_client.errors import VerificationError
 from google.protobuf.message import DecodeError
+from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 # Where the server looks, below the version's folder.
@@ -76,7 +77,7 @@ def _request(signature: Signature, size: int) -> Any:
     request.model_spec.name = MODEL_NAME
     request.model_spec.signature_name = signature.name
     tensor = request.inputs[signature.input.name]
-    tensor.dtype = getattr(tf, signature.input.dtype.lower()).as_datatype_enum
+    tensor.dtype = types_pb2.DataType.Value(f"DT_{signature.input.dtype}")
     tensor.tensor_shape.CopyFrom(tf.TensorShape([size, *signature.input.shape]).as_proto())
     tensor.int_val.append(_GREY if signature.input.dtype == "UINT8" else 0)
     return request

@@ -10,6 +10,7 @@ import oracle
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_export.architecture import build_c3d, set_weights
+from measures import relative
 
 TOLERANCE = 1e-4  # of the length of each row
 STRIDE = 40  # a clip costs the oracle a second
@@ -24,10 +25,6 @@ def net(full_files):
 @pytest.fixture(scope="module")
 def mean(full_files):
     return oracle.parse_mean(full_files["mean"].read_bytes())
-
-
-def relative(answer, reference):
-    return (np.linalg.norm(answer - reference, axis=-1) / np.linalg.norm(reference, axis=-1)).max()
 
 
 @pytest.mark.parametrize("video", VIDEOS)

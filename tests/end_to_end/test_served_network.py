@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_export.architecture import build_c3d, set_weights
+from measures import relative
 
 TOLERANCE = 1e-5  # of the length of each row
 
@@ -16,11 +17,6 @@ def network(full_weights):
     set_weights(model, full_weights.arrays)
     outputs = [model.get_layer(name).output for name in ("fc6", "softmax")]
     return keras.Model(model.input, outputs)
-
-
-def relative(answer, reference):
-    lengths = np.linalg.norm(reference, axis=1)
-    return (np.linalg.norm(answer - reference, axis=1) / lengths).max()
 
 
 @pytest.mark.parametrize("video", ["carphone", "bikes", "baseball"])
