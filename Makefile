@@ -17,7 +17,7 @@ ARGS ?=
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test fidelity torch lint format typecheck protos export serve weights build clean
+.PHONY: help install example test fidelity bench-client browser torch lint format typecheck protos docs export serve weights build clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,12 @@ test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
 
 fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (some minutes)
 	@cd tests && ../$(BIN)/python fidelity.py
+
+bench-client: $(VENV)/.developer  ## Measure the client against its bounds (some minutes)
+	@cd tests && ../$(BIN)/python bench_client.py
+
+browser:  ## Install Chromium from Debian's packages, to test the HTML pages
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
 
 torch: $(VENV)/.developer  ## Add torch, to read torch's weight files and test that
 	@$(PIP) torch==2.13.0
@@ -52,6 +58,9 @@ typecheck: $(VENV)/.developer  ## Check the types (mypy, strict)
 protos: $(VENV)/.developer  ## Generate the client's messages from wire.proto
 	@cd client && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
 		c3d_client/wire.proto
+
+docs: $(VENV)/.developer  ## Write docs/cli.md from the commands' help
+	@$(BIN)/python docs/generate_cli.py
 
 export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MODEL)
 	@$(BIN)/c3d-export build --weights "$(WEIGHTS)" --precision "$(PRECISION)" --out "$(MODEL)" $(ARGS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -77,4 +80,85 @@ def write_sound(path: Path, *, seconds: float = 1.0) -> Path:
         sound.sample_rate = 44100
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
+    return path
+
+
+def write_timed(
+    path: Path,
+    stamps: Sequence[int],
+    *,
+    time_base: Fraction = Fraction(1, 1000),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    width: int = 176,
+    height: int = 144,
+    draw=None,
+    options: dict[str, str] | None = None,
+    sound_s: float = 0.0,
+    rotation: tuple[float, bool, bool] | None = None,
+    container: str | None = None,
+) -> Path:
+    """Write a film of noise, or of what ``draw(number)`` gives, with a stamp for each frame.
+
+    Args:
+        stamps: when each frame is shown, in units of ``time_base``.
+        sound_s: seconds of silence beside the pictures.
+        rotation: of the display matrix: degrees counter-clockwise, then mirrored left to right and
+            top to bottom.
+        container: FFmpeg's name of the format, where the suffix does not tell.
+    """
+    with av.open(str(path), "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.time_base = stream.time_base = time_base
+        if rotation:
+            stream.set_display_rotation(rotation[0], hflip=rotation[1], vflip=rotation[2])
+        sound = output.add_stream("aac", rate=48000, layout="mono") if sound_s else None
+        packets = []
+        for number, stamp in enumerate(stamps):
+            picture = draw(number) if draw else noise(number, width=width, height=height)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = stamp, time_base
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        if sound:
+            for start in range(0, int(48000 * sound_s), 1024):
+                silence = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+                )
+                silence.sample_rate, silence.pts = 48000, start
+                silence.time_base = Fraction(1, 48000)
+                packets += sound.encode(silence)
+            packets += sound.encode()
+            packets.sort(key=lambda packet: packet.dts * packet.time_base)
+        for packet in packets:
+            output.mux(packet)
+    return path
+
+
+def write_edit_list(path: Path, film: Path, edits: Sequence[tuple[int, int]]) -> Path:
+    """A copy of an MP4 whose index is at its end, with another edit list for its first track.
+
+    Args:
+        edits: for each, how long it lasts, in the film's time scale of 1000, and where in the
+            track it begins, in the track's; -1 for nothing shown.
+    """
+    data = bytearray(film.read_bytes())
+
+    def box(kind: bytes, start: int, end: int) -> tuple[int, int]:
+        while data[start + 4 : start + 8] != kind:
+            start += struct.unpack_from(">I", data, start)[0]
+            assert start < end, f"{film} has no {kind!r}"
+        return start, start + struct.unpack_from(">I", data, start)[0]
+
+    moov = box(b"moov", 0, len(data))
+    trak = box(b"trak", moov[0] + 8, moov[1])
+    edts = box(b"edts", trak[0] + 8, trak[1])
+    entries = b"".join(struct.pack(">Iii", *edit, 0x10000) for edit in edits)
+    elst = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    data[edts[0] : edts[1]] = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+    for start, end in (moov, trak):
+        longer = 8 + len(elst) - (edts[1] - edts[0])
+        struct.pack_into(">I", data, start, end - start + longer)
+    path.write_bytes(data)
     return path

@@ -1,8 +1,9 @@
-"""A server for what a sound one never does: overload, delays, other models, broken answers."""
+"""Servers for what a sound one never does: overload, delays, other models, broken answers."""
 
 from __future__ import annotations
 
 import json
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,7 @@ from tensorflow_serving.apis import (
 )
 
 LABELS = ["archery", "bowling", "curling"]
+_ANY_SIZE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 def model_card(**changes) -> bytes:
@@ -74,16 +76,32 @@ class StandIn(
         card: the model card, JSON text.
         signatures: by name, official SignatureDefs.
         version: the model's version; may be changed while it runs.
+        port: a port to listen at, for a server that comes back.
+        credentials: gRPC's server credentials, for TLS.
+        options: gRPC's server options; messages of any size by default.
 
     Attributes:
         requests: the PredictRequests so far, the model card's left out.
+        specs: the ModelSpecs of the requests about the model: its card, metadata and status.
+        metadata: what came with the last request of any kind, as a dict.
+        here: how many PredictRequests are here now.
         statuses: a GetModelStatusResponse to answer with, in place of the plain one.
         garbled: whether the signatures are bytes that nobody can read.
         as_content: whether tensors are sent as --enable_serialization_as_tensor_content does.
         most_at_once: how many of them were here at the same time.
     """
 
-    def __init__(self, on_predict=None, *, card=None, signatures=None, version=1):
+    def __init__(
+        self,
+        on_predict=None,
+        *,
+        card=None,
+        signatures=None,
+        version=1,
+        port=0,
+        credentials=None,
+        options=_ANY_SIZE,
+    ):
         self.on_predict = on_predict
         self.card = model_card() if card is None else card
         self.signatures = signature_defs() if signatures is None else signatures
@@ -92,19 +110,24 @@ class StandIn(
         self.garbled = False
         self.as_content = False
         self.requests = []
+        self.specs = []
+        self.metadata = {}
         self.most_at_once = 0
-        self._here = 0
+        self.here = 0
         self._lock = threading.Lock()
         self._server = grpc.server(
-            ThreadPoolExecutor(16),
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-            ],
+            ThreadPoolExecutor(32),
+            options=options,
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(self, self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        address = f"127.0.0.1:{port}"
+        self.port = (
+            self._server.add_secure_port(address, credentials)
+            if credentials
+            else self._server.add_insecure_port(address)
+        )
+        self.target = f"127.0.0.1:{self.port}"
         self._server.start()
 
     def stop(self):
@@ -127,25 +150,29 @@ class StandIn(
     # ---- the services' methods, by the names that gRPC looks for
 
     def Predict(self, request, context):
+        self.metadata = dict(context.invocation_metadata())
         name = request.model_spec.signature_name
         signature = SIGNATURES[name]
         rows = tf.make_ndarray(request.inputs[signature.input.name])
         if name == "model_card":
+            self.specs.append(request.model_spec)
             return self.respond(request, np.array([self.card] * len(rows), object))
         with self._lock:
             self.requests.append(request)
-            self._here += 1
-            self.most_at_once = max(self.most_at_once, self._here)
+            self.here += 1
+            self.most_at_once = max(self.most_at_once, self.here)
         try:
             output = self.on_predict(request, rows, context) if self.on_predict else None
         finally:
             with self._lock:
-                self._here -= 1
+                self.here -= 1
         if isinstance(output, predict_pb2.PredictResponse):
             return output
         return self.respond(request, plain_output(name, rows) if output is None else output)
 
     def GetModelMetadata(self, request, context):
+        self.metadata = dict(context.invocation_metadata())
+        self.specs.append(request.model_spec)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = MODEL_NAME
         response.model_spec.version.value = self.version
@@ -158,11 +185,58 @@ class StandIn(
         return response
 
     def GetModelStatus(self, request, context):
+        self.metadata = dict(context.invocation_metadata())
+        self.specs.append(request.model_spec)
         if self.statuses is not None:
             return self.statuses
         response = get_model_status_pb2.GetModelStatusResponse()
         response.model_version_status.add(version=self.version, state=30)
         return response
+
+
+class Trouble(grpc.GenericRpcHandler):
+    """A way to a sound server on which some requests, and some answers, are lost.
+
+    Args:
+        target: the sound server.
+        seed: what is lost is the same each time.
+        share: the part of the requests that fail, half of them after they were answered.
+
+    Attributes:
+        lost: how many failed so far.
+    """
+
+    CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+    def __init__(self, target, *, seed=0, share=0.3):
+        self.lost = 0
+        self._random = random.Random(seed)
+        self._share = share
+        self._lock = threading.Lock()
+        self._onward = grpc.insecure_channel(target, options=_ANY_SIZE)
+        self._server = grpc.server(ThreadPoolExecutor(16), handlers=[self], options=_ANY_SIZE)
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self):
+        """Cut everything off."""
+        self._server.stop(None).wait()
+        self._onward.close()
+
+    def service(self, details):
+        def forward(request, context):
+            with self._lock:
+                fails = self._random.random() < self._share
+                code, before = self._random.choice(self.CODES), self._random.random() < 0.5
+                self.lost += fails
+            if fails and before:
+                context.abort(code, "lost on the way")
+            answer = self._onward.unary_unary(details.method)(request, timeout=60)
+            if fails:
+                context.abort(code, "lost on the way back")
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(forward)
 
 
 def _as_content(array):

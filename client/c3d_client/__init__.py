@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from c3d_client.aggregate import ClassScore
     from c3d_client.atomic import atomic_file
-    from c3d_client.channel import ServingOptions
-    from c3d_client.clips import Clip, ClipWindow, iter_clips, prepare_frame
+    from c3d_client.clips import Clip, ClipWindow, iter_clips
     from c3d_client.errors import (
         C3DError,
         ContractMismatch,
@@ -36,18 +35,25 @@ if TYPE_CHECKING:
         VideoError,
         VideoTooShortError,
     )
-    from c3d_client.extract import C3DClient, Timings, VideoClassification, VideoFeatures
+    from c3d_client.extract import C3DClient
+    from c3d_client.many import Outcome
     from c3d_client.model_info import ModelInfo
-    from c3d_client.outputs import read_npz, write_npz
+    from c3d_client.options import ServingOptions
+    from c3d_client.outputs import convert, read_features, read_npz, write_features, write_npz
+    from c3d_client.page import write_page
+    from c3d_client.picture import Picture, prepare_frame
     from c3d_client.provenance import mean_feature, require_same
+    from c3d_client.results import Timings, VideoClassification, VideoFeatures
     from c3d_client.serving import VersionStatus
+    from c3d_client.sources import VIDEO_SUFFIXES, Source, expand
+    from c3d_client.timeline import write_timeline
     from c3d_client.video import Frame, decode_frames
+    from c3d_client.walk import Cancelled
 
 _HOMES = {
     "aggregate": ("ClassScore",),
     "atomic": ("atomic_file",),
-    "channel": ("ServingOptions",),
-    "clips": ("Clip", "ClipWindow", "iter_clips", "prepare_frame"),
+    "clips": ("Clip", "ClipWindow", "iter_clips"),
     "errors": (
         "C3DError",
         "ContractMismatch",
@@ -64,18 +70,27 @@ _HOMES = {
         "VideoError",
         "VideoTooShortError",
     ),
-    "extract": ("C3DClient", "Timings", "VideoClassification", "VideoFeatures"),
+    "extract": ("C3DClient",),
+    "many": ("Outcome",),
     "model_info": ("ModelInfo",),
-    "outputs": ("read_npz", "write_npz"),
+    "options": ("ServingOptions",),
+    "outputs": ("convert", "read_features", "read_npz", "write_features", "write_npz"),
+    "page": ("write_page",),
+    "picture": ("Picture", "prepare_frame"),
     "provenance": ("mean_feature", "require_same"),
+    "results": ("Timings", "VideoClassification", "VideoFeatures"),
     "serving": ("VersionStatus",),
+    "sources": ("VIDEO_SUFFIXES", "Source", "expand"),
+    "timeline": ("write_timeline",),
     "video": ("Frame", "decode_frames"),
+    "walk": ("Cancelled",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "C3DClient",
     "C3DError",
+    "Cancelled",
     "ClassScore",
     "Clip",
     "ClipWindow",
@@ -83,7 +98,9 @@ __all__ = [
     "Frame",
     "ModelInfo",
     "ModelNotFound",
+    "Outcome",
     "OutputError",
+    "Picture",
     "ProvenanceError",
     "RequestRejected",
     "ServingError",
@@ -91,8 +108,10 @@ __all__ = [
     "ServingOverloaded",
     "ServingTimeout",
     "ServingUnavailable",
+    "Source",
     "Timings",
     "UsageError",
+    "VIDEO_SUFFIXES",
     "VersionStatus",
     "VideoClassification",
     "VideoDecodeError",
@@ -100,13 +119,19 @@ __all__ = [
     "VideoFeatures",
     "VideoTooShortError",
     "atomic_file",
+    "convert",
     "decode_frames",
+    "expand",
     "iter_clips",
     "mean_feature",
     "prepare_frame",
+    "read_features",
     "read_npz",
     "require_same",
+    "write_features",
     "write_npz",
+    "write_page",
+    "write_timeline",
 ]
 
 

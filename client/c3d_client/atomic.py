@@ -1,20 +1,25 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+# Of everything that is not finished: short, so that a name of any length can be written, and to
+# be known again by those who look through a folder.
+TEMPORARY_PREFIX = ".c3d-"
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, text: bool = False) -> Iterator[IO[Any]]:
     """Open a file that takes its name when the block ends, synced to disk; an error leaves nothing.
 
-    A file that was there before stays as it was until then.
+    A file that was there before stays as it was until then. Bytes can be read back meanwhile.
 
     Args:
         path: the name to take; its folder must exist.
@@ -24,25 +29,48 @@ def atomic_file(path: str | os.PathLike[str], *, text: bool = False) -> Iterator
         OSError: the file cannot be written, or cannot take its name.
     """
     target = Path(path)
-    mode, encoding, newline = ("w", "utf-8", "") if text else ("wb", None, None)
-    with tempfile.NamedTemporaryFile(
-        mode,
-        encoding=encoding,
-        newline=newline,
-        dir=target.parent,
-        prefix=f".{target.name}.",
-        delete=False,
-    ) as file:
+    made = _unfinished(target)
+    mode, encoding, newline = ("x", "utf-8", "") if text else ("x+b", None, None)
+    with open(made, mode, encoding=encoding, newline=newline) as file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())  # temporary files are private, results are not
-            os.replace(file.name, target)
+            os.replace(made, target)
         except BaseException:  # Ctrl-C too must leave nothing; it goes on from here
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)
+                os.unlink(made)
             raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder that takes its name when the block ends, synced to disk; an error leaves none.
+
+    A folder that was there before, with all that is in it, stays until then and is gone after. No
+    system call puts one folder in another's place, so between two renames the name is free.
+
+    Args:
+        path: the name to take; the folder above it must exist.
+
+    Yields:
+        The folder to fill with files, under another name.
+
+    Raises:
+        OSError: the folder cannot be made, or cannot take its name: a file has it.
+    """
+    target = Path(path)
+    made = _unfinished(target)
+    made.mkdir()
+    try:
+        yield made
+        for entry in made.iterdir():
+            sync(entry)
+        sync(made)
+        _take_name(made, target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def sync(path: str | os.PathLike[str]) -> None:
@@ -58,7 +86,21 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _take_name(made: Path, target: Path) -> None:
+    if not target.is_dir():
+        os.rename(made, target)
+        return
+    aside = _unfinished(target)
+    os.rename(target, aside)
+    try:
+        os.rename(made, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unfinished(target: Path) -> Path:
+    # Not the tempfile module: its files are private, results are as open as the umask lets them be,
+    # and to ask for the umask is to change it, for all threads.
+    return target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"

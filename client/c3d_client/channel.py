@@ -1,29 +1,25 @@
-"""One gRPC channel: how a request is sent, awaited, sent again, and how it fails.
+"""One gRPC channel: how a request is sent, awaited, sent again, and given up.
 
-The only file that knows gRPC. One table maps gRPC's codes to our errors.
+The only file that knows gRPC.
 """
 
 from __future__ import annotations
 
-import math
+import functools
+import os
 import random
+import threading
 import time
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from c3d_client.contract import DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
-from c3d_client.errors import (
-    ContractMismatch,
-    ModelNotFound,
-    RequestRejected,
-    ServingError,
-    ServingOverloaded,
-    ServingTimeout,
-    ServingUnavailable,
-    UsageError,
-)
+from c3d_client.errors import ServingError, ServingOverloaded, ServingTimeout, UsageError
+from c3d_client.options import ServingOptions
+from c3d_client.security import read_tls_files
+from c3d_client.status import closed, failure_of
+from c3d_client.window import InFlightWindow, Outcome
 
 _CHANNEL_OPTIONS = [
     # Python's default of 4 MB is less than one batch of clips; the server's own limit decides.
@@ -35,118 +31,125 @@ _CHANNEL_OPTIONS = [
     ("grpc.lb_policy_name", "round_robin"),
     # Retries are made here, where their number and spacing are known.
     ("grpc.enable_retries", 0),
+    # gRPC waits up to two minutes before it connects again; our attempts would all be over.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
-# gRPC code -> (our error, whether the same request may be sent again). Others are a ServingError.
-_ERRORS: dict[grpc.StatusCode, tuple[type[ServingError], bool]] = {
-    grpc.StatusCode.UNAVAILABLE: (ServingUnavailable, True),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (ServingTimeout, True),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (ServingOverloaded, True),
-    grpc.StatusCode.NOT_FOUND: (ModelNotFound, False),
-    grpc.StatusCode.INVALID_ARGUMENT: (RequestRejected, False),
-    grpc.StatusCode.FAILED_PRECONDITION: (RequestRejected, False),
-    grpc.StatusCode.UNIMPLEMENTED: (ContractMismatch, False),
-}
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 5.0
+# An answer that took a larger part of its deadline than this does not let the window grow.
+_KEEPS_UP = 0.25
 
-_Response = TypeVar("_Response")
-
-
-@dataclass(frozen=True)
-class ServingOptions:
-    """Where the server is and how to talk to it.
-
-    Args:
-        target: gRPC address, ``host:port`` or ``dns:///host:port``.
-        model: the served model's name.
-        version: a numeric version; None for the newest.
-        timeout_s: the deadline of one attempt, in seconds.
-        retries: further attempts after UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED.
-        batch_size: clips in a request, 1 to 32.
-        max_in_flight: requests on their way at once.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-
-    target: str = DEFAULT_TARGET
-    model: str = MODEL_NAME
-    version: int | None = None
-    timeout_s: float = 60.0
-    retries: int = 4
-    batch_size: int = 8
-    max_in_flight: int = 4
-
-    def __post_init__(self) -> None:
-        if not self.target or self.target.startswith(("http://", "https://")):
-            raise UsageError(
-                f"server is {self.target!r}; give a gRPC address such as {DEFAULT_TARGET}"
-            )
-        if self.version is not None and not 0 <= self.version < 2**63:
-            raise UsageError(f"version is {self.version}; give 0 or more, below 2**63")
-        if not 0 < self.timeout_s < math.inf:
-            raise UsageError(f"timeout_s is {self.timeout_s}; give more than 0 seconds, and an end")
-        if self.retries < 0:
-            raise UsageError(f"retries is {self.retries}; give 0 or more")
-        if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
-            raise UsageError(f"batch_size is {self.batch_size}; give 1 to {MAX_BATCH_SIZE} clips")
-        if self.max_in_flight < 1:
-            raise UsageError(f"max_in_flight is {self.max_in_flight}; give 1 or more")
+_Response = TypeVar("_Response", bound=Message)
 
 
 class Call(Generic[_Response]):
     """One request on its way, sent again when the server says that it may be.
 
-    Args:
-        method: the channel's callable.
-        request: the message.
-        options: the deadline and the number of retries.
+    Made by :meth:`Channel.send`. One thread at a time may use it.
     """
 
-    def __init__(self, method: Any, request: Any, options: ServingOptions) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        method: Any,
+        request: bytes,
+        window: InFlightWindow | None,
+    ) -> None:
+        self._channel = channel
         self._method = method
         self._request = request
-        self._options = options
-        self._send()
+        self._window = window
+        self._attempts = 0
+        self._done = threading.Event()
+        self._failure: ServingError | None = None
+        self._send_again_at: float | None = None
+        self._send(window.take() if window else 0)
 
-    def _send(self) -> None:
-        self.done_at = 0.0
-        self.sent_at = time.perf_counter()
-        self._future = self._method.future(self._request, timeout=self._options.timeout_s)
-        self._future.add_done_callback(self._note_arrival)
+    def _send(self, ticket: int) -> None:
+        options = self._channel.options
+        self._attempts += 1
+        self._done.clear()
+        self._failure = self._send_again_at = None
+        self.sent_at = self.done_at = time.perf_counter()
+        try:
+            self._future = self._method.future(
+                self._request, timeout=options.timeout_s, metadata=self._channel.metadata
+            )
+        except ValueError as error:  # gRPC's word for a closed channel
+            if self._window:
+                self._window.give_back(ticket, Outcome.SAYS_NOTHING)
+            raise closed(options.target) from error
+        self._future.add_done_callback(functools.partial(self._arrived, ticket))
 
-    def _note_arrival(self, _future: object) -> None:
+    def _arrived(self, ticket: int, future: Any) -> None:
+        # On one of gRPC's threads; everything is noted before `_done` is set.
+        options = self._channel.options
         self.done_at = time.perf_counter()
+        outcome = Outcome.SAYS_NOTHING
+        if future.code() is grpc.StatusCode.OK:
+            self._request = b""  # an answer that waits for its reader does not hold 5 MB of clips
+            if self.done_at - self.sent_at <= _KEEPS_UP * options.timeout_s:
+                outcome = Outcome.KEPT_UP
+        elif self._channel.closing.is_set():
+            self._failure = closed(options.target)
+        else:
+            code, details = future.code().name, future.details() or ""
+            self._failure, may_retry = failure_of(code, details, options)
+            if may_retry and self._attempts <= options.retries:
+                # Full jitter: clients that were refused together do not come back together.
+                longest = min(_FIRST_BACKOFF_S * 2 ** (self._attempts - 1), _LONGEST_BACKOFF_S)
+                self._send_again_at = self.done_at + random.uniform(0, longest)
+            if isinstance(self._failure, (ServingOverloaded, ServingTimeout)):
+                outcome = Outcome.PUSHED_BACK
+        if self._window:
+            self._window.give_back(ticket, outcome)
+        self._done.set()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether :meth:`result` has an answer, or a failure for good, without waiting."""
+        return self._done.is_set() and self._send_again_at is None
+
+    def send_again_if_due(self) -> None:
+        """Send a request again that failed, if its pause is over and the window has room now."""
+        if (
+            self._done.is_set()
+            and self._send_again_at is not None
+            and self._send_again_at <= time.perf_counter()
+        ):
+            ticket = self._window.take_if_free() if self._window else 0
+            if ticket is not None:
+                self._send(ticket)
 
     def cancel(self) -> None:
         """Give the request up."""
         self._future.cancel()
 
     def result(self) -> _Response:
-        """Wait for the answer.
+        """Wait for the answer, through as many attempts as the options allow.
 
         Raises:
-            ServingError: the last attempt failed, or one that must not be repeated.
+            ServingError: the last attempt failed, or one that must not be repeated, or the
+                connection was closed meanwhile.
         """
-        for attempt in range(self._options.retries + 1):
-            try:
+        while True:
+            self._done.wait()
+            if self._failure is None:
                 response: _Response = self._future.result()
                 return response
-            except grpc.RpcError as error:
-                failure, may_retry = _as_error(error, self._options)
-                if not may_retry or attempt == self._options.retries:
-                    raise failure from error
-            delay = min(_FIRST_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S)
-            time.sleep(delay * random.uniform(0.5, 1.0))
-            self._send()
-        raise AssertionError("the last attempt either answers or raises")
+            if self._send_again_at is None:
+                raise self._failure from self._future
+            pause_s = self._send_again_at - time.perf_counter()
+            if self._channel.closing.wait(max(pause_s, 0)):
+                raise closed(self._channel.options.target) from self._future
+            self._send(self._window.take() if self._window else 0)
 
     @property
     def latency_s(self) -> float:
         """From sending to the answer's arrival, in seconds, of the last attempt."""
-        # The callback may run a moment after the result is there.
-        return (self.done_at or time.perf_counter()) - self.sent_at
+        return self.done_at - self.sent_at
 
     def trailer_s(self, key: str) -> float | None:
         """A time in seconds that the server sent behind its answer, or None."""
@@ -157,47 +160,74 @@ class Call(Generic[_Response]):
 
 
 class Channel:
-    """A connection to one target; calls are spread over its addresses.
+    """A connection to one target; calls are spread over its addresses. Threads may share it.
 
     Args:
-        options: where, and with which deadline and retries.
+        options: where, how secured, and with which deadline and retries.
+
+    Attributes:
+        options: as given.
+        metadata: what is sent with every request.
+        closing: set when this program closes the connection.
+
+    Raises:
+        UsageError: a file for TLS cannot be used.
     """
 
     def __init__(self, options: ServingOptions) -> None:
-        self._options = options
-        self._channel = grpc.insecure_channel(options.target, options=_CHANNEL_OPTIONS)
+        self.options = options
+        self.metadata = list(options.metadata)
+        if options.token is not None:
+            self.metadata.append(("authorization", f"Bearer {options.token}"))
+        self.closing = threading.Event()
+        self._process = os.getpid()
+        arguments: list[tuple[str, Any]] = [*_CHANNEL_OPTIONS]
+        if options.is_local:
+            # A proxy from the environment cannot reach this machine's own addresses, and must
+            # not see what may only be sent within it.
+            arguments.append(("grpc.enable_http_proxy", 0))
+        if options.override_name is not None:
+            arguments.append(("grpc.ssl_target_name_override", options.override_name))
+        if options.tls:
+            files = read_tls_files(options)
+            credentials = grpc.ssl_channel_credentials(files.ca, files.key, files.cert)
+            self._channel = grpc.secure_channel(options.target, credentials, options=arguments)
+        else:
+            self._channel = grpc.insecure_channel(options.target, options=arguments)
 
-    def send(self, path: str, request: Any, response_type: type[_Response]) -> Call[_Response]:
-        """Send a message to a method by its full path, e.g. ``/package.Service/Method``."""
+    def send(
+        self,
+        path: str,
+        request: bytes,
+        response_type: type[_Response],
+        *,
+        window: InFlightWindow | None = None,
+    ) -> Call[_Response]:
+        """Send a message to a method by its full path, e.g. ``/package.Service/Method``.
+
+        Args:
+            path: the method.
+            request: the message's bytes; every attempt sends these.
+            response_type: the answer's message class.
+            window: waits for a slot in it before each attempt.
+
+        Raises:
+            ServingError: the connection is closed.
+            UsageError: it was made by another process.
+        """
+        if os.getpid() != self._process:
+            # gRPC's threads do not survive a fork: the request would never be answered.
+            raise UsageError(
+                f"the connection to {self.options.target} was made before this process was "
+                "forked; make a client in each process"
+            )
         method = self._channel.unary_unary(
-            path,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response_type.FromString,  # type: ignore[attr-defined]
+            path, request_serializer=None, response_deserializer=response_type.FromString
         )
-        return Call(method, request, self._options)
+        return Call(self, method, request, window)
 
     def close(self) -> None:
-        """Close the connection; requests on their way are cancelled."""
-        self._channel.close()
-
-
-def _as_error(error: Any, options: ServingOptions) -> tuple[ServingError, bool]:
-    code: grpc.StatusCode = error.code()
-    details = " ".join((error.details() or "no details").split())
-    kind, may_retry = _ERRORS.get(code, (ServingError, False))
-    if kind is RequestRejected and "servable version label" in details:
-        kind = ModelNotFound
-    if kind is ServingUnavailable and "scheduling queue" in details:  # and not a host's name
-        kind = ServingOverloaded
-    model = f"model {options.model!r}"
-    if options.version is not None:
-        model += f" version {options.version}"
-    advice = {
-        ServingUnavailable: "no server answers; is one running? (c3d-export serve starts one)",
-        ServingTimeout: f"no answer within {options.timeout_s:g} s; give more time, or less work",
-        ServingOverloaded: "the server has no room; try again later, or ask for less at once",
-        ModelNotFound: f"the server does not have {model}",
-        RequestRejected: "the server refused the request",
-        ContractMismatch: "this is not TensorFlow Serving: it does not know the method",
-    }.get(kind, "the request failed")
-    return kind(options.target, f"{advice} [{code.name}: {details}]", code=code.name), may_retry
+        """Close the connection; requests on their way end at once, for whoever waits for them."""
+        self.closing.set()
+        if os.getpid() == self._process:
+            self._channel.close()

@@ -1,59 +1,97 @@
-"""Decoded frames to clips: resize, crop, and a window of 16 frames every 8.
+"""Frames to clips: a window of 16 frames every 8, and what is done at a film's end.
 
-The second step of the walk. The pixels are exactly OpenCV's, because the published weights were
-trained on them: ``cv2.resize`` to 171x128 with bilinear interpolation, aspect ratio ignored,
-then rows 8:120 and columns 29:141. Each frame is prepared once, however many clips hold it.
+The second step of the walk. Each frame is prepared once, however many clips hold it, and clips are
+laid straight into the batch that will be sent.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.contract import (
-    CLIP_FRAMES,
-    CLIP_STRIDE,
-    CROP_LEFT,
-    CROP_SIZE,
-    CROP_TOP,
-    RESIZE_HEIGHT,
-    RESIZE_WIDTH,
-)
+from c3d_client.contract import CLIP_FRAMES, CLIP_SHAPE, CLIP_STRIDE
 from c3d_client.errors import UsageError
+from c3d_client.picture import RESIZES
 from c3d_client.video import Frame
+
+TAIL_POLICIES = ("drop", "pad", "loop")
+SHORT_POLICIES = ("error", "pad", "loop")
+# Faster than any camera; what is above is a slip.
+_HIGHEST_FPS = 1000.0
 
 
 @dataclass(frozen=True)
 class ClipWindow:
-    """How clips are cut from a film.
+    """How clips are made of a film. The network takes 16 frames a clip; the rest can be chosen.
 
     Args:
         stride: frames from the start of a clip to the start of the next; 8 in the paper.
+        frame_step: frames from one frame of a clip to the next; 1 in the paper, consecutive ones.
+        tail: frames that fill no clip at the film's end: ``drop`` them, as the paper does; or give
+            them one more clip, which repeats its last frame (``pad``) or its frames from the first
+            on (``loop``).
+        short: a film with fewer frames than a clip: ``error``, ``pad`` or ``loop``.
+        resize: ``exact``, OpenCV's pixels; or ``fast``, which scales before it converts colours and
+            differs by about one level of 255.
+        fps: take frames at this rate by their presentation time; None for each frame of the file.
 
     Raises:
-        UsageError: the stride is not a positive whole number.
+        UsageError: a value is not one of these.
     """
 
     stride: int = CLIP_STRIDE
+    frame_step: int = 1
+    tail: str = "drop"
+    short: str = "error"
+    resize: str = "exact"
+    fps: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.stride, int) or self.stride < 1:
-            raise UsageError(f"stride is {self.stride!r}; give a whole number of frames, 1 or more")
+        for name, number in (("stride", self.stride), ("frame_step", self.frame_step)):
+            if not isinstance(number, int) or number < 1:
+                raise UsageError(f"{name} is {number!r}; give a whole number of frames, 1 or more")
+        for name, value, known in (
+            ("tail", self.tail, TAIL_POLICIES),
+            ("short", self.short, SHORT_POLICIES),
+            ("resize", self.resize, RESIZES),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}; give one of {', '.join(known)}")
+        if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= _HIGHEST_FPS):
+            raise UsageError(
+                f"fps is {self.fps}; give more than 0 and at most {_HIGHEST_FPS:g} frames a second"
+            )
+
+    @property
+    def span(self) -> int:
+        """Frames of the film from a clip's first to its last, both counted: 16 at step 1."""
+        return (CLIP_FRAMES - 1) * self.frame_step + 1
 
     def count(self, frames: int) -> int:
-        """How many clips a film of so many frames gives: floor((N - 16) / stride) + 1, or 0."""
-        return max(0, (frames - CLIP_FRAMES) // self.stride + 1)
+        """How many clips a film of so many frames gives.
+
+        With ``drop`` and ``error`` that is floor((N - span) / stride) + 1, or 0 below one span.
+        """
+        if frames < self.span:
+            return int(frames > 0 and self.short != "error")
+        full = (frames - self.span) // self.stride + 1
+        return full + int(self.tail != "drop" and self._tail_start(frames) is not None)
+
+    def _tail_start(self, frames: int) -> int | None:
+        """Where a clip of the frames that are in no other would start; None where none are."""
+        last = (frames - self.span) // self.stride * self.stride
+        follows = last + self.stride
+        return follows if last + self.span < frames and follows < frames else None
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Sixteen consecutive frames, ready for the wire.
+    """Sixteen frames, ready for the wire.
 
     Args:
         start_frame: the index of its first frame in the film.
@@ -68,49 +106,103 @@ class Clip:
     pixels: npt.NDArray[np.uint8]
 
 
-def prepare_frame(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Resize a frame to 171x128 as OpenCV does and cut C3D's centre crop.
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips that are sent together.
 
     Args:
-        pixels: uint8 ``[height, width, 3]``, any size, any channel order.
-
-    Returns:
-        uint8 ``[112, 112, 3]``, the same channel order.
+        start_frames: the index of each clip's first frame.
+        times_s: start and end of each clip, in seconds.
+        pixels: uint8 ``[n, 16, 112, 112, 3]``, RGB.
     """
-    resized = cv2.resize(pixels, (RESIZE_WIDTH, RESIZE_HEIGHT), interpolation=cv2.INTER_LINEAR)
-    crop = resized[CROP_TOP : CROP_TOP + CROP_SIZE, CROP_LEFT : CROP_LEFT + CROP_SIZE]
-    return cast("npt.NDArray[np.uint8]", crop)
+
+    start_frames: tuple[int, ...]
+    times_s: tuple[tuple[float, float], ...]
+    pixels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A frame that clips may still need; its pixels None where no clip takes it."""
+
+    index: int
+    start_s: float
+    end_s: float
+    prepared: npt.NDArray[np.uint8] | None
 
 
 def iter_clips(frames: Iterable[Frame], window: ClipWindow | None = None) -> Iterator[Clip]:
-    """Cut a stream of frames into overlapping clips, holding no more than 16 prepared frames.
+    """Cut a stream of frames into clips.
 
     Args:
         frames: consecutive frames, from :func:`c3d_client.video.decode_frames`.
-        window: how to cut; the paper's by default.
+        window: how to cut; the paper's way by default. Its ``fps`` is the caller's to apply.
 
     Yields:
-        Each full clip as soon as its last frame is there. Frames after the last full clip are
-        dropped; fewer than 16 frames yield nothing.
+        Each clip as soon as its last frame is there. A film shorter than a clip yields nothing
+        unless the window says otherwise.
     """
-    stride = (window or ClipWindow()).stride
-    held: deque[tuple[Frame, npt.NDArray[np.uint8]]] = deque(maxlen=CLIP_FRAMES)
+    for batch in iter_batches(frames, window or ClipWindow(), size=1):
+        (start_s, end_s) = batch.times_s[0]
+        yield Clip(batch.start_frames[0], start_s, end_s, batch.pixels[0])
+
+
+def iter_batches(frames: Iterable[Frame], window: ClipWindow, *, size: int) -> Iterator[ClipBatch]:
+    """Cut a stream of frames into batches of so many clips; the last may have fewer."""
+    pixels = np.empty((size, *CLIP_SHAPE), np.uint8)
+    clips: list[list[_Held]] = []
+    for clip in _clips(frames, window):
+        for place, held in enumerate(clip):
+            assert held.prepared is not None  # a clip takes only what is wanted
+            pixels[len(clips), place] = held.prepared
+        clips.append(clip)
+        if len(clips) == size:
+            yield _batch(clips, pixels)
+            # Its reader may keep the last one.
+            pixels = np.empty((size, *CLIP_SHAPE), np.uint8)
+            clips = []
+    if clips:
+        yield _batch(clips, pixels[: len(clips)])
+
+
+def _batch(clips: list[list[_Held]], pixels: npt.NDArray[np.uint8]) -> ClipBatch:
+    return ClipBatch(
+        tuple(clip[0].index for clip in clips),
+        tuple((clip[0].start_s, max(held.end_s for held in clip)) for clip in clips),
+        pixels,
+    )
+
+
+def _clips(frames: Iterable[Frame], window: ClipWindow) -> Iterator[list[_Held]]:
+    """The 16 frames of each clip; no more than one span of frames is held."""
+    stride, step, span = window.stride, window.frame_step, window.span
+    # By a frame's place after the last clip's start: whether any clip takes it.
+    wanted = [any(p % step == 0 for p in range(place, span, stride)) for place in range(stride)]
+    held: deque[_Held] = deque(maxlen=span)
+    picture = prepared = None
+    count = 0
     for frame in frames:
-        position = frame.index % stride
-        # With a stride above 16 some frames are in no clip.
-        if stride > CLIP_FRAMES and position >= CLIP_FRAMES:
-            continue
-        timed = Frame(frame.index, frame.time_s, frame.duration_s, _NO_PIXELS)
-        held.append((timed, prepare_frame(frame.pixels)))
-        first = frame.index - CLIP_FRAMES + 1
+        if not wanted[frame.index % stride]:
+            prepared = None
+        elif prepared is None or frame.picture is not picture:  # resampling repeats pictures
+            prepared = frame.picture.prepared(window.resize)
+        picture = frame.picture
+        end_s = frame.time_s + frame.duration_s
+        held.append(_Held(frame.index, frame.time_s, end_s, prepared))
+        count = frame.index + 1
+        first = count - span
         if first >= 0 and first % stride == 0:
-            yield Clip(
-                start_frame=first,
-                start_s=held[0][0].time_s,
-                end_s=timed.time_s + timed.duration_s,
-                pixels=np.stack([prepared for _, prepared in held]),
-            )
+            yield list(held)[::step]
+    if count >= span:
+        start, policy = window._tail_start(count), window.tail
+    else:
+        start, policy = (0 if count else None), window.short
+    if start is not None and policy in ("pad", "loop"):
+        yield _filled(list(held)[start - count :: step], policy)
 
 
-# What a held frame keeps in place of its full-size pixels.
-_NO_PIXELS: npt.NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
+def _filled(clip: list[_Held], policy: str) -> list[_Held]:
+    """Sixteen frames from fewer."""
+    if policy == "pad":
+        return clip + clip[-1:] * (CLIP_FRAMES - len(clip))
+    return [clip[place % len(clip)] for place in range(CLIP_FRAMES)]

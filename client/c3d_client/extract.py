@@ -1,178 +1,60 @@
-"""The walk of one video: decode, cut, ask, average.
+"""Videos to features and labels: what people import.
 
-`C3DClient` is what people import. Decoding goes on while earlier clips are being computed: the
-next batch is made as soon as the window has room for it.
+`C3DClient` sends one video, or many side by side, on their walk, and makes one answer of each.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from c3d_client.aggregate import ClassScore, RunningMean, l2_normalise, top_classes
-from c3d_client.channel import ServingOptions
-from c3d_client.clips import Clip, ClipWindow, iter_clips
+from c3d_client.aggregate import l2_normalise, top_classes
+from c3d_client.clips import ClipWindow
 from c3d_client.contract import (
     CLASSIFY,
-    CLIP_FRAMES,
-    CONTRACT_VERSION,
     FC6_FEATURES,
-    PREPROCESSING,
     Signature,
 )
 from c3d_client.errors import ContractMismatch, UsageError, VideoTooShortError
+from c3d_client.many import Outcome, core_count, side_by_side
 from c3d_client.model_info import ModelInfo
-from c3d_client.provenance import model_provenance
-from c3d_client.serving import Answer, ServingClient, VersionStatus
-from c3d_client.video import Frame, decode_frames, decoder_versions
+from c3d_client.options import ServingOptions
+from c3d_client.provenance import differences, made_by
+from c3d_client.results import VideoClassification, VideoFeatures
+from c3d_client.serving import ServingClient, VersionStatus
+from c3d_client.sources import display, fingerprint
+from c3d_client.video import Frame
+from c3d_client.walk import Walk
 
+# A roll-out changes the served version once; a server that keeps changing is not to be waited for.
+_WALKS_PER_VIDEO = 3
 
-@dataclass(frozen=True)
-class Timings:
-    """Where the time of one video went, in seconds. The parts overlap: they add up to more.
-
-    Args:
-        wall_s: from start to end.
-        decode_s: decoding, resizing and cropping.
-        wire_s: from sending requests to their answers' arrival, less queue and compute; with a
-            server that does not tell those, all of it.
-        queue_s: requests waiting in the server for their turn; None where it does not tell.
-        compute_s: the server computing; None where it does not tell.
-    """
-
-    wall_s: float
-    decode_s: float
-    wire_s: float
-    queue_s: float | None
-    compute_s: float | None
-
-
-@dataclass(frozen=True)
-class VideoFeatures:
-    """The fc6 features of one video of n clips.
-
-    Args:
-        clip_starts: int64 ``[n]``, the index of each clip's first frame.
-        clip_times_s: float64 ``[n, 2]``, start and end of each clip in seconds.
-        clip_features: float32 ``[n, 4096]``, fc6 after ReLU.
-        video_feature: float32 ``[4096]``, the clips' mean, L2-normalised.
-        provenance: what made the numbers: contract, model, weights and mean, decoder, resize.
-        timings: where the time went.
-    """
-
-    clip_starts: npt.NDArray[np.int64]
-    clip_times_s: npt.NDArray[np.float64]
-    clip_features: npt.NDArray[np.float32]
-    video_feature: npt.NDArray[np.float32]
-    provenance: dict[str, Any]
-    timings: Timings
-
-
-@dataclass(frozen=True)
-class VideoClassification:
-    """The class probabilities of one video of n clips.
-
-    Args:
-        top: the best classes of the whole video, best first.
-        probabilities: float64 ``[classes]``, the mean over the clips.
-        clip_probabilities: float32 ``[n, classes]``.
-        clip_starts: int64 ``[n]``.
-        clip_times_s: float64 ``[n, 2]``, seconds.
-        labels: one for each class.
-        provenance: as in :class:`VideoFeatures`.
-        timings: where the time went.
-    """
-
-    top: tuple[ClassScore, ...]
-    probabilities: npt.NDArray[np.float64]
-    clip_probabilities: npt.NDArray[np.float32]
-    clip_starts: npt.NDArray[np.int64]
-    clip_times_s: npt.NDArray[np.float64]
-    labels: tuple[str, ...]
-    provenance: dict[str, Any]
-    timings: Timings
-
-
-@dataclass
-class _Walk:
-    """What is gathered on the way through one video."""
-
-    frames: int = 0
-    height: int = 0
-    width: int = 0
-    decode_s: float = 0.0
-    latency_s: float = 0.0
-    queue_s: float | None = None
-    compute_s: float | None = None
-    clip_starts: list[int] = field(default_factory=list)
-    clip_times_s: list[tuple[float, float]] = field(default_factory=list)
-    outputs: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    mean: RunningMean = field(default_factory=RunningMean)
-
-    def note_frames(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        for frame in frames:
-            self.frames += 1
-            self.height, self.width = frame.pixels.shape[:2]
-            yield frame
-
-    def batches(self, clips: Iterator[Clip], size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        exhausted = False
-        while not exhausted:
-            started = time.perf_counter()
-            batch: list[Clip] = []
-            while len(batch) < size and not exhausted:
-                clip = next(clips, None)
-                if clip is None:
-                    exhausted = True
-                else:
-                    batch.append(clip)
-            self.clip_starts += [clip.start_frame for clip in batch]
-            self.clip_times_s += [(clip.start_s, clip.end_s) for clip in batch]
-            rows = np.stack([clip.pixels for clip in batch]) if batch else None
-            self.decode_s += time.perf_counter() - started
-            if rows is not None:
-                yield rows
-
-    def note_answer(self, answer: Answer) -> None:
-        self.latency_s += answer.latency_s
-        if answer.queue_s is not None:
-            self.queue_s = (self.queue_s or 0.0) + answer.queue_s
-        if answer.compute_s is not None:
-            self.compute_s = (self.compute_s or 0.0) + answer.compute_s
-        self.outputs.append(answer.output)
-        self.mean.add(answer.output)
-
-    def timings(self, wall_s: float) -> Timings:
-        return Timings(
-            wall_s=wall_s,
-            decode_s=self.decode_s,
-            wire_s=self.latency_s - (self.queue_s or 0.0) - (self.compute_s or 0.0),
-            queue_s=self.queue_s,
-            compute_s=self.compute_s,
-        )
+Path = TypeVar("Path", str, os.PathLike[str])
 
 
 class C3DClient:
     """Videos in, features and labels out. Close it, or use it as a context manager.
 
+    Several threads may use one client.
+
     Example::
 
         with C3DClient("localhost:8500") as c3d:
             feature = c3d.extract("video.mp4").video_feature   # float32 [4096], length 1
+            for outcome in c3d.extract_many(["a.mp4", "b.mp4"]):
+                print(outcome.source, outcome.error or outcome.result.video_feature)
 
     Args:
         target: the server's gRPC address; it wins over the one in ``options``.
-        stride: frames from one clip's start to the next; 8 in the paper.
-        options: deadline, retries, batch size, requests in flight.
+        stride: frames from one clip's start to the next; it wins over the one in ``window``.
+        window: how clips are made of a film; the paper's way by default.
+        options: deadline, retries, batch size, requests in flight, credentials.
 
     Raises:
         UsageError: an argument is out of its range.
@@ -183,14 +65,19 @@ class C3DClient:
         target: str | None = None,
         *,
         stride: int | None = None,
+        window: ClipWindow | None = None,
         options: ServingOptions | None = None,
     ) -> None:
         options = options or ServingOptions()
         if target is not None:
             options = replace(options, target=target)
-        self.window = ClipWindow() if stride is None else ClipWindow(stride)
+        self.window = window or ClipWindow()
+        if stride is not None:
+            self.window = replace(self.window, stride=stride)
         self.serving = ServingClient(options)
         self._info: ModelInfo | None = None
+        self._lock = threading.Lock()
+        self._clips_answered = 0
 
     def __enter__(self) -> C3DClient:
         return self
@@ -214,9 +101,10 @@ class C3DClient:
             ContractMismatch: it is not the C3D servable that this client speaks to.
             ServingError: the server cannot be asked.
         """
-        if self._info is None:
-            self._info = self.serving.model_info()
-        return self._info
+        with self._lock:
+            if self._info is None:
+                self._info = self.serving.model_info()
+            return self._info
 
     def versions(self) -> tuple[VersionStatus, ...]:
         """What the server says of each version of the model, newest first.
@@ -226,49 +114,140 @@ class C3DClient:
         """
         return self.serving.versions()
 
-    def extract(self, source: str | os.PathLike[str]) -> VideoFeatures:
+    @property
+    def clips_answered(self) -> int:
+        """Clips that the server has answered for since this client was made."""
+        return self._clips_answered
+
+    def _note_clips(self, clips: int) -> None:
+        with self._lock:
+            self._clips_answered += clips
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result of now would say of how it was made, all but the video.
+
+        Raises:
+            ContractMismatch, ServingError: as :meth:`model_info`.
+        """
+        return self._made_by(self.model_info())
+
+    def extract(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        threads: int = 0,
+        unwanted: threading.Event | None = None,
+    ) -> VideoFeatures:
         """The fc6 features of a video, one row a clip, and of the video as a whole.
 
         Args:
-            source: a path, or a URL that FFmpeg can open.
+            source: a path; an ``s3://``, ``gs://`` or ``https://`` address; or another URL that
+                FFmpeg can open.
+            threads: of the decoder; 0 for as many as there are cores.
+            unwanted: set by another thread to give the video up.
 
         Raises:
             VideoDecodeError: the video cannot be decoded to its end.
-            VideoTooShortError: it has fewer than 16 frames.
+            VideoTooShortError: it has too few frames for one clip.
+            OutputError: there is no room for its features.
             ServingError: the server failed, or the model is not what it should be.
+            Cancelled: it was given up.
         """
-        started = time.perf_counter()
-        walk, info = self._walk(source, FC6_FEATURES)
+        walk, _, provenance = self._walk(source, FC6_FEATURES, threads=threads, unwanted=unwanted)
         try:
             video_feature = l2_normalise(walk.mean.value())
         except ValueError as error:
             raise self._broken_model(source, error) from error
         return VideoFeatures(
-            clip_starts=np.array(walk.clip_starts, np.int64),
-            clip_times_s=np.array(walk.clip_times_s, np.float64),
-            clip_features=np.concatenate(walk.outputs),
+            clip_starts=walk.clip_starts(),
+            clip_times_s=walk.clip_times_s(),
+            clip_features=walk.rows.array(),
             video_feature=video_feature,
-            provenance=self._provenance(source, walk, info),
-            timings=walk.timings(time.perf_counter() - started),
+            provenance=provenance,
+            timings=walk.timings(),
         )
 
-    def classify(self, source: str | os.PathLike[str], *, top_k: int = 5) -> VideoClassification:
+    def extract_many(
+        self,
+        sources: Iterable[Path],
+        *,
+        workers: int | None = None,
+        in_order: bool = False,
+    ) -> Iterator[Outcome[Path, VideoFeatures]]:
+        """The fc6 features of many videos, several at a time.
+
+        Args:
+            sources: as for :meth:`extract`, any number; taken one by one as there is room.
+            workers: videos at a time; as many as this process may use cores by default.
+            in_order: yield in the order of the sources; otherwise each as soon as it is there.
+
+        Yields:
+            One outcome a source: its features, or the error that this video ended in.
+
+        Raises:
+            UsageError: workers is below 1.
+            ContractMismatch: the model is not what it should be, or became another one on the way.
+            ModelNotFound: the server does not have the model.
+            ServingError: the server answered for none of several videos in a row.
+        """
+        workers = core_count() if workers is None else workers
+        expected = self.provenance()
+
+        threads = max(1, core_count() // max(1, workers))
+
+        def one(source: Path, unwanted: threading.Event) -> VideoFeatures:
+            features = self.extract(source, threads=threads, unwanted=unwanted)
+            self.require_unchanged(expected, features)
+            return features
+
+        return side_by_side(one, sources, workers=workers, in_order=in_order)
+
+    def require_unchanged(self, expected: dict[str, Any], features: VideoFeatures) -> None:
+        """See that a video belongs to the run that it was made in.
+
+        Args:
+            expected: what :meth:`provenance` said when the run began.
+            features: the video's.
+
+        Raises:
+            ContractMismatch: the model became another one since.
+        """
+        changed = differences(expected, features.provenance)
+        if changed:
+            raise ContractMismatch(
+                self.serving.options.target,
+                f"the model became another one during the run ({'; '.join(changed)}); "
+                "start a run of its own for the new model",
+            )
+
+    def classify(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        top_k: int = 5,
+        threads: int = 0,
+        unwanted: threading.Event | None = None,
+        watch: Callable[[Iterator[Frame]], Iterator[Frame]] | None = None,
+    ) -> VideoClassification:
         """The class probabilities of a video: the mean over its clips, and each clip's own.
 
         Args:
-            source: a path, or a URL that FFmpeg can open.
+            source: as for :meth:`extract`.
             top_k: how many classes to name, 1 or more.
+            threads: as for :meth:`extract`.
+            unwanted: as for :meth:`extract`.
+            watch: handed the decoded frames, hands them on; to look at them on their way, as
+                :meth:`c3d_client.strip.FilmStrip.watch` does.
 
         Raises:
             UsageError: top_k is below 1, or the model gives features only.
-            VideoDecodeError: the video cannot be decoded to its end.
-            VideoTooShortError: it has fewer than 16 frames.
-            ServingError: the server failed, or the model is not what it should be.
+            VideoDecodeError, VideoTooShortError, ServingError, Cancelled: as :meth:`extract`.
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}; give 1 or more")
-        started = time.perf_counter()
-        walk, info = self._walk(source, CLASSIFY)
+        walk, info, provenance = self._walk(
+            source, CLASSIFY, threads=threads, unwanted=unwanted, watch=watch
+        )
         probabilities = walk.mean.value()
         if not np.isfinite(probabilities).all():
             raise self._broken_model(source, ValueError("a probability is NaN or infinity"))
@@ -281,70 +260,79 @@ class C3DClient:
         return VideoClassification(
             top=top_classes(probabilities, info.labels, top_k=top_k),
             probabilities=probabilities,
-            clip_probabilities=np.concatenate(walk.outputs),
-            clip_starts=np.array(walk.clip_starts, np.int64),
-            clip_times_s=np.array(walk.clip_times_s, np.float64),
+            clip_probabilities=walk.rows.array(),
+            clip_starts=walk.clip_starts(),
+            clip_times_s=walk.clip_times_s(),
             labels=info.labels,
-            provenance=self._provenance(source, walk, info),
-            timings=walk.timings(time.perf_counter() - started),
+            provenance=provenance,
+            timings=walk.timings(),
         )
 
     def _walk(
-        self, source: str | os.PathLike[str], signature: Signature
-    ) -> tuple[_Walk, ModelInfo]:
-        info = self.model_info()
-        if signature.name not in info.signatures:
-            raise UsageError(
-                f"the model at {self.serving.options.target} has no signature {signature.name!r}: "
-                "its weights give features only; use extract"
-            )
-        walk = _Walk()
-        clips = iter_clips(walk.note_frames(decode_frames(source)), self.window)
-        batches = walk.batches(clips, self.serving.options.batch_size)
-        for answer in self.serving.stream(signature, batches):
-            if answer.version != info.version:
-                # Two models' numbers must not meet in one mean. The next video starts afresh.
-                self._info = None
-                raise ContractMismatch(
-                    self.serving.options.target,
-                    f"the model changed from version {info.version} to {answer.version} during "
-                    f"{os.fspath(source)}; run this video again",
+        self,
+        source: str | os.PathLike[str],
+        signature: Signature,
+        *,
+        threads: int = 0,
+        unwanted: threading.Event | None = None,
+        watch: Callable[[Iterator[Frame]], Iterator[Frame]] | None = None,
+    ) -> tuple[Walk, ModelInfo, dict[str, Any]]:
+        versions = []
+        for _ in range(_WALKS_PER_VIDEO):
+            info = self.model_info()
+            if signature.name not in info.signatures:
+                raise UsageError(
+                    f"the model at {self.serving.options.target} has no signature "
+                    f"{signature.name!r}: its weights give features only; use extract"
                 )
-            walk.note_answer(answer)
-        if not walk.outputs:
-            raise VideoTooShortError(
-                os.fspath(source), f"has {walk.frames} frames; a clip needs {CLIP_FRAMES}"
+            known_by = fingerprint(os.fspath(source))
+            walk = Walk(
+                source,
+                self.window,
+                threads=threads,
+                cancelled=unwanted,
+                on_clips=self._note_clips,
+                watch=watch,
             )
-        return walk, info
+            answered = walk.ask(self.serving, signature, version=info.version)
+            if answered != info.version:
+                # Another version was rolled out: the video starts afresh with that one's card.
+                versions += [info.version, answered]
+                self._forget(info)
+                continue
+            if not walk.rows.count:
+                raise VideoTooShortError(
+                    display(os.fspath(source)),
+                    f"has {walk.frames} frames; a clip needs {self.window.span}",
+                )
+            video = {
+                "source": display(os.fspath(source)),
+                "fingerprint": known_by,
+                "frames": walk.frames,
+                "duration_s": walk.end_s,
+                "fps": walk.frames / walk.end_s if walk.end_s else None,
+                "width": walk.width,
+                "height": walk.height,
+                "interlaced": walk.interlaced,
+            }
+            return walk, info, {**self._made_by(info), "video": video}
+        raise ContractMismatch(
+            self.serving.options.target,
+            f"versions {', '.join(map(str, sorted(set(versions))))} of the model answer in turn; "
+            "wait until the roll-out is over, or name a version or label",
+        )
+
+    def _made_by(self, info: ModelInfo) -> dict[str, Any]:
+        return made_by(self.serving.options.model, info, self.window)
+
+    def _forget(self, info: ModelInfo) -> None:
+        with self._lock:
+            if self._info is info:
+                self._info = None
 
     def _broken_model(self, source: str | os.PathLike[str], error: ValueError) -> ContractMismatch:
         return ContractMismatch(
             self.serving.options.target,
-            f"the model's answer for {os.fspath(source)} cannot be used: {error}; "
+            f"the model's answer for {display(os.fspath(source))} cannot be used: {error}; "
             "check the servable with c3d-export verify",
         )
-
-    def _provenance(
-        self, source: str | os.PathLike[str], walk: _Walk, info: ModelInfo
-    ) -> dict[str, Any]:
-        return {
-            "contract_version": CONTRACT_VERSION,
-            "model": {
-                "name": self.serving.options.model,
-                "version": info.version,
-                **model_provenance(info.card),
-            },
-            "preprocessing": dict(PREPROCESSING),
-            "clips": {"frames": CLIP_FRAMES, "stride": self.window.stride, "tail": "drop"},
-            "software": {
-                "c3d_client": importlib.metadata.version("c3d-client"),
-                "opencv": cv2.__version__,
-                **decoder_versions(),
-            },
-            "video": {
-                "source": os.fspath(source),
-                "frames": walk.frames,
-                "width": walk.width,
-                "height": walk.height,
-            },
-        }

@@ -6,14 +6,20 @@ comparable. Which video they are of, and the number under which the model was se
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from c3d_client.aggregate import RunningMean, l2_normalise
+from c3d_client.clips import ClipWindow
+from c3d_client.contract import CLIP_FRAMES, CONTRACT_VERSION, PREPROCESSING
 from c3d_client.errors import ProvenanceError, UsageError
+from c3d_client.model_info import ModelInfo
+from c3d_client.video import decoder_versions
 
 # What must agree: the path of each value in a provenance. Digests stand for what they are of.
 COMPARED = (
@@ -27,6 +33,7 @@ COMPARED = (
     ("software", "pyav"),
     ("software", "libavcodec"),
 )
+_FAST_RESIZE = "171x128 opencv-linear on Y, U and V, then colours"
 # What is repeated of the model card's weights and mean: enough to know them again.
 _KEPT = ("source", "format", "random", "note", "known_as", "sha256", "file_sha256")
 
@@ -38,6 +45,37 @@ def model_provenance(card: Mapping[str, Any]) -> dict[str, Any]:
         said = card.get(part) or {}
         kept[part] = {key: said[key] for key in _KEPT if key in said}
     return kept
+
+
+def made_by(model: str, info: ModelInfo, window: ClipWindow) -> dict[str, Any]:
+    """What a result says of how it was made, all but the video.
+
+    Args:
+        model: the served model's name.
+        info: its version and card.
+        window: how clips are made of the film.
+    """
+    preprocessing = dict(PREPROCESSING)
+    if window.resize == "fast":
+        preprocessing["resize"] = _FAST_RESIZE
+    return {
+        "contract_version": CONTRACT_VERSION,
+        "model": {"name": model, "version": info.version, **model_provenance(info.card)},
+        "preprocessing": preprocessing,
+        "clips": {
+            "frames": CLIP_FRAMES,
+            "stride": window.stride,
+            "frame_step": window.frame_step,
+            "tail": window.tail,
+            "short": window.short,
+            "fps": window.fps,
+        },
+        "software": {
+            "c3d_client": importlib.metadata.version("c3d-client"),
+            "opencv": cv2.__version__,
+            **decoder_versions(),
+        },
+    }
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

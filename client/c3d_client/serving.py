@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from c3d_client import wire_pb2 as wire
-from c3d_client.channel import Call, Channel, ServingOptions
+from c3d_client.channel import Call, Channel
 from c3d_client.contract import COMPUTE_TRAILER, MODEL_CARD, QUEUE_TRAILER, Signature
 from c3d_client.errors import ContractMismatch, UsageError
 from c3d_client.model_info import (
@@ -27,12 +27,18 @@ from c3d_client.model_info import (
     shape_text,
     signature_problem,
 )
-from c3d_client.tensors import from_proto, to_proto
+from c3d_client.options import ServingOptions
+from c3d_client.request import predict_request
+from c3d_client.tensors import from_proto
+from c3d_client.window import InFlightWindow
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _HEALTH = "/grpc.health.v1.Health/Check"
+
+# How many rows a request has, and the request on its way.
+_Asked: TypeAlias = tuple[int, Call[wire.PredictResponse]]
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,23 @@ class Answer:
 class ServingClient:
     """A connection to one TensorFlow Serving target. Close it, or use it as a context manager.
 
+    Threads may share it: they share its connection, and its window bounds all their requests
+    together. A process that is forked makes its own.
+
     Args:
         options: where and how.
+
+    Attributes:
+        options: as given.
+        window: how many requests may be and are on their way, and how many were pushed back.
+
+    Raises:
+        UsageError: a file for TLS cannot be used.
     """
 
     def __init__(self, options: ServingOptions | None = None) -> None:
         self.options = options or ServingOptions()
+        self.window = InFlightWindow(self.options.max_in_flight)
         self._channel = Channel(self.options)
 
     def __enter__(self) -> ServingClient:
@@ -86,7 +103,7 @@ class ServingClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; requests on their way are cancelled."""
+        """Close the connection; requests on their way end with a ServingError, in any thread."""
         self._channel.close()
 
     # ---- what is there
@@ -101,20 +118,22 @@ class ServingClient:
         """
         try:
             response = self._channel.send(
-                _HEALTH, wire.HealthCheckRequest(), wire.HealthCheckResponse
+                _HEALTH, wire.HealthCheckRequest().SerializeToString(), wire.HealthCheckResponse
             ).result()
         except ContractMismatch:
             return "UNIMPLEMENTED"
         return str(wire.HealthCheckResponse.ServingStatus.Name(response.status))
 
     def versions(self) -> tuple[VersionStatus, ...]:
-        """The model's versions, newest first.
+        """The model's versions, newest first; with ``options.version`` that one alone.
+
+        TensorFlow Serving passes over a label here, and lists them all.
 
         Raises:
             ModelNotFound: the server has no such model.
             ServingError: any other failure.
         """
-        request = wire.GetModelStatusRequest(model_spec=self._spec())
+        request = wire.GetModelStatusRequest(model_spec=self._spec()).SerializeToString()
         response = self._channel.send(_STATUS, request, wire.GetModelStatusResponse).result()
         return tuple(
             VersionStatus(
@@ -126,7 +145,9 @@ class ServingClient:
         )
 
     def model_info(self, signatures: Iterable[str] = ()) -> ModelInfo:
-        """Hold the served model against the contract and read its card.
+        """Hold the served model against the contract and read its card, each time anew.
+
+        With a label the version is the one that the label stands for now.
 
         Args:
             signatures: names that are needed beyond those that every C3D servable has.
@@ -139,7 +160,7 @@ class ServingClient:
         """
         request = wire.GetModelMetadataRequest(
             model_spec=self._spec(), metadata_field=["signature_def"]
-        )
+        ).SerializeToString()
         response = self._channel.send(_METADATA, request, wire.GetModelMetadataResponse).result()
         try:
             found = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
@@ -173,30 +194,41 @@ class ServingClient:
         Raises:
             ServingError: the request failed for good.
         """
-        return self._answer(signature, rows, self._submit(signature, rows))
+        return self._answer(signature, *self._submit(signature, rows))
 
     def stream(self, signature: Signature, batches: Iterable[npt.NDArray[Any]]) -> Iterator[Answer]:
         """Ask for many batches, several on their way at once, answers in the order of the batches.
 
         While the window is full one more batch is taken from ``batches``, and no further one, so
-        that its maker works while the server does and is never far ahead.
+        that its maker works while the server does and is never far ahead. At most
+        ``max_in_flight`` batches are on their way or answered and not yet taken.
 
         Raises:
             ServingError: a request failed for good; those behind it are cancelled.
         """
-        pending: deque[tuple[npt.NDArray[Any], Call[wire.PredictResponse]]] = deque()
+        pending: deque[_Asked] = deque()
         try:
             for rows in batches:
-                if len(pending) == self.options.max_in_flight:
-                    yield self._answer(signature, *pending.popleft())
-                pending.append((rows, self._submit(signature, rows)))
+                while pending and (
+                    len(pending) == self.options.max_in_flight or pending[0][1].is_answered
+                ):
+                    yield self._first(signature, pending)
+                pending.append(self._submit(signature, rows))
             while pending:
-                yield self._answer(signature, *pending.popleft())
+                yield self._first(signature, pending)
         finally:
             for _, call in pending:
                 call.cancel()
 
-    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> Call[wire.PredictResponse]:
+    def _first(self, signature: Signature, pending: deque[_Asked]) -> Answer:
+        # Those behind it need not wait for their turn to be sent again.
+        for _, call in pending:
+            call.send_again_if_due()
+        answer = self._answer(signature, *pending[0])
+        pending.popleft()
+        return answer
+
+    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> _Asked:
         # A wrong shape would fail everyone in the server's merged batch, and no rows at all would
         # wait there until the deadline: neither leaves this process.
         if rows.shape[1:] != signature.input.shape or not len(rows):
@@ -204,15 +236,11 @@ class ServingClient:
                 f"{signature.name} takes {shape_text((-1, *signature.input.shape))} "
                 f"with at least one row, got {list(rows.shape)}"
             )
-        request = wire.PredictRequest(
-            model_spec=self._spec(signature.name),
-            inputs={signature.input.name: to_proto(rows)},
-        )
-        return self._channel.send(_PREDICT, request, wire.PredictResponse)
+        request = predict_request(self._spec(signature.name), signature.input.name, rows)
+        call = self._channel.send(_PREDICT, request, wire.PredictResponse, window=self.window)
+        return len(rows), call
 
-    def _answer(
-        self, signature: Signature, rows: npt.NDArray[Any], call: Call[wire.PredictResponse]
-    ) -> Answer:
+    def _answer(self, signature: Signature, rows: int, call: Call[wire.PredictResponse]) -> Answer:
         response = call.result()
         name = signature.output.name
         if name not in response.outputs:
@@ -227,9 +255,9 @@ class ServingClient:
                 f"{signature.name} answered with dtype {dtype_text(dtype)}, "
                 f"expected {signature.output.dtype}"
             )
-        if not signature.output.fits(output.shape, rows=len(rows)):
+        if not signature.output.fits(output.shape, rows=rows):
             raise self._mismatch(
-                f"{signature.name} answered {len(rows)} rows with shape {list(output.shape)}"
+                f"{signature.name} answered {rows} rows with shape {list(output.shape)}"
             )
         return Answer(
             output=output,
@@ -243,4 +271,6 @@ class ServingClient:
         spec = wire.ModelSpec(name=self.options.model, signature_name=signature_name)
         if self.options.version is not None:
             spec.version.value = self.options.version
+        if self.options.label is not None:
+            spec.version_label = self.options.label
         return spec

@@ -12,16 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3d_client import atomic_file
+from c3d_client import VIDEO_SUFFIXES, atomic_file
 from c3d_client.errors import ManifestError
 
 COLUMNS = ("video_id", "uri", "size_bytes")
-
-# What FFmpeg's common demuxers are called by; other files in the folder are not inputs.
-VIDEO_SUFFIXES = frozenset(
-    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-    + (".ogv", ".ts", ".vob", ".webm", ".wmv")
-)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """One call: its deadline, its attempts, and what each gRPC code becomes."""
 
+import http.server
 import threading
 
 import grpc
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 from c3d_client import channel, errors
 from c3d_client import wire_pb2 as wire
-from c3d_client.channel import Channel, ServingOptions
+from c3d_client.channel import Channel
 from c3d_client.contract import FC6_FEATURES
-from c3d_client.tensors import to_proto
+from c3d_client.options import ServingOptions
+from c3d_client.request import predict_request
 from stand_in import clips_of
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -45,10 +47,8 @@ def ask(target, **changes):
     """Send one clip and wait."""
     options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 2, **changes})
     connection = Channel(options)
-    request = wire.PredictRequest(
-        model_spec=wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name),
-        inputs={"clips": to_proto(clips_of(0))},
-    )
+    spec = wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name)
+    request = predict_request(spec, "clips", clips_of(0))
     try:
         return connection.send(PREDICT, request, wire.PredictResponse).result()
     finally:
@@ -115,6 +115,7 @@ def test_two_refusals_and_an_answer_are_an_answer(stand_in):
     server = stand_in(on_predict)
     assert set(ask(server.target).outputs) == {"features"}
     assert len(server.requests) == 3
+    assert server.requests[0] == server.requests[1] == server.requests[2]
 
 
 def test_without_retries_one_refusal_is_the_end(stand_in):
@@ -125,13 +126,17 @@ def test_without_retries_one_refusal_is_the_end(stand_in):
 
 
 def test_attempts_are_spaced_wider_each_time_up_to_a_limit(stand_in, monkeypatch):
-    slept = []
-    monkeypatch.setattr(channel.time, "sleep", slept.append)
-    monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
+    longest = []
+
+    def uniform(low, high):
+        longest.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr(channel.random, "uniform", uniform)
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.25)
     with pytest.raises(errors.ServingUnavailable):
         ask(stand_in(failing("UNAVAILABLE")).target, retries=7)
-    assert slept == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert longest == [(0, s) for s in (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0)]
 
 
 def test_no_answer_before_the_deadline_is_a_timeout(stand_in):
@@ -142,6 +147,7 @@ def test_no_answer_before_the_deadline_is_a_timeout(stand_in):
             ask(server.target, timeout_s=0.2, retries=1)
     finally:
         let_go.set()
+    assert len(server.requests) == 2
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
@@ -157,6 +163,57 @@ def test_answers_larger_than_grpcs_default_of_4_mb_pass(stand_in):
     assert response.ByteSize() > 4 * 2**20
 
 
+def test_a_message_larger_than_the_server_takes_is_not_sent_again(stand_in, monkeypatch):
+    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 600)
+    monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
+    server = stand_in(options=[("grpc.max_receive_message_length", 9999)])
+    with pytest.raises(errors.RequestRejected, match="give a smaller batch_size") as caught:
+        ask(server.target)
+    assert caught.value.code == "RESOURCE_EXHAUSTED"
+
+
+def test_a_port_that_speaks_http_is_said_not_to_be_grpcs():
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Quiet)
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+    try:
+        with pytest.raises(errors.ServingUnavailable, match="this is not a gRPC port"):
+            ask(f"127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Quiet(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        """Say nothing on standard error."""
+
+
+def test_a_server_that_comes_back_is_found_by_the_next_attempt(stand_in, monkeypatch):
+    # Attempts after 0.1, 0.3 and 0.7 s; left to itself gRPC connects again after a second.
+    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
+    first = stand_in()
+    first.stop()
+    returns = threading.Timer(0.2, lambda: stand_in(port=first.port))
+    returns.start()
+    assert set(ask(first.target, retries=3).outputs) == {"features"}
+    returns.join()
+
+
+def test_the_server_is_left_in_peace_and_messages_may_be_large():
+    options = dict(channel._CHANNEL_OPTIONS)
+    # TensorFlow Serving answers pings more often than every 300 s with GOAWAY.
+    assert options["grpc.keepalive_time_ms"] >= 300_000
+    assert options["grpc.max_receive_message_length"] == -1
+    assert options["grpc.max_send_message_length"] == -1
+
+
+def test_the_missing_model_is_named_with_its_label(stand_in):
+    server = stand_in(failing("INVALID_ARGUMENT", NO_LABEL))
+    with pytest.raises(errors.ModelNotFound, match="does not have model 'c3d' label 'stable'"):
+        ask(server.target, label="stable")
+
+
 def test_the_missing_model_is_named_with_its_version(stand_in):
     server = stand_in(failing("NOT_FOUND"))
     with pytest.raises(errors.ModelNotFound, match="does not have model 'other' version 7"):
@@ -169,46 +226,11 @@ def test_the_time_that_the_server_tells_of_is_read(stand_in):
 
     server = stand_in(on_predict)
     connection = Channel(ServingOptions(server.target))
-    request = wire.PredictRequest(
-        model_spec=wire.ModelSpec(name="c3d", signature_name="fc6_features"),
-        inputs={"clips": to_proto(clips_of(0))},
-    )
+    spec = wire.ModelSpec(name="c3d", signature_name=FC6_FEATURES.name)
+    request = predict_request(spec, "clips", clips_of(0))
     call = connection.send(PREDICT, request, wire.PredictResponse)
     call.result()
     assert call.trailer_s("c3d-compute-s") == 0.125
     assert call.trailer_s("c3d-queue-s") is None
     assert call.latency_s > 0
     connection.close()
-
-
-class TestOptions:
-    @pytest.mark.parametrize(
-        ("option", "value"),
-        [
-            ("target", ""),
-            ("target", "http://localhost:8501"),
-            ("target", "https://localhost"),
-            ("version", -1),
-            ("version", 2**63),
-            ("timeout_s", 0),
-            ("timeout_s", -1.0),
-            ("timeout_s", float("nan")),
-            ("timeout_s", float("inf")),
-            ("retries", -1),
-            ("batch_size", 0),
-            ("batch_size", 33),
-            ("max_in_flight", 0),
-        ],
-    )
-    def test_out_of_range_are_refused_by_name(self, option, value):
-        word = "server" if option == "target" else option
-        with pytest.raises(errors.UsageError, match=f"{word} is .*; give"):
-            ServingOptions(**{option: value})
-
-    def test_at_the_ends_of_their_ranges_are_taken(self):
-        ServingOptions("dns:///c3d:8500", timeout_s=0.001, retries=0, batch_size=1)
-        ServingOptions(batch_size=32, max_in_flight=1, version=0)
-
-    def test_are_for_the_newest_version_of_c3d_on_this_machine_by_default(self):
-        options = ServingOptions()
-        assert (options.target, options.model, options.version) == ("localhost:8500", "c3d", None)

@@ -1,8 +1,12 @@
 """The command and its videos: what it prints and writes, and how it ends where one is bad."""
 
+import csv
+import io
+import json
+
 import numpy as np
 import pytest
-from c3d_client.outputs import read_npz
+from c3d_client.outputs import read_features, read_npz
 from films import noise, write_film, write_sound
 from stand_in import signature_defs
 
@@ -42,91 +46,141 @@ BAD_VIDEOS = {
 
 
 class TestExtract:
-    def test_writes_each_videos_features_and_says_where(self, run, narrow_server, carphone, film):
-        out = film.parent / "features" / "new"
+    def test_writes_each_videos_features_under_its_own_path(
+        self, run, narrow_server, carphone, film, monkeypatch
+    ):
+        monkeypatch.chdir(film.parent)
+        (film.parent / "sub").mkdir()
+        (film.parent / "sub" / "film.mp4").write_bytes(film.read_bytes())
         code, told, errors = run(
-            *("extract", film, carphone, "--out", out, "--server", narrow_server.target)
+            *("extract", "film.mp4", "sub/film.mp4", carphone),
+            *("--out", "features/new", "--server", narrow_server.target),
         )
-        assert code == 0
-        assert told.splitlines() == [
-            f"{out / 'film.npz'}: 2 clips x 4096, video feature [4096]",
-            f"{out / 'carphone_pristine.npz'}: 14 clips x 4096, video feature [4096]",
-        ]
-        assert len(errors) == 1
+        assert (code, told) == (0, "")
         assert errors[0].startswith(NOTE)
-        assert sorted(p.name for p in out.iterdir()) == ["carphone_pristine.npz", "film.npz"]
-        content = read_npz(out / "film.npz")
+        assert errors[1:] == ["c3d: 3 videos done, 18 clips"]
+        out = film.parent / "features" / "new"
+        assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == [
+            "carphone_pristine.mp4.npz",
+            "film.mp4.npz",
+            "sub/film.mp4.npz",
+        ]
+        content = read_npz(out / "film.mp4.npz")
         assert content["clip_starts"].tolist() == [0, 8]
         assert np.linalg.norm(content["video_feature"]) == pytest.approx(1, abs=1e-5)
-        assert content["provenance"]["video"]["source"] == str(film)
+        assert content["provenance"]["video"]["source"] == "film.mp4"
 
     def test_cuts_as_it_is_told(self, run, narrow_server, film):
         code, _, _ = run(
             *("extract", film, "--out", film.parent, "--server", narrow_server.target),
-            *("--stride", 1, "--batch-size", 3),
+            *("--stride", 5, "--batch-size", 3, "--frame-step", 1, "--tail", "pad"),
         )
         assert code == 0
-        assert read_npz(film.with_suffix(".npz"))["clip_starts"].tolist() == list(range(9))
+        content = read_npz(film.with_name("film.mp4.npz"))
+        assert content["clip_starts"].tolist() == [0, 5, 10]  # the last one is padded
+        assert content["provenance"]["clips"]["tail"] == "pad"
 
-    def test_of_trained_weights_has_nothing_to_note(self, run, stand_in, film):
-        code, _, errors = run("extract", film, "--out", film.parent, "--server", stand_in().target)
-        assert (code, errors) == (0, [])
+    def test_takes_a_list_on_standard_input(self, run, stand_in, film, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"# mine\n\n{film}\n"))
+        code, _, errors = run(
+            *("extract", "-", "--out", film.parent, "--server", stand_in().target)
+        )
+        assert (code, errors) == (0, ["c3d: 1 videos done, 2 clips"])
 
-    def test_of_the_same_video_twice_does_it_once(self, run, stand_in, film):
-        server = stand_in()
-        code, told, _ = run("extract", film, film, "--out", film.parent, "--server", server.target)
+    def test_takes_the_server_from_the_environment(self, run, stand_in, film, monkeypatch):
+        monkeypatch.setenv("C3D_SERVER", stand_in().target)
+        assert run("extract", film, "--out", film.parent, "--quiet") == (0, "", [])
+
+    def test_sends_the_token_of_a_file(self, run, stand_in, film, tmp_path):
+        (tmp_path / "token").write_text("secret-17\n")
+        seen = []
+        server = stand_in(lambda _q, _r, context: seen.append(dict(context.invocation_metadata())))
+        code, _, errors = run(
+            *("extract", film, "--out", tmp_path, "--server", server.target),
+            *("--token-file", tmp_path / "token"),
+        )
         assert code == 0
-        assert len(told.splitlines()) == 1
+        assert seen[0]["authorization"] == "Bearer secret-17"
+        assert "secret-17" not in "".join(errors)
+
+    @pytest.mark.parametrize("format", ["npy", "h5", "parquet"])
+    def test_writes_other_formats(self, run, stand_in, film, tmp_path, format):
+        code, _, _ = run(
+            *("extract", film, "--out", tmp_path, "--server", stand_in().target),
+            *("--format", format),
+        )
+        assert code == 0
+        found = read_features(tmp_path / f"film.mp4.{format}")
+        assert found.clip_features.shape == (2, 4096)
+
+    def test_does_the_same_video_once(self, run, stand_in, film):
+        server = stand_in()
+        code, _, errors = run(
+            "extract", film, film, "--out", film.parent, "--server", server.target
+        )
+        assert (code, errors) == (0, ["c3d: 1 videos done, 2 clips"])
         assert len(server.requests) == 1
 
-    def test_goes_on_after_a_video_that_fails(self, run, stand_in, film, tmp_path):
-        short, out = short_film(tmp_path), tmp_path / "out"
-        code, told, errors = run(
-            *("extract", short, film, tmp_path / "absent.mp4"),
-            *("--out", out, "--server", stand_in().target),
-        )
+    def test_goes_on_after_videos_that_fail_and_again_does_only_what_is_left(
+        self, run, stand_in, film, tmp_path
+    ):
+        short, absent, out = short_film(tmp_path), tmp_path / "absent.mp4", tmp_path / "out"
+        command = ("extract", short, film, absent, "--out", out, "--server", stand_in().target)
+        code, _, errors = run(*command)
         assert code == 1
-        assert [p.name for p in out.iterdir()] == ["film.npz"]
-        assert told.startswith(f"{out / 'film.npz'}: ")
-        assert errors == [
-            f"c3d: {short}: has 15 frames; a clip needs 16",
-            f"c3d: {tmp_path / 'absent.mp4'}: no such file",
-            "c3d: 2 of 3 videos failed",
-        ]
+        assert sorted(p.name for p in out.iterdir()) == ["failures.csv", "film.mp4.npz"]
+        too_short = f"c3d: {short}: has 15 frames; a clip needs 16"
+        missing = f"c3d: {absent}: no such file"
+        listed = f"listed in {out / 'failures.csv'}"
+        assert sorted(errors[:2]) == sorted([too_short, missing])
+        assert errors[2:] == [f"c3d: 1 videos done, 2 clips; 2 failed, {listed}"]
 
-    def test_refuses_two_videos_for_one_name_before_any_work(self, run, nobody, tmp_path):
+        code, _, errors = run(*command)
+        assert code == 1
+        again = f"{too_short} (failed before; --retry-failed tries again)"
+        assert sorted(errors[:2]) == sorted([again, missing])
+        assert errors[2] == (
+            f"c3d: 0 videos done, 0 clips; 1 skipped, done before; 2 failed, {listed}"
+        )
+
+    def test_refuses_two_videos_of_one_name_before_any_work(self, run, nobody, tmp_path):
         code, told, errors = run(
-            *("extract", "a/film.mp4", "b/film.avi"),
+            *("extract", "/a/film.mp4", "/b/film.mp4"),
             *("--out", tmp_path / "out", "--server", nobody),
         )
         assert (code, told, len(errors)) == (2, "", 1)
-        assert "a/film.mp4 and b/film.avi would both be written to" in errors[0]
+        assert "/a/film.mp4" in errors[0]
+        assert "/b/film.mp4" in errors[0]
+        assert "--root" in errors[0]
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("bad", BAD_VIDEOS, ids=lambda bad: bad.__name__)
-    def test_of_a_bad_video_ends_with_2_and_one_line(self, run, stand_in, tmp_path, bad):
+    def test_of_a_bad_video_ends_with_2_and_its_reason(self, run, stand_in, tmp_path, bad):
         video, out = bad(tmp_path), tmp_path / "out"
         code, told, errors = run("extract", video, "--out", out, "--server", stand_in().target)
-        assert (code, told, len(errors)) == (2, "", 1)
+        assert (code, told, len(errors)) == (2, "", 2)
         assert errors[0].startswith(f"c3d: {video}: ")
         assert BAD_VIDEOS[bad] in errors[0]
-        assert list(out.iterdir()) == []
+        assert [p.name for p in out.iterdir()] == ["failures.csv"]
 
     def test_into_a_file_ends_with_2_before_any_request(self, run, stand_in, film):
         server = stand_in()
         code, told, errors = run("extract", film, "--out", film, "--server", server.target)
-        assert (code, told, len(errors)) == (2, "", 1)
-        assert errors[0].startswith(f"c3d: {film}: results cannot be written there")
+        assert (code, told) == (2, "")
+        assert str(film) in errors[-1]
         assert server.requests == []
 
     def test_over_a_folder_ends_with_2_and_leaves_no_rest(self, run, stand_in, film, tmp_path):
-        (tmp_path / "out" / "film.npz").mkdir(parents=True)
+        (tmp_path / "out" / "film.mp4.npz").mkdir(parents=True)
         code, told, errors = run(
             "extract", film, "--out", tmp_path / "out", "--server", stand_in().target
         )
-        assert (code, told, len(errors)) == (2, "", 1)
-        assert errors[0].startswith(f"c3d: {tmp_path / 'out' / 'film.npz'}: cannot be written")
-        assert [p.name for p in (tmp_path / "out").iterdir()] == ["film.npz"]
+        assert (code, told) == (2, "")
+        assert errors[0].startswith(f"c3d: {tmp_path / 'out' / 'film.mp4.npz'}: ")
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+            "failures.csv",
+            "film.mp4.npz",
+        ]
 
 
 class TestClassify:
@@ -145,6 +199,52 @@ class TestClassify:
         assert len(told.splitlines()) == 1 + 5
         assert len(errors) == 1
         assert errors[0].startswith(NOTE)
+
+    def test_names_each_clips_best_classes(self, run, stand_in, film):
+        _, told, _ = run("classify", film, "--top", 2, "--per-clip", "--server", stand_in().target)
+        assert [line.split() for line in told.splitlines()[3:]] == [
+            [*("0.00", "to", "0.64", "s"), *("50.0%", "archery,", "25.0%", "bowling")],
+            [*("0.32", "to", "0.96", "s"), *("50.0%", "archery,", "25.0%", "bowling")],
+        ]
+
+    def test_prints_json_lines_in_the_order_of_the_videos(self, run, stand_in, film, carphone):
+        code, told, errors = run(
+            "classify", carphone, film, "--json", "--top", 1, "--server", stand_in().target
+        )
+        assert (code, errors) == (0, [])
+        first, second = (json.loads(line) for line in told.splitlines())
+        assert [first["video"], second["video"]] == [str(carphone), str(film)]
+        assert second["top"][0]["label"] == "archery"
+        assert [clip["start_frame"] for clip in second["clips"]] == [0, 8]
+
+    def test_prints_one_table_for_all_videos(self, run, stand_in, film, carphone):
+        code, told, _ = run(
+            "classify", film, carphone, "--csv", "--top", 1, "--server", stand_in().target
+        )
+        assert code == 0
+        rows = list(csv.DictReader(io.StringIO(told)))
+        assert {row["video"] for row in rows} == {str(film), str(carphone)}
+        assert len(rows) == (1 + 2) + (1 + 14)
+
+    def test_draws_and_writes_a_page(self, run, stand_in, film, tmp_path):
+        code, _, errors = run(
+            *("classify", film, "--server", stand_in().target),
+            *("--timeline", tmp_path / "t.png", "--html", tmp_path / "pages"),
+        )
+        assert (code, errors) == (0, [])
+        assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
+        assert "archery" in (tmp_path / "pages" / "film.mp4.html").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("option", ["--timeline=all.png", "--html=all.html"])
+    def test_refuses_one_picture_for_several_videos(self, run, nobody, film, carphone, option):
+        code, _, errors = run("classify", film, carphone, option, "--server", nobody)
+        assert (code, len(errors)) == (2, 1)
+        assert "is one file for several videos; name a folder" in errors[0]
+
+    def test_refuses_two_kinds_of_output_for_machines(self, run, nobody, film):
+        code, _, errors = run("classify", film, "--json", "--csv", "--server", nobody)
+        assert (code, len(errors)) == (2, 1)
+        assert "give one of them" in errors[0]
 
     def test_of_a_model_of_features_alone_ends_with_2(self, run, stand_in, film):
         signatures = signature_defs()
@@ -182,3 +282,43 @@ class TestStatus:
         code, told, errors = run("status", "--server", stand_in().target)
         assert (code, errors) == (0, [])
         assert "UNIMPLEMENTED" in told.splitlines()[0]
+
+
+class TestConvert:
+    @pytest.fixture
+    def features(self, run, stand_in, film, carphone, tmp_path):
+        out = tmp_path / "features"
+        assert run("extract", film, carphone, "--out", out, "--server", stand_in().target)[0] == 0
+        return out
+
+    def test_writes_every_file_in_the_other_format(self, run, features, tmp_path):
+        code, told, errors = run("convert", features, "--to", "h5", "--out", tmp_path / "other")
+        assert (code, errors) == (0, [])
+        assert len(told.splitlines()) == 2
+        found = read_features(tmp_path / "other" / "film.mp4.h5")
+        assert np.array_equal(
+            found.clip_features, read_features(features / "film.mp4.npz").clip_features
+        )
+
+    def test_names_what_it_cannot_read_and_converts_the_rest(self, run, features, tmp_path):
+        (features / "broken.mp4.npz").write_bytes(b"PK nonsense")
+        code, told, errors = run("convert", features, "--to", "npy", "--out", tmp_path / "other")
+        assert code == 1
+        assert len(told.splitlines()) == 2
+        assert "broken.mp4.npz" in errors[0]
+        assert errors[1] == "c3d: 1 of 3 files failed"
+
+    def test_of_nothing_ends_with_2(self, run, tmp_path):
+        code, _, errors = run(
+            "convert", tmp_path / "absent", "--to", "npy", "--out", tmp_path / "other"
+        )
+        assert code == 2
+        assert "absent" in errors[0]
+        assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(run, shell):
+    code, told, errors = run("completion", shell)
+    assert (code, errors) == (0, [])
+    assert "_C3D_COMPLETE" in told

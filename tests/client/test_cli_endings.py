@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from c3d_client import cli
 from stand_in import model_card, signature_defs
 
 
@@ -56,6 +57,10 @@ class TestServersThatCannotHelp:
             ("--timeout", "soon"),
             ("--model-version", "99999999999999999999"),
             ("--frobnicate", "1"),
+            ("--ca", "absent.pem"),
+            ("--cert", "absent.pem"),
+            ("--token-file", "absent"),
+            ("--retries", "-1"),
         ],
     )
     def test_because_of_a_bad_option(self, ends, option, value):
@@ -70,6 +75,12 @@ class TestArguments:
             (("extract", "--batch-size", "33"), "batch_size is 33; give 1 to 32"),
             (("extract", "--stride", "0"), "stride is 0"),
             (("extract", "--stride", "half"), "--stride"),
+            (("extract", "--frame-step", "0"), "frame_step is 0"),
+            (("extract", "--fps", "0"), "fps is 0"),
+            (("extract", "--tail", "mirror"), "--tail"),
+            (("extract", "--workers", "0"), "'--workers': 0 is not in the range"),
+            (("extract", "--format", "csv"), "csv"),
+            (("extract", "--max-in-flight", "0"), "max_in_flight is 0"),
             (("classify", "--top", "0"), "top_k is 0"),
         ],
     )
@@ -87,7 +98,7 @@ class TestArguments:
     @pytest.mark.parametrize("command", ["extract", "classify"])
     def test_without_a_video_end_with_2(self, run, command):
         code, _, errors = run(command)
-        assert (code, errors) == (2, ["c3d: Missing argument 'VIDEO...'."])
+        assert (code, errors) == (2, ["c3d: Missing argument 'INPUT...'."])
 
     def test_that_are_missing_altogether_show_the_help(self, run):
         code, told, errors = run()
@@ -109,7 +120,7 @@ class TestArguments:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", [(), ("extract",), ("classify",), ("status",)])
+    @pytest.mark.parametrize("command", [(), *[(name,) for name in cli.cli.commands]])
     def test_is_there_for_every_command(self, run, command):
         for option in ("--help", "-h"):
             code, told, errors = run(*command, option)

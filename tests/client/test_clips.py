@@ -1,15 +1,12 @@
-"""Frames to clips: OpenCV's pixels, Caffe's crop, the paper's windows."""
+"""Frames to clips: the paper's windows, and what is done at a film's end."""
 
-import itertools
 import weakref
 
-import av
-import cv2
 import numpy as np
 import pytest
-from c3d_client import clips
-from c3d_client.clips import ClipWindow, iter_clips, prepare_frame
+from c3d_client.clips import ClipWindow, iter_batches, iter_clips
 from c3d_client.errors import UsageError
+from c3d_client.picture import Picture
 from c3d_client.video import Frame, decode_frames
 from films import read_index, write_film
 
@@ -23,32 +20,7 @@ def numbered_frames(count, *, taken=None):
         if taken is not None:
             taken.append(number)
         pixels = np.full((128, 171, 3), number % 256, np.uint8)
-        yield Frame(index=number, time_s=number / 25, duration_s=1 / 25, pixels=pixels)
-
-
-class TestPreparedFrames:
-    @pytest.mark.parametrize("name", ["bikes", "bunny", "carphone", "baseball"])
-    def test_pixels_of_real_films_are_exactly_opencvs(self, request, name):
-        with av.open(str(request.getfixturevalue(name))) as film:
-            for frame in itertools.islice(film.decode(video=0), 0, 60, 20):
-                pixels = frame.to_ndarray(format="rgb24")
-                resized = cv2.resize(pixels, (171, 128), interpolation=cv2.INTER_LINEAR)
-                prepared = prepare_frame(pixels)
-                assert prepared.dtype == np.uint8
-                assert prepared.shape == (112, 112, 3)
-                assert np.array_equal(prepared, resized[8:120, 29:141])
-
-    def test_the_crop_starts_at_row_8_and_column_29(self):
-        rows, columns = np.mgrid[0:128, 0:171]
-        marked = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
-        prepared = prepare_frame(marked)
-        assert prepared[0, 0].tolist() == [8, 29, 0]
-        assert prepared[-1, -1].tolist() == [119, 140, 0]
-
-    def test_channels_keep_their_order(self):
-        red = np.zeros((240, 320, 3), np.uint8)
-        red[..., 0] = 200
-        assert prepare_frame(red)[50, 50].tolist() == [200, 0, 0]
+        yield Frame.from_pixels(number, number / 25, 1 / 25, pixels)
 
 
 class TestWindows:
@@ -98,19 +70,116 @@ class TestWindows:
             assert clip.end_s == pytest.approx((clip.start_frame + 16) / 25, abs=2e-3)
 
 
+@pytest.fixture
+def prepared(monkeypatch):
+    """The numbers of the frames that were prepared, in order."""
+    numbers = []
+    original = Picture.prepared
+
+    def counting(self, resize="exact"):
+        pixels = original(self, resize)
+        numbers.append(int(pixels[0, 0, 0]))
+        return pixels
+
+    monkeypatch.setattr(Picture, "prepared", counting)
+    return numbers
+
+
+def shown(clip):
+    """The numbers of a clip's frames."""
+    return clip.pixels[:, 50, 50, 0].tolist()
+
+
+class TestEnds:
+    @pytest.mark.parametrize(
+        ("tail", "last"),
+        [
+            ("drop", [*range(8, 24)]),
+            ("pad", [*range(16, 27), 26, 26, 26, 26, 26]),
+            ("loop", [*range(16, 27), 16, 17, 18, 19, 20]),
+        ],
+    )
+    def test_frames_left_over_are_dropped_padded_or_looped(self, tail, last):
+        found = list(iter_clips(numbered_frames(27), ClipWindow(tail=tail)))
+        assert shown(found[-1]) == last
+        assert found[-1].start_frame == last[0]
+        assert found[-1].end_s == pytest.approx((last[-1] + 1 if tail == "drop" else 27) / 25)
+
+    @pytest.mark.parametrize("tail", ["pad", "loop"])
+    def test_no_clip_is_added_when_every_frame_is_in_one(self, tail):
+        assert len(list(iter_clips(numbered_frames(32), ClipWindow(tail=tail)))) == 3
+
+    @pytest.mark.parametrize(
+        ("short", "clip"),
+        [("pad", [0, 1, 2, 3, 4] + [4] * 11), ("loop", [0, 1, 2, 3, 4] * 3 + [0])],
+    )
+    def test_a_short_film_is_one_clip_where_that_is_asked_for(self, short, clip):
+        (found,) = iter_clips(numbered_frames(5), ClipWindow(short=short))
+        assert shown(found) == clip
+        assert found.end_s == pytest.approx(5 / 25)
+
+    def test_no_frames_are_no_clip_whatever_is_asked_for(self):
+        assert list(iter_clips(numbered_frames(0), ClipWindow(short="pad", tail="loop"))) == []
+
+    @pytest.mark.parametrize("stride", [1, 3, 8, 20, 50])
+    @pytest.mark.parametrize("step", [1, 2, 3])
+    @pytest.mark.parametrize("tail", ["drop", "pad", "loop"])
+    @pytest.mark.parametrize("short", ["error", "pad", "loop"])
+    def test_the_count_is_known_without_cutting(self, stride, step, tail, short):
+        window = ClipWindow(stride, frame_step=step, tail=tail, short=short)
+        for frames in (0, 1, 15, 16, 17, 24, 30, 31, 32, 46, 47, 48, 61, 97):
+            found = [clip.start_frame for clip in iter_clips(numbered_frames(frames), window)]
+            assert window.count(frames) == len(found)
+            assert found == [stride * n for n in range(len(found))]
+            if tail != "drop" and short != "error" and stride <= window.span and frames:
+                # Nothing is left out.
+                assert found[-1] + window.span >= frames
+
+    @pytest.mark.parametrize("name", ["tail", "short", "resize"])
+    def test_an_unknown_policy_is_refused_with_the_known_ones(self, name):
+        with pytest.raises(UsageError, match=f"{name} is 'mirror'; give one of \\w+, \\w+"):
+            ClipWindow(**{name: "mirror"})
+
+    @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e6])
+    def test_an_impossible_rate_is_refused(self, fps):
+        with pytest.raises(UsageError, match="fps is"):
+            ClipWindow(fps=fps)
+
+
+class TestSteps:
+    @pytest.mark.parametrize(("stride", "step"), [(8, 2), (1, 3), (5, 4), (40, 2)])
+    def test_a_clip_takes_every_nth_frame(self, stride, step, prepared):
+        window = ClipWindow(stride, frame_step=step)
+        found = list(iter_clips(numbered_frames(100), window))
+        needed = set()
+        for clip in found:
+            frames = [clip.start_frame + step * n for n in range(16)]
+            assert shown(clip) == frames
+            assert clip.end_s == pytest.approx((frames[-1] + 1) / 25)
+            needed.update(frames)
+        assert needed <= set(prepared)
+        assert len(set(prepared)) == len(prepared)
+
+
+class TestBatches:
+    @pytest.mark.parametrize("size", [1, 3, 8, 32])
+    def test_batches_hold_the_same_clips_in_order(self, size):
+        clips = list(iter_clips(numbered_frames(100)))
+        batches = list(iter_batches(numbered_frames(100), ClipWindow(), size=size))
+        assert [len(batch.pixels) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+        assert np.array_equal(
+            np.concatenate([batch.pixels for batch in batches]),
+            np.stack([clip.pixels for clip in clips]),
+        )
+        assert [s for batch in batches for s in batch.start_frames] == [
+            clip.start_frame for clip in clips
+        ]
+        assert [t for batch in batches for t in batch.times_s] == [
+            (clip.start_s, clip.end_s) for clip in clips
+        ]
+
+
 class TestEconomy:
-    @pytest.fixture
-    def prepared(self, monkeypatch):
-        """The numbers of the frames that were prepared, in order."""
-        numbers = []
-
-        def counting(pixels):
-            numbers.append(int(pixels[0, 0, 0]))
-            return prepare_frame(pixels)
-
-        monkeypatch.setattr(clips, "prepare_frame", counting)
-        return numbers
-
     @pytest.mark.parametrize("stride", [1, 8, 16])
     def test_each_frame_is_prepared_once_however_many_clips_hold_it(self, prepared, stride):
         list(iter_clips(numbered_frames(64), ClipWindow(stride)))
@@ -129,17 +198,31 @@ class TestEconomy:
         assert taken == list(range(24))
 
     def test_frames_are_let_go_once_no_clip_needs_them(self):
+        class Watched(Picture):
+            __slots__ = ("__weakref__",)
+
         alive = []
 
         def watched():
             for frame in numbered_frames(200):
-                alive.append(weakref.ref(frame.pixels))
-                yield frame
+                picture = Watched.from_pixels(frame.pixels)
+                alive.append(weakref.ref(picture))
+                yield Frame(frame.index, frame.time_s, frame.duration_s, picture)
+                del frame, picture
 
         for _clip in iter_clips(watched()):
             # Full-size pixels: the loop variables' own frame, and not one more for each held.
             assert sum(ref() is not None for ref in alive) <= 2
         assert len(alive) == 200
+
+    def test_a_picture_that_is_shown_twice_is_prepared_once(self, prepared):
+        def doubled():
+            for frame in numbered_frames(20):
+                yield Frame(2 * frame.index, 0.0, 0.0, frame.picture)
+                yield Frame(2 * frame.index + 1, 0.0, 0.0, frame.picture)
+
+        list(iter_clips(doubled()))
+        assert prepared == list(range(20))
 
     def test_a_clip_does_not_change_when_the_next_is_made(self):
         found = iter_clips(numbered_frames(40))

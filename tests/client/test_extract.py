@@ -4,8 +4,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from c3d_client import C3DClient, ServingOptions
+from c3d_client import C3DClient, ClipWindow, ServingOptions
 from c3d_client.errors import UsageError, VideoDecodeError, VideoTooShortError
+from c3d_client.sources import fingerprint
 from films import noise, write_film
 
 FRAMES = {"bikes": 250, "bunny": 132, "carphone": 120}
@@ -136,7 +137,7 @@ class TestTheStride:
         with C3DClient(narrow_server.target, stride=stride) as client:
             found = client.extract(bunny)
         assert found.clip_starts.tolist() == list(range(0, 117, stride))
-        assert found.provenance["clips"] == {"frames": 16, "stride": stride, "tail": "drop"}
+        assert found.provenance["clips"]["stride"] == stride
         by_hand = clips_by_hand(bunny, stride)
         expected = narrow_server.servable.run("fc6_features", {"clips": by_hand})["features"]
         assert found.clip_features == pytest.approx(expected, rel=1e-5, abs=1e-5)
@@ -145,6 +146,47 @@ class TestTheStride:
     def test_below_one_is_refused_before_anything_is_asked(self, nobody, stride):
         with pytest.raises(UsageError, match="stride is"):
             C3DClient(nobody, stride=stride)
+
+
+class TestTheWindow:
+    @pytest.mark.parametrize(("short", "last"), [("pad", 8), ("loop", 6)])
+    def test_lets_short_films_be_one_clip(self, narrow_server, tmp_path, short, last):
+        film = write_film(tmp_path / "nine.mp4", 9)
+        with C3DClient(narrow_server.target, window=ClipWindow(short=short)) as client:
+            found = client.extract(film)
+        with av.open(str(film)) as file:
+            frames = [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
+        prepared = [cv2.resize(f, (171, 128))[8:120, 29:141] for f in frames]
+        order = [min(n, 8) if short == "pad" else n % 9 for n in range(16)]
+        assert order[-1] == last
+        clip = np.stack([prepared[n] for n in order])[None]
+        expected = narrow_server.servable.run("fc6_features", {"clips": clip})["features"]
+        assert found.clip_features == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert found.provenance["clips"]["short"] == short
+        assert found.provenance["video"]["frames"] == 9
+
+    def test_takes_frames_at_a_rate(self, narrow_server, bikes):
+        with C3DClient(narrow_server.target, window=ClipWindow(fps=10)) as client:
+            found = client.extract(bikes)  # 10 s at 25 frames a second
+        assert found.provenance["video"]["frames"] == 100
+        assert len(found.clip_starts) == (100 - 16) // 8 + 1
+        assert found.clip_times_s[0].tolist() == pytest.approx([0, 1.6])
+
+    def test_quick_pixels_are_nearly_the_exact_ones_and_said(self, narrow_server, bikes):
+        found = {}
+        for resize in ("exact", "fast"):
+            with C3DClient(narrow_server.target, window=ClipWindow(resize=resize)) as client:
+                found[resize] = client.extract(bikes)
+        cosine = found["exact"].video_feature @ found["fast"].video_feature
+        assert cosine > 0.999
+        assert not np.array_equal(found["exact"].clip_features, found["fast"].clip_features)
+        said = {name: f.provenance["preprocessing"]["resize"] for name, f in found.items()}
+        assert said["exact"] != said["fast"]
+
+    def test_and_a_stride_go_together(self, nobody):
+        client = C3DClient(nobody, stride=4, window=ClipWindow(stride=16, tail="pad"))
+        assert client.window == ClipWindow(stride=4, tail="pad")
+        client.close()
 
 
 class TestShortFilms:
@@ -174,16 +216,24 @@ class TestProvenance:
         assert said["model"]["weights"]["sha256"] == narrow_weights.sha256
         assert said["model"]["mean"]["source"]
         assert said["preprocessing"]["crop"] == "rows 8:120, columns 29:141"
-        assert said["clips"] == {"frames": 16, "stride": 8, "tail": "drop"}
+        assert said["clips"] == {
+            **{"frames": 16, "stride": 8, "frame_step": 1},
+            **{"tail": "drop", "short": "error", "fps": None},
+        }
         assert said["software"]["pyav"] == av.__version__
         assert said["software"]["opencv"] == cv2.__version__
         assert {"c3d_client", "libavcodec"} <= set(said["software"])
         assert said["video"] == {
             "source": str(carphone),
+            "fingerprint": fingerprint(str(carphone)),
             "frames": 120,
+            "duration_s": pytest.approx(120 * 1001 / 30000, abs=1e-3),
+            "fps": pytest.approx(30000 / 1001, abs=1e-2),
             "width": 176,
             "height": 144,
+            "interlaced": False,
         }
+        assert said == {**c3d.provenance(), "video": said["video"]}
 
     def test_of_classes_is_that_of_features(self, c3d, carphone):
         assert c3d.classify(carphone).provenance == c3d.extract(carphone).provenance

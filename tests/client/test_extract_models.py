@@ -1,9 +1,17 @@
 """The walk of one video where the model is another, changes, or answers what is no answer."""
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
-from c3d_client import C3DClient, ServingOptions
-from c3d_client.errors import ContractMismatch, UsageError
+from c3d_client import C3DClient, Cancelled, ServingOptions
+from c3d_client.errors import (
+    ContractMismatch,
+    ServingUnavailable,
+    UsageError,
+    VideoDecodeError,
+)
 from films import write_film
 from stand_in import LABELS, model_card, signature_defs
 
@@ -26,22 +34,35 @@ class TestModels:
                 client.classify(sixteen)
             assert client.extract(sixteen).clip_features.shape == (1, 4096)
 
-    def test_that_change_on_the_way_are_a_mismatch_and_the_next_video_starts_afresh(
-        self, stand_in, sixteen, tmp_path
-    ):
+    def test_that_change_on_the_way_make_the_video_start_afresh(self, stand_in, sixteen, tmp_path):
         long = write_film(tmp_path / "long.mp4", 40)
 
-        def on_predict(*_):
+        def on_predict(_request, rows, _context):
             if len(server.requests) == 2:
-                server.version = 2
+                server.version, server.card = 2, model_card(precision="bfloat16")
+            return np.full((len(rows), 4096), server.version, np.float32)
 
         server = stand_in(on_predict)
         with C3DClient(options=ServingOptions(server.target, batch_size=1, max_in_flight=1)) as c:
-            with pytest.raises(
-                ContractMismatch, match=r"changed from version 1 to 2 during .*long\.mp4"
-            ):
-                c.extract(long)
+            found = c.extract(long)
             assert c.extract(sixteen).provenance["model"]["version"] == 2
+        # No number of the first version is left.
+        assert found.clip_features.tolist() == np.full((4, 4096), 2.0).tolist()
+        assert found.provenance["model"]["version"] == 2
+        assert found.provenance["model"]["precision"] == "bfloat16"
+
+    def test_whose_versions_answer_in_turn_are_a_mismatch(self, stand_in, sixteen):
+        def on_predict(*_):
+            server.version += 1
+
+        server = stand_in(on_predict)
+        with (
+            C3DClient(server.target) as c,
+            pytest.raises(
+                ContractMismatch, match=r"versions 1, 2, 3, 4 of the model answer in turn"
+            ),
+        ):
+            c.extract(sixteen)
 
     @pytest.mark.parametrize(
         ("value", "words"),
@@ -65,3 +86,54 @@ class TestModels:
         words = f"gives 3 probabilities and names {len(labels)} labels"
         with C3DClient(server.target) as client, pytest.raises(ContractMismatch, match=words):
             client.classify(sixteen)
+
+
+class TestManyVideos:
+    def test_give_what_each_gives_alone(self, narrow_server, bikes, carphone, sixteen, tmp_path):
+        sources = [bikes, tmp_path / "absent.mp4", carphone, sixteen]
+        with C3DClient(narrow_server.target) as c3d:
+            found = list(c3d.extract_many(sources, workers=3, in_order=True))
+            alone = c3d.extract(carphone)
+            assert {o.source for o in c3d.extract_many(sources)} == set(sources)
+        assert [outcome.source for outcome in found] == sources
+        assert [outcome.error is None for outcome in found] == [True, False, True, True]
+        assert isinstance(found[1].error, VideoDecodeError)
+        assert found[2].unwrap().clip_features == pytest.approx(
+            alone.clip_features, rel=1e-6, abs=1e-6
+        )
+        assert found[2].unwrap().provenance == alone.provenance
+
+    def test_may_be_without_end(self, narrow_server, sixteen):
+        with C3DClient(narrow_server.target) as c3d:
+            outcomes = c3d.extract_many(itertools.repeat(sixteen), workers=2)
+            assert all(outcome.error is None for outcome in itertools.islice(outcomes, 10))
+            outcomes.close()
+
+    def test_are_not_begun_without_a_server(self, nobody, sixteen):
+        options = ServingOptions(nobody, retries=0)
+        with C3DClient(options=options) as c3d, pytest.raises(ServingUnavailable):
+            c3d.extract_many([sixteen])
+
+    def test_of_two_models_do_not_meet(self, stand_in, sixteen):
+        def on_predict(*_):
+            if len(server.requests) == 3:
+                server.version, server.card = 2, model_card(precision="float16")
+
+        server = stand_in(on_predict)
+        outcomes = []
+        with (
+            C3DClient(server.target) as c3d,
+            pytest.raises(
+                ContractMismatch, match=r"another one during the run \(model.precision: 'float32'"
+            ),
+        ):
+            outcomes.extend(c3d.extract_many([sixteen] * 10, workers=1))
+
+    def test_that_are_given_up_end_at_the_next_batch(self, stand_in, tmp_path):
+        long = write_film(tmp_path / "long.mp4", 200)
+        unwanted = threading.Event()
+        server = stand_in(lambda *_: unwanted.set())
+        options = ServingOptions(server.target, batch_size=1, max_in_flight=1)
+        with C3DClient(options=options) as c3d, pytest.raises(Cancelled):
+            c3d.extract(long, unwanted=unwanted)
+        assert len(server.requests) < 5

@@ -7,8 +7,8 @@ import grpc
 import pytest
 from c3d_client import model_info
 from c3d_client import wire_pb2 as wire
-from c3d_client.channel import ServingOptions
 from c3d_client.errors import ContractMismatch
+from c3d_client.options import ServingOptions
 from c3d_client.serving import ServingClient
 from stand_in import LABELS, model_card, signature_defs
 from tensorflow.core.framework import types_pb2

@@ -1,142 +1,206 @@
-"""Results on disk: complete, readable, and never a half of one."""
+"""Results on disk, in every format: complete, readable, and never a half of one."""
 
-import errno
+import sys
+import threading
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from c3d_client import outputs
-from c3d_client.errors import OutputError
-from c3d_client.extract import Timings, VideoFeatures
-from c3d_client.outputs import NPZ_KEYS, prepare_folder, read_npz, write_npz
+from c3d_client.errors import OutputError, UsageError
+from c3d_client.outputs import (
+    FORMATS,
+    NPZ_KEYS,
+    format_of,
+    prepare_folder,
+    read_features,
+    read_npz,
+    read_provenance,
+    write_features,
+    write_npz,
+)
+from made_features import PROVENANCE, full_disk, made_features, names_in, same
 
-PROVENANCE = {"model": {"name": "c3d", "version": 3}, "video": {"source": "zwölf.mp4"}}
+LOSSLESS = [name for name, known in FORMATS.items() if known.lossless]
 
 
 @pytest.fixture
-def features():
-    values = np.random.default_rng(0).random((3, 4096), np.float32)
-    return VideoFeatures(
-        clip_starts=np.array([0, 8, 16], np.int64),
-        clip_times_s=np.array([[0.0, 0.64], [0.32, 0.96], [0.64, 1.28]]),
-        clip_features=values,
-        video_feature=values[0],
-        provenance=PROVENANCE,
-        timings=Timings(1.0, 0.5, 0.1, None, None),
-    )
+def path(request, tmp_path):
+    """Where features go in the format that the test has as its parameter ``name``."""
+    return tmp_path / f"film.mp4{FORMATS[request.getfixturevalue('name')].suffix}"
 
 
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+every_format = pytest.mark.parametrize("name", FORMATS)
+
+
+def content_of(path):
+    """All bytes of a file with what is beside it, or of a folder."""
+    files = path.iterdir() if path.is_dir() else path.parent.glob(f"{path.name}*")
+    return {file.name: file.read_bytes() for file in sorted(files)}
 
 
 class TestWriting:
-    def test_and_reading_gives_the_same(self, tmp_path, features):
-        write_npz(tmp_path / "film.npz", features)
-        content = read_npz(tmp_path / "film.npz")
-        assert tuple(content) == NPZ_KEYS
-        assert content["provenance"] == PROVENANCE
-        for key in NPZ_KEYS[:-1]:
-            expected = getattr(features, key)
-            assert content[key].dtype == expected.dtype
-            assert np.array_equal(content[key], expected)
+    @pytest.mark.parametrize("name", LOSSLESS)
+    @pytest.mark.parametrize("clips", [1, 3, 600])
+    def test_and_reading_gives_the_same_to_the_bit(self, path, name, clips):
+        features = made_features(clips)
+        write_features(path, features)
+        assert same(read_features(path), features)
 
-    def test_gives_a_file_that_numpy_alone_can_read(self, tmp_path, features):
-        write_npz(tmp_path / "film.npz", features)
-        with np.load(tmp_path / "film.npz", allow_pickle=False) as file:
-            assert sorted(file.files) == sorted(NPZ_KEYS)
-            assert {key: file[key].dtype.name for key in NPZ_KEYS[:-1]} == {
-                "clip_features": "float32",
-                "video_feature": "float32",
-                "clip_starts": "int64",
-                "clip_times_s": "float64",
-            }
-            assert "zw" in file["provenance"].item()
+    @pytest.mark.parametrize("name", LOSSLESS)
+    def test_and_reading_keeps_unknown_times(self, path, name):
+        features = made_features(clip_times_s=np.full((3, 2), np.nan))
+        write_features(path, features)
+        assert same(read_features(path), features)
 
-    def test_leaves_one_file_of_exactly_that_name(self, tmp_path, features):
-        write_npz(str(tmp_path / "film.features"), features)
-        assert names_in(tmp_path) == ["film.features"]
+    @every_format
+    def test_gives_the_provenance_back_without_the_clips(self, path, name):
+        write_features(path, made_features())
+        assert read_provenance(path) == PROVENANCE
 
-    def test_replaces_an_earlier_result(self, tmp_path, features):
-        (tmp_path / "film.npz").write_bytes(b"old")
-        write_npz(tmp_path / "film.npz", features)
-        assert read_npz(tmp_path / "film.npz")["provenance"] == PROVENANCE
+    @every_format
+    def test_goes_by_the_ending_or_by_the_name_of_the_format(self, path, name):
+        other = path.with_name("features.of-a-film")
+        write_features(path, made_features())
+        write_features(other, made_features(), format=name)
+        assert same(
+            replace(read_features(path), provenance={}),
+            replace(read_features(other, format=name), provenance={}),
+        )
+        assert format_of(path) is FORMATS[name]
 
+    @every_format
+    def test_leaves_nothing_but_what_was_asked_for(self, path, name):
+        write_features(path, made_features())
+        beside = FORMATS[name].beside
+        assert names_in(path.parent) == [path.name, *([path.name + beside] if beside else [])]
+
+    @every_format
+    def test_replaces_an_earlier_result(self, path, name):
+        write_features(path, made_features(40, seed=1))
+        write_features(path, made_features(seed=2))
+        again = path.with_name(f"again{FORMATS[name].suffix}")
+        write_features(again, made_features(seed=2))
+        if name != "parquet":  # which may differ in bytes
+            assert list(content_of(path).values()) == list(content_of(again).values())
+        assert len(read_features(path).clip_starts) == (32 if name == "sultani" else 3)
+
+    @every_format
+    @pytest.mark.parametrize("size", [0, 10_000, 300_000])
+    def test_to_a_full_disk_is_an_error_that_leaves_the_earlier_result(self, path, name, size):
+        if name == "caffe" and size > 16_404:
+            pytest.skip("its files are smaller")
+        write_features(path, made_features(40))
+        before = content_of(path)
+        with full_disk(size), pytest.raises(OutputError, match="too large") as caught:
+            write_features(path, made_features(40, seed=1))
+        assert caught.value.path == str(path)
+        assert content_of(path) == before
+        beside = FORMATS[name].beside
+        assert names_in(path.parent) == [path.name, *([path.name + beside] if beside else [])]
+
+    @every_format
+    def test_over_another_folder_is_an_error_that_leaves_it_as_it_was(self, path, name):
+        path.mkdir()
+        (path / "notes.txt").touch()
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            write_features(path, made_features())
+        assert names_in(path.parent) == [path.name]
+        assert names_in(path) == ["notes.txt"]
+        assert "None" not in str(caught.value)
+
+    def test_of_a_folder_over_a_file_is_an_error_that_leaves_it(self, tmp_path):
+        (tmp_path / "film.fc6").write_bytes(b"a file")
+        with pytest.raises(OutputError, match="Not a directory"):
+            write_features(tmp_path / "film.fc6", made_features())
+        assert names_in(tmp_path) == ["film.fc6"]
+
+    @every_format
+    def test_into_a_folder_that_is_not_there_is_an_error(self, path, name):
+        with pytest.raises(OutputError, match="No such file or directory"):
+            write_features(path.parent / "absent" / path.name, made_features())
+
+    @every_format
     @pytest.mark.parametrize(
-        ("error", "words"),
+        ("changes", "words"),
         [
-            (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-            (OSError("the disk went away"), "the disk went away"),
+            ({"clip_features": np.zeros((3, 4096))}, r"clip_features is float64 \[3, 4096\]"),
+            ({"clip_features": np.zeros((2, 4096), np.float32)}, r"expected float32 \[3, 4096\]"),
+            ({"clip_times_s": np.zeros((3, 3))}, r"clip_times_s is float64 \[3, 3\]"),
+            ({"clip_starts": np.zeros(3, np.int32)}, "clip_starts is int32"),
+            ({"clip_starts": np.zeros(0, np.int64)}, "no clips"),
+            ({"video_feature": np.zeros(500, np.float32)}, r"video_feature is float32 \[500\]"),
+            ({"provenance": {"when": object()}}, "provenance is not JSON"),
+            ({"provenance": {"fps": float("nan")}}, "provenance is not JSON"),
         ],
     )
-    def test_that_fails_half_way_leaves_the_earlier_result(
-        self, tmp_path, features, monkeypatch, error, words
+    def test_what_are_not_features_is_an_error_that_leaves_nothing(
+        self, path, name, changes, words
     ):
-        def half(file, **_arrays):
-            file.write(b"PK half of a file")
-            raise error
+        with pytest.raises(OutputError, match=words):
+            write_features(path, made_features(**changes))
+        assert names_in(path.parent) == []
 
-        write_npz(tmp_path / "film.npz", features)
-        before = (tmp_path / "film.npz").read_bytes()
-        monkeypatch.setattr(outputs.np, "savez", half)
-        with pytest.raises(OutputError, match=words) as caught:
-            write_npz(tmp_path / "film.npz", features)
-        assert caught.value.path == str(tmp_path / "film.npz")
-        assert (tmp_path / "film.npz").read_bytes() == before
-        assert names_in(tmp_path) == ["film.npz"]
+    @every_format
+    def test_by_several_threads_at_a_time_is_as_by_one(self, path, name):
+        paths = [path.with_name(f"{n}{path.name}") for n in range(6)]
+        threads = [
+            threading.Thread(target=write_features, args=(path, made_features(20, seed=n)))
+            for n, path in enumerate(paths)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        one = path.with_name("one")
+        for n, written in enumerate(paths):
+            write_features(one, made_features(20, seed=n), format=name)
+            assert np.array_equal(
+                read_features(written).clip_features, read_features(one, format=name).clip_features
+            )
 
-    def test_over_a_folder_is_an_error_that_leaves_nothing(self, tmp_path, features):
-        (tmp_path / "film.npz").mkdir()
-        with pytest.raises(OutputError, match="cannot be written"):
-            write_npz(tmp_path / "film.npz", features)
-        assert names_in(tmp_path) == ["film.npz"]
 
-    def test_into_a_folder_that_is_not_there_is_an_error(self, tmp_path, features):
-        with pytest.raises(OutputError, match="No such file or directory"):
-            write_npz(tmp_path / "absent" / "film.npz", features)
+class TestAFormat:
+    def test_shares_its_ending_with_no_other(self):
+        suffixes = [known.suffix for known in FORMATS.values()]
+        for suffix in suffixes:
+            assert [other for other in suffixes if suffix.endswith(other)] == [suffix]
+
+    def test_an_unknown_ending_or_format(self, tmp_path):
+        with pytest.raises(UsageError, match=r"film.mp4: its name does not tell.*\.npz \(npz\)"):
+            read_features(tmp_path / "film.mp4")
+        with pytest.raises(UsageError, match="no format 'mat'; choose one of npz, npy, h5"):
+            write_features(tmp_path / "film.mat", made_features(), format="mat")
+
+    @pytest.mark.parametrize("name", [n for n, known in FORMATS.items() if known.extra])
+    def test_without_the_library_names_the_extra(self, path, name, monkeypatch):
+        module = {"h5": "h5py", "parquet": "pyarrow"}[FORMATS[name].extra]
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setitem(sys.modules, f"{module}.parquet", None)
+        words = rf"{module} is not installed.*c3d-client\[{FORMATS[name].extra}\]"
+        with pytest.raises(UsageError, match=words):
+            write_features(path, made_features())
+        with pytest.raises(UsageError, match=words):
+            read_features(path)
+        assert names_in(path.parent) == []
 
 
-class TestReading:
-    def fails(self, path, words):
-        with pytest.raises(OutputError, match=words) as caught:
-            read_npz(path)
-        assert caught.value.path == str(path)
+class TestNpz:
+    def test_by_name_gives_arrays_and_provenance_by_key(self, tmp_path):
+        features = made_features()
+        write_npz(tmp_path / "film.features", features)
+        content = read_npz(tmp_path / "film.features")
+        assert tuple(content) == NPZ_KEYS
+        assert all(content[key] is not None for key in NPZ_KEYS)
+        assert content["provenance"] == PROVENANCE
+        assert np.array_equal(content["clip_features"], features.clip_features)
 
-    def test_what_is_not_there(self, tmp_path):
-        self.fails(tmp_path / "absent.npz", "no such file")
-
-    def test_a_folder(self, tmp_path):
-        self.fails(tmp_path, "is not a file of C3D features")
-
-    @pytest.mark.parametrize("content", [b"", b"text\n", b"PK\x03\x04 and then nothing"])
-    def test_another_kind_of_file(self, tmp_path, content):
-        (tmp_path / "film.npz").write_bytes(content)
-        self.fails(tmp_path / "film.npz", "is not a file of C3D features")
-
-    def test_a_result_cut_short(self, tmp_path, features):
-        write_npz(tmp_path / "film.npz", features)
-        content = (tmp_path / "film.npz").read_bytes()
-        (tmp_path / "film.npz").write_bytes(content[: len(content) // 2])
-        self.fails(tmp_path / "film.npz", "is not a file of C3D features")
-
-    def test_a_single_array(self, tmp_path):
-        np.save(tmp_path / "film.npy", np.zeros(4096, np.float32))
-        self.fails(tmp_path / "film.npy", "is not a file of C3D features")
-
-    def test_arrays_of_other_names(self, tmp_path):
-        np.savez(tmp_path / "film.npz", features=np.zeros(4096))
-        self.fails(tmp_path / "film.npz", "clip_features")
-
-    @pytest.mark.parametrize("provenance", ["not JSON", 1.5j, [1, 2]])
-    def test_provenance_that_is_not_json(self, tmp_path, provenance):
-        arrays = dict.fromkeys(NPZ_KEYS[:-1], np.zeros(3))
-        np.savez(tmp_path / "film.npz", **arrays, provenance=provenance)
-        self.fails(tmp_path / "film.npz", "is not a file of C3D features")
-
-    def test_pickles_are_never_opened(self, tmp_path):
-        arrays = dict.fromkeys(NPZ_KEYS[:-1], np.zeros(3))
-        with (tmp_path / "film.npz").open("wb") as file:
-            np.savez(file, **arrays, provenance=np.array({"a": 1}, object))
-        self.fails(tmp_path / "film.npz", "allow_pickle")
+    def test_of_the_same_features_has_the_same_bytes(self, tmp_path):
+        for name in ("one.npz", "two.npz"):
+            write_npz(tmp_path / name, made_features())
+        assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+        with zipfile.ZipFile(tmp_path / "one.npz") as archive:  # and at any other time of day
+            assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 class TestTheFolder:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from c3d_client import wire_pb2 as wire
-from c3d_client.tensors import from_proto, to_proto
+from c3d_client.tensors import encode, from_proto
 from tensorflow.core.framework import tensor_pb2
 
 DTYPES = ["float32", "float64", "int32", "uint8", "int64", "bool"]
@@ -20,6 +20,11 @@ def assert_same(found, expected):
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
     assert np.array_equal(found, expected)
+
+
+def to_proto(array):
+    head, content = encode(array)
+    return wire.TensorProto.FromString(head + content.tobytes())
 
 
 def by_content(shape, dtype, content):
@@ -106,6 +111,31 @@ def test_the_last_value_repeats_to_fill_the_shape_as_in_tensorflow(dtype, field,
     ours.tensor_shape.dim.add(size=3)
     theirs = tensor_pb2.TensorProto.FromString(ours.SerializeToString())
     assert from_proto(ours).tolist() == tf.make_ndarray(theirs).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 4096, 40000])
+def test_many_floats_are_read_bit_by_bit(size):
+    # Whatever the bits: also NaNs with a message, infinities, -0 and denormal numbers.
+    bits = np.random.default_rng(3).integers(0, 2**32, size, dtype=np.uint32)
+    bits[bits & 0x7FC00000 == 0x7F800000] |= 0x00400000  # all but signalling NaNs
+    array = bits.view(np.float32)
+    ours = wire.TensorProto(dtype=wire.DT_FLOAT, float_val=array.tolist())
+    ours.tensor_shape.dim.add(size=size)
+    assert from_proto(ours).tobytes() == array.tobytes()
+    assert from_proto(wire.TensorProto.FromString(ours.SerializeToString())).tobytes() == (
+        array.tobytes()
+    )
+
+
+def test_floats_are_read_as_well_where_other_fields_follow_them():
+    ours = wire.TensorProto(
+        dtype=wire.DT_FLOAT, float_val=[1.5, 2.5], double_val=[9.0], int_val=[7]
+    )
+    ours.tensor_shape.dim.add(size=2)
+    # Field 13 is one that the client does not know: half_val.
+    unknown = wire.TensorProto.FromString(ours.SerializeToString() + b"\x6a\x02\x01\x02")
+    for proto in (ours, unknown):
+        assert from_proto(proto).tolist() == [1.5, 2.5]
 
 
 class TestStrings:

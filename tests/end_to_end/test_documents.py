@@ -36,6 +36,8 @@ def free_port():
 def workplace(tmp_path, monkeypatch, narrow_copy, carphone):
     """A folder with a video and a model, as the documents assume."""
     shutil.copy(carphone, tmp_path / "video.mp4")
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    shutil.copy(carphone, tmp_path / "videos" / "a" / "b.mp4")
     (tmp_path / "models").mkdir()
     shutil.move(narrow_copy, tmp_path / "models" / "c3d")
     monkeypatch.chdir(tmp_path)
@@ -97,6 +99,18 @@ def test_links_and_files_named_in_documents_exist(document):
         r"`((?:client|model_export|pipelines|tests|examples|docs)/[\w./]+)`", text
     ):
         assert (ROOT / path).exists(), path
+
+
+def test_the_reference_of_the_command_is_what_the_command_says():
+    done = subprocess.run(
+        [sys.executable, "-c", "import generate_cli; print(generate_cli.reference(), end='')"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT / "docs",
+    )
+    fresh = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == done.stdout
+    assert fresh, "docs/cli.md is not fresh; run `make docs`"
 
 
 def test_every_make_verb_in_the_documents_exists():

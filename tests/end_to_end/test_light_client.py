@@ -44,7 +44,7 @@ def test_the_client_alone_extracts_a_video_without_tensorflow(
         env=clean,
     )
     assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "features" / "carphone_pristine.npz") as file:
+    with np.load(tmp_path / "features" / "carphone_pristine.mp4.npz") as file:
         assert file["clip_features"].shape == (14, 4096)
         assert np.linalg.norm(file["video_feature"]) == pytest.approx(1.0, abs=1e-6)
 
@@ -62,8 +62,41 @@ def test_only_small_packages_come_with_it(environment):
         "c3d-client",
         "click",
         "grpcio",
+        "markdown-it-py",
+        "mdurl",
         "numpy",
         "opencv-python-headless",
         "protobuf",
+        "pygments",
+        "rich",
         "typing_extensions",
     }
+
+
+def test_it_is_light_in_memory_once_loaded(environment):
+    # Everything that extracting needs, in kilobytes, at its highest.
+    code = (
+        "from c3d_client import C3DClient\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
+    done = subprocess.run(
+        [environment / "python", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) <= 90 * 1024
+
+
+def test_what_needs_an_extra_says_which(environment, narrow_server, carphone, tmp_path):
+    for arguments, extra in (
+        (["extract", carphone, "--out", tmp_path / "f", "--format", "parquet"], "parquet"),
+        (["extract", carphone, "--out", tmp_path / "f", "--format", "h5"], "h5"),
+        (["extract", "s3://bucket/key.mp4", "--out", tmp_path / "f"], "s3"),
+        (["classify", carphone, "--timeline", tmp_path / "t.png"], "plot"),
+    ):
+        done = subprocess.run(
+            [environment / "c3d", *arguments, "--server", narrow_server.target],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert f"c3d-client[{extra}]" in done.stderr
+        assert not list(tmp_path.rglob("*.parquet"))

@@ -1,0 +1,1 @@
+"""The commands of `c3d`, one file each."""

@@ -1,0 +1,199 @@
+"""`c3d classify`: the best classes of videos, for people, pictures, pages and machines."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from c3d_client.command import complain
+from c3d_client.commands.options import (
+    clip_options,
+    make_client,
+    request_options,
+    say_note,
+    server_options,
+    source_options,
+)
+from c3d_client.errors import UsageError
+
+if TYPE_CHECKING:
+    from c3d_client.results import VideoClassification
+    from c3d_client.sources import Source
+    from c3d_client.strip import FilmStrip
+
+_BAR_WIDTH = 30
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--top", "top_k", type=int, default=5, show_default=True, help="Classes to name.")
+@click.option("--per-clip", is_flag=True, help="Name each clip's best classes too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video and line.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV row for each class named.")
+@click.option(
+    "--timeline",
+    type=_PATH,
+    metavar="PNG|DIR",
+    help="Draw the best classes over time, with frames of the video.",
+)
+@click.option(
+    "--html",
+    type=_PATH,
+    metavar="HTML|DIR",
+    help="Write a page of frames, curves and a table, in one file.",
+)
+@source_options
+@clip_options
+@request_options
+@server_options
+def classify(
+    inputs: tuple[str, ...],
+    top_k: int,
+    per_clip: bool,
+    as_json: bool,
+    as_csv: bool,
+    timeline: Path | None,
+    html: Path | None,
+    root: str | None,
+    workers: int | None,
+    **client: Any,
+) -> int:
+    """Name the most probable classes of videos.
+
+    Over all clips of a video, and with --per-clip of each. INPUT is as for extract. Answers come in
+    the order of the videos.
+
+    Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
+    """
+    from c3d_client.many import core_count, side_by_side
+    from c3d_client.sources import display, expand
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv both take standard output; give one of them")
+    sources = list(expand(inputs, root=root))
+    pictures = _Pictures(timeline, html, top_k=top_k, many=len(sources) > 1)
+    show = _shower(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
+    workers = min(core_count() if workers is None else workers, len(sources))
+    threads = max(1, core_count() // max(1, workers))
+    failed = 0
+    with make_client(**client) as c3d:
+        say_note(c3d)
+
+        def one(source: Source, unwanted: threading.Event) -> VideoClassification:
+            strip = pictures.strip()
+            answer = c3d.classify(
+                source.uri,
+                top_k=top_k,
+                threads=threads,
+                unwanted=unwanted,
+                watch=strip.watch if strip else None,
+            )
+            if strip:
+                pictures.write(source, answer, strip)
+            return answer
+
+        for outcome in side_by_side(one, sources, workers=workers, in_order=True):
+            if outcome.result is None:
+                failed += 1
+                complain("c3d", str(outcome.error))
+            else:
+                show(display(outcome.source.uri), outcome.result)
+    if failed and len(sources) > 1:
+        complain("c3d", f"{failed} of {len(sources)} videos failed")
+    return 2 if failed == len(sources) else 1 if failed else 0
+
+
+def bars(answer: VideoClassification) -> str:
+    """The best classes as lines of a bar, a percentage and a label."""
+    lines = []
+    for score in answer.top:
+        filled = round(score.probability * _BAR_WIDTH)
+        bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
+        lines.append(f"  {bar} {score.probability:7.2%}  {score.label} ({score.index})")
+    return "\n".join(lines)
+
+
+def clip_lines(answer: VideoClassification, *, top_k: int) -> str:
+    """Each clip's best classes: its seconds, then percentages and labels."""
+    from c3d_client.aggregate import top_classes
+
+    lines = []
+    for (start_s, end_s), row in zip(answer.clip_times_s, answer.clip_probabilities, strict=True):
+        best = top_classes(row, answer.labels, top_k=top_k)
+        named = ", ".join(f"{score.probability:.1%} {score.label}" for score in best)
+        lines.append(f"  {start_s:8.2f} to {end_s:8.2f} s  {named}")
+    return "\n".join(lines)
+
+
+def _shower(
+    *, as_json: bool, as_csv: bool, per_clip: bool, top_k: int
+) -> Callable[[str, VideoClassification], None]:
+    from c3d_client.tables import write_csv, write_csv_header, write_json
+
+    if as_json:
+        return lambda name, answer: write_json(sys.stdout, name, answer, top_k=top_k)
+    if as_csv:
+        write_csv_header(sys.stdout)
+        return lambda name, answer: write_csv(sys.stdout, name, answer, top_k=top_k)
+
+    def show(name: str, answer: VideoClassification) -> None:
+        click.echo(f"{name}: {len(answer.clip_starts)} clips")
+        click.echo(bars(answer))
+        if per_clip:
+            click.echo(clip_lines(answer, top_k=top_k))
+
+    return show
+
+
+class _Pictures:
+    """Where a video's timeline and page go; several videos need folders.
+
+    Raises:
+        UsageError: one file is named for several videos, or matplotlib is missing.
+    """
+
+    def __init__(self, timeline: Path | None, html: Path | None, *, top_k: int, many: bool) -> None:
+        self._asked = [
+            (kind, path, suffix)
+            for kind, path, suffix in (("timeline", timeline, ".png"), ("html", html, ".html"))
+            if path is not None
+        ]
+        self._top_k = top_k
+        for kind, path, suffix in self._asked:
+            if many and path.suffix.lower() == suffix:
+                raise UsageError(f"--{kind} {path} is one file for several videos; name a folder")
+        if timeline is not None:
+            from c3d_client.timeline import require_matplotlib
+
+            require_matplotlib()
+
+    def strip(self) -> FilmStrip | None:
+        """What keeps some of a video's frames as they pass by; None where nobody wants them."""
+        if not self._asked:
+            return None
+        from c3d_client.strip import FilmStrip
+
+        return FilmStrip()
+
+    def write(self, source: Source, answer: VideoClassification, strip: FilmStrip) -> None:
+        """Write what was asked for of one video.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        from c3d_client.outputs import prepare_folder
+        from c3d_client.page import write_page
+        from c3d_client.timeline import write_timeline
+
+        for kind, path, suffix in self._asked:
+            if path.suffix.lower() != suffix:
+                path = path / f"{source.name}{suffix}"
+            prepare_folder(path.parent)
+            write = write_timeline if kind == "timeline" else write_page
+            write(path, answer, source=source.uri, top_k=self._top_k, name=source.name, strip=strip)

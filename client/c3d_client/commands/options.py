@@ -1,0 +1,210 @@
+"""Options that several commands share, and the client that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from c3d_client.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
+from c3d_client.errors import UsageError
+
+if TYPE_CHECKING:  # the decoder and gRPC are loaded only when there is work for them
+    from c3d_client.extract import C3DClient
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+_SERVER = (
+    click.option(
+        "--server",
+        default=DEFAULT_TARGET,
+        show_default=True,
+        envvar="C3D_SERVER",
+        show_envvar=True,
+        metavar="HOST:PORT",
+        help="gRPC address of TensorFlow Serving; dns:///host:port spreads over its pods.",
+    ),
+    click.option("--model", default=MODEL_NAME, show_default=True, help="Served model."),
+    click.option("--model-version", type=int, help="A version of it; the newest by default."),
+    click.option("--model-label", help="A version by its label, such as stable."),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=float,
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Deadline of one request.",
+    ),
+    click.option(
+        "--retries",
+        type=int,
+        default=4,
+        show_default=True,
+        help="Further attempts when the server is away, overloaded or late.",
+    ),
+    click.option("--tls", is_flag=True, help="Speak TLS; the three files below imply it."),
+    click.option("--ca", type=_FILE, metavar="PEM", help="CAs to trust."),
+    click.option("--cert", type=_FILE, metavar="PEM", help="This client's certificate."),
+    click.option("--key", type=_FILE, metavar="PEM", help="Its private key."),
+    click.option("--override-name", help="The name in the server's certificate, if another."),
+    click.option(
+        "--token-file",
+        type=_FILE,
+        envvar="C3D_TOKEN_FILE",
+        show_envvar=True,
+        help="A bearer token, sent over TLS only.",
+    ),
+)
+
+_REQUESTS = (
+    click.option(
+        "--batch-size",
+        type=int,
+        default=8,
+        show_default=True,
+        help=f"Clips in a request, 1 to {MAX_BATCH_SIZE}; never changes the answer.",
+    ),
+    click.option(
+        "--max-in-flight",
+        type=int,
+        default=16,
+        show_default=True,
+        help="Most requests on their way at once; fewer where the server pushes back.",
+    ),
+)
+
+_CLIPS = (
+    click.option(
+        "--stride",
+        type=int,
+        default=CLIP_STRIDE,
+        show_default=True,
+        help="Frames from one clip's start to the next.",
+    ),
+    click.option(
+        "--frame-step",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Frames from one frame of a clip to the next.",
+    ),
+    click.option(
+        "--tail",
+        type=click.Choice(["drop", "pad", "loop"]),
+        default="drop",
+        show_default=True,
+        help="Frames at the end that fill no clip.",
+    ),
+    click.option(
+        "--short",
+        type=click.Choice(["error", "pad", "loop"]),
+        default="error",
+        show_default=True,
+        help="A video shorter than one clip.",
+    ),
+    click.option("--fps", type=float, help="Take frames at this rate; all of them by default."),
+    click.option(
+        "--resize",
+        type=click.Choice(["exact", "fast"]),
+        default="exact",
+        show_default=True,
+        help="OpenCV's pixels, or nearly those in less time.",
+    ),
+)
+
+_SOURCES = (
+    click.option(
+        "--root",
+        metavar="DIR",
+        help="Outputs are named by the videos' paths below it.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Videos at a time; as many as there are cores by default.",
+    ),
+)
+
+
+def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Function], _Function]:
+    def add(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+server_options = _adding(_SERVER)
+request_options = _adding(_REQUESTS)
+clip_options = _adding(_CLIPS)
+source_options = _adding(_SOURCES)
+
+
+def make_client(
+    *,
+    server: str,
+    model: str,
+    model_version: int | None,
+    model_label: str | None,
+    timeout_s: float,
+    retries: int,
+    tls: bool,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    override_name: str | None,
+    token_file: Path | None,
+    batch_size: int = 8,
+    max_in_flight: int = 16,
+    **window: Any,
+) -> C3DClient:
+    """The client that the options describe.
+
+    Raises:
+        UsageError: an option is out of its range, or a file cannot be read.
+    """
+    from c3d_client.clips import ClipWindow
+    from c3d_client.extract import C3DClient
+    from c3d_client.options import ServingOptions
+
+    options = ServingOptions(
+        target=server,
+        model=model,
+        version=model_version,
+        label=model_label,
+        timeout_s=timeout_s,
+        retries=retries,
+        tls=tls,
+        ca=ca,
+        cert=cert,
+        key=key,
+        override_name=override_name,
+        token=_read_token(token_file),
+        batch_size=batch_size,
+        max_in_flight=max_in_flight,
+    )
+    return C3DClient(window=ClipWindow(**window), options=options)
+
+
+def say_note(c3d: C3DClient) -> None:
+    """Say on standard error what the model card says that people must know of its weights."""
+    weights = c3d.model_info().card["weights"]
+    if weights.get("note"):
+        about = f"the served weights, {weights['source']}: {weights['note']}"
+        click.echo(f"c3d: note: {about}", err=True)
+
+
+def _read_token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: the token cannot be read ({error})") from error

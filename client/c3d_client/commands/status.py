@@ -1,0 +1,33 @@
+"""`c3d status`: what is behind the server's address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from c3d_client.commands.options import make_client, say_note, server_options
+
+
+@click.command()
+@server_options
+def status(**client: Any) -> int:
+    """Show the server's health, the model's versions and its card."""
+    with make_client(**client) as c3d:
+        click.echo(f"server     {client['server']}  {c3d.serving.health()}")
+        for version in c3d.versions():
+            problem = f"  {version.error}" if version.error else ""
+            click.echo(f"version    {version.version}  {version.state}{problem}")
+        info = c3d.model_info()
+        weights = info.card["weights"]
+        click.echo(f"model      {client['model']} version {info.version}")
+        click.echo(f"signatures {', '.join(info.signatures)}")
+        click.echo(f"contract   {info.card['contract_version']}")
+        click.echo(f"precision  {info.card['precision']}")
+        click.echo(f"weights    {weights['source']}  sha256 {weights['sha256']}")
+        click.echo(
+            f"mean       {info.card['mean']['source']}  sha256 {info.card['mean']['sha256']}"
+        )
+        click.echo(f"labels     {len(info.labels)}")
+        say_note(c3d)
+    return 0

@@ -1,0 +1,90 @@
+"""Results to files and back: whole or not at all, with what made them inside.
+
+    write_features("film.npz", features)                # or .npy, .h5, .parquet, ...
+    features = read_features("film.npz")                # the same again
+    for done in convert(["features"], "other", to="parquet"): ...
+
+A format is a module of this package; :mod:`formats` lists them. NumPy is all that importing costs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from c3d_client.atomic import TEMPORARY_PREFIX
+from c3d_client.errors import OutputError
+from c3d_client.outputs.conversion import Conversion, convert
+from c3d_client.outputs.formats import (
+    DEFAULT_FORMAT,
+    FORMATS,
+    Format,
+    format_named,
+    format_of,
+    read_features,
+    read_provenance,
+    usable_format,
+    write_features,
+)
+from c3d_client.outputs.names import output_path
+from c3d_client.outputs.npz import NPZ_KEYS
+from c3d_client.results import VideoFeatures
+
+__all__ = [
+    "DEFAULT_FORMAT",
+    "FORMATS",
+    "NPZ_KEYS",
+    "Conversion",
+    "Format",
+    "convert",
+    "format_named",
+    "format_of",
+    "output_path",
+    "prepare_folder",
+    "read_features",
+    "read_npz",
+    "read_provenance",
+    "usable_format",
+    "write_features",
+    "write_npz",
+]
+
+
+def prepare_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder for results, and see that files can be written there, before any work is done.
+
+    Raises:
+        OutputError: it cannot be made, is a file, or cannot be written to.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=TEMPORARY_PREFIX):
+            pass
+    except OSError as error:
+        raise OutputError(path, f"results cannot be written there ({error.strerror})") from error
+    return path
+
+
+def write_npz(path: str | os.PathLike[str], features: VideoFeatures) -> None:
+    """Write a video's features as ``.npz``, appearing under its name only when complete.
+
+    Keys: ``clip_features`` float32 ``[n, 4096]``, ``video_feature`` float32 ``[4096]``,
+    ``clip_starts`` int64 ``[n]``, ``clip_times_s`` float64 ``[n, 2]``, ``provenance`` (JSON text).
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_features(path, features, format="npz")
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read back what :func:`write_npz` wrote: its arrays by key, and ``provenance`` as a dict.
+
+    Raises:
+        OutputError: the file is not there, or is not such a file.
+    """
+    features = read_features(path, format="npz")
+    return {key: getattr(features, key) for key in NPZ_KEYS}

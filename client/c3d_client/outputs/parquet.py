@@ -1,0 +1,136 @@
+"""``.parquet``: one row a clip, for pandas, DuckDB and data lakes.
+
+Columns: ``video`` (its source, text), ``clip`` int64 from 0, ``start_frame`` int64, ``start_s`` and
+``end_s`` float64, ``feature`` fixed_size_list<float32>[4096]. The file's key-value metadata holds
+``provenance`` and ``video_feature`` as JSON text, so that neither repeats in every row nor needs a
+second file; ``provenance`` is also with the schema that pyarrow gives its tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from c3d_client.atomic import atomic_file
+from c3d_client.contract import FEATURE_SIZE
+from c3d_client.outputs.content import collect, features_of, from_json, to_json
+from c3d_client.outputs.extras import needed
+from c3d_client.results import VideoFeatures
+from c3d_client.rows import CHUNK_ROWS, row_chunks
+
+_EXTRA = "parquet"
+_PLACES = ("video", "clip", "start_frame", "start_s", "end_s")
+
+
+def write(path: Path, features: VideoFeatures) -> None:
+    """Write a video's features, a row group of 256 clips at a time."""
+    pyarrow, pq = _libraries()
+    schema = _schema(pyarrow).with_metadata({"provenance": to_json(features.provenance)})
+    source = _source(features.provenance)
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            # Numbers of a network hardly repeat, and their least and greatest say nothing.
+            use_dictionary=["video"],
+            write_statistics=list(_PLACES),
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        start = 0
+        for chunk in row_chunks(features.clip_features):
+            rows = slice(start, start + len(chunk))
+            columns = [
+                pyarrow.array([source] * len(chunk), pyarrow.string()),
+                np.arange(rows.start, rows.stop),
+                features.clip_starts[rows],
+                features.clip_times_s[rows, 0],
+                features.clip_times_s[rows, 1],
+                pyarrow.FixedSizeListArray.from_arrays(
+                    np.ascontiguousarray(chunk).reshape(-1), FEATURE_SIZE
+                ),
+            ]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+            start = rows.stop
+        # Not with the schema, of which there are two in the file, and one is copied into tables.
+        writer.add_key_value_metadata(
+            {"video_feature": json.dumps(features.video_feature.tolist())}
+        )
+
+
+def read(path: Path) -> VideoFeatures:
+    """Read a video's features."""
+    with _open(path) as file:
+        metadata = file.metadata.metadata
+        places: list[tuple[npt.NDArray[Any], ...]] = []
+        rows = collect(_feature_chunks(file, places))
+        clip, starts, start_s, end_s = map(np.concatenate, zip(*places, strict=True))
+        if not np.array_equal(clip, np.arange(len(rows))):
+            raise ValueError("its clips are not those of one video in order")
+        return features_of(
+            clip_features=rows,
+            provenance=from_json(metadata[b"provenance"]),
+            clip_starts=starts,
+            clip_times_s=np.stack([start_s, end_s], axis=1),
+            video_feature=np.array(json.loads(metadata[b"video_feature"]), np.float32),
+        )
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read what made a video's features, from the end of the file."""
+    with _open(path) as file:
+        return from_json(file.metadata.metadata[b"provenance"])
+
+
+def _feature_chunks(
+    file: Any, places: list[tuple[npt.NDArray[Any], ...]]
+) -> Iterator[npt.NDArray[np.float32]]:
+    # One group at a time: asked for all, pyarrow fetches all of the file.
+    for group in range(file.num_row_groups):
+        for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group]):
+            feature = batch.column("feature")
+            if feature.values.null_count or any(column.null_count for column in batch.columns):
+                raise ValueError("it has empty cells")
+            places.append(tuple(batch.column(name).to_numpy() for name in _PLACES[1:]))
+            yield feature.flatten().to_numpy().reshape(-1, FEATURE_SIZE)
+
+
+def _open(path: Path) -> Any:
+    pyarrow, pq = _libraries()
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    found, expected = file.schema_arrow.remove_metadata(), _schema(pyarrow)
+    if not found.equals(expected):
+        file.close()
+        raise ValueError(
+            f"its columns are {', '.join(found.names)}; expected {', '.join(expected.names)}, "
+            "in their types"
+        )
+    return file
+
+
+def _schema(pyarrow: Any) -> Any:
+    types = (
+        pyarrow.string(),
+        pyarrow.int64(),
+        pyarrow.int64(),
+        pyarrow.float64(),
+        pyarrow.float64(),
+        pyarrow.list_(pyarrow.float32(), FEATURE_SIZE),
+    )
+    return pyarrow.schema(list(zip((*_PLACES, "feature"), types, strict=True)))
+
+
+def _source(provenance: dict[str, Any]) -> str:
+    video = provenance.get("video")
+    return str(video.get("source", "")) if isinstance(video, dict) else ""
+
+
+def _libraries() -> tuple[Any, Any]:
+    return needed("pyarrow", extra=_EXTRA), needed("pyarrow.parquet", extra=_EXTRA)

@@ -1,0 +1,149 @@
+"""The whole network behind a server, against the same network without one.
+
+The servable has random weights: its speed is that of any. It is built once, into build/bench.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import cv2
+import numpy as np
+from bench_films import h264_sample
+from bench_measure import Measure, middle
+from bench_server import server_process
+from c3d_client import C3DClient, ClipWindow, decode_frames
+from c3d_client.clips import iter_batches
+from c3d_client.contract import CLIP_FRAMES, CLIP_STRIDE, CROP_LEFT, CROP_SIZE, CROP_TOP
+from c3d_export.graph import GraphServable
+from measures import cosine
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "build" / "bench" / "c3d"
+VIDEOS = ("bikes", "bigbuckbunny", "carphone_pristine")
+STRIDE = 24  # for cosines: a clip takes the network half a second
+ROUNDS = 3
+SERVE = """
+import sys
+from pathlib import Path
+from c3d_export.local_server import LocalServer
+server = LocalServer(Path(sys.argv[1]))
+server.start()
+print(server.target, flush=True)
+sys.stdin.read()
+"""
+
+
+def servable() -> Path:
+    """The version's folder, built if it is not there."""
+    if not (BASE / "1").is_dir():
+        command = ["-m", "c3d_export", "build", "--weights", "random:0", "--batch-sizes", "1,8"]
+        subprocess.run(
+            [sys.executable, *command, "--out", str(BASE)], check=True, stdout=subprocess.DEVNULL
+        )
+    return BASE / "1"
+
+
+def local_server() -> contextlib.AbstractContextManager[str]:
+    """The project's own server in a process of its own; gives its address."""
+    servable()
+    return server_process("-c", SERVE, str(BASE))
+
+
+def fast_against_exact() -> list[Measure]:
+    """fc6 of clips from pictures resized fast and exactly."""
+    videos = [h264_sample(name) for name in VIDEOS]
+    if "C3D_TEST_ASSETS" in os.environ:
+        videos.append(Path(os.environ["C3D_TEST_ASSETS"]) / "videos/v_BaseballPitch_g01_c01.avi")
+    measures = []
+    with GraphServable(servable()) as bare:
+        for video in videos:
+            exact, fast = (
+                np.concatenate([features(bare, clips) for clips in clips_of(video, resize)])
+                for resize in ("exact", "fast")
+            )
+            measures.append(
+                Measure(
+                    f"fc6 cosine of fast and exact, {video.stem}",
+                    cosine(fast, exact),
+                    at_least=0.999,
+                    digits=".6f",
+                    note=f"the lowest of {len(exact)} clips",
+                )
+            )
+    return measures
+
+
+def clips_of(video: Path, resize: str, *, stride: int = STRIDE) -> list[np.ndarray]:
+    window = ClipWindow(stride=stride, resize=resize)
+    return [batch.pixels for batch in iter_batches(decode_frames(video), window, size=8)]
+
+
+def features(bare: GraphServable, clips: np.ndarray) -> np.ndarray:
+    return bare.run("fc6_features", {"clips": clips})["features"]
+
+
+def against_the_bare_network() -> list[Measure]:
+    """Clips a second of extract() with the server, over those of the SavedModel's own session."""
+    video = h264_sample("bigbuckbunny")
+    batches = clips_of(video, "exact", stride=CLIP_STRIDE)
+    ratios = []
+    with local_server() as target, C3DClient(target) as client, GraphServable(servable()) as bare:
+        client.extract(video)
+        for clips in batches:
+            features(bare, clips)
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            for clips in batches:
+                features(bare, clips)
+            between = time.perf_counter()
+            client.extract(video)
+            ratios.append((between - started) / (time.perf_counter() - between))
+    return [Measure("extract over the bare SavedModel, clips/s", at_least=0.95, **middle(ratios))]
+
+
+def against_predict() -> list[Measure]:
+    """extract() over the original way: the video into memory, then Keras's predict a clip."""
+    from c3d_export.architecture import build_c3d, features_extractor, set_weights
+    from c3d_export.mean import SPORTS1M_SCALARS, read_mean
+    from c3d_export.weights import random_weights
+
+    video = h264_sample("bigbuckbunny")
+    network = build_c3d()
+    set_weights(network, random_weights(0).arrays)
+    fc6, mean = features_extractor(network), read_mean(SPORTS1M_SCALARS).bgr
+
+    def original() -> np.ndarray:
+        capture = cv2.VideoCapture(str(video))
+        frames = []
+        while (read := capture.read())[0]:
+            frames.append(cv2.resize(read[1], (171, 128)))
+        rows = []
+        for start in range(0, len(frames) - CLIP_FRAMES + 1, CLIP_STRIDE):
+            clip = np.array(frames[start : start + CLIP_FRAMES], np.float32)
+            clip = clip[:, CROP_TOP : CROP_TOP + CROP_SIZE, CROP_LEFT : CROP_LEFT + CROP_SIZE]
+            rows.append(fc6.predict((clip - mean)[None], verbose=0)[0])
+        feature = np.mean(rows, axis=0)
+        return feature / np.linalg.norm(feature)
+
+    ratios = []
+    with local_server() as target, C3DClient(target) as client:
+        ours = client.extract(video).video_feature
+        apart = float(np.abs(ours - original()).max())
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            original()
+            between = time.perf_counter()
+            client.extract(video)
+            ratios.append((between - started) / (time.perf_counter() - between))
+    return [
+        Measure("extract over Keras's predict a clip at a time", at_least=1, **middle(ratios)),
+        Measure("largest difference of their video features", apart, at_most=1e-5),
+    ]

@@ -1,0 +1,93 @@
+"""Classifications for machines: what JSON and CSV say is what was measured, to the last bit."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from c3d_client import C3DClient, tables
+from c3d_client.errors import UsageError
+from classified import HOSTILE, classified, drawn_lots
+
+
+@pytest.fixture(scope="module")
+def answer(narrow_server, carphone):
+    with C3DClient(f"localhost:{narrow_server.port}") as c3d:
+        return c3d.classify(carphone)
+
+
+def test_json_says_what_was_measured(answer):
+    file = io.StringIO()
+    tables.write_json(file, "films/carphone", answer, top_k=3)
+    told = json.loads(file.getvalue())
+    assert told == tables.as_json("films/carphone", answer, top_k=3)
+    assert (told["video"], told["frames"]) == ("films/carphone", 120)
+    assert (told["width"], told["height"]) == (176, 144)
+    assert told["provenance"] == answer.provenance
+    assert told["timings"]["wall_s"] == answer.timings.wall_s
+    assert [best["index"] for best in told["top"]] == [best.index for best in answer.top[:3]]
+    assert len(told["clips"]) == len(answer.clip_starts) == 14
+    for number, clip in enumerate(told["clips"]):
+        row = answer.clip_probabilities[number]
+        assert clip["start_frame"] == answer.clip_starts[number]
+        assert [clip["start_s"], clip["end_s"]] == answer.clip_times_s[number].tolist()
+        assert [best["index"] for best in clip["top"]] == np.argsort(-row)[:3].tolist()
+        for best in clip["top"]:
+            assert np.float32(best["probability"]) == row[best["index"]]
+            assert best["label"] == answer.labels[best["index"]]
+
+
+def test_several_videos_make_json_lines_of_ascii():
+    file = io.StringIO()
+    for name in ("one \udcff", "two\n"):
+        tables.write_json(file, name, classified([[0.5, 0.5]], labels=HOSTILE[5:7]))
+    lines = file.getvalue().splitlines()
+    assert [json.loads(line)["video"] for line in lines] == ["one \udcff", "two\n"]
+    assert json.loads(lines[0])["top"][0]["label"] == HOSTILE[5]
+    assert file.getvalue().isascii()
+
+
+def test_what_the_film_does_not_say_is_null():
+    told = tables.as_json("film", classified([[1.0]]))
+    assert (told["frames"], told["fps"], told["width"]) == (16, None, None)
+
+
+def test_csv_has_the_films_best_classes_and_then_each_clips():
+    film = classified(drawn_lots(3, 9))
+    rows = list(tables.csv_rows("film.mp4", film, top_k=2))
+    assert len(rows) == 2 + 3 * 2
+    assert all(len(row) == len(tables.CSV_HEADER) for row in rows)
+    best = film.top[0]
+    assert rows[0] == ("film.mp4", "", 0, 0.0, 1.28, 1, best.index, best.label, best.probability)
+    assert [row[1] for row in rows] == ["", "", 0, 0, 1, 1, 2, 2]
+    assert [row[5] for row in rows] == [1, 2] * 4
+    assert rows[4][2:5] == (8, 0.32, 0.96)
+
+
+def test_many_videos_make_one_csv_that_reads_back_to_the_last_bit(tmp_path):
+    films = {"a, b.mp4": classified(drawn_lots(4, 10), labels=HOSTILE)}
+    last = classified(drawn_lots(2, 10, seed=1), labels=HOSTILE, fps=29.97)
+    films['say "film"\n.mp4'] = last
+    path = tmp_path / "films.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        tables.write_csv_header(file)
+        for name, film in films.items():
+            tables.write_csv(file, name, film, top_k=10)
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *read = csv.reader(file)
+    assert tuple(header) == tables.CSV_HEADER
+    written = [row for name in films for row in tables.csv_rows(name, films[name], top_k=10)]
+    kinds = (str, lambda text: int(text) if text else "", int, float, float, int, int, str, float)
+    assert [
+        tuple(kind(text) for kind, text in zip(kinds, row, strict=True)) for row in read
+    ] == written
+    assert {row[7] for row in read} == set(HOSTILE)
+    assert [float(text) for text in read[-1][3:5]] == last.clip_times_s[1].tolist()
+    assert np.float32(read[-10][8]) == last.clip_probabilities[1].max()
+
+
+@pytest.mark.parametrize("make", [tables.as_json, lambda *a, **k: list(tables.csv_rows(*a, **k))])
+def test_no_classes_are_refused(make):
+    with pytest.raises(UsageError, match="top_k is 0; give 1 or more"):
+        make("film", classified([[1.0]]), top_k=0)

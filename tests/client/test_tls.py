@@ -1,0 +1,223 @@
+"""TLS and tokens with real servers and certificates: what is right passes, the rest is one line."""
+
+import shutil
+from pathlib import Path
+
+import grpc
+import pytest
+from c3d_client.contract import FC6_FEATURES
+from c3d_client.errors import ServingError, ServingUnavailable, UsageError
+from c3d_client.options import ServingOptions
+from c3d_client.serving import ServingClient
+from certificates import Authority, key_pem, server_credentials
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from stand_in import StandIn, clips_of
+
+TOKEN = "s3cret-token"
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("ours"), "our-ca")
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("theirs"), "their-ca")
+
+
+@pytest.fixture(scope="module")
+def client_identity(ours):
+    return ours.identity("client")
+
+
+def served(identity, clients=None):
+    server = StandIn(credentials=server_credentials(identity, clients))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def tls_server(ours):
+    """For 127.0.0.1 and localhost."""
+    yield from served(ours.identity("server", hosts=("127.0.0.1", "localhost")))
+
+
+@pytest.fixture(scope="module")
+def named_server(ours):
+    """A certificate for a name that is not the address."""
+    yield from served(ours.identity("named", hosts=("c3d.example",)))
+
+
+@pytest.fixture(scope="module")
+def mutual_server(ours):
+    """Lets in only clients with a certificate of our CA."""
+    yield from served(ours.identity("mutual", hosts=("127.0.0.1",)), ours)
+
+
+def ask(target, **changes):
+    """The value of one answer."""
+    options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 1, **changes})
+    with ServingClient(options) as client:
+        return client.predict(FC6_FEATURES, clips_of(6)).output[0, 0]
+
+
+class TestAConnection:
+    def test_with_the_right_ca_answers(self, tls_server, ours):
+        assert ask(tls_server.target, ca=ours.cert) == 7
+        assert ask(f"localhost:{tls_server.port}", ca=str(ours.cert)) == 7
+        assert ask(f"dns:///localhost:{tls_server.port}", ca=ours.cert) == 7
+
+    def test_by_another_name_answers_when_the_name_is_given(self, named_server, ours):
+        assert ask(named_server.target, ca=ours.cert, override_name="c3d.example") == 7
+
+    def test_with_a_client_certificate_answers_where_one_is_wanted(
+        self, mutual_server, ours, client_identity
+    ):
+        files = {"cert": client_identity.cert, "key": client_identity.key}
+        assert ask(mutual_server.target, ca=ours.cert, **files) == 7
+
+    def test_carries_the_token_and_the_metadata_with_every_request(self, tls_server, ours):
+        options = ServingOptions(
+            tls_server.target,
+            ca=ours.cert,
+            token=TOKEN,
+            metadata=(("X-Route", "b"), ("x-project", "7")),
+        )
+        with ServingClient(options) as client:
+            for request in (client.versions, client.model_info):
+                tls_server.metadata = {}
+                request()
+                sent = tls_server.metadata
+                assert sent["authorization"] == f"Bearer {TOKEN}"
+                assert (sent["x-route"], sent["x-project"]) == ("b", "7")
+
+    def test_may_carry_the_token_in_the_clear_within_this_machine(self, stand_in):
+        server = stand_in()
+        ask(server.target, token=TOKEN)
+        assert server.metadata["authorization"] == f"Bearer {TOKEN}"
+
+    def test_within_this_machine_goes_through_no_proxy(self, stand_in, nobody, monkeypatch):
+        for name in ("grpc_proxy", "http_proxy"):
+            monkeypatch.setenv(name, f"http://{nobody}")
+        server = stand_in()
+        assert ask(f"localhost:{server.port}", token=TOKEN) == 7
+
+
+# What is asked, of which server, and what the error advises; whether it is asked again.
+REFUSED = {
+    "plaintext to a TLS port": ("tls_server", {}, r"may speak TLS at this port \(tls, ca\)"),
+    "TLS to a plaintext port": ("plain", {"tls": True}, "does not speak TLS at this port"),
+    "another CA": ("tls_server", {"ca": "theirs"}, "CA that is not trusted here; give .* as ca"),
+    "the CAs that gRPC brings": ("tls_server", {"tls": True}, "CA that is not trusted here"),
+    "another name": ("named_server", {"ca": "ours"}, "is for another name; .* override_name"),
+    "another override": (
+        "tls_server",
+        {"ca": "ours", "override_name": "c3d.example"},
+        "is for another name",
+    ),
+    "an old certificate": ("expired", {"ca": "ours"}, "has expired; it needs a new one"),
+    "no client certificate": (
+        "mutual_server",
+        {"ca": "ours"},
+        r"may want a client certificate \(cert, key\)",
+    ),
+    "another CA's client": (
+        "mutual_server",
+        {"ca": "ours", "client": "theirs"},
+        "may want another client certificate",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_connection_that_cannot_be_is_one_line_with_advice(request, stand_in, case):
+    server, given, words = REFUSED[case]
+    ours = request.getfixturevalue("ours")
+    changes = dict(given)
+    if server == "plain":
+        target = stand_in().target
+    elif server == "expired":
+        old = ours.identity("expired", hosts=("127.0.0.1",), days=-1)
+        target = stand_in(credentials=server_credentials(old)).target
+    else:
+        target = request.getfixturevalue(server).target
+    if "ca" in changes:
+        changes["ca"] = request.getfixturevalue(changes["ca"]).cert
+    if "client" in changes:
+        stranger = request.getfixturevalue(changes.pop("client")).identity("stranger")
+        changes |= {"cert": stranger.cert, "key": stranger.key}
+    with pytest.raises(ServingUnavailable, match=words) as caught:
+        ask(target, **changes)
+    message = str(caught.value)
+    assert message.startswith(f"{target}: ")
+    assert caught.value.code == "UNAVAILABLE"
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])
+def test_a_token_that_is_not_accepted_is_told_once_and_not_shown(stand_in, code):
+    def on_predict(_request, _rows, context):
+        context.abort(grpc.StatusCode[code], "who are you?")
+
+    server = stand_in(on_predict)
+    with pytest.raises(ServingError, match="does not let this client in; check token") as caught:
+        ask(server.target, token=TOKEN)
+    assert TOKEN not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+@pytest.fixture
+def files(tmp_path, ours, client_identity):
+    """Copies of good files for a test to spoil."""
+    folder = Path(tmp_path)
+    for name, path in (
+        ("ca", ours.cert),
+        ("cert", client_identity.cert),
+        ("key", client_identity.key),
+    ):
+        shutil.copy(path, folder / f"{name}.pem")
+    return {name: folder / f"{name}.pem" for name in ("ca", "cert", "key")}
+
+
+class TestAFile:
+    @pytest.mark.parametrize("name", ["ca", "cert", "key"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"no certificate\n",
+            b"\x30\x82\x01\x0a\x00\xff" * 20,
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            None,
+        ],
+        ids=["empty", "text", "DER", "broken certificate", "broken key", "missing"],
+    )
+    def test_that_is_not_what_it_should_be_is_named_before_anything_is_sent(
+        self, nobody, files, name, content
+    ):
+        if content is None:
+            files[name].unlink()
+        else:
+            files[name].write_bytes(content)
+        with pytest.raises(UsageError, match="give a PEM file") as caught:
+            ServingClient(ServingOptions(nobody, **files))
+        assert str(caught.value).startswith(f"{files[name]}: {name} ")
+        assert "\n" not in str(caught.value)
+
+    def test_that_is_a_folder_is_named(self, nobody, tmp_path):
+        with pytest.raises(UsageError, match="ca cannot be read") as caught:
+            ServingClient(ServingOptions(nobody, ca=tmp_path))
+        assert str(caught.value).startswith(f"{tmp_path}: ")
+
+    def test_with_another_certificates_key_is_named(self, nobody, files, theirs):
+        files["key"] = theirs.identity("other").key
+        with pytest.raises(UsageError, match=f"{files['key']}: key is not that of .*cert.pem"):
+            ServingClient(ServingOptions(nobody, **files))
+
+    def test_with_a_passphrase_is_named(self, nobody, files):
+        key = load_pem_private_key(files["key"].read_bytes(), None)
+        files["key"].write_bytes(key_pem(key, b"open sesame"))
+        with pytest.raises(UsageError, match="key.pem: key has a passphrase"):
+            ServingClient(ServingOptions(nobody, **files))

@@ -1,0 +1,308 @@
+"""The window: how it moves, and where it settles against real servers."""
+
+import threading
+import time
+
+import grpc
+import pytest
+from c3d_client.contract import FC6_FEATURES
+from c3d_client.errors import RequestRejected, ServingError, ServingOverloaded, ServingTimeout
+from c3d_client.options import ServingOptions
+from c3d_client.serving import ServingClient
+from c3d_client.window import InFlightWindow, Outcome
+from stand_in import clips_of
+
+WAIT_S = 30  # for what happens at once unless the code is wrong
+KEPT_UP, PUSHED_BACK, SAYS_NOTHING = Outcome
+
+
+def fill(window):
+    """Take every slot that is free."""
+    tickets = []
+    while (ticket := window.take_if_free()) is not None:
+        tickets.append(ticket)
+    return tickets
+
+
+def round_trip(window, outcome):
+    """As many requests as the window holds leave together; each ends and is followed by one."""
+    for ticket in fill(window):
+        window.give_back(ticket, outcome)
+        window.take()
+    for _ in range(window.in_flight):
+        window.give_back(0, SAYS_NOTHING)
+
+
+class TestItself:
+    def test_starts_small_within_the_largest(self):
+        assert InFlightWindow(16).size == 4
+        assert InFlightWindow(2).size == 2
+        assert InFlightWindow(16, start=2).size == 2
+
+    def test_gives_a_slot_only_when_there_is_one(self):
+        window = InFlightWindow(2)
+        first, _ = fill(window)
+        assert (window.in_flight, window.take_if_free()) == (2, None)
+        window.give_back(first, SAYS_NOTHING)
+        assert window.take_if_free() is not None
+
+    def test_lets_a_thread_wait_for_a_slot(self):
+        window = InFlightWindow(1)
+        ticket = window.take()
+        waiting = threading.Thread(target=window.take)
+        waiting.start()
+        waiting.join(0.02)
+        assert waiting.is_alive()
+        window.give_back(ticket, SAYS_NOTHING)
+        waiting.join(WAIT_S)
+        assert not waiting.is_alive()
+        assert window.in_flight == 1
+
+    def test_grows_by_about_one_in_a_round_trip_up_to_the_largest(self):
+        window = InFlightWindow(8)
+        sizes = []
+        for _ in range(6):
+            round_trip(window, KEPT_UP)
+            sizes.append(window.size)
+        assert sizes[0] in (4, 5)
+        assert sizes[-1] == 8
+        assert all(b - a in (0, 1) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def test_does_not_grow_while_it_is_not_full(self):
+        window = InFlightWindow(8)
+        for _ in range(100):
+            window.take()
+            window.give_back(window.take(), KEPT_UP)
+            window.give_back(0, KEPT_UP)
+        assert window.size == 4
+
+    def test_stays_as_it_is_where_the_end_of_a_request_says_nothing(self):
+        window = InFlightWindow(8)
+        round_trip(window, SAYS_NOTHING)
+        assert (window.size, window.push_backs) == (4, 0)
+
+    def test_shrinks_once_for_all_the_requests_that_left_before(self):
+        window = InFlightWindow(10, start=10)
+        for ticket in fill(window):
+            window.give_back(ticket, PUSHED_BACK)
+        assert (window.size, window.push_backs) == (7, 10)
+        window.give_back(window.take(), PUSHED_BACK)
+        assert (window.size, window.push_backs) == (4, 11)
+
+    def test_never_shrinks_below_one(self):
+        window = InFlightWindow(3)
+        for _ in range(20):
+            window.give_back(window.take(), PUSHED_BACK)
+        assert window.size == 1
+
+    def test_tries_the_step_that_was_refused_more_carefully(self):
+        def answers_to_grow(window):
+            size, count = window.size, 0
+            while window.size == size:
+                fill(window)
+                window.give_back(0, KEPT_UP)
+                count += 1
+            for _ in range(window.in_flight):
+                window.give_back(0, SAYS_NOTHING)
+            return count
+
+        window = InFlightWindow(16)
+        freely = answers_to_grow(window)
+        ticket = fill(window)[0]
+        window.give_back(ticket, PUSHED_BACK)
+        for _ in range(window.in_flight):
+            window.give_back(0, SAYS_NOTHING)
+        assert window.size == 3
+        assert answers_to_grow(window) <= freely
+        assert window.size == 4
+        assert answers_to_grow(window) > 6 * freely
+
+
+@pytest.fixture
+def connect():
+    """A ServingClient of a target, closed after the test."""
+    opened = []
+
+    def open_client(target, **changes):
+        opened.append(ServingClient(ServingOptions(target, **changes)))
+        return opened[-1]
+
+    yield open_client
+    for client in opened:
+        client.close()
+
+
+def numbers(answers):
+    return [int(answer.output[0, 0]) - 1 for answer in answers]
+
+
+class TestAgainstAServer:
+    def test_with_room_for_six_it_settles_around_six(self, connect, stand_in):
+        def on_predict(_request, _rows, context):
+            server.requests.clear()
+            if server.here > 6:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            time.sleep(0.012)
+
+        server = stand_in(on_predict)
+        client = connect(server.target, retries=20)
+        sizes, found = [], []
+        for answer in client.stream(FC6_FEATURES, (clips_of(n % 256) for n in range(300))):
+            found += numbers([answer])
+            sizes.append(client.window.size)
+        assert found == [n % 256 for n in range(300)]
+        settled = sizes[100:]
+        assert min(settled) >= 4
+        assert max(settled) <= 8
+        assert 5 <= sum(settled) / len(settled) <= 7
+        assert 1 <= client.window.push_backs <= 15
+        assert client.window.in_flight == 0
+
+    def test_that_takes_any_number_it_reaches_the_largest(self, connect, stand_in):
+        def on_predict(*_):
+            server.requests.clear()
+            time.sleep(0.01)
+
+        server = stand_in(on_predict)
+        client = connect(server.target, max_in_flight=8)
+        assert numbers(client.stream(FC6_FEATURES, map(clips_of, range(100)))) == [*range(100)]
+        assert (client.window.size, client.window.push_backs) == (8, 0)
+        assert server.most_at_once == 8
+
+    def test_that_takes_one_at_a_time_waiting_is_not_overload(self, connect, stand_in):
+        turns = threading.Lock()
+
+        def on_predict(*_):
+            with turns:
+                time.sleep(0.004)
+
+        client = connect(stand_in(on_predict).target, max_in_flight=8)
+        sizes = []
+        for _ in client.stream(FC6_FEATURES, map(clips_of, range(60))):
+            sizes.append(client.window.size)
+        assert sizes == sorted(sizes)
+        assert client.window.push_backs == 0
+
+    def test_that_comes_near_its_deadline_it_does_not_grow(self, connect, stand_in):
+        server = stand_in(lambda *_: time.sleep(0.02))
+        client = connect(server.target, timeout_s=0.079, retries=20)
+        client.predict(FC6_FEATURES, clips_of(0))  # the connection takes a moment of its own
+        list(client.stream(FC6_FEATURES, map(clips_of, range(40))))
+        assert client.window.size <= 4
+
+    def test_a_slow_maker_of_batches_does_not_let_it_grow(self, connect, stand_in):
+        def batches():
+            for number in range(40):
+                time.sleep(0.004)
+                yield clips_of(number)
+
+        client = connect(stand_in().target)
+        list(client.stream(FC6_FEATURES, batches()))
+        assert client.window.size == 4
+
+    @pytest.mark.parametrize(
+        ("code", "details", "shrinks"),
+        [
+            ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted", True),
+            ("UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full",
+             True),
+            ("UNAVAILABLE", "Connection reset by peer", False),
+            ("INVALID_ARGUMENT", "no", False),
+        ],
+    )  # fmt: skip
+    def test_pushes_back_by_these_codes_and_words(self, connect, stand_in, code, details, shrinks):
+        def on_predict(_request, _rows, context):
+            context.abort(grpc.StatusCode[code], details)
+
+        client = connect(stand_in(on_predict).target, retries=1)
+        with pytest.raises(ServingError):
+            client.predict(FC6_FEATURES, clips_of(0))
+        assert client.window.push_backs == (2 if shrinks else 0)
+        assert (client.window.size < 4) is shrinks
+
+    def test_that_does_not_answer_in_time_pushes_back(self, connect, stand_in):
+        let_go = threading.Event()
+        client = connect(
+            stand_in(lambda *_: let_go.wait(WAIT_S) and None).target, timeout_s=0.1, retries=1
+        )
+        try:
+            with pytest.raises(ServingTimeout):
+                list(client.stream(FC6_FEATURES, map(clips_of, range(8))))
+        finally:
+            let_go.set()
+        assert client.window.size < 4
+
+    def test_with_a_full_queue_for_good_it_fails_as_overloaded(self, connect, stand_in):
+        def on_predict(_request, _rows, context):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+        client = connect(stand_in(on_predict).target, retries=2)
+        with pytest.raises(ServingOverloaded):
+            list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
+        assert client.window.in_flight == 0
+
+
+class TestSharedByThreads:
+    def test_it_bounds_their_requests_together(self, connect, stand_in):
+        def on_predict(*_):
+            server.requests.clear()
+            time.sleep(0.002)
+
+        server = stand_in(on_predict)
+        client = connect(server.target, max_in_flight=3)
+        found = {}
+
+        def one(film):
+            batches = (clips_of(20 * film + n) for n in range(20))
+            found[film] = numbers(client.stream(FC6_FEATURES, batches))
+
+        threads = [threading.Thread(target=one, args=(film,)) for film in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert found == {film: [20 * film + n for n in range(20)] for film in range(6)}
+        assert server.most_at_once <= 3
+        assert client.window.in_flight == 0
+
+    def test_streams_whose_answers_nobody_reads_hold_up_no_other(self, connect, stand_in):
+        client = connect(stand_in().target, max_in_flight=2)
+        streams = [client.stream(FC6_FEATURES, map(clips_of, range(10))) for _ in range(4)]
+        for stream in streams:
+            assert numbers([next(stream)]) == [0]
+        for stream in reversed(streams):
+            assert numbers(stream) == [*range(1, 10)]
+
+    def test_one_stream_holds_no_more_than_the_largest(self, connect, stand_in):
+        made = []
+        first_may_go = threading.Event()
+
+        def on_predict(_request, rows, _context):
+            if rows[0, 0, 0, 0, 0] == 0:
+                first_may_go.wait(WAIT_S)
+
+        def batches():
+            for number in range(20):
+                made.append(number)
+                if number == 6:  # one more than there is room for
+                    first_may_go.set()
+                yield clips_of(number)
+
+        client = connect(stand_in(on_predict).target, max_in_flight=6)
+        answers = client.stream(FC6_FEATURES, batches())
+        next(answers)
+        assert made == [*range(7)]
+        answers.close()
+
+    def test_every_slot_comes_back_after_a_failure(self, connect, stand_in):
+        def on_predict(_request, rows, context):
+            if rows[0, 0, 0, 0, 0] == 3:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not this one")
+
+        client = connect(stand_in(on_predict).target)
+        with pytest.raises(RequestRejected):
+            list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
+        ends = time.monotonic() + WAIT_S
+        while client.window.in_flight and time.monotonic() < ends:
+            time.sleep(0.001)
+        assert client.window.in_flight == 0

@@ -1,0 +1,62 @@
+"""Features as a video would give them, and a disk that is full after so many bytes a file."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from c3d_client.results import Timings, VideoFeatures
+
+PROVENANCE = {
+    "contract_version": "1",
+    "model": {"name": "c3d", "version": 3, "precision": "float32", "weights": {"sha256": "ab"}},
+    "clips": {"frames": 16, "stride": 8, "tail": "drop"},
+    "video": {"source": "a/zwölf.mp4", "frames": 32},
+}
+
+
+def made_features(clips: int = 3, *, seed: int = 0, **changes) -> VideoFeatures:
+    """Features of so many clips, half of them zero as after ReLU, the rest without pattern."""
+    rng = np.random.default_rng(seed)
+    rows = np.maximum(rng.standard_normal((clips, 4096), np.float32), 0)
+    starts = np.arange(clips, dtype=np.int64) * 8
+    mean = rows.mean(axis=0, dtype=np.float64)
+    features = VideoFeatures(
+        clip_starts=starts,
+        clip_times_s=np.stack([starts, starts + 16], axis=1) / 29.97,
+        clip_features=rows,
+        video_feature=(mean / np.linalg.norm(mean)).astype(np.float32),
+        provenance=PROVENANCE,
+        timings=Timings(1.0, 0.5, 0.1, None, None),
+    )
+    return replace(features, **changes)
+
+
+def same(one: VideoFeatures, other: VideoFeatures) -> bool:
+    """Whether two have the same arrays, to the bit and in type, and the same provenance."""
+    names = ("clip_features", "video_feature", "clip_starts", "clip_times_s")
+    return one.provenance == other.provenance and all(
+        getattr(one, name).dtype == getattr(other, name).dtype
+        and getattr(one, name).shape == getattr(other, name).shape
+        and getattr(one, name).tobytes() == getattr(other, name).tobytes()
+        for name in names
+    )
+
+
+def names_in(folder) -> list[str]:
+    """The names of all that is in a folder, in order."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow past so many bytes: writing more is an OSError, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

