@@ -1,0 +1,87 @@
+"""The command takes videos from an object store and from the web, and accounts for each."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from c3d_client import read_features
+from films import write_film
+from s3_server import s3_server
+from web_server import web_server
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", 40)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, film):
+    """A bucket of two films in folders, and one object that is no video."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed: videos on S3 not run")
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        bucket = fsspec.filesystem(
+            "s3", endpoint_url=server.endpoint, key=server.access_key, secret=server.secret_key
+        )
+        bucket.mkdir("films")
+        bucket.pipe("films/day 1/a.mp4", film.read_bytes())
+        bucket.pipe("films/day 2/a.mp4", film.read_bytes())
+        bucket.pipe("films/day 2/torn.mp4", film.read_bytes()[:700])
+        yield server
+
+
+def extract(out, target, *inputs, **environment):
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("c3d")), "extract", *inputs]
+        + ["--out", str(out), "--server", target],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=240,
+    )
+
+
+def test_a_bucket_is_extracted_and_extracted_once(store, narrow_server, tmp_path):
+    out = tmp_path / "features"
+    done = extract(out, narrow_server.target, "s3://films/", **store.environment)
+    assert done.returncode == 1
+    assert "2 videos done, 8 clips; 1 failed" in done.stderr
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*.npz"))
+    assert names == ["day 1/a.mp4.npz", "day 2/a.mp4.npz"]
+    video = read_features(out / names[0]).provenance["video"]
+    assert video["source"] == "s3://films/day 1/a.mp4"
+    assert video["fingerprint"]["etag"]
+    with (out / "failures.csv").open(newline="") as file:
+        assert [row["video"] for row in csv.DictReader(file)] == ["day 2/torn.mp4"]
+    again = extract(out, narrow_server.target, "s3://films/", **store.environment)
+    assert again.returncode == 1
+    assert "0 videos done, 0 clips; 2 skipped, done before; 1 failed" in again.stderr
+
+
+def test_wrong_credentials_are_one_line_and_nothing_is_made(store, narrow_server, tmp_path):
+    wrong = {**store.environment, "AWS_SECRET_ACCESS_KEY": "guessed-17"}
+    done = extract(tmp_path / "features", narrow_server.target, "s3://films/", **wrong)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("c3d: s3://films: cannot be listed: access denied")
+    assert "guessed-17" not in done.stderr
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_signed_address_is_extracted_and_its_signature_kept_to_itself(
+    film, narrow_server, tmp_path
+):
+    with web_server() as web:
+        web.files["/film.mp4"] = film.read_bytes()
+        address = f"{web.url}/film.mp4?X-Amz-Signature=secret17"
+        done = extract(tmp_path / "features", narrow_server.target, address)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "features").glob("*.npz")
+    assert path.name == "film.mp4.npz"
+    features = read_features(path)
+    assert len(features.clip_starts) == 4
+    assert "secret17" not in str(features.provenance) + done.stderr
