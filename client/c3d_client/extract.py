@@ -16,17 +16,13 @@ import numpy as np
 
 from c3d_client.aggregate import l2_normalise, top_classes
 from c3d_client.clips import ClipWindow
-from c3d_client.contract import (
-    CLASSIFY,
-    FC6_FEATURES,
-    Signature,
-)
+from c3d_client.contract import CLASSIFY, FC6_FEATURES, Signature
 from c3d_client.errors import ContractMismatch, UsageError, VideoTooShortError
 from c3d_client.many import Outcome, core_count, side_by_side
 from c3d_client.model_info import ModelInfo
 from c3d_client.options import ServingOptions
-from c3d_client.provenance import differences, made_by
 from c3d_client.results import VideoClassification, VideoFeatures
+from c3d_client.served_model import ServedModel
 from c3d_client.serving import ServingClient, VersionStatus
 from c3d_client.sources import display, fingerprint
 from c3d_client.video import Frame
@@ -56,6 +52,11 @@ class C3DClient:
         window: how clips are made of a film; the paper's way by default.
         options: deadline, retries, batch size, requests in flight, credentials.
 
+    Attributes:
+        window: how clips are made of a film.
+        serving: the connection.
+        model: what is served.
+
     Raises:
         UsageError: an argument is out of its range.
     """
@@ -75,7 +76,7 @@ class C3DClient:
         if stride is not None:
             self.window = replace(self.window, stride=stride)
         self.serving = ServingClient(options)
-        self._info: ModelInfo | None = None
+        self.model = ServedModel(self.serving, self.window)
         self._lock = threading.Lock()
         self._clips_answered = 0
 
@@ -101,10 +102,7 @@ class C3DClient:
             ContractMismatch: it is not the C3D servable that this client speaks to.
             ServingError: the server cannot be asked.
         """
-        with self._lock:
-            if self._info is None:
-                self._info = self.serving.model_info()
-            return self._info
+        return self.model.info()
 
     def versions(self) -> tuple[VersionStatus, ...]:
         """What the server says of each version of the model, newest first.
@@ -129,7 +127,7 @@ class C3DClient:
         Raises:
             ContractMismatch, ServingError: as :meth:`model_info`.
         """
-        return self._made_by(self.model_info())
+        return self.model.made_by(self.model.info())
 
     def extract(
         self,
@@ -157,7 +155,7 @@ class C3DClient:
         try:
             video_feature = l2_normalise(walk.mean.value())
         except ValueError as error:
-            raise self._broken_model(source, error) from error
+            raise self.model.unusable(display(os.fspath(source)), error) from error
         return VideoFeatures(
             clip_starts=walk.clip_starts(),
             clip_times_s=walk.clip_times_s(),
@@ -192,33 +190,14 @@ class C3DClient:
         """
         workers = core_count() if workers is None else workers
         expected = self.provenance()
-
         threads = max(1, core_count() // max(1, workers))
 
         def one(source: Path, unwanted: threading.Event) -> VideoFeatures:
             features = self.extract(source, threads=threads, unwanted=unwanted)
-            self.require_unchanged(expected, features)
+            self.model.require_unchanged(expected, features.provenance)
             return features
 
         return side_by_side(one, sources, workers=workers, in_order=in_order)
-
-    def require_unchanged(self, expected: dict[str, Any], features: VideoFeatures) -> None:
-        """See that a video belongs to the run that it was made in.
-
-        Args:
-            expected: what :meth:`provenance` said when the run began.
-            features: the video's.
-
-        Raises:
-            ContractMismatch: the model became another one since.
-        """
-        changed = differences(expected, features.provenance)
-        if changed:
-            raise ContractMismatch(
-                self.serving.options.target,
-                f"the model became another one during the run ({'; '.join(changed)}); "
-                "start a run of its own for the new model",
-            )
 
     def classify(
         self,
@@ -250,10 +229,11 @@ class C3DClient:
         )
         probabilities = walk.mean.value()
         if not np.isfinite(probabilities).all():
-            raise self._broken_model(source, ValueError("a probability is NaN or infinity"))
+            error = ValueError("a probability is NaN or infinity")
+            raise self.model.unusable(display(os.fspath(source)), error)
         if len(info.labels) != len(probabilities):
             raise ContractMismatch(
-                self.serving.options.target,
+                self.model.target,
                 f"the model gives {len(probabilities)} probabilities and names "
                 f"{len(info.labels)} labels; export it again",
             )
@@ -279,12 +259,7 @@ class C3DClient:
     ) -> tuple[Walk, ModelInfo, dict[str, Any]]:
         versions = []
         for _ in range(_WALKS_PER_VIDEO):
-            info = self.model_info()
-            if signature.name not in info.signatures:
-                raise UsageError(
-                    f"the model at {self.serving.options.target} has no signature "
-                    f"{signature.name!r}: its weights give features only; use extract"
-                )
+            info = self.model.info(signature)
             known_by = fingerprint(os.fspath(source))
             walk = Walk(
                 source,
@@ -298,7 +273,7 @@ class C3DClient:
             if answered != info.version:
                 # Another version was rolled out: the video starts afresh with that one's card.
                 versions += [info.version, answered]
-                self._forget(info)
+                self.model.forget(info)
                 continue
             if not walk.rows.count:
                 raise VideoTooShortError(
@@ -315,24 +290,9 @@ class C3DClient:
                 "height": walk.height,
                 "interlaced": walk.interlaced,
             }
-            return walk, info, {**self._made_by(info), "video": video}
+            return walk, info, {**self.model.made_by(info), "video": video}
         raise ContractMismatch(
-            self.serving.options.target,
+            self.model.target,
             f"versions {', '.join(map(str, sorted(set(versions))))} of the model answer in turn; "
             "wait until the roll-out is over, or name a version or label",
-        )
-
-    def _made_by(self, info: ModelInfo) -> dict[str, Any]:
-        return made_by(self.serving.options.model, info, self.window)
-
-    def _forget(self, info: ModelInfo) -> None:
-        with self._lock:
-            if self._info is info:
-                self._info = None
-
-    def _broken_model(self, source: str | os.PathLike[str], error: ValueError) -> ContractMismatch:
-        return ContractMismatch(
-            self.serving.options.target,
-            f"the model's answer for {display(os.fspath(source))} cannot be used: {error}; "
-            "check the servable with c3d-export verify",
         )

@@ -144,7 +144,7 @@ class ExtractJob:
         ):
             return Row(source, path, FAILED, error=before.error, tried=False)
         features = self._c3d.extract(source.uri, threads=threads, unwanted=unwanted)
-        self._c3d.require_unchanged(self._expected, features)
+        self._c3d.model.require_unchanged(self._expected, features.provenance)
         prepare_folder(path.parent)
         write_features(path, features, format=self._format)
         return Row(source, path, DONE, clips=len(features.clip_starts))

@@ -8,6 +8,7 @@ import pytest
 from c3d_client import C3DClient, Cancelled, ServingOptions
 from c3d_client.errors import (
     ContractMismatch,
+    ServingError,
     ServingUnavailable,
     UsageError,
     VideoDecodeError,
@@ -68,16 +69,18 @@ class TestModels:
         ("value", "words"),
         [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0.0, "zero everywhere")],
     )
-    def test_whose_features_are_none_are_a_mismatch(self, stand_in, sixteen, value, words):
+    def test_whose_features_are_none_fail_the_video(self, stand_in, sixteen, value, words):
         server = stand_in(lambda _q, rows, _c: np.full((len(rows), 4096), value, np.float32))
-        with C3DClient(server.target) as client, pytest.raises(ContractMismatch, match=words) as e:
+        with C3DClient(server.target) as client, pytest.raises(ServingError, match=words) as e:
             client.extract(sixteen)
         assert str(sixteen) in str(e.value)
+        # A run goes on with the next video: half precision may overflow for one alone.
+        assert not isinstance(e.value, ContractMismatch)
         assert e.value.target == server.target
 
-    def test_whose_probabilities_are_none_are_a_mismatch(self, stand_in, sixteen):
+    def test_whose_probabilities_are_none_fail_the_video(self, stand_in, sixteen):
         server = stand_in(lambda _q, rows, _c: np.full((len(rows), 3), np.nan, np.float32))
-        with C3DClient(server.target) as client, pytest.raises(ContractMismatch, match="NaN"):
+        with C3DClient(server.target) as client, pytest.raises(ServingError, match="NaN"):
             client.classify(sixteen)
 
     @pytest.mark.parametrize("labels", [LABELS[:2], [*LABELS, "more"], []])
