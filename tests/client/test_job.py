@@ -154,6 +154,17 @@ class TestAgain:
         assert rows["torn.mp4"].status == "done"
         assert set(read_failures(out)) == {"short.mp4"}
 
+    def test_a_video_that_was_put_back_is_done_and_leaves_the_list(
+        self, narrow_server, videos, out, done
+    ):
+        sound = shutil.copy2(videos / "a.mp4", videos.parent / "sound")
+        shutil.copy2(videos / "torn.mp4", videos / "a.mp4")
+        assert rows_of(narrow_server.target, videos, out)["a.mp4"].status == "failed"
+        assert "a.mp4" in read_failures(out)
+        shutil.copy2(sound, videos / "a.mp4")
+        assert rows_of(narrow_server.target, videos, out)["a.mp4"].status == "skipped"
+        assert "a.mp4" not in read_failures(out)
+
     def test_everything_is_done_again_when_that_is_asked_for(
         self, narrow_server, videos, out, done
     ):

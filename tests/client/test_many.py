@@ -70,6 +70,19 @@ def test_items_are_taken_only_as_there_is_room(in_order):
     assert most <= 2 * 2 + 1
 
 
+def test_in_order_an_outcome_comes_as_soon_as_those_before_it_have():
+    taken = threading.Event()
+
+    def work(item, unwanted):
+        assert item == 0 or taken.wait(10)
+        return item
+
+    outcomes = side_by_side(work, range(4), workers=2, in_order=True)
+    assert next(outcomes).source == 0
+    taken.set()
+    assert [o.source for o in outcomes] == [1, 2, 3]
+
+
 def test_a_slow_first_item_does_not_let_the_others_pile_up_when_order_is_asked_for():
     release, begun = threading.Event(), []
 
@@ -131,7 +144,7 @@ def test_errors_that_every_video_would_meet_end_it_all(error):
         return failing(error, at=2)(item, unwanted)
 
     with pytest.raises(type(error)):
-        list(side_by_side(work, itertools.count(), workers=2))
+        list(side_by_side(work, range(10_000), workers=2))
     assert len(begun) < 12
 
 
@@ -144,7 +157,7 @@ def test_a_server_that_is_gone_is_not_asked_for_every_video():
         raise gone
 
     with pytest.raises(ServingUnavailable):
-        outcomes.extend(side_by_side(work, itertools.count(), workers=1))
+        outcomes.extend(side_by_side(work, range(10_000), workers=1))
     assert len(begun) <= 5
 
 
@@ -159,17 +172,23 @@ def test_a_server_that_fails_now_and_then_does_not_end_it():
 
 
 def test_halting_finishes_what_has_begun_and_begins_nothing():
-    halt, begun = threading.Event(), []
+    halt, waiting, begun = threading.Event(), threading.Event(), []
+
+    def items():
+        for number in itertools.count():
+            if number == 3:
+                waiting.set()  # two at work and two that wait for their turn
+            yield number
 
     def work(item, unwanted):
         begun.append(item)
+        assert waiting.wait(10)
         halt.set()
         time.sleep(0.05)
         return item
 
-    outcomes = list(side_by_side(work, itertools.count(), workers=2, halt=halt))
-    assert sorted(o.source for o in outcomes) == sorted(begun)
-    assert len(begun) <= 2
+    outcomes = list(side_by_side(work, items(), workers=2, halt=halt))
+    assert sorted(o.source for o in outcomes) == sorted(begun) == [0, 1]
 
 
 def test_leaving_early_tells_the_work_that_it_is_unwanted():
