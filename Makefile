@@ -33,8 +33,8 @@ test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
 fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (some minutes)
 	@cd tests && ../$(BIN)/python fidelity.py
 
-bench-client: $(VENV)/.developer  ## Measure the client against its bounds (some minutes)
-	@cd tests && ../$(BIN)/python bench_client.py
+bench-client: $(VENV)/.developer  ## Measure the client against its bounds (minutes; ARGS="memory")
+	@cd tests && ../$(BIN)/python bench_client.py $(ARGS)
 
 browser:  ## Install Chromium from Debian's packages, to test the HTML pages
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }

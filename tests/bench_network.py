@@ -16,13 +16,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import cv2
 import numpy as np
-from bench_films import h264_sample
 from bench_measure import Measure, middle
 from bench_server import server_process
 from c3d_client import C3DClient, ClipWindow, decode_frames
 from c3d_client.clips import iter_batches
 from c3d_client.contract import CLIP_FRAMES, CLIP_STRIDE, CROP_LEFT, CROP_SIZE, CROP_TOP
 from c3d_export.graph import GraphServable
+from films import h264_sample
 from measures import cosine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +92,7 @@ def features(bare: GraphServable, clips: np.ndarray) -> np.ndarray:
 
 def against_the_bare_network() -> list[Measure]:
     """Clips a second of extract() with the server, over those of the SavedModel's own session."""
-    video = h264_sample("bigbuckbunny")
+    video = h264_sample("bikes")
     batches = clips_of(video, "exact", stride=CLIP_STRIDE)
     ratios = []
     with local_server() as target, C3DClient(target) as client, GraphServable(servable()) as bare:

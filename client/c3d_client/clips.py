@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -121,8 +122,7 @@ class ClipBatch:
     pixels: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Held:
+class _Held(NamedTuple):
     """A frame that clips may still need; its pixels None where no clip takes it."""
 
     index: int

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from c3d_client.errors import OutputError
 
-# Rows held in memory, and handed to a writer, at a time: 4 MB of fc6.
-CHUNK_ROWS = 256
+# Rows held in memory, and handed to a writer, at a time: 1 MB of fc6.
+CHUNK_ROWS = 64
 
 
 class RowStore:

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from c3d_client.errors import OutputError
-from c3d_client.rows import RowStore, row_chunks
+from c3d_client.rows import CHUNK_ROWS, RowStore, row_chunks
 
 
 def batches(count, *, size=8, width=64):
@@ -30,9 +30,9 @@ def test_rows_come_back_as_they_were_added_wherever_they_were_kept(most):
 def test_few_rows_need_no_file(monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", None)
     store = RowStore()
-    for batch in batches(10):
+    for batch in batches(8):
         store.add(batch)
-    assert store.array().shape == (80, 64)
+    assert store.array().shape == (CHUNK_ROWS, 64)
 
 
 def test_many_rows_leave_no_name_on_the_disk(tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_memory_does_not_grow_with_the_rows():
             store.add(batch)
         rows = store.array()
         for chunk in row_chunks(rows):
-            assert len(chunk) <= 256
+            assert len(chunk) <= CHUNK_ROWS
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest
