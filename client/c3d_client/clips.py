@@ -125,7 +125,7 @@ class ClipBatch:
 class _Held(NamedTuple):
     """A frame that clips may still need; its pixels None where no clip takes it."""
 
-    index: int
+    number: int
     start_s: float
     end_s: float
     prepared: npt.NDArray[np.uint8] | None
@@ -167,7 +167,7 @@ def iter_batches(frames: Iterable[Frame], window: ClipWindow, *, size: int) -> I
 
 def _batch(clips: list[list[_Held]], pixels: npt.NDArray[np.uint8]) -> ClipBatch:
     return ClipBatch(
-        tuple(clip[0].index for clip in clips),
+        tuple(clip[0].number for clip in clips),
         tuple((clip[0].start_s, max(held.end_s for held in clip)) for clip in clips),
         pixels,
     )
