@@ -17,10 +17,10 @@ ARGS ?=
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test fidelity bench-client browser torch lint format typecheck protos docs export serve weights build clean
+.PHONY: help install example test fidelity bench-client test-k8s manifests debian torch lint format typecheck protos docs export serve serve-docker weights build clean
 
 help:  ## Show the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.developer  ## Install the three distributions and the tools into .venv
 
@@ -36,8 +36,15 @@ fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (
 bench-client: $(VENV)/.developer  ## Measure the client against its bounds (minutes; ARGS="memory")
 	@cd tests && ../$(BIN)/python bench_client.py $(ARGS)
 
-browser:  ## Install Chromium from Debian's packages, to test the HTML pages
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+test-k8s: $(VENV)/.developer .venv-checkov/.done  ## Check k8s/ with everything there is, checkov too
+	@$(BIN)/python -m pytest tests/k8s $(ARGS)
+
+manifests: $(VENV)/.developer  ## Render every overlay and component of k8s/ into build/manifests
+	@cd tests && ../$(BIN)/python -m k8s.render ../build/manifests
+
+debian:  ## Install what some tests use of Debian: Chromium and promtool (as root)
+	@{ command -v chromium && command -v promtool; } >/dev/null || { \
+		apt-get update -qq && apt-get install -y -qq chromium prometheus >/dev/null; }
 
 torch: $(VENV)/.developer  ## Add torch, to read torch's weight files and test that
 	@$(PIP) torch==2.13.0
@@ -68,6 +75,19 @@ export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MO
 serve: $(VENV)/.example  ## Serve MODEL on this machine (PORT)
 	@$(BIN)/c3d-export serve "$(MODEL)" --port "$(PORT)" $(ARGS)
 
+serve-docker:  ## Serve models/c3d with TensorFlow Serving itself (needs Docker)
+	$(ENGINE) run --rm --init --name c3d-serving --publish $(PORT):8500 \
+		--publish 127.0.0.1:8501:8501 --user 65532:65532 --read-only --tmpfs /tmp:size=64m \
+		--cap-drop ALL --security-opt no-new-privileges \
+		--volume "$(CURDIR)/models:/models:ro" --volume "$(CURDIR)/k8s/base/config:/etc/c3d:ro" \
+		--entrypoint /usr/bin/tensorflow_model_server tensorflow/serving:2.20.0 \
+		--port=8500 --rest_api_port=8501 --model_config_file=/etc/c3d/models.config \
+		--monitoring_config_file=/etc/c3d/monitoring.config --enable_batching=true \
+		--batching_parameters_file=/etc/c3d/batching.config \
+		--file_system_poll_wait_seconds=30 --max_num_load_retries=1 \
+		--load_retry_interval_micros=10000000 --grpc_max_threads=256 \
+		--enable_grpc_healthcheck_service=true --enable_profiler=false
+
 weights: $(VENV)/.example  ## Fetch the published weights, mean and labels into models/
 	@$(BIN)/c3d-export fetch $(ARGS)
 
@@ -79,7 +99,7 @@ build:  ## Build the container images (ENGINE=docker or podman)
 	$(ENGINE) build --file pipelines/Dockerfile --tag c3d-pipelines:dev .
 
 clean:  ## Remove what was made here; models/ stays
-	rm -rf $(VENV) build out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-checkov build out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment: made once, again when a pyproject.toml or constraints.txt changes
@@ -97,4 +117,10 @@ $(VENV)/.example: $(BIN)/python $(SETTINGS)
 
 $(VENV)/.developer: $(VENV)/.example
 	@$(PIP) --editable pipelines --group dev
+	@touch $@
+
+# Its pins are not ours: an environment of its own.
+.venv-checkov/.done: Makefile
+	@$(PYTHON) -m venv .venv-checkov
+	@.venv-checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@

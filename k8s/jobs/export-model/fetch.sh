@@ -1,0 +1,17 @@
+#!/bin/sh
+# Bring the files that the settings name below /weights, where they are not there already (a claim of
+# yours). c3d-export resumes and checks; when it gives up, the Job tries again in a new pod.
+set -eu
+
+for file in "$WEIGHTS" "$MEAN" "$LABELS"; do
+    case "$file" in
+    /weights/*)
+        if [ -f "$file" ]; then
+            echo "$file: there"
+        else
+            c3d-export fetch --models /weights "${file#/weights/}"
+        fi
+        ;;
+    *) ;; # demo, random:SEED, numbers, or nothing: no file
+    esac
+done

@@ -1,0 +1,60 @@
+"""Mistakes in the files themselves: YAML, kustomizations, the README, Dockerfiles."""
+
+from __future__ import annotations
+
+from k8s.change import TextMutation, edit, erase, write
+
+M = TextMutation
+
+# fmt: off
+FILES = (
+    M("a key twice", edit("k8s/base/deployment.yaml", "  replicas: 1\n",
+                          "  replicas: 1\n  replicas: 2\n"),
+      "yaml_style", 'duplication of key "replicas"'),
+    M("spaces at the end of a line", edit("k8s/base/pdb.yaml", "kind: PodDisruptionBudget",
+                                          "kind: PodDisruptionBudget "),
+      "yaml_style", "trailing spaces"),
+    M("a list that became a word", edit("k8s/base/kustomization.yaml", "  - pvc.yaml",
+                                        "    - pvc.yaml"),
+      "kustomizations", "k8s/base/pvc.yaml: no kustomization uses it"),
+    M("yes for true", edit("k8s/base/serviceaccount.yaml", "Token: false", "Token: no"),
+      "yaml_style", "truthy value should be one of"),
+    M("two objects in a file", edit("k8s/base/pdb.yaml", "apiVersion",
+                                    "apiVersion: v1\nkind: Pod\n---\napiVersion"),
+      "kustomizations", "k8s/base/pdb.yaml: more than one object"),
+    M("a file that nothing uses", write("k8s/base/ingress.yaml", "kind: Ingress\n"),
+      "kustomizations", "k8s/base/ingress.yaml: no kustomization uses it"),
+    M("a file that is not there", erase("k8s/base/pdb.yaml"), "kustomizations",
+      "pdb.yaml is not there"),
+    M("a command for a folder that is not there", edit("k8s/README.md", "-k k8s/overlays/cpu-dev",
+                                                       "-k k8s/overlays/laptop"),
+      "readme", "k8s/overlays/laptop is no kustomization"),
+    M("a component that nobody reads of", edit("k8s/README.md", "| `no-surge` | a new",
+                                               "| `surge` | a new"),
+      "readme", "no row for component no-surge"),
+    M("an overlay that brings something else", edit("k8s/overlays/gpu/kustomization.yaml",
+                                                    "components/no-surge", "components/priority"),
+      "readme", "overlay gpu"),
+    M("an adapter that asks for another metric",
+      edit("k8s/components/autoscaling-hpa/prometheus-adapter-values.yaml", "request_latency_sum",
+           "request_latency_total"),
+      "adapter", "no metric :tensorflow:serving:request_latency_total"),
+    M("an adapter's query that is none",
+      edit("k8s/components/autoscaling-hpa/prometheus-adapter-values.yaml", "/ 1e6", "/ 1e6 )"),
+      "adapter", "metricsQuery"),
+    M("a Dockerfile that copies what is not there",
+      edit("pipelines/Dockerfile", "COPY pipelines pipelines", "COPY pipeline pipelines"),
+      "dockerfiles", "COPY pipeline: is not there"),
+    M("a file that .dockerignore leaves out", edit(".dockerignore", "!client", "client"),
+      "dockerfiles", ".dockerignore leaves it out"),
+    M("an image that starts what is not installed",
+      edit("model_export/Dockerfile", '["c3d-export"]', '["c3d_export"]'), "dockerfiles",
+      "c3d_export is no command of our packages"),
+    M("an image that runs as root", edit("model_export/Dockerfile", "USER 65532:65532", "USER 0"),
+      "dockerfiles", "USER is 0, not a number above 0"),
+    M("an image on any Python", edit("pipelines/Dockerfile", "-slim-bookworm AS", " AS"),
+      "dockerfiles", "is not python:X.Y.Z-slim-DEBIAN"),
+    M("an image of untested versions",
+      edit("pipelines/Dockerfile", "--constraint constraints.txt ", ""), "dockerfiles",
+      "installs without constraints.txt"),
+)
