@@ -221,7 +221,7 @@ class Channel:
                 f"the connection to {self.options.target} was made before this process was "
                 "forked; make a client in each process"
             )
-        method = self._channel.unary_unary(
+        method: Any = self._channel.unary_unary(
             path, request_serializer=None, response_deserializer=response_type.FromString
         )
         return Call(self, method, request, window)
