@@ -4,96 +4,99 @@
 # source: c3d_client/wire.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "c3d_client/wire.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'c3d_client/wire.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x15\x63\x33\x64_client/wire.proto\x12\x08\x63\x33\x64.wire"x\n\x10TensorShapeProto\x12+\n\x03\x64im\x18\x02 \x03(\x0b\x32\x1e.c3d.wire.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t"\x83\x02\n\x0bTensorProto\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.c3d.wire.DataType\x12\x30\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1a.c3d.wire.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08"o\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05\x64type\x18\x02 \x01(\x0e\x32\x12.c3d.wire.DataType\x12\x30\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\x1a.c3d.wire.TensorShapeProto"\x98\x02\n\x0cSignatureDef\x12\x32\n\x06inputs\x18\x01 \x03(\x0b\x32".c3d.wire.SignatureDef.InputsEntry\x12\x34\n\x07outputs\x18\x02 \x03(\x0b\x32#.c3d.wire.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1a\x43\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.c3d.wire.TensorInfo:\x02\x38\x01\x1a\x44\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.c3d.wire.TensorInfo:\x02\x38\x01"\x1b\n\nInt64Value\x12\r\n\x05value\x18\x01 \x01(\x03"&\n\x03\x41ny\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c"\x85\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07version\x18\x02 \x01(\x0b\x32\x14.c3d.wire.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice"\xcc\x01\n\x0ePredictRequest\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x12\x34\n\x06inputs\x18\x02 \x03(\x0b\x32$.c3d.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1a\x44\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.c3d.wire.TensorProto:\x02\x38\x01"\xba\x01\n\x0fPredictResponse\x12\x37\n\x07outputs\x18\x01 \x03(\x0b\x32&.c3d.wire.PredictResponse.OutputsEntry\x12\'\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x1a\x45\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.c3d.wire.TensorProto:\x02\x38\x01"Z\n\x17GetModelMetadataRequest\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t"\xa2\x01\n\x0fSignatureDefMap\x12\x42\n\rsignature_def\x18\x01 \x03(\x0b\x32+.c3d.wire.SignatureDefMap.SignatureDefEntry\x1aK\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.c3d.wire.SignatureDef:\x02\x38\x01"\xc7\x01\n\x18GetModelMetadataResponse\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x12\x42\n\x08metadata\x18\x02 \x03(\x0b\x32\x30.c3d.wire.GetModelMetadataResponse.MetadataEntry\x1a>\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1c\n\x05value\x18\x02 \x01(\x0b\x32\r.c3d.wire.Any:\x02\x38\x01"@\n\x15GetModelStatusRequest\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t"\xd4\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32".c3d.wire.ModelVersionStatus.State\x12%\n\x06status\x18\x03 \x01(\x0b\x32\x15.c3d.wire.StatusProto"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32"T\n\x16GetModelStatusResponse\x12:\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x1c.c3d.wire.ModelVersionStatus"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t"\xa3\x01\n\x13HealthCheckResponse\x12;\n\x06status\x18\x01 \x01(\x0e\x32+.c3d.wire.HealthCheckResponse.ServingStatus"O\n\rServingStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07SERVING\x10\x01\x12\x0f\n\x0bNOT_SERVING\x10\x02\x12\x13\n\x0fSERVICE_UNKNOWN\x10\x03*}\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x33\x64_client/wire.proto\x12\x08\x63\x33\x64.wire\"x\n\x10TensorShapeProto\x12+\n\x03\x64im\x18\x02 \x03(\x0b\x32\x1e.c3d.wire.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x83\x02\n\x0bTensorProto\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.c3d.wire.DataType\x12\x30\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1a.c3d.wire.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\"o\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05\x64type\x18\x02 \x01(\x0e\x32\x12.c3d.wire.DataType\x12\x30\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\x1a.c3d.wire.TensorShapeProto\"\x98\x02\n\x0cSignatureDef\x12\x32\n\x06inputs\x18\x01 \x03(\x0b\x32\".c3d.wire.SignatureDef.InputsEntry\x12\x34\n\x07outputs\x18\x02 \x03(\x0b\x32#.c3d.wire.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1a\x43\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.c3d.wire.TensorInfo:\x02\x38\x01\x1a\x44\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.c3d.wire.TensorInfo:\x02\x38\x01\"\x1b\n\nInt64Value\x12\r\n\x05value\x18\x01 \x01(\x03\"&\n\x03\x41ny\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x85\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07version\x18\x02 \x01(\x0b\x32\x14.c3d.wire.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xcc\x01\n\x0ePredictRequest\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x12\x34\n\x06inputs\x18\x02 \x03(\x0b\x32$.c3d.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1a\x44\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.c3d.wire.TensorProto:\x02\x38\x01\"\xba\x01\n\x0fPredictResponse\x12\x37\n\x07outputs\x18\x01 \x03(\x0b\x32&.c3d.wire.PredictResponse.OutputsEntry\x12\'\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x1a\x45\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.c3d.wire.TensorProto:\x02\x38\x01\"Z\n\x17GetModelMetadataRequest\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xa2\x01\n\x0fSignatureDefMap\x12\x42\n\rsignature_def\x18\x01 \x03(\x0b\x32+.c3d.wire.SignatureDefMap.SignatureDefEntry\x1aK\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.c3d.wire.SignatureDef:\x02\x38\x01\"\xc7\x01\n\x18GetModelMetadataResponse\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\x12\x42\n\x08metadata\x18\x02 \x03(\x0b\x32\x30.c3d.wire.GetModelMetadataResponse.MetadataEntry\x1a>\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1c\n\x05value\x18\x02 \x01(\x0b\x32\r.c3d.wire.Any:\x02\x38\x01\"@\n\x15GetModelStatusRequest\x12\'\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x13.c3d.wire.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xd4\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".c3d.wire.ModelVersionStatus.State\x12%\n\x06status\x18\x03 \x01(\x0b\x32\x15.c3d.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"T\n\x16GetModelStatusResponse\x12:\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x1c.c3d.wire.ModelVersionStatus\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"\xa3\x01\n\x13HealthCheckResponse\x12;\n\x06status\x18\x01 \x01(\x0e\x32+.c3d.wire.HealthCheckResponse.ServingStatus\"O\n\rServingStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07SERVING\x10\x01\x12\x0f\n\x0bNOT_SERVING\x10\x02\x12\x13\n\x0fSERVICE_UNKNOWN\x10\x03*}\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "c3d_client.wire_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'c3d_client.wire_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SIGNATUREDEF_INPUTSENTRY"]._loaded_options = None
-    _globals["_SIGNATUREDEF_INPUTSENTRY"]._serialized_options = b"8\001"
-    _globals["_SIGNATUREDEF_OUTPUTSENTRY"]._loaded_options = None
-    _globals["_SIGNATUREDEF_OUTPUTSENTRY"]._serialized_options = b"8\001"
-    _globals["_PREDICTREQUEST_INPUTSENTRY"]._loaded_options = None
-    _globals["_PREDICTREQUEST_INPUTSENTRY"]._serialized_options = b"8\001"
-    _globals["_PREDICTRESPONSE_OUTPUTSENTRY"]._loaded_options = None
-    _globals["_PREDICTRESPONSE_OUTPUTSENTRY"]._serialized_options = b"8\001"
-    _globals["_SIGNATUREDEFMAP_SIGNATUREDEFENTRY"]._loaded_options = None
-    _globals["_SIGNATUREDEFMAP_SIGNATUREDEFENTRY"]._serialized_options = b"8\001"
-    _globals["_GETMODELMETADATARESPONSE_METADATAENTRY"]._loaded_options = None
-    _globals["_GETMODELMETADATARESPONSE_METADATAENTRY"]._serialized_options = b"8\001"
-    _globals["_DATATYPE"]._serialized_start = 2505
-    _globals["_DATATYPE"]._serialized_end = 2630
-    _globals["_TENSORSHAPEPROTO"]._serialized_start = 35
-    _globals["_TENSORSHAPEPROTO"]._serialized_end = 155
-    _globals["_TENSORSHAPEPROTO_DIM"]._serialized_start = 122
-    _globals["_TENSORSHAPEPROTO_DIM"]._serialized_end = 155
-    _globals["_TENSORPROTO"]._serialized_start = 158
-    _globals["_TENSORPROTO"]._serialized_end = 417
-    _globals["_TENSORINFO"]._serialized_start = 419
-    _globals["_TENSORINFO"]._serialized_end = 530
-    _globals["_SIGNATUREDEF"]._serialized_start = 533
-    _globals["_SIGNATUREDEF"]._serialized_end = 813
-    _globals["_SIGNATUREDEF_INPUTSENTRY"]._serialized_start = 676
-    _globals["_SIGNATUREDEF_INPUTSENTRY"]._serialized_end = 743
-    _globals["_SIGNATUREDEF_OUTPUTSENTRY"]._serialized_start = 745
-    _globals["_SIGNATUREDEF_OUTPUTSENTRY"]._serialized_end = 813
-    _globals["_INT64VALUE"]._serialized_start = 815
-    _globals["_INT64VALUE"]._serialized_end = 842
-    _globals["_ANY"]._serialized_start = 844
-    _globals["_ANY"]._serialized_end = 882
-    _globals["_MODELSPEC"]._serialized_start = 885
-    _globals["_MODELSPEC"]._serialized_end = 1018
-    _globals["_PREDICTREQUEST"]._serialized_start = 1021
-    _globals["_PREDICTREQUEST"]._serialized_end = 1225
-    _globals["_PREDICTREQUEST_INPUTSENTRY"]._serialized_start = 1157
-    _globals["_PREDICTREQUEST_INPUTSENTRY"]._serialized_end = 1225
-    _globals["_PREDICTRESPONSE"]._serialized_start = 1228
-    _globals["_PREDICTRESPONSE"]._serialized_end = 1414
-    _globals["_PREDICTRESPONSE_OUTPUTSENTRY"]._serialized_start = 1345
-    _globals["_PREDICTRESPONSE_OUTPUTSENTRY"]._serialized_end = 1414
-    _globals["_GETMODELMETADATAREQUEST"]._serialized_start = 1416
-    _globals["_GETMODELMETADATAREQUEST"]._serialized_end = 1506
-    _globals["_SIGNATUREDEFMAP"]._serialized_start = 1509
-    _globals["_SIGNATUREDEFMAP"]._serialized_end = 1671
-    _globals["_SIGNATUREDEFMAP_SIGNATUREDEFENTRY"]._serialized_start = 1596
-    _globals["_SIGNATUREDEFMAP_SIGNATUREDEFENTRY"]._serialized_end = 1671
-    _globals["_GETMODELMETADATARESPONSE"]._serialized_start = 1674
-    _globals["_GETMODELMETADATARESPONSE"]._serialized_end = 1873
-    _globals["_GETMODELMETADATARESPONSE_METADATAENTRY"]._serialized_start = 1811
-    _globals["_GETMODELMETADATARESPONSE_METADATAENTRY"]._serialized_end = 1873
-    _globals["_GETMODELSTATUSREQUEST"]._serialized_start = 1875
-    _globals["_GETMODELSTATUSREQUEST"]._serialized_end = 1939
-    _globals["_STATUSPROTO"]._serialized_start = 1941
-    _globals["_STATUSPROTO"]._serialized_end = 1997
-    _globals["_MODELVERSIONSTATUS"]._serialized_start = 2000
-    _globals["_MODELVERSIONSTATUS"]._serialized_end = 2212
-    _globals["_MODELVERSIONSTATUS_STATE"]._serialized_start = 2129
-    _globals["_MODELVERSIONSTATUS_STATE"]._serialized_end = 2212
-    _globals["_GETMODELSTATUSRESPONSE"]._serialized_start = 2214
-    _globals["_GETMODELSTATUSRESPONSE"]._serialized_end = 2298
-    _globals["_HEALTHCHECKREQUEST"]._serialized_start = 2300
-    _globals["_HEALTHCHECKREQUEST"]._serialized_end = 2337
-    _globals["_HEALTHCHECKRESPONSE"]._serialized_start = 2340
-    _globals["_HEALTHCHECKRESPONSE"]._serialized_end = 2503
-    _globals["_HEALTHCHECKRESPONSE_SERVINGSTATUS"]._serialized_start = 2424
-    _globals["_HEALTHCHECKRESPONSE_SERVINGSTATUS"]._serialized_end = 2503
+  DESCRIPTOR._loaded_options = None
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._loaded_options = None
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=2505
+  _globals['_DATATYPE']._serialized_end=2630
+  _globals['_TENSORSHAPEPROTO']._serialized_start=35
+  _globals['_TENSORSHAPEPROTO']._serialized_end=155
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=122
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=155
+  _globals['_TENSORPROTO']._serialized_start=158
+  _globals['_TENSORPROTO']._serialized_end=417
+  _globals['_TENSORINFO']._serialized_start=419
+  _globals['_TENSORINFO']._serialized_end=530
+  _globals['_SIGNATUREDEF']._serialized_start=533
+  _globals['_SIGNATUREDEF']._serialized_end=813
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=676
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=743
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=745
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=813
+  _globals['_INT64VALUE']._serialized_start=815
+  _globals['_INT64VALUE']._serialized_end=842
+  _globals['_ANY']._serialized_start=844
+  _globals['_ANY']._serialized_end=882
+  _globals['_MODELSPEC']._serialized_start=885
+  _globals['_MODELSPEC']._serialized_end=1018
+  _globals['_PREDICTREQUEST']._serialized_start=1021
+  _globals['_PREDICTREQUEST']._serialized_end=1225
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=1157
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=1225
+  _globals['_PREDICTRESPONSE']._serialized_start=1228
+  _globals['_PREDICTRESPONSE']._serialized_end=1414
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1345
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1414
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1416
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1506
+  _globals['_SIGNATUREDEFMAP']._serialized_start=1509
+  _globals['_SIGNATUREDEFMAP']._serialized_end=1671
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1596
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1671
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1674
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1873
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1811
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1873
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1875
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1939
+  _globals['_STATUSPROTO']._serialized_start=1941
+  _globals['_STATUSPROTO']._serialized_end=1997
+  _globals['_MODELVERSIONSTATUS']._serialized_start=2000
+  _globals['_MODELVERSIONSTATUS']._serialized_end=2212
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=2129
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=2212
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=2214
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=2298
+  _globals['_HEALTHCHECKREQUEST']._serialized_start=2300
+  _globals['_HEALTHCHECKREQUEST']._serialized_end=2337
+  _globals['_HEALTHCHECKRESPONSE']._serialized_start=2340
+  _globals['_HEALTHCHECKRESPONSE']._serialized_end=2503
+  _globals['_HEALTHCHECKRESPONSE_SERVINGSTATUS']._serialized_start=2424
+  _globals['_HEALTHCHECKRESPONSE_SERVINGSTATUS']._serialized_end=2503
 # @@protoc_insertion_point(module_scope)

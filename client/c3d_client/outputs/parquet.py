@@ -21,8 +21,10 @@ from c3d_client.contract import FEATURE_SIZE
 from c3d_client.outputs.content import collect, features_of, from_json, to_json
 from c3d_client.outputs.extras import needed
 from c3d_client.results import VideoFeatures
-from c3d_client.rows import CHUNK_ROWS, row_chunks
+from c3d_client.rows import row_chunks
 
+# Clips in a row group, 4 MB: what readers take at a time.
+_GROUP_ROWS = 256
 _EXTRA = "parquet"
 _PLACES = ("video", "clip", "start_frame", "start_s", "end_s")
 
@@ -45,7 +47,7 @@ def write(path: Path, features: VideoFeatures) -> None:
         ) as writer,
     ):
         start = 0
-        for chunk in row_chunks(features.clip_features):
+        for chunk in row_chunks(features.clip_features, _GROUP_ROWS):
             rows = slice(start, start + len(chunk))
             columns = [
                 pyarrow.array([source] * len(chunk), pyarrow.string()),
@@ -94,7 +96,7 @@ def _feature_chunks(
 ) -> Iterator[npt.NDArray[np.float32]]:
     # One group at a time: asked for all, pyarrow fetches all of the file.
     for group in range(file.num_row_groups):
-        for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group]):
+        for batch in file.iter_batches(_GROUP_ROWS, row_groups=[group]):
             feature = batch.column("feature")
             if feature.values.null_count or any(column.null_count for column in batch.columns):
                 raise ValueError("it has empty cells")
