@@ -18,7 +18,7 @@ from c3d_client.aggregate import l2_normalise, top_classes
 from c3d_client.clips import ClipWindow
 from c3d_client.contract import CLASSIFY, FC6_FEATURES, Signature
 from c3d_client.errors import ContractMismatch, UsageError, VideoTooShortError
-from c3d_client.many import Outcome, core_count, side_by_side
+from c3d_client.many import Outcome, share_cores, side_by_side
 from c3d_client.model_info import ModelInfo
 from c3d_client.options import ServingOptions
 from c3d_client.results import VideoClassification, VideoFeatures
@@ -188,16 +188,15 @@ class C3DClient:
             ModelNotFound: the server does not have the model.
             ServingError: the server answered for none of several videos in a row.
         """
-        workers = core_count() if workers is None else workers
+        count, threads = share_cores(workers)
         expected = self.provenance()
-        threads = max(1, core_count() // max(1, workers))
 
         def one(source: Path, unwanted: threading.Event) -> VideoFeatures:
             features = self.extract(source, threads=threads, unwanted=unwanted)
             self.model.require_unchanged(expected, features.provenance)
             return features
 
-        return side_by_side(one, sources, workers=workers, in_order=in_order)
+        return side_by_side(one, sources, workers=count, in_order=in_order)
 
     def classify(
         self,

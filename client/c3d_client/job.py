@@ -15,7 +15,7 @@ from typing import Any
 from c3d_client.errors import C3DError, OutputError, VideoError
 from c3d_client.extract import C3DClient
 from c3d_client.failures import Failure, as_fingerprint, read_failures, write_failures
-from c3d_client.many import core_count, side_by_side
+from c3d_client.many import share_cores, side_by_side
 from c3d_client.outputs import (
     output_path,
     prepare_folder,
@@ -108,15 +108,14 @@ class ExtractJob:
             ContractMismatch, ModelNotFound: the model is not, or no longer, what it should be.
             ServingError: the server answered for none of several videos in a row.
         """
-        workers = min(core_count() if workers is None else workers, max(1, len(sources)))
-        threads = max(1, core_count() // max(1, workers))
+        count, threads = share_cores(workers, videos=len(sources))
         failures = dict(self._before)
 
         def one(source: Source, unwanted: threading.Event) -> Row:
             return self._one(source, threads=threads, unwanted=unwanted)
 
         try:
-            for outcome in side_by_side(one, sources, workers=workers, halt=halt):
+            for outcome in side_by_side(one, sources, workers=count, halt=halt):
                 source = outcome.source
                 if outcome.result is not None:
                     row = outcome.result

@@ -67,6 +67,20 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
+def share_cores(workers: int | None, *, videos: int | None = None) -> tuple[int, int]:
+    """How many videos at a time, and how many decoder threads each has.
+
+    Args:
+        workers: as asked for; None for as many as there are cores.
+        videos: in all, where that is known: more workers would have nothing to do.
+    """
+    cores = core_count()
+    workers = cores if workers is None else workers
+    if videos is not None:
+        workers = min(workers, max(1, videos))
+    return workers, max(1, cores // max(1, workers))
+
+
 def side_by_side(
     work: Callable[[Item, threading.Event], Result],
     items: Iterable[Item],

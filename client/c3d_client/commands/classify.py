@@ -71,7 +71,7 @@ def classify(
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
-    from c3d_client.many import core_count, side_by_side
+    from c3d_client.many import share_cores, side_by_side
     from c3d_client.sources import display, expand
 
     if as_json and as_csv:
@@ -79,8 +79,7 @@ def classify(
     sources = list(expand(inputs, root=root))
     pictures = _Pictures(timeline, html, top_k=top_k, many=len(sources) > 1)
     show = _shower(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
-    workers = min(core_count() if workers is None else workers, len(sources))
-    threads = max(1, core_count() // max(1, workers))
+    count, threads = share_cores(workers, videos=len(sources))
     failed = 0
     with make_client(**client) as c3d:
         say_note(c3d)
@@ -98,7 +97,7 @@ def classify(
                 pictures.write(source, answer, strip)
             return answer
 
-        for outcome in side_by_side(one, sources, workers=workers, in_order=True):
+        for outcome in side_by_side(one, sources, workers=count, in_order=True):
             if outcome.result is None:
                 failed += 1
                 complain("c3d", str(outcome.error))
