@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from c3d_client.outputs import convert, read_features, read_npz, write_features, write_npz
     from c3d_client.page import write_page
     from c3d_client.picture import Picture, prepare_frame
-    from c3d_client.provenance import mean_feature, require_same
+    from c3d_client.provenance import mean_feature, provenance_digest, require_same
     from c3d_client.results import Timings, VideoClassification, VideoFeatures
     from c3d_client.serving import VersionStatus
     from c3d_client.sources import VIDEO_SUFFIXES, Source, expand
@@ -77,7 +77,7 @@ _HOMES = {
     "outputs": ("convert", "read_features", "read_npz", "write_features", "write_npz"),
     "page": ("write_page",),
     "picture": ("Picture", "prepare_frame"),
-    "provenance": ("mean_feature", "require_same"),
+    "provenance": ("mean_feature", "provenance_digest", "require_same"),
     "results": ("Timings", "VideoClassification", "VideoFeatures"),
     "serving": ("VersionStatus",),
     "sources": ("VIDEO_SUFFIXES", "Source", "expand"),
@@ -125,6 +125,7 @@ __all__ = [
     "iter_clips",
     "mean_feature",
     "prepare_frame",
+    "provenance_digest",
     "read_features",
     "read_npz",
     "require_same",

@@ -20,7 +20,9 @@
     │   └ VerificationError           a servable that does not answer as the network does
     └ BatchError
         ├ ManifestError               a list of videos that cannot be used
-        └ ShardError                  a shard that is not what its report says
+        ├ ShardError                  a shard that is not what its report says
+        ├ StorageError(.uri)          a folder or bucket that cannot be read or written
+        └ RunError                    a pipeline that cannot be run, sent or scheduled
 
 A message says what happened, what was seen against what was expected, and what to do next, and
 names the path or the target. Commands print it as one line and exit with 2.
@@ -156,3 +158,24 @@ class ManifestError(BatchError):
 
 class ShardError(BatchError):
     """A shard is not what its report says."""
+
+
+class StorageError(BatchError, OSError):
+    """A place of a dataset cannot be read or written.
+
+    Args:
+        uri: the file, folder or object, without credentials.
+        reason: what is wrong and what to do.
+    """
+
+    def __init__(self, uri: str, reason: str) -> None:
+        self.uri = uri
+        self.reason = reason
+        super().__init__(f"{uri}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.uri, self.reason), self.__dict__
+
+
+class RunError(BatchError):
+    """A pipeline cannot be run here, or the cluster does not take it."""

@@ -6,7 +6,9 @@ comparable. Which video they are of, and the number under which the model was se
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +88,15 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         if here != there:
             found.append(f"{'.'.join(path)}: {here!r} against {there!r}")
     return found
+
+
+def provenance_digest(provenance: Mapping[str, Any]) -> str:
+    """One name for all that must agree: sha256, 64 hex digits; equal where `differences` has none.
+
+    Numbers under one digest may be averaged, merged and taken from a cache.
+    """
+    values = [_value(provenance, path) for path in COMPARED]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:

@@ -43,6 +43,7 @@ def test_the_drawing_at_the_top_of_the_file_is_the_hierarchy():
         ("ServingTimeout", TimeoutError),
         ("ModelNotFound", LookupError),
         ("OutputError", OSError),
+        ("StorageError", OSError),
     ],
 )
 def test_errors_are_also_the_builtin_that_fits(name, builtin):
@@ -78,6 +79,7 @@ def test_an_output_error_names_its_path(tmp_path):
         errors.VideoTooShortError("a.mp4", "has 3 frames"),
         errors.ServingTimeout("host:1", "no answer", code="DEADLINE_EXCEEDED"),
         errors.OutputError("out", "is full"),
+        errors.StorageError("s3://out", "is full"),
         errors.WeightsError("w.h5: damaged"),
     ],
 )

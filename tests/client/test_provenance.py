@@ -1,10 +1,18 @@
 """What made a feature goes with it, and features that were made differently do not mix."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
-from c3d_client import C3DClient, ProvenanceError, UsageError, mean_feature, require_same
+from c3d_client import (
+    C3DClient,
+    ProvenanceError,
+    UsageError,
+    mean_feature,
+    provenance_digest,
+    require_same,
+)
 from c3d_client.provenance import COMPARED, differences, model_provenance
 from c3d_export.local_server import LocalServer
 from c3d_export.servable import build
@@ -49,6 +57,20 @@ def test_a_difference_is_named(features, path):
 def test_the_video_and_the_servings_number_may_differ(features, path):
     other = changed(features.provenance, path, "something else")
     require_same([features.provenance, other])
+
+
+@pytest.mark.parametrize("path", COMPARED, ids=".".join)
+def test_a_difference_is_another_digest(features, path):
+    other = changed(features.provenance, path, "something else")
+    assert provenance_digest(other) != provenance_digest(features.provenance)
+
+
+def test_the_digest_outlives_storage_and_leaves_out_the_video(features):
+    digest = provenance_digest(features.provenance)
+    assert len(bytes.fromhex(digest)) == 32
+    stored = json.loads(json.dumps(features.provenance, sort_keys=True))
+    assert provenance_digest(stored) == digest
+    assert provenance_digest({**stored, "video": {"source": "another"}}) == digest
 
 
 def test_the_mean_of_features_made_the_same_way_has_length_1(features):
