@@ -17,7 +17,7 @@ ARGS ?=
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test fidelity bench-client test-k8s manifests debian torch lint format typecheck protos docs export serve serve-docker weights build clean
+.PHONY: help install example test fidelity bench-client bench-estimate pipeline-example test-k8s manifests debian torch lint format typecheck protos docs export serve serve-docker weights build clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ install: $(VENV)/.developer  ## Install the three distributions and the tools in
 example: $(VENV)/.example  ## Classify a video and extract its features (VIDEO=path for your own)
 	@$(BIN)/python examples/first_run.py "$(VIDEO)"
 
+pipeline-example: $(VENV)/.pipelines  ## Run the bulk pipeline over six videos, two of them broken
+	@$(BIN)/python examples/pipeline_run.py
+
 test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -35,6 +38,9 @@ fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (
 
 bench-client: $(VENV)/.developer  ## Measure the client against its bounds (minutes; ARGS="memory")
 	@cd tests && ../$(BIN)/python bench_client.py $(ARGS)
+
+bench-estimate: $(VENV)/.developer  ## Hold the estimate of a bulk run against a measured one
+	@cd tests && ../$(BIN)/python bench_estimate.py $(ARGS)
 
 test-k8s: $(VENV)/.developer .venv-checkov/.done  ## Check k8s/ with everything there is, checkov too
 	@$(BIN)/python -m pytest tests/k8s $(ARGS)
@@ -66,8 +72,9 @@ protos: $(VENV)/.developer  ## Generate the client's messages from wire.proto
 	@cd client && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
 		c3d_client/wire.proto
 
-docs: $(VENV)/.developer  ## Write docs/cli.md from the commands' help
+docs: $(VENV)/.developer  ## Write the commands' references in docs/ from their help
 	@$(BIN)/python docs/generate_cli.py
+	@$(BIN)/python docs/generate_diagram.py
 
 export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MODEL)
 	@$(BIN)/c3d-export build --weights "$(WEIGHTS)" --precision "$(PRECISION)" --out "$(MODEL)" $(ARGS)
@@ -115,8 +122,12 @@ $(VENV)/.example: $(BIN)/python $(SETTINGS)
 	@$(PIP) --editable client --editable model_export
 	@touch $@
 
-$(VENV)/.developer: $(VENV)/.example
-	@$(PIP) --editable pipelines --group dev
+$(VENV)/.pipelines: $(VENV)/.example
+	@$(PIP) --editable pipelines
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.pipelines
+	@$(PIP) --group dev
 	@touch $@
 
 # Its pins are not ours: an environment of its own.

@@ -80,6 +80,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         "master.telemetry": "false",
         "master.volumeSizeLimitMB": 64,
         "s3": "true",
+        "s3.autoCreateBucket": "false",
         "s3.config": access,
         "s3.localSocket": folder / "s3.sock",
         "s3.port.iceberg": 0,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         VideoDecodeError,
         VideoError,
         VideoTooShortError,
+        VideoUnreadableError,
     )
     from c3d_client.extract import C3DClient
     from c3d_client.many import Outcome
@@ -69,6 +70,7 @@ _HOMES = {
         "VideoDecodeError",
         "VideoError",
         "VideoTooShortError",
+        "VideoUnreadableError",
     ),
     "extract": ("C3DClient",),
     "many": ("Outcome",),
@@ -118,6 +120,7 @@ __all__ = [
     "VideoError",
     "VideoFeatures",
     "VideoTooShortError",
+    "VideoUnreadableError",
     "atomic_file",
     "convert",
     "decode_frames",

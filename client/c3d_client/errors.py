@@ -4,6 +4,7 @@
     ├ UsageError                      what was asked for cannot be done as asked
     ├ VideoError(.source)             this video fails, the others go on
     │   ├ VideoDecodeError            cannot be opened, has no video, is damaged or cut short
+    │   │   └ VideoUnreadableError    is not there, may not be read, or does not come whole
     │   └ VideoTooShortError          fewer frames than one clip
     ├ ServingError(.target, .code)
     │   ├ ServingUnavailable          nobody answers there        (retried before it is raised)
@@ -62,6 +63,13 @@ class VideoError(C3DError):
 
 class VideoDecodeError(VideoError):
     """The video cannot be opened, holds no video stream, is damaged, or ends early."""
+
+
+class VideoUnreadableError(VideoDecodeError):
+    """The video is not there, may not be read, or does not come whole from where it is kept.
+
+    Says nothing of the video itself: where it is kept, or the way to it, is the trouble.
+    """
 
 
 class VideoTooShortError(VideoError):

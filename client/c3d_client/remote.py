@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from c3d_client.errors import UsageError, VideoDecodeError
+from c3d_client.errors import UsageError, VideoDecodeError, VideoUnreadableError
 from c3d_client.stores import display, reason, store_of, tried
 
 # One request fetches a block. An MP4 is read front to back, after a look at its end; sound and
@@ -73,12 +73,12 @@ def remote_fingerprint(uri: str) -> dict[str, str | int]:
     """What tells an object from another version of it, from one request for its headers.
 
     Raises:
-        VideoDecodeError: it is not there or cannot be asked for.
+        VideoUnreadableError: it is not there or cannot be asked for.
     """
     store, path = store_of(uri)
     info = tried(uri, lambda: store.info(path))
     if info.get("type") == "directory":
-        raise VideoDecodeError(display(uri), "is a folder, not a video")
+        raise VideoUnreadableError(display(uri), "is a folder, not a video")
     found: dict[str, str | int] = {}
     if info.get("size") is not None:
         found["size"] = int(info["size"])
@@ -97,8 +97,8 @@ def remote_fingerprint(uri: str) -> dict[str, str | int]:
 def open_remote(uri: str) -> Iterator[RemoteFile]:
     """A remote video as a file that PyAV reads; closed when the block ends.
 
-    An error of the network ends the block as VideoDecodeError, even where the decoder took it for
-    the end of the film and made nothing of it.
+    An error of the network ends the block as VideoUnreadableError, even where the decoder took it
+    for the end of the film and made nothing of it.
     """
     file = RemoteFile(uri)
     try:
@@ -122,7 +122,8 @@ class RemoteFile:
         failure: why reading stopped; None while all is well.
 
     Raises:
-        VideoDecodeError: it is not there, is empty, or cannot be opened.
+        VideoUnreadableError: it is not there, or cannot be opened.
+        VideoDecodeError: it is empty.
     """
 
     def __init__(self, uri: str) -> None:
@@ -149,7 +150,7 @@ class RemoteFile:
             data: bytes = tried(self._uri, lambda: self._file.read(wanted))
             if len(data) != wanted:
                 says = f"is cut short: the server says {self.size} bytes and sends fewer"
-                raise VideoDecodeError(display(self._uri), says)
+                raise VideoUnreadableError(display(self._uri), says)
         except VideoDecodeError as error:
             self.failure = error
             return b""
@@ -177,14 +178,14 @@ def _opened(store: Any, path: str, uri: str) -> tuple[Any, int]:
     if "http" in store.protocol:
         size = store.info(path)["size"]
         if size is None:
-            raise VideoDecodeError(
+            raise VideoUnreadableError(
                 display(uri),
                 "the server does not say how long it is; download it and give the file",
             )
         return store.open(path, "rb", block_size=_BLOCK_BYTES, size=size, **kept), size
     file = store.open(path, "rb", block_size=_BLOCK_BYTES, **kept)
     if file.details.get("type") == "directory":
-        raise VideoDecodeError(display(uri), "is a folder, not a video")
+        raise VideoUnreadableError(display(uri), "is a folder, not a video")
     return file, int(file.size)
 
 

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from urllib.parse import unquote
 
 from c3d_client import remote
-from c3d_client.errors import UsageError, VideoDecodeError
+from c3d_client.errors import UsageError, VideoUnreadableError
 from c3d_client.patterns import (
     EVERYTHING,
     VIDEO_SUFFIXES,
@@ -118,9 +118,10 @@ def open_source(uri: str | os.PathLike[str]) -> Iterator[str | RemoteFile]:
         s3://, gs://, http:// and https:// come in blocks, each once, and without a copy on disk.
 
     Raises:
-        VideoDecodeError: it cannot be opened; or, when the block ends, it could not be read to the
-            end, whatever the decoder made of that. A server that falls silent is given up after
-            three minutes at most.
+        VideoUnreadableError: it cannot be opened; or, when the block ends, it could not be read to
+            the end, whatever the decoder made of that. A server that falls silent is given up
+            after three minutes at most.
+        VideoDecodeError: it is empty.
         UsageError: the library for this kind of URL is not installed.
     """
     text = os.fsdecode(uri)
@@ -139,7 +140,7 @@ def fingerprint(uri: str | os.PathLike[str]) -> dict[str, str | int]:
         remote one, as far as the server gives them; nothing of URLs that FFmpeg opens itself.
 
     Raises:
-        VideoDecodeError: it is not there, or cannot be asked for.
+        VideoUnreadableError: it is not there, or cannot be asked for.
         UsageError: the library for this kind of URL is not installed.
     """
     text = os.fsdecode(uri)
@@ -151,10 +152,10 @@ def fingerprint(uri: str | os.PathLike[str]) -> dict[str, str | int]:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise VideoDecodeError(path, "no such file") from None
+        raise VideoUnreadableError(path, "no such file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise VideoDecodeError(path, f"cannot be read ({reason})") from error
+        raise VideoUnreadableError(path, f"cannot be read ({reason})") from error
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from c3d_client.errors import UsageError, VideoDecodeError
+from c3d_client.errors import UsageError, VideoDecodeError, VideoUnreadableError
 
 # A URL's scheme -> fsspec's name of it, and the extra of this package that brings the library.
 STORES = {
@@ -48,6 +48,9 @@ _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=1 for a public bucket",
     "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
 }
+
+# Listings are not kept: what is asked again may have changed.
+_FRESH = {"use_listings_cache": False}
 
 _OPENED: dict[tuple[object, ...], Any] = {}
 _LOCK = threading.Lock()
@@ -116,10 +119,9 @@ def _options(name: str, uri: str) -> dict[str, Any]:
             "read_timeout": _SILENCE_S,
             "retries": {"mode": "standard", "total_max_attempts": _TRIES},
         }
-        # Listings are not kept: what is asked again may have changed.
-        options: dict[str, Any] = {"config_kwargs": config, "use_listings_cache": False}
+        options: dict[str, Any] = {"config_kwargs": config, **_FRESH}
         return options | ({"version_aware": True} if "?versionId=" in uri else {})
-    return {}
+    return _FRESH if name == "gcs" else {}
 
 
 def tried(uri: str, call: Callable[[], _Answer]) -> _Answer:
@@ -133,7 +135,7 @@ def tried(uri: str, call: Callable[[], _Answer]) -> _Answer:
         except Exception as error:
             if not left or not _passes(error):
                 # Not chained: libraries put whole URLs, with what is secret in them, into theirs.
-                raise VideoDecodeError(display(uri), reason(error, uri)) from None
+                raise VideoUnreadableError(display(uri), reason(error, uri)) from None
         time.sleep(_RETRY_AFTER_S * 2 ** (tries - 1 - left))
     raise AssertionError("unreachable")
 

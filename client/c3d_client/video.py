@@ -24,7 +24,7 @@ from av.format import Flags as FormatFlags
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from c3d_client.errors import VideoDecodeError
+from c3d_client.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.picture import Picture
 from c3d_client.presentation import Clock, Display
 from c3d_client.sources import display, open_source
@@ -104,9 +104,10 @@ def decode_frames(
         Frames with pixels uint8 ``[height, width, 3]`` RGB, at the file's native frame rate.
 
     Raises:
-        VideoDecodeError: the source does not exist, is not a video, has no video stream, is
-            damaged, or ends before its own duration. Frames before the damage have been yielded
-            by then: treat the whole video as failed.
+        VideoUnreadableError: the source does not exist, or cannot be read to its end.
+        VideoDecodeError: it is not a video, has no video stream, is damaged, or ends before its
+            own duration. Frames before the damage have been yielded by then: treat the whole
+            video as failed.
     """
     with ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):
@@ -126,17 +127,17 @@ def decode_frames(
 
 def _open_file(path: str) -> RawIOBase:
     if not os.path.exists(path):
-        raise VideoDecodeError(path, "no such file")
+        raise VideoUnreadableError(path, "no such file")
     if os.path.isdir(path):
-        raise VideoDecodeError(path, "is a folder, not a video; name the files in it")
+        raise VideoUnreadableError(path, "is a folder, not a video; name the files in it")
     if not os.path.isfile(path):
-        raise VideoDecodeError(path, "is a pipe or a device; save the video to a file first")
+        raise VideoUnreadableError(path, "is a pipe or a device; save the video to a file first")
     if os.path.getsize(path) == 0:
         raise VideoDecodeError(path, "is empty (0 bytes)")
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:
-        raise VideoDecodeError(path, f"cannot be read ({_reason(error)})") from error
+        raise VideoUnreadableError(path, f"cannot be read ({_reason(error)})") from error
 
 
 def _open(file: object, name: str) -> InputContainer:
@@ -153,7 +154,10 @@ def _open(file: object, name: str) -> InputContainer:
             buffer_size=_READ_BYTES,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoDecodeError(name, f"cannot be opened as a video ({_reason(error)})") from error
+        # A URL that FFmpeg opens itself may fail for whatever is on the way.
+        unread = isinstance(file, str) or _is_of_reading(error)
+        kind = VideoUnreadableError if unread else VideoDecodeError
+        raise kind(name, f"cannot be opened as a video ({_reason(error)})") from error
     if _NOT_VIDEO_FORMATS & set(container.format.name.split(",")):
         container.close()
         raise VideoDecodeError(name, "is text, not a video")
@@ -229,7 +233,10 @@ def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterat
             index += 1
     except (av.error.FFmpegError, OSError, ValueError) as error:
         what = "is cut short" if reading.cut else "is damaged"
-        raise VideoDecodeError(
+        kind = VideoDecodeError
+        if _is_of_reading(error):
+            what, kind = "cannot be read to its end", VideoUnreadableError
+        raise kind(
             name,
             f"{what}: decoding stopped after {index} frames, at {time_s:.2f} s ({_reason(error)})",
         ) from error
@@ -262,6 +269,11 @@ def _check_end(container: InputContainer, ends: dict[int, int], name: str) -> No
 
 def _bit(flag: Flag) -> int:
     return int(flag.value)
+
+
+def _is_of_reading(error: BaseException) -> bool:
+    """Whether it is the disk's, which Python read, and not FFmpeg's."""
+    return isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,19 +1,64 @@
-"""Bulk C3D extraction on Kubeflow Pipelines that accounts for every video."""
+"""Bulk C3D extraction on Kubeflow Pipelines that accounts for every video.
 
-from c3d_pipelines.manifest import (
-    ManifestRow,
-    Shard,
-    cut_into_shards,
-    list_folder,
-    read_manifest,
-    write_manifest,
-)
+    import c3d_pipelines
+
+    c3d_pipelines.run_local({"videos": "videos", "out": "dataset", "server": "localhost:8500"})
+    videos = c3d_pipelines.dataset.open("dataset")
+    ids, features = videos.matrix()      # float32 [n, 4096]
+
+Names are loaded on first use: the command's help does not pay for Arrow and OpenCV.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from c3d_pipelines import dataset
+    from c3d_pipelines.listing import list_inputs
+    from c3d_pipelines.local_run import LocalRun, run_local
+    from c3d_pipelines.manifest import ManifestRow, read_manifest, write_manifest
+    from c3d_pipelines.plan import make_plan
+    from c3d_pipelines.settings import JobSettings
+    from c3d_pipelines.summary import RunSummary
+    from c3d_pipelines.worker import do_shard
+
+_HOMES = {
+    "listing": ("list_inputs",),
+    "local_run": ("LocalRun", "run_local"),
+    "manifest": ("ManifestRow", "read_manifest", "write_manifest"),
+    "plan": ("make_plan",),
+    "settings": ("JobSettings",),
+    "summary": ("RunSummary",),
+    "worker": ("do_shard",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "JobSettings",
+    "LocalRun",
     "ManifestRow",
-    "Shard",
-    "cut_into_shards",
-    "list_folder",
+    "RunSummary",
+    "dataset",
+    "do_shard",
+    "list_inputs",
+    "make_plan",
     "read_manifest",
+    "run_local",
     "write_manifest",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "dataset":
+        return importlib.import_module(f"{__name__}.dataset")
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,17 +1,24 @@
-"""The command `c3d-pipelines`: arguments, printing and exit codes; the work is the library's."""
+"""The command `c3d-pipelines`: its commands are in commands/, the work is the library's.
+
+Exit codes: 0 all done; 1 more videos failed than may; 2 nothing could be done; 130 interrupted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import click
 from c3d_client.command import run_command
 
-from c3d_pipelines.manifest import cut_into_shards, list_folder, write_manifest
-
-_MEGABYTE = 1_000_000
+from c3d_pipelines.commands.compile import compile_command
+from c3d_pipelines.commands.estimate import estimate
+from c3d_pipelines.commands.merge import merge
+from c3d_pipelines.commands.neighbours import neighbours
+from c3d_pipelines.commands.plan import plan
+from c3d_pipelines.commands.run import run
+from c3d_pipelines.commands.schedule import schedule
+from c3d_pipelines.commands.submit import submit
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -25,23 +32,5 @@ def cli() -> None:
     """Bulk C3D extraction that accounts for every video."""
 
 
-@cli.command()
-@click.argument("videos", type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("manifest.csv"),
-    show_default=True,
-    metavar="FILE",
-    help="The manifest: one row a video.",
-)
-@click.option(
-    "--shard-mb", type=int, default=2000, show_default=True, help="Videos in a shard, in MB."
-)
-def plan(videos: Path, out: Path, shard_mb: int) -> None:
-    """List the videos below DIR into a manifest and say how it would be cut into shards."""
-    rows = list_folder(videos)
-    shards = cut_into_shards(rows, shard_bytes=shard_mb * _MEGABYTE)
-    write_manifest(out, rows)
-    total = sum(row.size_bytes for row in rows) / _MEGABYTE
-    click.echo(f"{out}: {len(rows)} videos, {total:.1f} MB, {len(shards)} shards")
+for command in (plan, run, compile_command, submit, schedule, estimate, merge, neighbours):
+    cli.add_command(command)

@@ -50,7 +50,9 @@ def test_errors_are_also_the_builtin_that_fits(name, builtin):
     assert issubclass(CLASSES[name], builtin)
 
 
-@pytest.mark.parametrize("name", ["VideoError", "VideoDecodeError", "VideoTooShortError"])
+@pytest.mark.parametrize(
+    "name", ["VideoError", "VideoDecodeError", "VideoTooShortError", "VideoUnreadableError"]
+)
 def test_a_video_error_names_its_video(tmp_path, name):
     error = CLASSES[name](tmp_path / "film.mp4", "has no pictures")
     assert error.source == str(tmp_path / "film.mp4")

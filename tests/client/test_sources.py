@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
-from c3d_client.errors import UsageError, VideoDecodeError
+from c3d_client.errors import UsageError, VideoUnreadableError
 from c3d_client.patterns import files_in
 from c3d_client.sources import (
     VIDEO_SUFFIXES,
@@ -360,7 +360,7 @@ def test_a_fingerprint_changes_with_the_file(here):
     assert fingerprint("a.mp4") == {"size": 5, "mtime_ns": 1}
     assert fingerprint("rtsp://camera/1") == {}
     for missing in ("gone.mp4", "a.mp4/x", "a\0b"):
-        with pytest.raises(VideoDecodeError):
+        with pytest.raises(VideoUnreadableError):
             fingerprint(missing)
 
 

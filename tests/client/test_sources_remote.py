@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import av
 import pytest
 from c3d_client import remote, stores
-from c3d_client.errors import UsageError, VideoDecodeError
+from c3d_client.errors import UsageError, VideoDecodeError, VideoUnreadableError
 from c3d_client.sources import expand, fingerprint, open_source
 from films import noise, write_film
 from s3_server import s3_server
@@ -83,10 +83,11 @@ def frames(uri) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def failure(uri) -> str:
+def failure(uri, kind=VideoUnreadableError) -> str:
     """What is said of a video that cannot be decoded."""
-    with pytest.raises(VideoDecodeError) as failed:
+    with pytest.raises(kind) as failed:
         frames(uri)
+    assert failed.type is kind
     assert str(failed.value) == f"{failed.value.source}: {failed.value.reason}"
     assert "\n" not in failed.value.reason
     return failed.value.reason
@@ -159,17 +160,18 @@ def test_a_store_that_gives_no_videos_is_an_error(bucket, uri, reason):
 
 
 @pytest.mark.parametrize(
-    ("uri", "reason"),
+    ("uri", "kind", "reason"),
     [
-        ("s3://videos/in/gone.mp4", "there is no such object"),
-        ("s3://nobody/in/a.mp4", "there is no such bucket"),
-        ("s3://videos/in/deep", "is a folder, not a video"),
-        ("s3://videos/in/nothing.mp4", r"is empty \(0 bytes\)"),
+        ("s3://videos/in/gone.mp4", VideoUnreadableError, "there is no such object"),
+        ("s3://nobody/in/a.mp4", VideoUnreadableError, "there is no such bucket"),
+        ("s3://videos/in/deep", VideoUnreadableError, "is a folder, not a video"),
+        ("s3://videos/in/nothing.mp4", VideoDecodeError, r"is empty \(0 bytes\)"),
     ],
 )
-def test_what_is_not_on_s3_is_one_clear_error(bucket, uri, reason):
-    with pytest.raises(VideoDecodeError, match=f"^{uri}: {reason}"):
+def test_what_is_not_on_s3_is_one_clear_error(bucket, uri, kind, reason):
+    with pytest.raises(VideoDecodeError, match=f"^{uri}: {reason}") as failed:
         frames(uri)
+    assert failed.type is kind
 
 
 @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
@@ -177,7 +179,7 @@ def test_wrong_credentials_are_named_as_such(bucket, fresh, monkeypatch, wrong):
     monkeypatch.setenv(wrong, "wrong")
     reason = failure("s3://videos/in/a.mp4")
     assert reason.startswith("access denied (Forbidden); check the name and AWS_ACCESS_KEY_ID and")
-    with pytest.raises(VideoDecodeError, match="access denied"):
+    with pytest.raises(VideoUnreadableError, match="access denied"):
         fingerprint("s3://videos/in/a.mp4")
     with pytest.raises(UsageError, match="s3://videos/in: cannot be listed: access denied"):
         expand(["s3://videos/in/"])
@@ -217,7 +219,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(bucket, films, 
             bucket.pipe("videos/changing.mkv", films["slow.mp4"])
             opened.read()
 
-    with pytest.raises(VideoDecodeError, match="changing.mkv: was replaced while it was read"):
+    with pytest.raises(VideoUnreadableError, match="changing.mkv: was replaced while it was read"):
         read()
     bucket.rm("videos/changing.mkv")
 
@@ -233,7 +235,7 @@ def test_a_fingerprint_on_s3_changes_with_the_object(bucket):
     assert fingerprint(uri)["etag"] != first["etag"]
     bucket.rm("videos/changing.mp4")
     for missing in (uri, "s3://videos/in"):
-        with pytest.raises(VideoDecodeError, match="no such object|is a folder"):
+        with pytest.raises(VideoUnreadableError, match="no such object|is a folder"):
             fingerprint(missing)
 
 
@@ -283,10 +285,10 @@ def test_the_environments_proxy_is_used(web, films, monkeypatch):
 def test_a_refusal_is_named_by_its_status_and_shows_no_secrets(web, status, caplog):
     web.status = status
     uri = f"http://me:secret@{web.address}/a.mp4?token=abc"
-    with caplog.at_level(logging.INFO), pytest.raises(VideoDecodeError) as failed:
+    with caplog.at_level(logging.INFO), pytest.raises(VideoUnreadableError) as failed:
         frames(uri)
     assert f"/a.mp4?token=***: the server answered HTTP {status}" in str(failed.value)
-    with pytest.raises(VideoDecodeError, match=f"HTTP {status}"):
+    with pytest.raises(VideoUnreadableError, match=f"HTTP {status}"):
         fingerprint(uri)
     said = str(failed.value) + failed.value.source + caplog.text
     assert "secret" not in said
@@ -335,7 +337,7 @@ def test_after_a_failure_there_is_nothing_to_read_and_the_block_ends_with_it(web
                 opened.seek(0)
                 got.append(opened.read(size))
 
-    with pytest.raises(VideoDecodeError, match="the connection was cut"):
+    with pytest.raises(VideoUnreadableError, match="the connection was cut"):
         read()
     assert got == [b"", b"", b""]
 
@@ -353,7 +355,7 @@ def test_a_server_that_falls_silent_is_given_up(web, films, monkeypatch):
 def test_a_server_that_is_not_there_is_one_clear_error(nobody):
     assert "Cannot connect to host" in failure(f"http://{nobody}/a.mp4")
     assert "Cannot connect to host" in failure("http://no-such-host.invalid/a.mp4")
-    with pytest.raises(VideoDecodeError, match="Cannot connect to host"):
+    with pytest.raises(VideoUnreadableError, match="Cannot connect to host"):
         fingerprint(f"http://{nobody}/a.mp4")
 
 
@@ -371,7 +373,7 @@ def test_what_is_no_video_stays_the_decoders_error(web):
     with pytest.raises(av.error.InvalidDataError):
         frames(f"{web.url}/a.mp4")
     web.files["/a.mp4"] = b""
-    assert failure(f"{web.url}/a.mp4") == "is empty (0 bytes)"
+    assert failure(f"{web.url}/a.mp4", VideoDecodeError) == "is empty (0 bytes)"
 
 
 def test_a_fingerprint_on_the_web_is_a_matter_of_headers(web):

@@ -9,7 +9,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from c3d_client.errors import VideoDecodeError
+from c3d_client.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.video import decode_frames
 from films import noise, write_film, write_sound, write_timed
 
@@ -134,20 +134,21 @@ class TestWhatOpensOtherThings:
 
     def test_a_name_that_is_a_pattern_is_a_name(self, tmp_path):
         write_timed(tmp_path / "shot1.png", [0], codec="png", pix_fmt="rgb24")
-        with pytest.raises(VideoDecodeError, match="no such file"):
+        with pytest.raises(VideoUnreadableError, match="no such file"):
             list(decode_frames(tmp_path / "shot%d.png"))
 
     def test_a_pipe_and_a_device_are_named(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path / "pipe", "/dev/zero"):
-            with pytest.raises(VideoDecodeError, match="is a pipe or a device"):
+            with pytest.raises(VideoUnreadableError, match="is a pipe or a device"):
                 list(decode_frames(path))
 
 
 class TestWhatHoldsNoPictures:
     def fails(self, path, words):
-        with pytest.raises(VideoDecodeError, match=words):
+        with pytest.raises(VideoDecodeError, match=words) as caught:
             list(decode_frames(path))
+        assert caught.type is VideoDecodeError
 
     @pytest.mark.parametrize("suffix", ["", ".mp4", ".bin", ".avi", ".h264", ".yuv"])
     def test_random_bytes(self, tmp_path, suffix):
@@ -215,7 +216,7 @@ class TestOpenFiles:
                     raise OSError("the line is dead")
                 return super().read(size)
 
-        with pytest.raises(VideoDecodeError, match="the line is dead"):
+        with pytest.raises(VideoUnreadableError, match="the line is dead"):
             list(decode_frames(Failing(carphone.read_bytes())))
 
 

@@ -9,6 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from c3d_pipelines.plan import make_plan
+from c3d_pipelines.planned import shard_rows
+from c3d_pipelines.preflight import preflight
+from c3d_pipelines.publish import publish
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.worker import do_shard
+from films import write_film
+from pipelines.fake_kfp import fake_kfp
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -44,9 +52,43 @@ def workplace(tmp_path, monkeypatch, narrow_copy, carphone):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def made_dataset(tmp_path_factory, narrow_server, carphone):
+    """A dataset of two videos that are ok, made as a run makes it, step by step."""
+    folder = tmp_path_factory.mktemp("bulk")
+    (folder / "videos" / "a").mkdir(parents=True)
+    write_film(folder / "videos" / "c.mp4", 40)
+    shutil.copy(carphone, folder / "videos" / "a" / "b.mp4")
+    out = folder / "dataset"
+    settings = preflight(JobSettings(out=str(out), run="first", server=narrow_server.target))
+    planned = make_plan(str(folder / "videos"), str(out))
+    do_shard(settings, shard_rows(planned, 0), 0)
+    publish(settings, planned)
+    return out
+
+
+@pytest.fixture
+def assumed(workplace, request):
+    """Has what a block takes as given: a dataset, for those that read one."""
+
+    def has(code):
+        if re.search(r"[\"'/ ]dataset\b(?!s)", code) and "--out dataset" not in code:
+            shutil.copytree(request.getfixturevalue("made_dataset"), workplace / "dataset")
+
+    return has
+
+
+@pytest.fixture(scope="module")
+def kubeflow():
+    """Kubeflow Pipelines as far as the documents talk to it."""
+    with fake_kfp() as server:
+        yield server.url
+
+
 @pytest.mark.parametrize("code", [p for d in DOCUMENTS for p in blocks(d, "python")])
-def test_python_blocks_run(code, workplace, narrow_server):
-    assert "localhost:8500" in code
+def test_python_blocks_run(code, workplace, narrow_server, assumed):
+    assert "localhost:8500" in code or '"dataset' in code or "'dataset" in code
+    assumed(code)
     program = code.replace("localhost:8500", narrow_server.target)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -54,12 +96,16 @@ def test_python_blocks_run(code, workplace, narrow_server):
 
 
 @pytest.mark.parametrize("code", [p for d in DOCUMENTS for p in blocks(d, "bash")])
-def test_shell_blocks_run(code, workplace, narrow_server):
+def test_shell_blocks_run(code, workplace, narrow_server, assumed, kubeflow):
+    assumed(code)
     for command in commands(code):
         if command.startswith(_ELSEWHERE):
             continue
         words = shlex.split(command, comments=True)
         words = [word.replace("localhost:8500", narrow_server.target) for word in words]
+        words = [word.replace("http://localhost:8888", kubeflow) for word in words]
+        into = Path(words.pop()) if words[-2:-1] == [">"] else None
+        words = words[:-1] if into else words
         if words[:2] == ["c3d-export", "serve"]:
             serve(words)
             continue
@@ -67,6 +113,8 @@ def test_shell_blocks_run(code, workplace, narrow_server):
             words += ["--width", "4", "--batch-sizes", "1"]  # the same, small and quick
         done = subprocess.run(in_environment(words), capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
+        if into:
+            into.write_text(done.stdout)
 
 
 def serve(words):
@@ -101,16 +149,22 @@ def test_links_and_files_named_in_documents_exist(document):
         assert (ROOT / path).exists(), path
 
 
-def test_the_reference_of_the_command_is_what_the_command_says():
+@pytest.mark.parametrize("page", ["cli.md", "cli-pipelines.md"])
+def test_the_reference_of_a_command_is_what_the_command_says(page):
     done = subprocess.run(
-        [sys.executable, "-c", "import generate_cli; print(generate_cli.reference(), end='')"],
+        [sys.executable, ROOT / "docs" / "generate_cli.py", page],
         capture_output=True,
         text=True,
         check=True,
-        cwd=ROOT / "docs",
     )
-    fresh = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == done.stdout
-    assert fresh, "docs/cli.md is not fresh; run `make docs`"
+    fresh = (ROOT / "docs" / page).read_text(encoding="utf-8") == done.stdout
+    assert fresh, f"docs/{page} is not fresh; run `make docs`"
+
+
+def test_the_diagram_is_that_of_the_compiled_pipeline():
+    code = "import generate_diagram as g; t = g.PAGE.read_text(); assert g.drawn(t) == t"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True)
+    assert done.returncode == 0, "docs/bulk.md is not fresh; run `make docs`"
 
 
 def test_every_make_verb_in_the_documents_exists():

@@ -15,6 +15,8 @@ VERBS = [
     "torch",
     "fidelity",
     "bench-client",
+    "bench-estimate",
+    "pipeline-example",
     "debian",
     "manifests",
     "serve-docker",

@@ -1,52 +1,56 @@
-"""The components compile for a backend and run as they would in a pod."""
+"""The components say what they take and give, compile each alone, and one call is all they do."""
 
-import subprocess
-import sys
+from __future__ import annotations
+
+import inspect
+import re
 
 import pytest
 import yaml
+from c3d_pipelines import components, export_pipeline
+from c3d_pipelines.cluster import EXPORT_IMAGE, WORKER_IMAGE
+from kfp import compiler
 
-_RUN = """
-import sys
-from kfp import local
-from c3d_pipelines.components import plan
-local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2])
-task = plan(videos=sys.argv[1], shard_bytes=10)
-print("SHARDS", [int(n) for n in task.outputs["Output"]])
-print("MANIFEST", open(task.outputs["manifest"].path).read().count("\\n"))
-"""
-
-
-@pytest.fixture
-def videos(tmp_path):
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for name in ("a.mp4", "b.mp4", "c.mp4"):
-        (folder / name).write_bytes(b"x" * 6)
-    return folder
+BULK = ("plan", "preflight", "extract", "publish", "gate", "report")
+EXPORT = ("fetch", "build", "verify", "publish")
+ALL = [(components, name, WORKER_IMAGE) for name in BULK] + [
+    (export_pipeline, name, EXPORT_IMAGE) for name in EXPORT
+]
 
 
-def test_plan_runs_locally_through_kfp(videos, tmp_path):
-    # In a process of its own: kfp.local leaves print and logging patched.
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(videos), str(tmp_path / "root")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "SHARDS [0, 1, 2]" in done.stdout
-    assert "MANIFEST 4" in done.stdout
+@pytest.fixture(params=ALL, ids=lambda one: f"{one[0].__name__.rpartition('.')[2]}-{one[1]}")
+def component(request):
+    module, name, image = request.param
+    return getattr(module, name), image
 
 
-def test_plan_compiles_and_installs_nothing_in_the_pod(tmp_path):
-    from c3d_pipelines.components import WORKER_IMAGE, plan
-    from kfp import compiler
+def test_a_body_is_one_call_of_the_package(component):
+    made, _ = component
+    source = inspect.getsource(made.python_func)
+    assert len(re.findall(r"\w+_step\(", source)) == 1
+    assert len(re.findall(r"^    from c3d_pipelines\.", source, re.MULTILINE)) == 1
 
-    path = tmp_path / "plan.yaml"
-    compiler.Compiler().compile(plan, str(path))
-    container = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"]["exec-plan"][
-        "container"
-    ]
-    assert container["image"] == WORKER_IMAGE
-    assert "pip install" not in " ".join(container["command"])
+
+def test_a_component_compiles_alone_and_installs_nothing(component, tmp_path):
+    made, image = component
+    path = tmp_path / "one.yaml"
+    compiler.Compiler().compile(made, str(path))
+    (executor,) = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"].values()
+    assert executor["container"]["image"] == image
+    assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_no_component_has_a_parameter_that_may_be_none(component):
+    made, _ = component
+    inputs = made.component_spec.inputs or {}
+    assert not [name for name, one in inputs.items() if one.optional and name != "status"]
+
+
+def test_a_body_hands_on_all_that_the_component_is_given(component):
+    made, _ = component
+    source = inspect.getsource(made.python_func)
+    body = source[source.index('"""') :]
+    # publish takes the shards' names to wait for them, and believes only what is in the dataset.
+    given = set(inspect.signature(made.python_func).parameters) - {"shards"}
+    handed = r"=\s*{0}(\.path|\.state)?\b|\b{0}\.log_metric"
+    assert [name for name in given if not re.search(handed.format(name), body)] == []

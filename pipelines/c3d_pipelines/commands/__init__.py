@@ -1,0 +1,1 @@
+"""The verbs of `c3d-pipelines`, one a file."""

@@ -1,0 +1,179 @@
+"""Kubeflow Pipelines' REST API v2beta1 on this machine: refuses what the real one refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+from pipelines.kfp_rules import Refusal
+from pipelines.kfp_state import FakeKfp
+
+ROOT = "/apis/v2beta1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def respond(self) -> None:
+        kfp: FakeKfp = self.server.kfp
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with kfp.lock:
+            kfp.requests.append(f"{self.command} {urlsplit(self.path).path}")
+            kfp.headers.append(dict(self.headers))
+            fault = kfp.faults.pop(0) if kfp.faults else None
+        if fault is not None and fault(self):
+            return
+        try:
+            with kfp.lock:
+                self.answer(200, self.route(kfp, raw))
+        except Refusal as refused:
+            self.answer(refused.status, refused.body)
+
+    do_GET = do_POST = do_DELETE = respond
+
+    def route(self, kfp: FakeKfp, raw: bytes) -> dict:
+        url = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        if not url.path.startswith(f"{ROOT}/"):
+            raise Refusal("Not Found", code=5, status=404)
+        where = (self.command, *url.path.removeprefix(f"{ROOT}/").split("/"))
+        headers = self.headers
+        if where == ("POST", "pipelines", "upload"):
+            return kfp.upload(query, raw, headers)
+        body = self.body(kfp, raw)
+        match where:
+            case ("GET", "healthz"):
+                said = {"commit_sha": "unknown", "tag_name": kfp.tag}
+                return {**said, "multi_user": kfp.multi_user, "pipeline_store": "database"}
+            case ("GET", "experiments"):
+                return kfp.page(kfp.experiments, "experiments", query, headers)
+            case ("POST", "experiments"):
+                return kfp.create_experiment(body, headers)
+            case ("POST", "runs"):
+                return kfp.create_run(body, headers)
+            case ("GET", "runs", run_id):
+                return kfp.get_run(run_id, headers)
+            case ("GET", "recurringruns"):
+                return kfp.page(kfp.schedules, "recurringRuns", query, headers)
+            case ("POST", "recurringruns"):
+                return kfp.create_schedule(body, headers)
+            case ("DELETE", "recurringruns", found):
+                return kfp.change_schedule(found, None, headers)
+            case ("POST", "recurringruns", action):
+                found, _, mode = action.partition(":")
+                if mode in ("enable", "disable"):
+                    return kfp.change_schedule(found, mode.upper(), headers)
+        raise Refusal("Not Found", code=5, status=404)
+
+    def body(self, kfp: FakeKfp, raw: bytes) -> object:
+        if not raw:
+            return {}
+        if "json" not in self.headers.get("Content-Type", ""):
+            raise Refusal("Unsupported Media Type", status=415)
+        try:
+            kfp.bodies.append(json.loads(raw))
+        except ValueError as error:
+            raise Refusal(f"invalid character: {error}") from error
+        return kfp.bodies[-1]
+
+    def answer(self, status: int, body: object, kind: str = "application/json", **more) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with contextlib.suppress(OSError):
+            self.send_response_only(status)
+            headers = {"Content-Type": kind, "Content-Length": len(data), **more}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def page(title: str, status: int = 200) -> Callable[[Handler], bool]:
+    """A web page, as a login has it, instead of an answer."""
+
+    def answer(handler: Handler) -> bool:
+        text = f"<!doctype html><html><head><title>{title}</title></head></html>".encode()
+        handler.answer(status, text, "text/html; charset=utf-8")
+        return True
+
+    return answer
+
+
+def sends_on(to: str) -> Callable[[Handler], bool]:
+    """Another address, as before a login."""
+
+    def answer(handler: Handler) -> bool:
+        handler.answer(302, b"", "text/html", Location=to)
+        return True
+
+    return answer
+
+
+def errs(status: int, message: str = "so it was asked") -> Callable[[Handler], bool]:
+    """An error, whatever was asked."""
+
+    def answer(handler: Handler) -> bool:
+        handler.answer(status, Refusal(message).body)
+        return True
+
+    return answer
+
+
+def hangs_up(handler: Handler) -> bool:
+    """The connection ends without an answer."""
+    handler.close_connection = True
+    handler.connection.shutdown(2)
+    return True
+
+
+def says_nothing(handler: Handler) -> bool:
+    """No answer, and no end either."""
+    handler.close_connection = True
+    handler.server.kfp.released.wait(10)
+    return True
+
+
+def well(handler: Handler) -> bool:
+    """This one goes well; the next fault is for the next request."""
+    return False
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    kfp: FakeKfp
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients that hang up are the point here
+
+
+@contextlib.contextmanager
+def fake_kfp(identity=None) -> Iterator[FakeKfp]:
+    """Serve on a free port of the loopback until the block ends.
+
+    Args:
+        identity: a certificate and key as files (certificates.Identity), for TLS.
+    """
+    server = _Server(("127.0.0.1", 0), Handler)
+    scheme = "http"
+    if identity is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(identity.cert, identity.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    server.kfp = FakeKfp(f"{scheme}://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server.kfp
+    finally:
+        server.kfp.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

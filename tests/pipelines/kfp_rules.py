@@ -1,0 +1,168 @@
+"""What Kubeflow Pipelines' API refuses: bodies, pipelines and parameters.
+
+Bodies are held against the API's own models (kfp_server_api) and pipelines against their messages
+(kfp-pipeline-spec): fields that there are not, values of other kinds and parameters that do not fit
+are errors here as they are there. In one thing it is stricter: times of five fields, which the real
+one takes for something else, are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import kfp_server_api as api
+from google.protobuf import json_format, struct_pb2
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp.pipeline_spec import pipeline_spec_pb2 as messages
+
+MAX_PARAMETER_BYTES = 10_000
+_PLAIN = {"str": str, "int": int, "float": (int, float), "bool": bool, "datetime": str}
+_WELL = {"STRING": "string_value", "BOOLEAN": "bool_value", "LIST": "list_value"}
+_WELL |= {"STRUCT": "struct_value", "NUMBER_INTEGER": "number_value"}
+_WELL |= {"NUMBER_DOUBLE": "number_value"}
+# What the server says and no one may set.
+_ITS_OWN = {"run_id", "recurring_run_id", "created_at", "state", "state_history", "finished_at"}
+
+
+class Refusal(Exception):
+    """An error as gRPC's gateway writes it."""
+
+    def __init__(self, message: str, *, code: int = 3, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+        same = {"code": code, "message": message}
+        details = [{"@type": "type.googleapis.com/google.rpc.Status", **same}]
+        self.body = {"error": message, **same, "details": details}
+
+
+def check_body(name: str, body: object) -> None:
+    """A body is what the API's model of this name says, with no field beyond."""
+    check_type(name, body, name)
+    for own in _ITS_OWN & set(body):
+        raise Refusal(f"{own} must not be set by the client")
+
+
+def check_type(wanted: str, value: object, where: str) -> None:
+    if wanted == "object":
+        return
+    if wanted in _PLAIN:
+        # Numbers of 64 bits are text in JSON.
+        number = wanted == "str" and isinstance(value, int) and where.endswith("max_concurrency")
+        if not (number or isinstance(value, _PLAIN[wanted])):
+            raise Refusal(f"{where}: {value!r} is no {wanted}")
+        return
+    inner = re.fullmatch(r"(list\[|dict\(str, )(.+)[\])]", wanted)
+    if inner:
+        kind = list if wanted.startswith("list") else dict
+        if not isinstance(value, kind):
+            raise Refusal(f"{where}: {value!r} is no {kind.__name__}")
+        for one in value.values() if kind is dict else value:
+            check_type(inner[2], one, where)
+        return
+    model = getattr(api, wanted)
+    allowed = getattr(model, "allowable_values", None)
+    if allowed is not None:
+        if value not in allowed:
+            raise Refusal(f"{where}: {value!r} is none of {allowed}")
+        return
+    if not isinstance(value, dict):
+        raise Refusal(f"{where}: {value!r} is no {wanted}")
+    kinds = {model.attribute_map[name]: kind for name, kind in model.openapi_types.items()}
+    for name, one in value.items():
+        if name not in kinds:
+            raise Refusal(f"proto: (line 1): unknown field {name!r} in {where}")
+        check_type(kinds[name], one, f"{where}.{name}")
+
+
+def check_run(body: dict) -> None:
+    """What a run and a recurring run have in common."""
+    if not body.get("display_name"):
+        raise Refusal("The run name is empty. Please specify a valid name")
+    account = body.get("service_account")
+    if account is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", account):
+        raise Refusal(f"service_account {account!r} is no name of a ServiceAccount")
+    spec = check_pipeline(body.get("pipeline_spec"))
+    config = body.get("runtime_config", {})
+    check_parameters(spec, config.get("parameters", {}))
+    root = config.get("pipeline_root")
+    if root is not None and not re.match(r"(s3|gs|minio)://.+|/", root):
+        raise Refusal(f"pipeline_root {root!r} is no place for artifacts")
+
+
+def check_pipeline(body: object) -> messages.PipelineSpec:
+    """A pipeline's messages, parsed as strictly as the server and its compiler do."""
+    if not isinstance(body, dict):
+        raise Refusal("no pipeline spec is provided")
+    both = "pipeline_spec" in body
+    if both and set(body) - {"pipeline_spec", "platform_spec"}:
+        raise Refusal(f"unknown documents {sorted(body)}")
+    try:
+        spec = json_format.ParseDict(
+            body["pipeline_spec"] if both else body, messages.PipelineSpec()
+        )
+        deployment = json_format.MessageToDict(spec.deployment_spec)
+        config = json_format.ParseDict(deployment, messages.PipelineDeploymentConfig())
+        platform = json_format.ParseDict(
+            body.get("platform_spec", {}) if both else {}, messages.PlatformSpec()
+        )
+        kubernetes = platform.platforms["kubernetes"].deployment_spec.executors
+        for label, executor in kubernetes.items():
+            json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
+            if label not in config.executors:
+                raise Refusal(f"platform spec of {label}, which there is not")
+    except json_format.ParseError as error:
+        raise Refusal(f"invalid v2 pipeline spec: {error}") from error
+    if spec.schema_version != "2.1.0":
+        said = f"the pipeline spec has version {spec.schema_version}"
+        raise Refusal(f"KFP only supports schema version 2.1.0, but {said}")
+    name = spec.pipeline_info.name
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name):
+        raise Refusal(f"invalid v2 pipeline spec: name {name!r}")
+    if not spec.HasField("root"):
+        raise Refusal("invalid v2 pipeline spec: root component is empty")
+    for part in (spec.root, *spec.components.values()):
+        for task in part.dag.tasks.values():
+            if task.component_ref.name not in spec.components:
+                raise Refusal(f"component {task.component_ref.name!r} is not there")
+        if part.executor_label and part.executor_label not in config.executors:
+            raise Refusal(f"executor {part.executor_label!r} is not there")
+    return spec
+
+
+def check_parameters(spec: messages.PipelineSpec, parameters: dict) -> None:
+    """As validatePipelineJobInputs does."""
+    text = json.dumps(parameters, separators=(",", ":"), ensure_ascii=False)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    if len(text.encode()) > MAX_PARAMETER_BYTES:
+        said = f"The input parameter length exceed maximum size of {MAX_PARAMETER_BYTES}"
+        raise Refusal(said)
+    wanted = spec.root.input_definitions.parameters
+    given = json_format.ParseDict(parameters, struct_pb2.Struct()).fields
+    for name, one in wanted.items():
+        if name not in given:
+            if not one.is_optional and not one.HasField("default_value"):
+                raise Refusal(
+                    f"parameter {name} is not optional, yet has neither default value nor user "
+                    "provided value"
+                )
+            continue
+        kind = messages.ParameterType.ParameterTypeEnum.Name(one.parameter_type)
+        if given[name].WhichOneof("kind") != _WELL.get(kind):
+            raise Refusal(f"input parameter {name} requires type {kind}")
+    extra = sorted(set(given) - set(wanted))
+    if extra:
+        said = f"parameter(s) provided are not required by pipeline: {', '.join(extra)}"
+        raise Refusal(said)
+
+
+def check_six_fields(cron: str) -> None:
+    fields = cron.split()
+    if len(fields) != 6:
+        said = "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)"
+        raise Refusal(f"{said}. Error: Expected 6 fields, found {len(fields)}: {cron}")
+    for field, high in zip(fields, (59, 59, 23, 31, 12, 6), strict=True):
+        for number in re.findall(r"\d+", re.sub(r"/\d+", "", field)):
+            if int(number) > high:
+                raise Refusal(f"End of range ({number}) above maximum ({high}): {cron}")

@@ -1,0 +1,184 @@
+"""Small real shards that tests commit: the files and the report that a worker leaves."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from c3d_client import ClipWindow
+from c3d_client.clips import CLIP_FRAMES
+from c3d_pipelines import shards
+from c3d_pipelines.manifest import ManifestRow
+from c3d_pipelines.place import Place
+from c3d_pipelines.planned import PlannedRow
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.shard_format import (
+    NUMBERS,
+    OK,
+    STATUSES,
+    clip_file,
+    clip_schema,
+    file_metadata,
+    report_file,
+    video_file,
+    video_schema,
+)
+from c3d_pipelines.shard_report import ShardReport
+
+START = 1_760_000_000.0
+LABELS = ("archery", "bowls & skittles", "cricket, “test”")
+PROVENANCE = {
+    "contract_version": "1",
+    "model": {
+        "name": "c3d",
+        "version": 3,
+        "precision": "float32",
+        "weights": {"source": "C3D of Sports-1M", "sha256": "c5" * 32},
+        "mean": {"source": "mean cube", "sha256": "9f" * 32},
+    },
+    "preprocessing": {"resize": "171x128 opencv-linear"},
+    "clips": {
+        **{"frames": 16, "stride": 8, "frame_step": 1},
+        **{"tail": "drop", "short": "error", "fps": None},
+    },
+    "software": {"c3d_client": "0.1.0", "opencv": "5.0.0", "pyav": "17.1.0", "libavcodec": "62"},
+}
+OTHER = {**PROVENANCE, "model": {**PROVENANCE["model"], "precision": "bfloat16"}}
+_GROUP = 3  # rows, so that small shards have several row groups
+
+
+def settings(out, run: str = "run-1", **changes) -> JobSettings:
+    """Settings of a run whose server was asked."""
+    parts = {"provenance": PROVENANCE, "window": ClipWindow()}
+    return JobSettings(out=str(out), run=run, **{**parts, **changes})
+
+
+def video(name: str, key: str = "", *, uri: str = "") -> ManifestRow:
+    """An input; its key tells one content from another."""
+    return ManifestRow(name, uri or f"/films/{name}", 1000, 0.0, key or f"sha256:{name}")
+
+
+def to_do(*rows: ManifestRow, shard: int = 0) -> list[PlannedRow]:
+    """A plan's rows that one shard is to do."""
+    return [PlannedRow(row, "do", shard) for row in rows]
+
+
+def numbers_of(row: ManifestRow, *, size: int = 4096, clips: int = 2, salt: str = "") -> np.ndarray:
+    """The clips' numbers of a video, float32 ``[clips, size]``: its content's and no other's."""
+    seed = zlib.crc32(f"{row.key or row.uri} {salt}".encode())
+    made = np.random.default_rng(seed).random((clips, size), np.float32)
+    return made if size == 4096 else made / made.sum(1, keepdims=True)
+
+
+def feature_of(row: ManifestRow, **kind) -> np.ndarray:
+    """The video's own numbers, float32 ``[size]``; features have length 1."""
+    mean = numbers_of(row, **kind).mean(0)
+    return mean / np.linalg.norm(mean) if len(mean) == 4096 else mean
+
+
+def commit(
+    job: JobSettings,
+    rows: Sequence[ManifestRow],
+    *,
+    index: int = 0,
+    statuses: Mapping[str, str] = {},  # noqa: B006  not changed
+    at: float = START,
+    salt: str = "",
+    clips: int = 2,
+    labels: Sequence[str] = LABELS,
+    reverse: bool = False,
+) -> ShardReport:
+    """Do a shard: every video is ok but for the statuses given; done at START plus some seconds.
+
+    `salt` makes other numbers of the same videos; `reverse` writes them in the other order.
+    """
+    place = Place(job.out)
+    name = shards.name_of(job, rows)
+    size = 4096 if job.answer == "features" else len(labels)
+    said = file_metadata(job.provenance, labels if job.answer == "classes" else ())
+    videos, places = [], []
+    for row in reversed(rows) if reverse else rows:
+        status = statuses.get(row.video_id, OK)
+        videos.append(_video(row, status, first_clip=len(places) if job.clip_rows else None))
+        videos[-1]["n_clips"] = clips if status == OK else None
+        if status != OK:
+            videos[-1]["first_clip_row"] = None
+            continue
+        own = feature_of(row, size=size, clips=clips, salt=salt)
+        videos[-1][NUMBERS[job.answer]] = own
+        if job.answer == "classes":
+            best = int(own.argmax())
+            videos[-1] |= {"top_label": labels[best], "top_probability": float(own[best])}
+        for clip, found in enumerate(numbers_of(row, size=size, clips=clips, salt=salt)):
+            places.append(_clip(row, clip) | {NUMBERS[job.answer]: found})
+    schemas = video_schema(job.answer, size), clip_schema(job.answer, size)
+    _write(place, video_file(name), videos, schemas[0].with_metadata(said))
+    if job.clip_rows:
+        _write(place, clip_file(name), places, schemas[1].with_metadata(said))
+    counts = dict.fromkeys(STATUSES, 0)
+    for one in videos:
+        counts[one["status"]] += 1
+    report = ShardReport(
+        name=name,
+        run=job.run,
+        index=index,
+        answer=job.answer,
+        videos=len(videos),
+        clips=len(places) if job.clip_rows else 0,
+        counts=counts,
+        video_bytes=place.size(video_file(name)),
+        clip_bytes=place.size(clip_file(name)) if job.clip_rows else 0,
+        started_at=at - 10,
+        ended_at=at,
+        timings=dict.fromkeys(("wall_s", "decode_s", "wire_s", "queue_s", "compute_s"), 1.0),
+        clips_answered=len(places),
+        retries=0,
+        provenance=job.provenance,
+    )
+    place.write(report_file(name), report.to_json())
+    return report
+
+
+def _video(row: ManifestRow, status: str, *, first_clip: int | None) -> dict[str, object]:
+    well = status == OK
+    return {
+        "video_id": row.video_id,
+        "uri": row.uri,
+        "key": row.key,
+        "size_bytes": row.size_bytes,
+        "status": status,
+        "error_type": "" if well else "VideoDecodeError",
+        "error_message": "" if well else f"{row.uri}: is {status}",
+        "n_frames": 24 if well else None,
+        "fps": 25.0 if well else None,
+        "duration_s": 0.96 if well else None,
+        "width": 320 if well else None,
+        "height": 240 if well else None,
+        "interlaced": False if well else None,
+        **dict.fromkeys(("wall_s", "decode_s", "wire_s", "queue_s", "compute_s"), 0.5),
+        "first_clip_row": first_clip,
+    }
+
+
+def _clip(row: ManifestRow, clip: int) -> dict[str, object]:
+    first = 8 * clip
+    return {
+        "video_id": row.video_id,
+        "clip": clip,
+        "start_frame": first,
+        "start_s": first / 25,
+        "end_s": (first + CLIP_FRAMES) / 25,
+    }
+
+
+def _write(place: Place, name: str, rows: list[dict], schema: pa.Schema) -> None:
+    with place.writing(name) as path:
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=schema),
+            path,
+            row_group_size=_GROUP,
+            write_page_checksum=True,
+        )

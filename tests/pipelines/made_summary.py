@@ -1,0 +1,205 @@
+"""Plans, index rows and shards' reports that tests make, and the summaries of runs made of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from c3d_pipelines.manifest import ManifestRow
+from c3d_pipelines.planned import DO, PlannedRow
+from c3d_pipelines.run_summary import RunSummary
+from c3d_pipelines.shard_format import OK, STATUSES, VIDEO_FIELDS
+from c3d_pipelines.shard_report import ShardReport
+from c3d_pipelines.summary import summarise
+
+START = 1_760_000_000.0
+SCHEMA = pa.schema(
+    [
+        *VIDEO_FIELDS,
+        pa.field("duplicate_of", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("run", pa.string(), nullable=False),
+    ]
+)
+PROVENANCE = {
+    "contract_version": 1,
+    "model": {
+        "name": "c3d",
+        "version": 3,
+        "precision": "float32",
+        "weights": {
+            "source": "C3D Sports-1M, conv3d_deepnetA_sport1m_iter_1900000",
+            "format": "caffemodel",
+            "sha256": "c5a6cbb8a4bb3ee5c8c4ae6ed0b8d2c1a8e4f3e8a0f3a4c46aa7d3a5b0cc1234",
+        },
+        "mean": {
+            "source": "sport1m_train16_128_mean.binaryproto",
+            "sha256": "9f0bb0a4e5a3f8b84a6bd8c1ae3fd66f9d8ac2a97b1f0f5a1e44ca54ad01abcd",
+        },
+    },
+    "preprocessing": {"resize": "171x128 opencv-linear", "crop": "112x112 centre"},
+    "clips": {
+        **{"frames": 16, "stride": 8, "frame_step": 1},
+        **{"tail": "drop", "short": "error", "fps": None},
+    },
+    "software": {"c3d_client": "0.1.0", "opencv": "4.12.0", "pyav": "16.0.1"},
+}
+WHY = {
+    OK: ("", ""),
+    "too_short": ("VideoTooShortError", "9 frames; one clip needs 16"),
+    "corrupt": ("VideoDecodeError", "moov atom not found; the file is damaged or cut short"),
+    "unreadable": ("VideoDecodeError", "access denied (Forbidden); check the name"),
+    "failed": ("ServingUnavailable", "localhost:8500: nobody answers; start the server"),
+}
+
+
+def plan_row(
+    video_id: str,
+    *,
+    decision: str = DO,
+    shard: int = 0,
+    duplicate_of: str = "",
+    size_bytes: int = 5_000_000,
+    uri: str = "",
+) -> PlannedRow:
+    """One input; its shard counts only where it is to be done."""
+    row = ManifestRow(video_id, uri or f"/films/{video_id}", size_bytes, 0.0, f"stat:{video_id}")
+    return PlannedRow(row, decision, shard if decision == DO else -1, duplicate_of)
+
+
+def index_row(
+    video_id: str, status: str = OK, *, run: str = "run-7", shard: str = "s0", **changes: Any
+) -> dict[str, Any]:
+    """One row of an index."""
+    error_type, error_message = WHY[status]
+    ok = status == OK
+    return {
+        "video_id": video_id,
+        "uri": f"/films/{video_id}",
+        "key": f"stat:{video_id}",
+        "size_bytes": 5_000_000,
+        "status": status,
+        "error_type": error_type,
+        "error_message": error_message and f"/films/{video_id}: {error_message}",
+        "n_frames": 250 if ok else None,
+        "n_clips": 30 if ok else None,
+        "fps": 25.0 if ok else None,
+        "duration_s": 10.0 if ok else None,
+        "width": 320 if ok else None,
+        "height": 240 if ok else None,
+        "interlaced": False if ok else None,
+        "wall_s": 2.0,
+        "decode_s": 0.5 if ok else None,
+        "wire_s": 0.25 if ok else None,
+        "queue_s": 0.125 if ok else None,
+        "compute_s": 1.5 if ok else None,
+        "first_clip_row": 0 if ok else None,
+        "duplicate_of": "",
+        "shard": shard,
+        "row": 0,
+        "run": run,
+        **changes,
+    }
+
+
+def shard_report(
+    index: int, statuses: Sequence[str], *, name: str = "", run: str = "run-7", **changes: Any
+) -> ShardReport:
+    """The report of a shard that took ten seconds for each second that the one before it did."""
+    values: dict[str, Any] = {
+        "name": name or f"s{index}",
+        "run": run,
+        "index": index,
+        "answer": "features",
+        "videos": len(statuses),
+        "clips": 30 * statuses.count(OK),
+        "counts": {status: list(statuses).count(status) for status in STATUSES},
+        "video_bytes": 40_000 * len(statuses),
+        "clip_bytes": 500_000 * statuses.count(OK),
+        "started_at": START + index,
+        "ended_at": START + index + 10,
+        "timings": {"wall_s": 2.0 * len(statuses)},
+        "clips_answered": 30 * statuses.count(OK),
+        "retries": 0,
+        "provenance": PROVENANCE,
+        **changes,
+    }
+    return ShardReport(**values)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as an index has them."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def summary(
+    planned: Sequence[PlannedRow],
+    rows: Sequence[dict[str, Any]],
+    reports: Sequence[ShardReport] = (),
+    **changes: Any,
+) -> RunSummary:
+    """A run that succeeded."""
+    values: dict[str, Any] = {
+        "out": "s3://films/c3d",
+        "run": "run-7",
+        "provenance": PROVENANCE,
+        "state": "SUCCEEDED",
+        "message": "",
+        **changes,
+    }
+    return summarise(planned=planned, rows=table(rows), reports=reports, **values)
+
+
+def drawn_run(
+    statuses: Sequence[str], *, shards: int = 4, earlier: int = 0, seed: int = 0, **changes: Any
+) -> RunSummary:
+    """A run over films of all lengths: one video for each status, and some done earlier."""
+    draw = random.Random(seed)
+    planned, rows = [], []
+    for number in range(len(statuses) + earlier):
+        old = number >= len(statuses)
+        status = OK if old else statuses[number]
+        name = f"class {number % 7}/film {number:05d}.mp4"
+        shard = number * shards // len(statuses) if not old else -1
+        length_s = round(draw.lognormvariate(3.5, 1.4), 2)
+        size = int(length_s * 250_000)
+        told: dict[str, Any] = {"size_bytes": size, "shard": f"s{shard}"}
+        if old:
+            told.update(run="run-1", shard="old")
+        if status == OK:
+            told.update(
+                duration_s=length_s,
+                n_clips=max(1, int(length_s * 25 - 16) // 8 + 1),
+                wall_s=length_s / 20,
+                decode_s=length_s / 60,
+                wire_s=length_s / 500,
+                queue_s=length_s / 300,
+                compute_s=length_s / 35,
+            )
+        planned.append(plan_row(name, decision="done" if old else DO, shard=shard, size_bytes=size))
+        rows.append(index_row(name, status, **told))
+    reports = []
+    for index in range(shards):
+        there = [row for row in rows if row["shard"] == f"s{index}"]
+        clips = sum(row["n_clips"] or 0 for row in there)
+        begun = START + (index // 2) * 240
+        reports.append(
+            shard_report(
+                index,
+                [row["status"] for row in there],
+                clips=clips,
+                clips_answered=clips,
+                clip_bytes=clips * 16_500,
+                started_at=begun,
+                ended_at=begun + draw.uniform(120, 240),
+                retries=draw.choice((0, 0, 0, 1)),
+            )
+        )
+    missing = changes.pop("missing", ())
+    rows = [row for row in rows if row["shard"] not in {f"s{index}" for index in missing}]
+    return summary(
+        planned, rows, [report for report in reports if report.index not in missing], **changes
+    )

@@ -1,0 +1,182 @@
+"""A proxy on this machine, before a real S3 server, that spoils requests as it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_HOP = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def forward(self) -> None:
+        """Take the request, have it spoiled or pass it on as it is: its signature must hold."""
+        proxy: S3Proxy = self.server.proxy
+        self.sent = self._body()
+        with proxy.lock:
+            proxy.requests.append(f"{self.command} {self.path}")
+            fault = next((f for f in proxy.faults if f.strikes(self.command, self.path)), None)
+        if fault is not None:
+            fault.spoil(self)
+        else:
+            self.reply(*self.ask())
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
+
+    def ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        """What the real server answers."""
+        to = http.client.HTTPConnection(self.server.proxy.host, timeout=60)
+        with contextlib.closing(to):
+            to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("transfer-encoding", "expect"):
+                    to.putheader(name, value)
+            to.endheaders(self.sent)
+            answer = to.getresponse()
+            headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in _HOP]
+            self.length = answer.getheader("Content-Length")
+            return answer.status, headers, answer.read()
+
+    def reply(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        length = self.length if self.command == "HEAD" and self.length else len(body)
+        for name, value in [*headers, ("Content-Length", str(length))]:
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body if self.command != "HEAD" else b"")
+
+    def reset(self) -> None:
+        """End the connection as a machine that died does."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.close()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Fault:
+    """What goes wrong with requests of a method whose path holds a text; so many times, or always.
+
+    Args:
+        spoil: does the damage.
+        on: the start of ``METHOD /path``, or a part of it.
+        times: how often; None for always.
+        after: how many such requests go well before.
+    """
+
+    def __init__(
+        self,
+        spoil: Callable[[Handler], None],
+        on: str = "",
+        *,
+        times: int | None = None,
+        after: int = 0,
+    ) -> None:
+        self.spoil, self.on, self.left, self.skip = spoil, on, times, after
+        self.struck = 0
+
+    def strikes(self, method: str, path: str) -> bool:
+        if self.on not in f"{method} {path}" or self.left == 0:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        if self.left is not None:
+            self.left -= 1
+        self.struck += 1
+        return True
+
+
+def answers(status: int, code: str, message: str = "so it was asked") -> Callable[[Handler], None]:
+    """An error as S3 says it."""
+
+    def spoil(handler: Handler) -> None:
+        handler.length = None
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        handler.reply(status, [("Content-Type", "application/xml")], body)
+
+    return spoil
+
+
+def resets(handler: Handler) -> None:
+    """The connection ends before any answer."""
+    handler.reset()
+
+
+def resets_after_doing(handler: Handler) -> None:
+    """The server does it; the answer is lost on the way."""
+    handler.ask()
+    handler.reset()
+
+
+def cuts(handler: Handler) -> None:
+    """Half of the answer's body, then the connection ends."""
+    status, headers, body = handler.ask()
+    handler.send_response_only(status)
+    for name, value in [*headers, ("Content-Length", str(len(body)))]:
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body[: len(body) // 2])
+    handler.reset()
+
+
+def waits(seconds: float) -> Callable[[Handler], None]:
+    """The right answer, late."""
+
+    def spoil(handler: Handler) -> None:
+        time.sleep(seconds)
+        handler.reply(*handler.ask())
+
+    return spoil
+
+
+class S3Proxy:
+    """The proxy: `faults` that are in force, and the `requests` that came."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.endpoint = host, f"http://127.0.0.1:{port}"
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+        self.lock = threading.Lock()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    proxy: S3Proxy
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # cut connections are the point here
+
+
+@contextlib.contextmanager
+def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
+    """Stand before the server at an endpoint, on a free port of the loopback."""
+    server = _Server(("127.0.0.1", 0), Handler)
+    server.proxy = S3Proxy(urlsplit(endpoint).netloc, server.server_port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server.proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,255 @@
+"""The stand-in for Kubeflow Pipelines refuses what that refuses, and kfp's own client likes it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import urllib.error
+import urllib.request
+import warnings
+
+import pytest
+from c3d_pipelines.compile import EXTRACTION, compiled_path
+from c3d_pipelines.package import Package
+from pipelines.fake_kfp import ROOT, fake_kfp
+
+
+@pytest.fixture(scope="module")
+def path() -> str:
+    return str(compiled_path(EXTRACTION))
+
+
+@pytest.fixture(scope="module")
+def spec(path) -> dict:
+    return Package(path).to_body()
+
+
+@pytest.fixture
+def kfp():
+    with fake_kfp() as server:
+        yield server
+
+
+def ask(kfp, method: str, where: str, body: object = None, token: str | None = None):
+    """The status and the answer."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    headers |= {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{kfp.url}{ROOT}/{where}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+@pytest.fixture
+def run(kfp, spec) -> dict:
+    """A body that is taken."""
+    _, made = ask(kfp, "POST", "experiments", {"display_name": "c3d"})
+    return copy.deepcopy(
+        {
+            "display_name": "one",
+            "experiment_id": made["experiment_id"],
+            "pipeline_spec": spec,
+            "runtime_config": {"parameters": {"videos": "s3://a/b"}},
+        }
+    )
+
+
+@pytest.fixture
+def schedule(run) -> dict:
+    """A body that is taken."""
+    trigger = {"cron_schedule": {"cron": "0 0 2 * * *"}}
+    return {**run, "mode": "ENABLE", "max_concurrency": "1", "trigger": trigger}
+
+
+def test_a_run_is_taken_and_takes_its_course(kfp, run):
+    status, made = ask(kfp, "POST", "runs", run)
+    assert (status, made["state"]) == (200, "PENDING")
+    states = [ask(kfp, "GET", f"runs/{made['run_id']}")[1]["state"] for _ in range(3)]
+    assert states == ["RUNNING", "SUCCEEDED", "SUCCEEDED"]
+
+
+def _parameters(**values):
+    return lambda body: body["runtime_config"].update(parameters=values)
+
+
+def _in_spec(change):
+    return lambda body: change(body["pipeline_spec"]["pipeline_spec"])
+
+
+def _misspelt_platform(body) -> None:
+    executors = body["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
+    next(iter(executors["deploymentSpec"]["executors"].values()))["nodeSelectr"] = {}
+
+
+def _stray_platform(body) -> None:
+    executors = body["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
+    executors["deploymentSpec"]["executors"]["exec-nobody"] = {}
+
+
+def _misspelt_executor(spec) -> None:
+    next(iter(spec["deploymentSpec"]["executors"].values()))["contaner"] = {}
+
+
+def _lost_component(spec) -> None:
+    del spec["components"][next(iter(spec["components"]))]
+
+
+BREAKS = {
+    "no name": (lambda b: b.pop("display_name"), "run name is empty"),
+    "unknown field": (lambda b: b.update(displayname="x"), "unknown field 'displayname'"),
+    "unknown field below": (lambda b: b["runtime_config"].update(params={}), "field 'params'"),
+    "wrong type": (lambda b: b.update(display_name=3), "3 is no str"),
+    "its own field": (lambda b: b.update(run_id="x"), "run_id must not be set"),
+    "no experiment": (lambda b: b.update(experiment_id="x"), "Experiment x not found"),
+    "account": (lambda b: b.update(service_account="Default User"), "ServiceAccount"),
+    "root": (lambda b: b["runtime_config"].update(pipeline_root="bucket/a"), "pipeline_root"),
+    "no pipeline": (lambda b: b.pop("pipeline_spec"), "no pipeline spec"),
+    "third document": (lambda b: b["pipeline_spec"].update(more={}), "unknown documents"),
+    "unknown in spec": (_in_spec(lambda s: s.update(rot={})), "invalid v2 pipeline spec"),
+    "version": (_in_spec(lambda s: s.update(schemaVersion="2.0.0")), "schema version 2.1.0"),
+    "pipeline's name": (_in_spec(lambda s: s["pipelineInfo"].update(name="C3D x")), "name"),
+    "no root": (_in_spec(lambda s: s.pop("root")), "root component is empty"),
+    "lost component": (_in_spec(_lost_component), "is not there"),
+    "misspelt executor": (_in_spec(_misspelt_executor), "invalid v2 pipeline spec"),
+    "misspelt platform": (_misspelt_platform, "invalid v2 pipeline spec"),
+    "stray platform": (_stray_platform, "exec-nobody"),
+    "unknown parameter": (_parameters(vidoes="x"), "not required by pipeline: vidoes"),
+    "text for number": (_parameters(stride="8"), "requires type NUMBER_INTEGER"),
+    "number for text": (_parameters(server=1), "requires type STRING"),
+    "number for flag": (_parameters(clip_rows=1), "requires type BOOLEAN"),
+    "null": (_parameters(server=None), "requires type STRING"),
+    "too long": (_parameters(server="x" * 10_001), "exceed maximum size of 10000"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_run_that_is_not_right_is_refused(kfp, run, name):
+    spoil, said = BREAKS[name]
+    spoil(run)
+    status, answer = ask(kfp, "POST", "runs", run)
+    assert status in (400, 404)
+    assert said in answer["message"]
+    assert kfp.runs == {}
+
+
+def test_a_required_parameter_that_is_missing_is_refused(kfp, run):
+    parameters = run["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    parameters["server"] = {"parameterType": "STRING"}
+    status, answer = ask(kfp, "POST", "runs", run)
+    assert (status, "server is not optional" in answer["message"]) == (400, True)
+
+
+SCHEDULE_BREAKS = {
+    "five fields": (
+        lambda b: b["trigger"]["cron_schedule"].update(cron="0 2 * * *"),
+        "Expected 6 fields, found 5",
+    ),
+    "minutes": (
+        lambda b: b["trigger"]["cron_schedule"].update(cron="0 60 2 * * *"),
+        "above maximum (59)",
+    ),
+    "no trigger": (lambda b: b.pop("trigger"), "no trigger"),
+    "two triggers": (
+        lambda b: b["trigger"].update(periodic_schedule={"interval_second": "60"}),
+        "no trigger, or two",
+    ),
+    "concurrency": (lambda b: b.update(max_concurrency="11"), "out of range"),
+    "no concurrency": (lambda b: b.pop("max_concurrency"), "out of range"),
+    "mode": (lambda b: b.update(mode="ON"), "'ON' is none of"),
+    "no mode": (lambda b: b.pop("mode"), "mode is None"),
+    "catch-up": (lambda b: b.update(no_catchup="yes"), "'yes' is no bool"),
+    "parameters": (_parameters(vidoes="x"), "not required by pipeline"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULE_BREAKS)
+def test_a_schedule_that_is_not_right_is_refused(kfp, schedule, name):
+    spoil, said = SCHEDULE_BREAKS[name]
+    spoil(schedule)
+    status, answer = ask(kfp, "POST", "recurringruns", schedule)
+    assert status == 400
+    assert said in answer["message"]
+    assert kfp.schedules == {}
+
+
+def test_a_schedule_is_kept_paused_and_deleted(kfp, schedule):
+    status, made = ask(kfp, "POST", "recurringruns", schedule)
+    assert (status, made["status"]) == (200, "ENABLED")
+    where = f"recurringruns/{made['recurring_run_id']}"
+    assert ask(kfp, "POST", f"{where}:disable")[0] == 200
+    query = f"recurringruns?experiment_id={schedule['experiment_id']}"
+    assert ask(kfp, "GET", query)[1]["recurringRuns"][0]["status"] == "DISABLED"
+    assert ask(kfp, "DELETE", where)[0] == 200
+    assert ask(kfp, "DELETE", where)[0] == 404
+    assert ask(kfp, "GET", query)[1] == {"total_size": 0}
+
+
+def test_several_users_have_namespaces_and_tokens(kfp, run):
+    kfp.multi_user = True
+    kfp.tokens = {"alice": {"team-a"}, "bob": {"team-b"}}
+    body = {"display_name": "x"}
+    assert ask(kfp, "POST", "experiments", body)[0] == 401
+    assert ask(kfp, "POST", "experiments", body, "eve")[0] == 401
+    assert ask(kfp, "POST", "experiments", body, "alice")[0] == 403
+    body["namespace"] = "team-a"
+    status, made = ask(kfp, "POST", "experiments", body, "alice")
+    assert status == 200
+    assert ask(kfp, "POST", "experiments", body, "alice")[0] == 409
+    assert ask(kfp, "POST", "experiments", body, "bob")[0] == 403
+    run["experiment_id"] = made["experiment_id"]
+    assert ask(kfp, "POST", "runs", run, "bob")[0] == 403
+    assert ask(kfp, "POST", "runs", run, "alice")[0] == 200
+    assert ask(kfp, "GET", "experiments?namespace=team-b", token="bob")[1]["total_size"] == 0
+
+
+def test_lists_come_in_pages_and_by_name(kfp):
+    kfp.page_size = 2
+    for n in range(5):
+        ask(kfp, "POST", "experiments", {"display_name": f"e{n}"})
+    names, token = [], ""
+    while token is not None:
+        _, page = ask(kfp, "GET", f"experiments?page_token={token}")
+        names += [one["display_name"] for one in page["experiments"]]
+        token = page.get("next_page_token")
+    assert names == [f"e{n}" for n in range(5)]
+    assert ask(kfp, "GET", "experiments?filter=%7B%7D")[0] == 400
+    assert ask(kfp, "GET", "experiments?nme=x")[0] == 400
+
+
+def test_what_there_is_not_is_not_found(kfp):
+    assert ask(kfp, "GET", "runs/none")[0] == 404
+    assert ask(kfp, "GET", "nothing")[0] == 404
+    assert ask(kfp, "GET", "healthz")[1]["tag_name"] == "2.17.0"
+
+
+def test_kfps_own_client_is_at_home_there(kfp, path, monkeypatch, tmp_path, capsys):
+    """Uploads, runs, waits and schedules: the stand-in is not made for this package's client."""
+    import kfp as sdk
+
+    monkeypatch.setattr(sdk.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        client = sdk.Client(host=kfp.url)
+    assert client.upload_pipeline(path, pipeline_name="bulk").display_name == "bulk"
+    sent = client.create_run_from_pipeline_package(
+        path, {"videos": "s3://a/b"}, experiment_name="kfp", enable_caching=False
+    )
+    ended = client.wait_for_run_completion(sent.run_id, timeout=20, sleep_duration=0)
+    assert ended.state == "SUCCEEDED"
+    made = client.create_recurring_run(
+        ended.experiment_id,
+        "nightly",
+        cron_expression="0 0 2 * * *",
+        no_catchup=True,
+        pipeline_package_path=path,
+    )
+    listed = client.list_recurring_runs(experiment_id=ended.experiment_id).recurring_runs
+    assert [one.recurring_run_id for one in listed] == [made.recurring_run_id]
+    client.delete_recurring_run(made.recurring_run_id)
+    assert kfp.schedules == {}
+    client._run_api.api_client.rest_client.pool_manager.clear()
+    assert "Run details" in capsys.readouterr().out

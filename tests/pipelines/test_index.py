@@ -1,0 +1,255 @@
+"""The index has one row for every input ever planned, of the newest result, from what is there."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from c3d_client.errors import ProvenanceError, ShardError
+from c3d_pipelines.index import (
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    Index,
+    load_index,
+    read_index,
+    write_index,
+)
+from c3d_pipelines.index_rows import missing_rows, newest, timed
+from c3d_pipelines.place import Place
+from c3d_pipelines.publish import publish
+from c3d_pipelines.shard_format import report_file, video_file
+from pipelines.made_shards import OTHER, START, commit, settings, to_do, video
+
+A, B, C = video("a.mp4"), video("b.mp4"), video("c.mp4")
+CHANGED = video("a.mp4", "sha256:changed")
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    return Place(tmp_path / "out")
+
+
+def told(place: Place, *columns: str) -> dict[str, tuple]:
+    """By video, its status or some columns of its row in the index."""
+    rows = read_index(place).select(["video_id", *(columns or ("status",))]).to_pylist()
+    assert len({row["video_id"] for row in rows}) == len(rows)
+    return {row.pop("video_id"): tuple(row.values()) for row in rows}
+
+
+def keep(place: Place) -> None:
+    write_index(place, load_index(place))
+
+
+class TestWhatIsCommitted:
+    def test_a_place_with_nothing_in_it_has_no_rows(self, place):
+        table = read_index(place)
+        assert len(table) == 0
+        assert table.schema.equals(INDEX_SCHEMA)
+
+    def test_rows_of_committed_shards_are_known_before_anybody_published_them(self, place):
+        report = commit(settings(place.uri), [B, A], statuses={"a.mp4": "corrupt"})
+        table = read_index(place)
+        assert table.schema.equals(INDEX_SCHEMA)
+        bad, good = table.to_pylist()
+        assert (bad["video_id"], bad["status"], bad["row"]) == ("a.mp4", "corrupt", 1)
+        assert bad["error_message"] == "/films/a.mp4: is corrupt"
+        assert (good["video_id"], good["status"], good["row"]) == ("b.mp4", "ok", 0)
+        assert good["key"] == "sha256:b.mp4"
+        assert {row["shard"] for row in (good, bad)} == {report.name}
+        assert {row["run"] for row in (good, bad)} == {"run-1"}
+        assert good["top_label"] is None
+
+    def test_the_best_class_is_in_the_index(self, place):
+        commit(settings(place.uri, answer="classes"), [A])
+        [row] = read_index(place).to_pylist()
+        assert row["top_label"]
+        assert 1 / 3 < row["top_probability"] < 1
+
+    @pytest.mark.parametrize("part", ["report", "videos"])
+    def test_a_shard_without_a_report_that_fits_does_not_exist(self, place, part):
+        report = commit(settings(place.uri), [A])
+        if part == "report":
+            place.remove(report_file(report.name))
+        else:
+            place.write(video_file(report.name), b"half of it")
+        assert told(place) == {}
+
+    def test_an_index_that_is_written_says_the_same_and_is_the_same_bytes(self, place):
+        commit(settings(place.uri), [A, B], statuses={"b.mp4": "too_short"})
+        before = read_index(place)
+        keep(place)
+        first = place.read(INDEX_FILE)
+        assert read_index(place).equals(before)
+        keep(place)
+        assert place.read(INDEX_FILE) == first
+
+
+class TestWhichRowCounts:
+    def test_the_newest_result_of_a_video_wins_whatever_the_shards_are_called(self, place):
+        for number, at in enumerate([START + 5, START + 9, START]):
+            others = [video(f"{number}.mp4")]
+            commit(settings(place.uri, f"run-{number}"), [A, *others], at=at)
+        assert told(place, "run")["a.mp4"] == ("run-1",)
+
+    def test_a_failure_does_not_replace_a_success_of_the_same_content(self, place):
+        commit(settings(place.uri), [A])
+        keep(place)
+        commit(settings(place.uri, "run-2"), [A, B], statuses={"a.mp4": "failed"}, at=START + 9)
+        assert told(place, "status", "run") == {"a.mp4": ("ok", "run-1"), "b.mp4": ("ok", "run-2")}
+
+    def test_a_failure_replaces_a_success_of_what_the_video_was_before(self, place):
+        commit(settings(place.uri), [A])
+        keep(place)
+        commit(settings(place.uri, "run-2"), [CHANGED], statuses={"a.mp4": "failed"}, at=START + 9)
+        assert told(place, "status", "key") == {"a.mp4": ("failed", "sha256:changed")}
+
+    def test_without_a_key_a_video_is_known_by_its_place(self, place):
+        here, there = video("a.mp4", " "), video("a.mp4", " ", uri="/elsewhere/a.mp4")
+        here, there = (type(one)(one.video_id, one.uri) for one in (here, there))
+        commit(settings(place.uri), [here])
+        keep(place)
+        failed = {"statuses": {"a.mp4": "failed"}, "at": START + 9}
+        commit(settings(place.uri, "run-2"), [here, B], **failed)
+        assert told(place)["a.mp4"] == ("ok",)
+        commit(settings(place.uri, "run-3"), [there, C], **failed | {"at": START + 10})
+        assert told(place)["a.mp4"] == ("failed",)
+
+    def test_a_success_replaces_a_failure(self, place):
+        commit(settings(place.uri), [A], statuses={"a.mp4": "unreadable"})
+        keep(place)
+        commit(settings(place.uri, "run-2"), [A, B], at=START + 9)
+        assert told(place)["a.mp4"] == ("ok",)
+
+    def test_many_rows_are_merged_as_one_by_one(self):
+        dice = random.Random(7)
+        rows = [
+            {
+                "video_id": f"v{dice.randrange(200)}",
+                "uri": f"/{dice.randrange(2)}",
+                "key": dice.choice(["", "k", "l"]),
+                "size_bytes": number,
+                "status": dice.choice(["ok", "failed"]),
+            }
+            for number in range(2000)
+        ]
+        times = [float(dice.randrange(50)) for _ in rows]
+        expected = {}
+        for _, row in sorted(zip(times, rows, strict=True), key=lambda one: one[0]):
+            expected.setdefault(row["video_id"], []).append(row)
+        for video_id, results in expected.items():
+            last = results[-1]
+            alike = [
+                one
+                for one in results
+                if one["key"] == last["key"] and (one["key"] or one["uri"] == last["uri"])
+            ]
+            well = [one for one in alike if one["status"] == "ok"]
+            expected[video_id] = (well or alike)[-1]["size_bytes"]
+        schema = pa.schema([INDEX_SCHEMA.field(name) for name in rows[0]])
+        half = len(rows) // 2
+        parts = [
+            timed(pa.Table.from_pylist(some, schema=schema), pa.array(when))
+            for some, when in ((rows[:half], times[:half]), (rows[half:], times[half:]))
+        ]
+        found = newest(parts)
+        assert found["video_id"].to_pylist() == sorted(expected)
+        told = found.select(["video_id", "size_bytes"]).to_pylist()
+        assert {row["video_id"]: row["size_bytes"] for row in told} == expected
+
+
+class TestShardsThatChange:
+    def test_a_shard_that_was_done_again_is_read_again(self, place):
+        job = settings(place.uri)
+        commit(job, [A, B], statuses={"a.mp4": "unreadable"})
+        keep(place)
+        commit(settings(place.uri, "run-2"), [A, B], at=START + 9, reverse=True)
+        assert told(place, "status", "row", "run") == {
+            "a.mp4": ("ok", 1, "run-2"),
+            "b.mp4": ("ok", 0, "run-2"),
+        }
+
+    def test_what_was_superseded_does_not_come_back(self, place):
+        commit(settings(place.uri), [A])
+        commit(settings(place.uri, "run-2"), [CHANGED], at=START + 9)
+        keep(place)
+        assert told(place, "key") == {"a.mp4": ("sha256:changed",)}
+        keep(place)
+        assert told(place, "key") == {"a.mp4": ("sha256:changed",)}
+
+    def test_rows_of_a_shard_that_is_gone_are_failed_and_say_why(self, place):
+        report = commit(settings(place.uri), [A])
+        commit(settings(place.uri), [B], index=1)
+        keep(place)
+        place.remove(report_file(report.name))
+        assert told(place, "status", "error_type", "shard", "row") == {
+            "a.mp4": ("failed", "ShardMissing", "", -1),
+            "b.mp4": ("ok", "", *told(place, "shard", "row")["b.mp4"]),
+        }
+        assert "not there any more" in told(place, "error_message")["a.mp4"][0]
+        assert told(place, "key", "uri")["a.mp4"] == (A.key, A.uri)
+
+    def test_a_shard_that_comes_late_takes_the_place_of_its_absence(self, place):
+        own = {"video_id": A.video_id, "uri": A.uri, "key": A.key, "size_bytes": 1000}
+        absent = missing_rows(
+            pa.Table.from_pylist([own | {"run": "run-1", "duplicate_of": ""}]), message="not yet"
+        )
+        write_index(place, Index(absent, {}))
+        assert told(place) == {"a.mp4": ("failed",)}
+        commit(settings(place.uri), [A])
+        assert told(place) == {"a.mp4": ("ok",)}
+
+    def test_a_duplicate_follows_its_original_s_shard(self, place):
+        from c3d_pipelines.planned import PlannedRow
+
+        job, twin = settings(place.uri), video("twin.mp4", A.key)
+        report = commit(job, [A, B])
+        publish(job, [*to_do(A, B), PlannedRow(twin, "duplicate", duplicate_of="a.mp4")])
+        assert told(place, "row")["twin.mp4"] == (0,)
+        commit(settings(place.uri, "run-2"), [A, B], at=START + 9, reverse=True)
+        assert told(place, "row", "duplicate_of", "uri")["twin.mp4"] == (1, "a.mp4", twin.uri)
+        place.remove(report_file(report.name))
+        assert told(place, "status", "error_type")["twin.mp4"] == ("failed", "ShardMissing")
+
+
+class TestRefusals:
+    def test_shards_that_were_made_differently_are_never_read_together(self, place):
+        commit(settings(place.uri), [A])
+        commit(settings(place.uri, "run-2", provenance=OTHER), [B])
+        with pytest.raises(ProvenanceError, match="model.precision: '.*float.*' against") as failed:
+            read_index(place)
+        assert "run-1" in str(failed.value)
+        assert "run-2" in str(failed.value)
+
+    def test_features_and_classes_are_never_read_together(self, place):
+        commit(settings(place.uri), [A])
+        commit(settings(place.uri, answer="classes"), [B])
+        with pytest.raises(ProvenanceError, match="answer: '(features|classes)' against"):
+            read_index(place)
+
+    @pytest.mark.parametrize("damage", ["cut", "other bytes"])
+    def test_an_index_that_is_damaged_is_one_clear_line(self, place, damage):
+        commit(settings(place.uri), [A])
+        keep(place)
+        whole = place.read(INDEX_FILE)
+        place.write(INDEX_FILE, whole[:-20] if damage == "cut" else b"PAR1 not so PAR1")
+        with pytest.raises(ShardError, match=r"index.parquet: is damaged \(.*take it away") as told:
+            read_index(place)
+        assert "\n" not in str(told.value)
+
+    def test_another_table_in_its_place_is_refused(self, place):
+        place.write("x", b"")
+        pq.write_table(pa.table({"video": ["a"]}), Path(place.uri) / INDEX_FILE)
+        with pytest.raises(ShardError, match="is not the index of a dataset .* columns are video"):
+            read_index(place)
+
+    def test_a_shard_whose_bytes_rotted_is_one_clear_line(self, place):
+        report = commit(settings(place.uri), [A])
+        path = Path(place.uri) / video_file(report.name)
+        whole = bytearray(path.read_bytes())
+        whole[20:60] = bytes(40)
+        path.write_bytes(whole)
+        with pytest.raises(ShardError, match=f"{report.name}.parquet: is damaged"):
+            read_index(place)

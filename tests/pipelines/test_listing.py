@@ -1,0 +1,324 @@
+"""Inputs are listed the same way from a disk, a bucket and a manifest, each with its key."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import threading
+
+import pytest
+from c3d_client import stores
+from c3d_client.errors import C3DError, ManifestError, StorageError, UsageError
+from c3d_pipelines import keys as keys_module
+from c3d_pipelines.keys import content_key, quick_key, with_keys
+from c3d_pipelines.listing import list_inputs
+from c3d_pipelines.manifest import ManifestRow, write_manifest
+from s3_server import s3_server
+
+NAMES = ["a.MKV", "b.mp4", "deep/c.avi", "deep/é #1 [x].webm", "z/d.mp4"]
+OTHERS = ["notes.txt", ".hidden.mp4", ".git/d.mp4", "deep/.no/e.mp4"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "videos with [x] spaces"
+    for name in NAMES + OTHERS:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (root / "folder.mp4").mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with a bucket that holds the same."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed: listing on S3 not run")
+    import fsspec
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        at = {"endpoint_url": running.endpoint, "key": running.access_key}
+        store = fsspec.filesystem("s3", secret=running.secret_key, **at)
+        store.mkdir("bucket")
+        for name in NAMES + OTHERS:
+            store.pipe(f"bucket/in/{name}", name.encode())
+        store.pipe("bucket/elsewhere/x.mp4", b"x")
+        store.pipe("bucket/in/empty/", b"")
+        yield running, store
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """The bucket as the environment's own; gives fsspec's view of it, for writing."""
+    running, store = server
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stores, "_OPENED", {})
+    return store
+
+
+def refusal(videos, kind=ManifestError):
+    """The one line that says why nothing can be listed."""
+    with pytest.raises(kind) as caught:
+        list_inputs(str(videos))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def ids(videos, **options):
+    return [row.video_id for row in list_inputs(str(videos), **options)]
+
+
+# On a disk
+
+
+def test_a_folder_lists_each_video_once_by_path_and_nothing_else(folder):
+    rows = list_inputs(str(folder))
+    assert [row.video_id for row in rows] == NAMES
+    assert [row.uri for row in rows] == [str(folder / name) for name in NAMES]
+    assert [row.size_bytes for row in rows] == [len(name.encode()) for name in NAMES]
+    assert rows == list_inputs(f"file://{str(folder).replace(' ', '%20')}/")
+
+
+def test_paths_do_not_depend_on_where_the_process_stands(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert list_inputs(folder.name) == list_inputs(str(folder))
+    monkeypatch.chdir(folder)
+    for videos in (".", "./", "../" + folder.name, "z/.."):
+        assert list_inputs(videos) == list_inputs(str(folder))
+    assert list_inputs("deep/*")[0].uri == str(folder / "deep/c.avi")
+
+
+def test_patterns_and_single_videos_are_listed_as_a_shell_does(folder):
+    assert ids(folder / "*.mp4") == ["b.mp4"]
+    assert ids(folder / "deep/*") == ["c.avi", "é #1 [x].webm"]
+    assert ids(folder / "**/*.[am]*") == ["b.mp4", "deep/c.avi", "z/d.mp4"]
+    assert ids(folder / "deep/é #1 [x].webm") == ["é #1 [x].webm"]
+
+
+def test_a_quick_key_is_the_files_size_and_time(folder):
+    (row,) = list_inputs(str(folder / "b.mp4"))
+    status = os.stat(folder / "b.mp4")
+    assert row.key == f"stat:5-{status.st_mtime_ns}"
+    os.utime(folder / "b.mp4", ns=(1, 1))
+    assert list_inputs(row.uri)[0].key == "stat:5-1"
+
+
+def test_a_content_key_is_of_the_bytes_and_not_of_name_or_time(folder):
+    before = list_inputs(str(folder), keys="content")
+    assert [row.key for row in before] == [
+        f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in NAMES
+    ]
+    assert [row.size_bytes for row in before] == [len(name.encode()) for name in NAMES]
+    os.utime(folder / "b.mp4", ns=(1, 1))
+    assert list_inputs(str(folder), keys="content") == before
+
+
+def test_a_content_key_of_a_long_file_is_of_all_of_it(tmp_path):
+    data = os.urandom(2**21 + 5)
+    (tmp_path / "a.mp4").write_bytes(data)
+    assert content_key(str(tmp_path / "a.mp4")) == f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def test_what_cannot_be_read_stays_an_input_without_key(folder):
+    (folder / "lost.mp4").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe")
+    (folder / "pipe.mp4").symlink_to("pipe")
+    for kind in ("quick", "content"):
+        rows = {row.video_id: row for row in list_inputs(str(folder), keys=kind)}
+        assert rows["lost.mp4"] == ManifestRow("lost.mp4", str(folder / "lost.mp4"))
+        assert len(rows) == len(NAMES) + 2
+    assert rows["pipe.mp4"].key == ""
+
+
+def test_a_name_that_is_no_text_stays_an_input_and_is_told(folder, caplog):
+    path = os.path.join(os.fsencode(folder), b"\xff.mp4")
+    with open(path, "wb"), caplog.at_level(logging.WARNING):
+        rows = list_inputs(str(folder))
+    assert rows[-1] == ManifestRow("\\udcff.mp4", f"{folder}/\\udcff.mp4")
+    assert len(rows) == len(NAMES) + 1
+    assert "not UTF-8" in caplog.text
+
+
+def test_nothing_there_is_one_line(folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    assert "no videos there (files named" in refusal(tmp_path / "none")
+    assert "matches no videos" in refusal(folder / "*.ogv")
+    assert "no such file or folder" in refusal(tmp_path / "absent")
+    assert "no such file or folder" in refusal(tmp_path / "absent.mp4")
+    assert "is not called as a video" in refusal(folder / "notes.txt")
+    assert "no such file" in refusal(folder / "*.csv")
+    for videos in ("rtsp://host/stream", "ftp://host/a.mp4"):
+        assert "cannot be listed there" in refusal(videos)
+    for videos in ("", "  "):
+        assert "is empty" in refusal(videos, UsageError)
+    with pytest.raises(UsageError, match="keys is 'slow'; give one of quick, content"):
+        list_inputs(str(folder), keys="slow")
+
+
+# In a bucket
+
+
+def test_a_bucket_is_listed_as_a_folder_and_each_object_asked_for_nothing(bucket, monkeypatch):
+    monkeypatch.setattr(keys_module, "fingerprint", None)
+    rows = list_inputs("s3://bucket/in")
+    assert [row.video_id for row in rows] == NAMES
+    assert [row.uri for row in rows] == [f"s3://bucket/in/{name}" for name in NAMES]
+    assert [row.size_bytes for row in rows] == [len(name.encode()) for name in NAMES]
+    md5 = [hashlib.md5(name.encode()).hexdigest() for name in NAMES]
+    assert [row.key for row in rows] == [f"etag:{digest}" for digest in md5]
+    assert rows == list_inputs("s3://bucket/in/") == list_inputs("s3://bucket/in/**")
+    assert len(list_inputs("s3://bucket")) == len(rows) + 1
+
+
+def test_patterns_in_a_bucket_are_matched_where_they_lead(bucket):
+    assert ids("s3://bucket/in/*.mp4") == ["b.mp4"]
+    assert ids("s3://bucket/*/deep/*") == ["in/deep/c.avi", "in/deep/é #1 [x].webm"]
+    assert ids("s3://bucket/in/deep/é #1 [x].webm") == ["é #1 [x].webm"]
+    listed = {row.uri: row for row in list_inputs("s3://bucket/in/**")}
+    assert all(listed[row.uri].key == row.key for row in list_inputs("s3://bucket/in/*/*"))
+
+
+def test_an_object_has_the_same_key_whoever_names_it(bucket):
+    listed = list_inputs("s3://bucket/in", keys="content")
+    write_manifest(
+        "s3://bucket/lists/m.parquet", [ManifestRow(row.video_id, row.uri) for row in listed]
+    )
+    assert list_inputs("s3://bucket/lists/m.parquet") == listed
+    assert list_inputs("s3://bucket/in/b.mp4") == [row for row in listed if row.video_id == "b.mp4"]
+    bucket.pipe("bucket/in/b.mp4", b"b.mp5")
+    changed = [row for row in list_inputs("s3://bucket/in") if row not in listed]
+    assert [row.video_id for row in changed] == ["b.mp4"]
+    bucket.pipe("bucket/in/b.mp4", b"b.mp4")
+
+
+def test_two_objects_whose_names_differ_in_a_slash_are_two_inputs():
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: buckets not run")
+    store = fsspec.filesystem("memory")
+    for name in ("e.mp4", "/e.mp4"):
+        store.pipe(f"/slashes/z/{name}", b"x")
+    rows = list_inputs("memory://slashes")
+    assert [row.video_id for row in rows] == ["z//e.mp4", "z/e.mp4"]
+    assert len({row.uri for row in rows}) == 2
+    store.rm("/slashes", recursive=True)
+
+
+def test_nothing_in_a_bucket_is_one_line(bucket):
+    for absent in ("s3://bucket/absent", "s3://bucket/in/absent.mp4", "s3://bucket/in/empty/"):
+        assert "no videos there" in refusal(absent)
+    assert "matches no videos" in refusal("s3://bucket/in/*.ogv")
+    assert "is not called as a video" in refusal("s3://bucket/in/notes.txt")
+    assert "no such file" in refusal("s3://bucket/absent.csv")
+    for videos in ("s3://absent", "s3://absent/in/*", "s3://absent/in/*/a.mp4"):
+        assert "there is no such bucket" in refusal(videos)
+
+
+def test_a_bucket_that_may_not_be_read_is_one_line_without_the_secret(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another secret")
+    for videos in ("s3://bucket/in", "s3://bucket/in/*/*.avi", "s3://bucket/in/b.mp4"):
+        said = refusal(videos)
+        assert "access denied" in said
+        assert "AWS_SECRET_ACCESS_KEY" in said
+        assert "another secret" not in said
+    assert "access denied" in refusal("s3://bucket/lists/m.csv", StorageError)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setattr(stores, "_OPENED", {})
+    assert "AWS_ACCESS_KEY_ID" in refusal("s3://bucket/in")
+
+
+def test_a_store_that_is_away_is_one_line(bucket, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setattr(stores, "_TRIES", 1)
+        assert "Could not connect" in refusal("s3://bucket/in")
+
+
+# Of a manifest
+
+
+def test_a_manifests_rows_keep_what_they_say_and_are_asked_for_the_rest(folder, tmp_path):
+    given = [
+        ManifestRow("one", str(folder / "a.MKV"), 7, 2.5, "sha256:given"),
+        ManifestRow("two", str(folder / "b.mp4"), 99, 3.5),
+        ManifestRow("three", f"file://{folder}/z/d.mp4".replace(" ", "%20")),
+    ]
+    write_manifest(tmp_path / "m.csv", given)
+    one, two, three = list_inputs(str(tmp_path / "m.csv"))
+    assert one == given[0]
+    assert (two.size_bytes, two.duration_s) == (5, 3.5)
+    assert two.key == list_inputs(str(folder / "b.mp4"))[0].key
+    assert (three.size_bytes, three.key.partition("-")[0]) == (7, "stat:7")
+    hashed = list_inputs(str(tmp_path / "m.csv"), keys="content")
+    digests = [hashlib.sha256(name).hexdigest() for name in (b"b.mp4", b"z/d.mp4")]
+    assert [row.key for row in hashed] == ["sha256:given", *(f"sha256:{one}" for one in digests)]
+
+
+def test_objects_that_are_not_there_or_denied_stay_inputs(bucket, tmp_path):
+    uris = ["s3://bucket/in/b.mp4", "s3://bucket/absent.mp4", "s3://absent/a.mp4", "rtsp://h/a"]
+    rows = [ManifestRow(uri, uri) for uri in [*uris, "/absent/a.mp4"]]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    listed = list_inputs(str(tmp_path / "m.jsonl"))
+    assert listed[0].key.startswith("etag:")
+    assert listed[1:] == rows[1:]
+
+
+def test_many_are_asked_at_once_and_stay_in_order(monkeypatch):
+    together = threading.Barrier(16, timeout=20)
+
+    def slow(uri):
+        together.wait()
+        return {"size": len(uri), "etag": uri}
+
+    monkeypatch.setattr(keys_module, "fingerprint", slow)
+    rows = [ManifestRow(f"v{n}", f"memory://{n % 4}/{n:03}.mp4") for n in range(160)]
+    asked = with_keys(rows)
+    assert [row.key for row in asked] == [f"etag:{row.uri}" for row in rows]
+    assert [row.video_id for row in asked] == [row.video_id for row in rows]
+
+
+def test_a_store_that_never_answers_is_given_up_and_the_others_are_not(monkeypatch, caplog):
+    asked = []
+
+    def fingerprint(uri):
+        asked.append(uri)
+        if "dead" in uri:
+            raise keys_module.VideoUnreadableError(uri, "nobody answers")
+        return {"size": 1, "etag": uri}
+
+    monkeypatch.setattr(keys_module, "fingerprint", fingerprint)
+    rows = [
+        ManifestRow(f"{s}{n}", f"s3://{s}/{n}.mp4") for n in range(1000) for s in ("dead", "up")
+    ]
+    told = with_keys(rows)
+    assert [bool(row.key) for row in told] == [row.video_id.startswith("up") for row in rows]
+    assert sum("dead" in uri for uri in asked) == 64
+    assert "s3://dead: none of 64 videos could be asked for" in caplog.text
+
+
+def test_an_error_that_is_not_of_one_video_ends_it_all(monkeypatch):
+    def fingerprint(uri):
+        raise UsageError("a library is missing")
+
+    monkeypatch.setattr(keys_module, "fingerprint", fingerprint)
+    with pytest.raises(C3DError, match="a library is missing"):
+        with_keys([ManifestRow("a", "s3://b/a.mp4")])
+
+
+@pytest.mark.parametrize(
+    ("told", "key"),
+    [
+        ({"size": 5, "mtime_ns": 7}, "stat:5-7"),
+        ({"size": 5, "etag": '"ab-3"', "modified": "now"}, "etag:ab-3"),
+        ({"size": 5, "etag": "gcs=/1", "checksum": "md5=="}, "checksum:md5=="),
+        ({"size": 5, "modified": "2026-01-01"}, "modified:2026-01-01-5"),
+        ({"modified": "2026-01-01"}, "modified:2026-01-01-"),
+        ({"size": 5}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_key_is_of_the_best_that_is_told(told, key):
+    assert quick_key(told) == key

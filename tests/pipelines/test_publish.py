@@ -1,0 +1,337 @@
+"""Publishing ends a run: one row for every input, the dataset's files, and nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from c3d_client.errors import ProvenanceError, RunError, ShardError, StorageError
+from c3d_pipelines import shards
+from c3d_pipelines.index import read_index
+from c3d_pipelines.place import Place
+from c3d_pipelines.planned import PlannedRow, read_plan
+from c3d_pipelines.publish import publish
+from c3d_pipelines.run_summary import RunSummary
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.shard_format import clip_file, report_file, video_file
+from pipelines.made_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
+
+A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
+CHANGED = video("a.mp4", "sha256:changed")
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+def told(out: Path, *columns: str) -> dict[str, tuple]:
+    rows = read_index(Place(out)).select(["video_id", *(columns or ("status",))]).to_pylist()
+    assert len({row["video_id"] for row in rows}) == len(rows)
+    return {row.pop("video_id"): tuple(row.values()) for row in rows}
+
+
+def files(out: Path) -> dict[str, str]:
+    """Every file below a folder and its content's digest."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+
+
+def decided(row, decision: str, of: str = "") -> PlannedRow:
+    return PlannedRow(row, decision, duplicate_of=of)
+
+
+class TestEveryInputHasOneRow:
+    def test_of_what_its_shard_made(self, out):
+        job = settings(out)
+        commit(job, [A, B], statuses={"b.mp4": "too_short"})
+        commit(job, [C], index=1, statuses={"c.mp4": "unreadable"})
+        summary = publish(job, [*to_do(A, B), *to_do(C, shard=1)])
+        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("too_short",), "c.mp4": ("unreadable",)}
+        assert (summary.inputs, summary.ok, summary.unsuccessful) == (3, 1, 2)
+        assert [one.missing for one in summary.shards] == [False, False]
+
+    def test_of_an_earlier_run_where_nothing_was_to_be_done(self, out):
+        first, second = settings(out), settings(out, "run-2")
+        commit(first, [A, B], statuses={"b.mp4": "corrupt"})
+        publish(first, to_do(A, B))
+        commit(second, [C], at=START + 9)
+        plan = [decided(A, "done"), decided(B, "known_failure"), *to_do(C)]
+        summary = publish(second, plan)
+        assert told(out, "status", "run") == {
+            "a.mp4": ("ok", "run-1"),
+            "b.mp4": ("corrupt", "run-1"),
+            "c.mp4": ("ok", "run-2"),
+        }
+        assert (summary.inputs, summary.ok, summary.unsuccessful) == (3, 2, 0)
+
+    def test_with_nothing_to_do_the_earlier_rows_are_all_there(self, out):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        before = told(out, "status", "shard", "row", "run")
+        summary = publish(settings(out, "run-2"), [decided(A, "done")])
+        assert told(out, "status", "shard", "row", "run") == before
+        assert summary.unsuccessful == 0
+
+    def test_of_a_shard_that_is_missing_is_failed_until_a_run_does_it(self, out):
+        job = settings(out)
+        commit(job, [A])
+        plan = [*to_do(A), *to_do(B, C, shard=1)]
+        summary = publish(job, plan, state="FAILED", message="a pod was lost")
+        assert told(out, "status", "error_type", "shard", "row")["b.mp4"] == (
+            *("failed", "ShardMissing"),
+            *("", -1),
+        )
+        assert "the next run does it" in told(out, "error_message")["c.mp4"][0]
+        assert (summary.inputs, summary.ok, summary.unsuccessful) == (3, 1, 2)
+        assert [one.missing for one in summary.shards] == [False, True]
+        assert (summary.state, summary.message) == ("FAILED", "a pod was lost")
+
+        commit(job, [B, C], index=1, at=START + 9)
+        assert publish(job, plan).ok == 3
+        assert set(told(out).values()) == {("ok",)}
+
+    def test_even_where_the_only_shard_is_missing(self, out):
+        publish(settings(out), to_do(A, B))
+        assert told(out) == {"a.mp4": ("failed",), "b.mp4": ("failed",)}
+
+    def test_a_missing_shard_does_not_hide_what_was_done_well_before(self, out):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        publish(settings(out, "run-2"), to_do(A, B))
+        assert told(out, "status", "run")["a.mp4"] == ("ok", "run-1")
+        publish(settings(out, "run-3"), to_do(CHANGED, B))
+        assert told(out, "status", "error_type", "key")["a.mp4"] == (
+            *("failed", "ShardMissing"),
+            CHANGED.key,
+        )
+
+    def test_a_duplicate_has_what_its_original_has(self, out):
+        job = settings(out)
+        twins = [video(f"twin of {name}.mp4", f"sha256:{name}.mp4") for name in "ab"]
+        commit(job, [A, B], statuses={"b.mp4": "corrupt"})
+        plan = [decided(twins[0], "duplicate", "a.mp4"), *to_do(A, B)]
+        plan.append(decided(twins[1], "duplicate", "b.mp4"))
+        summary = publish(job, plan)
+        columns = ("status", "shard", "row", "first_clip_row", "n_clips", "duration_s")
+        rows = told(out, *columns)
+        assert rows["twin of a.mp4"] == rows["a.mp4"]
+        assert rows["twin of b.mp4"] == rows["b.mp4"]
+        own = told(out, "uri", "duplicate_of", "wall_s")
+        assert own["twin of a.mp4"] == (twins[0].uri, "a.mp4", None)
+        assert own["a.mp4"] == (A.uri, "", 0.5)
+        assert summary.counts["duplicate"]["ok"] == 1
+        assert summary.counts["duplicate"]["corrupt"] == 1
+
+    def test_a_duplicate_of_what_an_earlier_run_did_has_that(self, out):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        twin = video("twin.mp4", A.key)
+        plan = [decided(A, "done"), decided(twin, "duplicate", "a.mp4")]
+        publish(settings(out, "run-2"), plan)
+        rows = told(out, "status", "shard", "row")
+        assert rows["twin.mp4"] == rows["a.mp4"]
+        assert told(out, "run")["twin.mp4"] == ("run-2",)
+
+    def test_a_duplicate_of_what_was_replaced_meanwhile_waits_for_the_next_run(self, out):
+        # The worker records what it read, which here is not what was planned.
+        report = commit(settings(out, "read"), [CHANGED])
+        named = replace(report, name=shards.name_of(settings(out), [A]))
+        for file in (video_file, clip_file):
+            (out / file(report.name)).rename(out / file(named.name))
+        (out / report_file(named.name)).write_text(named.to_json())
+        (out / report_file(report.name)).unlink()
+        twin, again = video("twin.mp4", A.key), video("again.mp4", A.key, uri=f"file://{A.uri}")
+        plan = [*to_do(A), *(decided(row, "duplicate", "a.mp4") for row in (twin, again))]
+        publish(settings(out), plan)
+        rows = told(out, "status", "error_type", "key")
+        assert rows["a.mp4"] == ("ok", "", CHANGED.key)
+        assert rows["again.mp4"] == ("ok", "", CHANGED.key)  # the same file
+        assert rows["twin.mp4"] == ("failed", "ShardMissing", A.key)
+        assert "was replaced after" in told(out, "error_message")["twin.mp4"][0]
+
+    def test_a_video_that_is_again_what_it_once_was_has_its_first_numbers_again(self, out):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        commit(settings(out, "run-2"), [CHANGED], at=START + 9)
+        publish(settings(out, "run-2"), to_do(CHANGED))
+        # Its shard is that of the first run, and is not done again.
+        publish(settings(out, "run-3"), to_do(A))
+        assert told(out, "key", "run")["a.mp4"] == (A.key, "run-1")
+        assert told(out, "key", "run")["a.mp4"] == (A.key, "run-1")
+
+    def test_a_plan_that_counts_on_rows_that_nobody_has_is_refused(self, out):
+        with pytest.raises(ShardError, match=r"1 have none \(a.mp4\); make a new plan"):
+            publish(settings(out), [decided(A, "done"), *to_do(B)])
+        assert not (out / "index.parquet").exists()
+
+    def test_an_input_that_is_planned_twice_is_refused(self, out):
+        with pytest.raises(ShardError, match="some come twice"):
+            publish(settings(out), [*to_do(A), *to_do(A, shard=1)])
+
+
+class TestRunsAfterEachOther:
+    def test_both_end_in_the_index(self, out):
+        for number, row in enumerate([A, B]):
+            job = settings(out, f"run-{number}")
+            commit(job, [row], at=START + number)
+            publish(job, to_do(row))
+        assert told(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
+
+    def test_both_end_in_the_index_though_one_wrote_over_the_other_s(self, out):
+        jobs = [settings(out, f"run-{number}") for number in range(2)]
+        for job, row in zip(jobs, [A, B], strict=True):
+            commit(job, [row])
+            publish(job, to_do(row))
+            if job is jobs[0]:
+                first = (out / "index.parquet").read_bytes()
+        (out / "index.parquet").write_bytes(first)  # it was the slower one
+        assert told(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
+        publish(settings(out, "run-3"), [])
+        assert told(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
+
+    def test_what_is_no_longer_among_the_inputs_keeps_its_row(self, out):
+        commit(settings(out), [A, B])
+        publish(settings(out), to_do(A, B))
+        summary = publish(settings(out, "run-2"), [decided(B, "done")])
+        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        assert summary.inputs == 1
+
+    def test_a_run_that_was_killed_before_it_published_is_not_lost(self, out):
+        commit(settings(out), [A])
+        commit(settings(out, "run-2"), [B])
+        publish(settings(out, "run-2"), to_do(B))
+        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+
+    def test_what_failed_and_was_done_again_in_the_same_shard_is_ok(self, out):
+        commit(settings(out), [A, B], statuses={"a.mp4": "failed"})
+        publish(settings(out), to_do(A, B))
+        commit(settings(out, "run-2"), [A, B], at=START + 9, reverse=True)
+        publish(settings(out, "run-2"), to_do(A, B))
+        assert told(out, "status", "row") == {"a.mp4": ("ok", 1), "b.mp4": ("ok", 0)}
+
+    def test_done_again_it_writes_the_same_bytes(self, out):
+        job = settings(out)
+        commit(job, [A, B], statuses={"b.mp4": "corrupt"})
+        twin = video("twin.mp4", A.key)
+        plan = [*to_do(A, B), *to_do(C, shard=1), decided(twin, "duplicate", "a.mp4")]
+        publish(job, plan)
+        before = files(out)
+        assert publish(job, plan).inputs == 4
+        assert files(out) == before
+
+
+class TestWhatIsWritten:
+    def test_the_run_leaves_its_plan_settings_summary_and_report(self, out):
+        job = settings(out)
+        commit(job, [A])
+        plan = [*to_do(A), *to_do(B, shard=1)]
+        summary = publish(job, plan)
+        run = out / "runs/run-1"
+        assert read_plan(run / "plan.parquet") == plan
+        assert JobSettings.from_json((run / "settings.json").read_text()) == job
+        assert RunSummary.from_json((run / "summary.json").read_text()) == summary
+        assert "b.mp4" in (run / "report.html").read_text()
+        assert "1 of 2 videos" in (run / "report.md").read_text()
+
+    def test_the_card_counts_the_whole_dataset(self, out):
+        commit(settings(out), [A, B], statuses={"b.mp4": "corrupt"})
+        publish(settings(out), to_do(A, B))
+        commit(settings(out, "run-2"), [C, D], at=START + 9)
+        twin = video("twin.mp4", C.key)
+        publish(settings(out, "run-2"), [*to_do(C, D), decided(twin, "duplicate", "c.mp4")])
+        card = json.loads((out / "dataset.json").read_text())
+        assert card["videos"] == {
+            **{"ok": 4, "too_short": 0, "corrupt": 1},
+            **{"unreadable": 0, "failed": 0},
+        }
+        assert (card["clips"], card["clip_rows"], card["shards"]) == (6, 6, 2)
+        assert (card["duplicates"], card["size"], card["labels"]) == (1, 4096, [])
+        assert card["duration_s"] == pytest.approx(3 * 0.96)
+        assert card["newest_at"] == START + 9
+        assert card["provenance"] == PROVENANCE
+
+    def test_what_says_that_the_dataset_is_there_is_written_last(self, out):
+        job = settings(out)
+        commit(job, [A])
+        (out / "README.md").mkdir()  # cannot be written
+        with pytest.raises(StorageError, match="README.md"):
+            publish(job, to_do(A))
+        assert not (out / "dataset.json").exists()
+        (out / "README.md").rmdir()
+        publish(job, to_do(A))
+        assert (out / "dataset.json").exists()
+
+    def test_what_is_secret_in_an_address_is_not_in_the_index(self, out):
+        signed = video("a.mp4", uri="https://me:hush@host/a.mp4?signature=hush")
+        twin = video("b.mp4", signed.key, uri="https://host/b.mp4?signature=hush")
+        publish(settings(out), [*to_do(signed), decided(twin, "duplicate", "a.mp4")])
+        assert told(out, "uri") == {
+            "a.mp4": ("https://***@host/a.mp4?signature=***",),
+            "b.mp4": ("https://host/b.mp4?signature=***",),
+        }
+
+    def test_a_plan_of_nobody_s_videos_is_a_dataset_too(self, out):
+        assert publish(settings(out), []).inputs == 0
+        assert told(out) == {}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("other", "said"),
+        [
+            ({"provenance": OTHER}, "model.precision: 'float32' against 'bfloat16'"),
+            ({"answer": "classes"}, "answer: 'features' against 'classes'"),
+        ],
+    )
+    def test_numbers_that_were_made_differently_change_nothing(self, out, other, said):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        before = files(out)
+        with pytest.raises(ProvenanceError, match=said):
+            publish(settings(out, "run-2", **other), to_do(B))
+        assert files(out) == before
+
+    def test_nor_where_a_run_that_was_killed_left_such(self, out):
+        commit(settings(out), [A])
+        before = files(out)
+        with pytest.raises(ProvenanceError, match="model.precision"):
+            publish(settings(out, "run-2", provenance=OTHER), to_do(B))
+        assert files(out) == before
+
+    def test_shards_of_another_model_beside_the_dataset_are_refused(self, out):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        commit(settings(out, "run-2", provenance=OTHER), [B])
+        before = files(out)
+        with pytest.raises(ProvenanceError, match="run-2"):
+            publish(settings(out, "run-3"), to_do(C))
+        assert files(out) == before
+
+    def test_another_version_number_of_the_same_model_may_join(self, out):
+        commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        newer = {**PROVENANCE, "model": {**PROVENANCE["model"], "version": 4}}
+        job = settings(out, "run-2", provenance=newer)
+        commit(job, [B], at=START + 9)
+        publish(job, to_do(B))
+        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        assert json.loads((out / "dataset.json").read_text())["provenance"] == PROVENANCE
+
+    def test_a_run_whose_server_nobody_asked_is_refused(self, out):
+        with pytest.raises(RunError, match="run preflight before"):
+            publish(settings(out, provenance={}), to_do(A))
+
+    def test_a_row_whose_shard_is_gone_is_made_anew_by_the_next_run(self, out):
+        report = commit(settings(out), [A])
+        publish(settings(out), to_do(A))
+        (out / report_file(report.name)).unlink()
+        summary = publish(settings(out, "run-2"), [decided(A, "done")])
+        assert told(out, "status", "error_type")["a.mp4"] == ("failed", "ShardMissing")
+        assert summary.ok == 0

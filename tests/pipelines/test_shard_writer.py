@@ -1,0 +1,153 @@
+"""Rows to Parquet: in groups, with checksums, null where there are no numbers."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from c3d_client.errors import VideoDecodeError
+from c3d_client.results import Timings, VideoFeatures
+from c3d_pipelines import shard_writer
+from c3d_pipelines.manifest import ManifestRow
+from c3d_pipelines.place import Place
+from c3d_pipelines.shard_format import clip_file, clip_schema, video_file, video_schema
+from c3d_pipelines.shard_writer import key_read, writing_shard
+
+NAME = "0123456789abcdef"
+MADE = {"clips": {"stride": 8}}
+WAYS = {"answer": "features", "size": 4096, "provenance": MADE}
+
+
+def features(clips, seed=0):
+    numbers = np.random.default_rng(seed).random((clips, 4096), np.float32)
+    starts = np.arange(clips, dtype=np.int64) * 8
+    video = {"fingerprint": {"size": 9, "mtime_ns": 7}, "frames": 16, "fps": 25.0}
+    video |= {"duration_s": 0.64, "width": 320, "height": 240, "interlaced": False}
+    return VideoFeatures(
+        clip_starts=starts,
+        clip_times_s=np.stack([starts / 25, (starts + 16) / 25], axis=1),
+        clip_features=numbers,
+        video_feature=numbers.mean(axis=0),
+        provenance={**MADE, "video": video},
+        timings=Timings(1.0, 0.5, 0.25, None, None),
+    )
+
+
+def asked(number):
+    return ManifestRow(f"video {number}", f"/videos/{number}.mp4", 5, 0.0, "stat:5-7")
+
+
+def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_writer, "_CLIP_GROUP_ROWS", 100)
+    monkeypatch.setattr(shard_writer, "_VIDEO_GROUP_ROWS", 3)
+    place = Place(tmp_path)
+    lengths = [1, 250, 0, 99, 64, 65, 0, 3]
+    made = [features(count, seed) if count else None for seed, count in enumerate(lengths)]
+    with writing_shard(place, NAME, **WAYS) as writer:
+        for number, one in enumerate(made):
+            if one is None:
+                writer.add_failed(asked(number), VideoDecodeError("a", "is damaged"))
+            else:
+                writer.add(asked(number), one)
+    videos = pq.read_table(tmp_path / video_file(NAME))
+    clips = pq.read_table(tmp_path / clip_file(NAME))
+    well = [one for one in made if one is not None]
+    assert np.array_equal(
+        clips["feature"].combine_chunks().flatten().to_numpy().reshape(-1, 4096),
+        np.concatenate([one.clip_features for one in well]),
+    )
+    for name, column in (("start_frame", "clip_starts"), ("start_s", None)):
+        wanted = [getattr(one, column) if column else one.clip_times_s[:, 0] for one in well]
+        assert np.array_equal(clips[name].to_numpy(), np.concatenate(wanted))
+    assert videos["feature"].is_null().to_pylist() == [one is None for one in made]
+    found = videos["feature"].drop_null().combine_chunks().flatten().to_numpy().reshape(-1, 4096)
+    assert np.array_equal(found, np.stack([one.video_feature for one in well]))
+    assert videos["first_clip_row"].to_pylist() == [0, 1, None, 251, 350, 414, None, 479]
+    assert (writer.videos, writer.clips) == (8, sum(lengths))
+    assert dict(writer.counts) == {"ok": 6, "corrupt": 2}
+    assert writer.timings == {
+        "wall_s": 6.0,
+        "decode_s": 3.0,
+        "wire_s": 1.5,
+        "queue_s": 0.0,
+        "compute_s": 0.0,
+    }
+    assert writer.video_bytes == place.size(video_file(NAME))
+    assert writer.clip_bytes == place.size(clip_file(NAME))
+
+
+def test_the_columns_are_those_of_the_format(tmp_path):
+    with writing_shard(Place(tmp_path), NAME, **WAYS) as writer:
+        writer.add(asked(0), features(2))
+    for file, schema in (
+        (video_file(NAME), video_schema("features")),
+        (clip_file(NAME), clip_schema("features")),
+    ):
+        found = pq.read_schema(tmp_path / file)
+        assert found.names == schema.names
+        for one, other in zip(found, schema, strict=True):
+            assert one.nullable == other.nullable
+            assert one.type == other.type or pa.types.is_list(one.type)
+
+
+def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
+    with writing_shard(Place(tmp_path), NAME, **WAYS) as writer:
+        for number in range(130):
+            writer.add(asked(number), features(5, number))
+    for file, most in ((video_file(NAME), 128), (clip_file(NAME), 256 + 63)):
+        with pq.ParquetFile(tmp_path / file) as parquet:
+            meta = parquet.metadata
+            groups = [meta.row_group(at) for at in range(meta.num_row_groups)]
+            assert len(groups) > 1
+            assert max(group.num_rows for group in groups) <= most
+            columns = {groups[0].column(at).path_in_schema: groups[0].column(at) for at in range(5)}
+            numbers = groups[0].column(meta.num_columns - 1)
+            assert numbers.compression == "ZSTD"
+            assert not numbers.is_stats_set
+            assert "DICTIONARY" not in str(numbers.encodings)
+            assert columns["video_id"].is_stats_set
+    path = tmp_path / clip_file(NAME)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with (
+        pytest.raises((OSError, pa.ArrowException)),
+        pq.ParquetFile(path, page_checksum_verification=True) as parquet,
+    ):
+        parquet.read()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, VideoDecodeError("a", "b")])
+def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
+    def break_off():
+        with writing_shard(Place(tmp_path), NAME, **WAYS) as writer:
+            writer.add(asked(0), features(600))
+            raise error
+
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        break_off()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_neither_file_is_there_before_the_block_ends(tmp_path):
+    place = Place(tmp_path)
+    with writing_shard(place, NAME, **WAYS) as writer:
+        writer.add(asked(0), features(600))
+        assert place.names() == []
+    assert place.names() == [clip_file(NAME), video_file(NAME)]
+
+
+@pytest.mark.parametrize(
+    ("planned", "told", "recorded"),
+    [
+        ("stat:5-1", {"size": 5, "mtime_ns": 1}, "stat:5-1"),
+        ("stat:5-1", {"size": 6, "mtime_ns": 2}, "stat:6-2"),
+        ("", {"size": 6, "mtime_ns": 2}, "stat:6-2"),
+        ("sha256:ab", {"size": 6, "mtime_ns": 2}, "sha256:ab"),
+        ("etag:a", {"size": 6, "etag": '"b"'}, "etag:b"),
+        ("edition 7", {"size": 6, "etag": '"b"'}, "edition 7"),
+        ("etag:a", {}, "etag:a"),
+        ("", {}, ""),
+    ],
+)
+def test_the_key_is_of_what_was_read(planned, told, recorded):
+    assert key_read(ManifestRow("a", "a.mp4", 0, 0.0, planned), told) == recorded

@@ -1,0 +1,116 @@
+"""A shard's name, whether it is done, and what a killed worker left."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+from c3d_client.atomic import TEMPORARY_PREFIX
+from c3d_client.errors import StorageError
+from c3d_pipelines.manifest import ManifestRow
+from c3d_pipelines.place import Place
+from c3d_pipelines.shard_format import clip_file, report_file, video_file
+from c3d_pipelines.shards import name_of, read_report, remove_stale
+from c3d_pipelines.worker import do_shard
+from films import write_film
+from shard_runs import job, plain_job, row
+
+ROWS = [ManifestRow("a", "/videos/a.mp4", 5, 0.0, "stat:5-1"), ManifestRow("b", "/videos/b.mp4")]
+MADE = {"model": {"weights": {"sha256": "ab" * 32}}, "clips": {"stride": 8}}
+SETTINGS = replace(plain_job("out", "localhost:1"), provenance=MADE)
+
+
+def test_a_name_is_of_the_videos_and_of_what_makes_the_content():
+    name = name_of(SETTINGS, ROWS)
+    others = [
+        name_of(SETTINGS, ROWS[::-1]),
+        name_of(SETTINGS, ROWS[:1]),
+        name_of(SETTINGS, [replace(ROWS[0], key="stat:5-2"), ROWS[1]]),
+        name_of(SETTINGS, [replace(ROWS[0], uri="/videos/c.mp4"), ROWS[1]]),
+        name_of(SETTINGS, [replace(ROWS[0], video_id="c"), ROWS[1]]),
+        name_of(replace(SETTINGS, answer="classes"), ROWS),
+        name_of(replace(SETTINGS, clip_rows=False), ROWS),
+        name_of(replace(SETTINGS, provenance={**MADE, "clips": {"stride": 16}}), ROWS),
+    ]
+    assert len({name, *others}) == len(others) + 1
+
+
+def test_a_name_is_not_of_how_the_work_is_done():
+    name = name_of(SETTINGS, ROWS)
+    assert name_of(replace(SETTINGS, run="run-2", workers=7, server="other:8500"), ROWS) == name
+    assert name_of(SETTINGS, [replace(ROWS[0], size_bytes=6), ROWS[1]]) == name
+    rolled_out = {**MADE, "model": {**MADE["model"], "version": 9}}
+    assert name_of(replace(SETTINGS, provenance=rolled_out), ROWS) == name
+
+
+@pytest.fixture
+def shard(started, tmp_path):
+    """A dataset's place and the report of its one shard."""
+    path = write_film(tmp_path / "a.mp4", 24)
+    settings = job(tmp_path / "out", started().target)
+    report = do_shard(settings, [row(path, "a"), row(path, "b")], 0)
+    return Place(tmp_path / "out"), report
+
+
+def test_a_report_that_fits_its_files_is_a_shard(shard):
+    place, report = shard
+    assert read_report(place, report.name) == report
+    assert read_report(place, "0" * 16) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"videos": 3, "counts": {"ok": 3, "too_short": 0, "corrupt": 0, "unreadable": 0}},
+        {"clips": 5},
+        {"video_bytes": 1},
+        {"clip_bytes": 1},
+        {"name": "0" * 16},
+    ],
+)
+def test_a_report_that_does_not_fit_is_none(shard, change):
+    place, report = shard
+    if "counts" in change:
+        change = {**change, "counts": {**change["counts"], "failed": 0}}
+    place.write(report_file(report.name), replace(report, **change).to_json())
+    assert read_report(place, report.name) is None
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"name": 3', b"\xff\xfe"])
+def test_bytes_that_are_no_report_are_none(shard, text):
+    place, report = shard
+    place.write(report_file(report.name), text)
+    assert read_report(place, report.name) is None
+
+
+def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
+    place, report = shard
+    path = place.uri_of(report_file(report.name))
+    os.unlink(path)
+    os.symlink(path, path)
+    with pytest.raises(StorageError, match="Too many levels of symbolic links"):
+        read_report(place, report.name)
+
+
+def test_what_a_killed_worker_left_goes_after_a_day(shard):
+    place, report = shard
+    hidden = f"{TEMPORARY_PREFIX}0123"
+    left = [place.uri_of(video_file("x").replace("x.parquet", hidden))]
+    left.append(place.uri_of(clip_file("x").replace("x.parquet", hidden)))
+    for path in left:
+        with open(path, "w"):
+            pass
+        os.utime(path, (0, time.time() - 23 * 3600))
+    remove_stale(place)
+    assert all(map(os.path.exists, left))
+    for path in left:
+        os.utime(path, (0, time.time() - 25 * 3600))
+        os.utime(place.uri_of(video_file(report.name)), (0, 0))
+    remove_stale(place)
+    assert not any(map(os.path.exists, left))
+    assert read_report(place, report.name) == report
+
+
+def test_a_place_without_folders_has_nothing_stale(tmp_path):
+    remove_stale(Place(tmp_path / "nowhere"))
+    remove_stale(Place("memory://nowhere/out"))

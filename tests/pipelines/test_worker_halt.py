@@ -1,0 +1,96 @@
+"""A shard that is given up ends soon and leaves nothing."""
+
+import signal
+import threading
+import time
+
+import pytest
+from c3d_client import Cancelled
+from c3d_pipelines.worker import do_shard
+from shard_runs import after, files_in, job, mixed_rows, run_python
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return mixed_rows(tmp_path / "videos")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def test_a_halt_ends_the_shard_at_once_even_where_the_server_says_nothing(started, rows, out):
+    server = started()
+    settings = job(out, server.target, timeout_s=60.0)
+    asked = threading.Event()
+    released = threading.Event()
+
+    def on_predict(*_):
+        asked.set()
+        released.wait(30)
+
+    server.on_predict = on_predict
+    halt = threading.Event()
+    threading.Thread(target=lambda: (asked.wait(10), halt.set())).start()
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        do_shard(settings, rows, 0, halt=halt)
+    released.set()
+    assert time.monotonic() - began < 4
+    assert files_in(out) == []
+    server.on_predict = None
+    assert do_shard(settings, rows, 0).counts["ok"] == 4
+
+
+def test_a_halt_ends_the_waiting_for_a_server(started, rows, out):
+    server = started()
+    settings = job(out, server.target, patience_s=60.0)
+    server.stop()
+    halt = threading.Event()
+    threading.Timer(0.3, halt.set).start()
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        do_shard(settings, rows, 0, halt=halt)
+    assert time.monotonic() - began < 4
+
+
+def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
+    halt = threading.Event()
+    settings = job(out, started().target, workers=1)
+    with pytest.raises(Cancelled):
+        do_shard(settings, rows, 0, halt=halt, on_progress=after(3, halt.set))
+    assert files_in(out) == []
+
+
+INTERRUPTED = """
+import signal, sys
+from c3d_pipelines.worker import do_shard
+from shard_runs import job, mixed_rows
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, interrupt)
+out, videos, target = sys.argv[1:]
+settings = job(out, target, timeout_s=60.0)
+print("ready", flush=True)
+do_shard(settings, mixed_rows(videos), 0)
+"""
+
+
+def test_sigterm_as_ctrl_c_ends_the_process_soon_and_leaves_nothing(started, tmp_path, out):
+    asked, released = threading.Event(), threading.Event()
+    server = started()
+    with run_python(INTERRUPTED, out, tmp_path / "videos", server.target) as process:
+        assert process.stdout.readline() == "ready\n"
+        server.on_predict = lambda *_: (asked.set(), released.wait(30))[2:] or None
+        assert asked.wait(20)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) != 0
+        assert time.monotonic() - began < 5
+        released.set()
+    assert files_in(out) == []

@@ -1,0 +1,95 @@
+"""A worker that is killed at any moment, and called again: the same shard, no row lost or twice."""
+
+import json
+import signal
+
+from c3d_pipelines.place import Place
+from c3d_pipelines.shards import read_report
+from shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
+
+KILLED = r"""
+import json, os, signal, sys
+import cv2
+import pyarrow as pa
+from c3d_client import decode_frames
+from c3d_pipelines import shard_writer
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.worker import do_shard
+from shard_runs import mixed_rows
+
+base, videos, plain = sys.argv[1:]
+shard_writer._CLIP_GROUP_ROWS = 3  # files grow on the way, not only at the end
+shard_writer._VIDEO_GROUP_ROWS = 2
+rows = mixed_rows(videos)
+# What each process would do for itself, a second long: load pandas, which Arrow does where it is
+# installed, and find out which way of resizing is exact.
+pa.array([0])
+cv2.setNumThreads(1)
+for frame in decode_frames(rows[0].uri, threads=1):
+    frame.picture.prepared()
+
+def settings(out):
+    return JobSettings.from_json(json.dumps({**json.loads(plain), "out": out}))
+
+class Steps:
+    # Each video done, and each call that changes the dataset's folder, is a place to be killed at.
+    def __init__(self, kill_at):
+        self.count, self.kill_at = 0, kill_at
+
+    def take(self, *_):
+        self.count += 1
+        if self.count == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(self, event, arguments):
+        writes = event == "open" and str(arguments[1]).strip("bt+") in ("w", "x")
+        if writes or event in ("os.rename", "os.remove", "os.mkdir"):
+            if base in str(arguments[0]):
+                self.take()
+
+def run(out, kill_at=0):
+    # In a process of its own: a hook cannot be taken away.
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        steps = Steps(kill_at)
+        sys.addaudithook(steps.hook)
+        report = do_shard(settings(out), rows, 0, on_progress=steps.take)
+        os.write(writer, json.dumps([report.name, steps.count]).encode())
+        os._exit(0)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reader) as told:
+        text = told.read()
+    return json.loads(text) if text else ["", os.WTERMSIG(status)]
+
+name, steps = run(f"{base}/undisturbed")
+ended = []
+for kill_at in range(1, steps + 1):
+    out = f"{base}/{kill_at}"
+    ended.append(run(out, kill_at)[1])
+    assert run(out)[0] == name
+print(json.dumps([name, ended]))
+"""
+
+
+def test_killed_at_any_moment_and_called_again_it_is_the_same_shard(started, tmp_path):
+    videos, base = tmp_path / "videos", tmp_path / "out"
+    mixed_rows(videos)
+    settings = job(base, started().target, workers=1)
+    with run_python(KILLED, base, videos, settings.to_json()) as process:
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0
+    name, ended = json.loads(said)
+    assert len(ended) >= 15
+    assert set(ended) == {signal.SIGKILL}
+    whole = read_report(Place(base / "undisturbed"), name)
+    expected = meaning(base / "undisturbed", whole)
+    for kill_at in range(1, len(ended) + 1):
+        out = base / str(kill_at)
+        report = read_report(Place(out), name)
+        assert meaning(out, report) == expected
+        assert report.counts == whole.counts
+        visible = Place(out).names()
+        assert visible == Place(base / "undisturbed").names()
+    assert set(NOT_THE_SAME_TWICE) == set(whole.timings)

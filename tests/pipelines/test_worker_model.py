@@ -1,0 +1,97 @@
+"""A model that changes while a shard is done: nothing of it is kept, and nothing mixed."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from c3d_client.errors import ContractMismatch
+from c3d_pipelines import worker
+from c3d_pipelines.worker import do_shard
+from films import write_film
+from shard_runs import after, files_in, job, mixed_rows, row
+from stand_in import model_card
+
+OTHER = {"weights": {"source": "other.h5", "sha256": "ef" * 32, "random": False}}
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return mixed_rows(tmp_path / "videos")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def change_version(server, started):
+    server.version, server.card = 2, model_card(**OTHER)
+
+
+def change_silently(server, started):
+    server.card = model_card(**OTHER)
+
+
+def change_by_restart(server, started):
+    server.stop()
+    started(port=server.port, card=model_card(**OTHER))
+
+
+@pytest.mark.parametrize("change", [change_version, change_silently, change_by_restart])
+@pytest.mark.parametrize("when", [1, 4, 6])
+def test_a_model_that_changes_half_way_stops_the_shard_and_nothing_is_kept(
+    started, rows, out, change, when
+):
+    server = started()
+    settings = job(out, server.target, workers=1)
+    with pytest.raises(ContractMismatch, match=r"became another one during the run \(model.weigh"):
+        do_shard(settings, rows, 0, on_progress=after(when, lambda: change(server, started)))
+    assert files_in(out) == []
+
+
+def test_a_change_is_seen_long_before_the_shards_end(started, tmp_path, out, monkeypatch):
+    monkeypatch.setattr(worker, "_CHECK_MODEL_EVERY_S", 0.05)
+    server = started(lambda *_: time.sleep(0.02))
+    path = write_film(tmp_path / "a.mp4", 24)
+    settings = job(out, server.target, workers=1)
+    change = after(2, lambda: change_silently(server, started))
+    with pytest.raises(ContractMismatch):
+        do_shard(settings, [row(path, str(n)) for n in range(60)], 0, on_progress=change)
+    assert len(server.requests) < 30
+
+
+def test_a_model_that_was_another_one_for_a_while_is_not_passed_over(started, rows, out):
+    server = started()
+    settings = job(out, server.target, workers=1)
+
+    def there_and_back(progress):
+        if progress.done == 1:
+            change_version(server, started)
+        elif progress.done == 5:
+            server.version, server.card = 1, model_card()
+
+    with pytest.raises(ContractMismatch):
+        do_shard(settings, rows, 0, on_progress=there_and_back)
+    assert files_in(out) == []
+
+
+def test_another_model_from_the_start_is_refused_before_any_clip(started, rows, out):
+    settings = job(out, started().target)
+    server = started(card=model_card(**OTHER))
+    other = job(out / "2", server.target)
+    with pytest.raises(ContractMismatch, match="became another one during the run"):
+        do_shard(replace(other, provenance=settings.provenance), rows, 0)
+    assert len(server.requests) == 1  # the preflight's
+    assert files_in(out) == []
+
+
+def test_the_same_model_under_another_number_changes_nothing(started, rows, out):
+    server = started()
+    settings = job(out, server.target, workers=1)
+
+    def roll_out():
+        server.version = 2
+
+    assert do_shard(settings, rows, 0, on_progress=after(2, roll_out)).counts["ok"] == 4

@@ -1,0 +1,97 @@
+"""What the tests of shards share: settings, rows, and what a shard's files hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from c3d_client.sources import fingerprint
+from c3d_pipelines.keys import quick_key
+from c3d_pipelines.manifest import ManifestRow
+from c3d_pipelines.preflight import preflight
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.shard_format import clip_file, video_file
+from films import write_film
+
+NOT_THE_SAME_TWICE = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]
+
+
+def job(out, target, **changes) -> JobSettings:
+    """Settings of a run against a server, as the preflight leaves them."""
+    return preflight(plain_job(out, target, **changes))
+
+
+def plain_job(out, target, **changes) -> JobSettings:
+    """Settings of a run before the preflight."""
+    asked = {"run": "run-1", "workers": 2, "patience_s": 20.0, "timeout_s": 20.0}
+    return JobSettings(out=str(out), server=target, **{**asked, **changes})
+
+
+def row(path, video_id: str = "") -> ManifestRow:
+    """A video as a plan has it; one that is not there has no key."""
+    path = Path(path)
+    key, size = "", 0
+    if path.is_file():
+        key, size = quick_key(fingerprint(path)), path.stat().st_size
+    return ManifestRow(video_id or path.name, str(path), size, 0.0, key)
+
+
+def mixed_rows(folder) -> list[ManifestRow]:
+    """Seven videos: four that are well, one too short, one damaged, one missing."""
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
+    for name, frames in {
+        "a.mp4": 40,
+        "b.mp4": 24,
+        "c.mp4": 16,
+        "short.mp4": 9,
+        "z.mp4": 56,
+    }.items():
+        write_film(folder / name, frames)
+    (folder / "damaged.mp4").write_bytes(b"not a video" * 500)
+    names = ("a.mp4", "short.mp4", "b.mp4", "damaged.mp4", "c.mp4", "missing.mp4", "z.mp4")
+    return [row(folder / name) for name in names]
+
+
+def read_videos(out, report):
+    """The rows of a shard's file of videos, as dicts."""
+    return pq.read_table(Path(out) / video_file(report.name)).to_pylist()
+
+
+def read_clips(out, report):
+    """The rows of a shard's file of clips, as dicts."""
+    return pq.read_table(Path(out) / clip_file(report.name)).to_pylist()
+
+
+def meaning(out, report):
+    """All that two runs of the same shard must agree in."""
+    videos = pq.read_table(Path(out) / video_file(report.name)).drop_columns(NOT_THE_SAME_TWICE)
+    return videos.to_pylist(), read_clips(out, report) if report.clip_bytes else None
+
+
+def files_in(out) -> list[str]:
+    """All files below a dataset's folder, the hidden ones too."""
+    return sorted(str(p.relative_to(out)) for p in Path(out).rglob("*") if p.is_file())
+
+
+def run_python(code, *arguments) -> subprocess.Popen:
+    """A process of its own, with the modules of the tests; its standard output can be read."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    )
+
+
+def after(count, action):
+    """An ``on_progress`` that calls the action when so many videos have their row."""
+
+    def on_progress(progress):
+        if progress.done == count and progress.state == "running":
+            action()
+
+    return on_progress
