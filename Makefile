@@ -17,7 +17,7 @@ ARGS ?=
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test fidelity bench-client bench-estimate pipeline-example test-k8s manifests debian torch lint format typecheck protos docs export serve serve-docker weights build clean
+.PHONY: help install example test fidelity bench-client bench-estimate pipeline-example test-faults test-k8s manifests debian torch lint format typecheck protos docs export serve serve-docker weights build clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ pipeline-example: $(VENV)/.pipelines  ## Run the bulk pipeline over six videos, 
 
 test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/.developer  ## Run the tests that kill, cut and starve what runs (minutes)
+	@$(BIN)/python -m pytest -m faults $(ARGS)
 
 fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (some minutes)
 	@cd tests && ../$(BIN)/python fidelity.py

@@ -11,8 +11,8 @@ _BLOCK = re.compile(r"```mermaid\n.*?```", re.DOTALL)
 
 def drawn(text: str) -> str:
     """The page with its diagram made anew."""
-    from c3d_pipelines.compile import compiled_path
-    from c3d_pipelines.diagram import to_mermaid
+    from c3d_pipelines.kubeflow.compile import compiled_path
+    from c3d_pipelines.kubeflow.diagram import to_mermaid
 
     diagram = to_mermaid(compiled_path("c3d-bulk-extraction"))
     page, found = _BLOCK.subn(lambda _: f"```mermaid\n{diagram.rstrip()}\n```", text)

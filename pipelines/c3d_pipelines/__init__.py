@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from c3d_pipelines import dataset
-    from c3d_pipelines.listing import list_inputs
-    from c3d_pipelines.local_run import LocalRun, run_local
-    from c3d_pipelines.manifest import ManifestRow, read_manifest, write_manifest
-    from c3d_pipelines.plan import make_plan
+    from c3d_pipelines.inputs.listing import list_inputs
+    from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest, write_manifest
+    from c3d_pipelines.local.run import LocalRun, run_local
+    from c3d_pipelines.reports.summary import RunSummary
     from c3d_pipelines.settings import JobSettings
-    from c3d_pipelines.summary import RunSummary
-    from c3d_pipelines.worker import do_shard
+    from c3d_pipelines.shards.worker import do_shard
+    from c3d_pipelines.steps.plan import make_plan
 
 _HOMES = {
-    "listing": ("list_inputs",),
-    "local_run": ("LocalRun", "run_local"),
-    "manifest": ("ManifestRow", "read_manifest", "write_manifest"),
-    "plan": ("make_plan",),
+    "inputs.listing": ("list_inputs",),
+    "local.run": ("LocalRun", "run_local"),
+    "inputs.manifest": ("ManifestRow", "read_manifest", "write_manifest"),
+    "steps.plan": ("make_plan",),
     "settings": ("JobSettings",),
-    "summary": ("RunSummary",),
-    "worker": ("do_shard",),
+    "reports.summary": ("RunSummary",),
+    "shards.worker": ("do_shard",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -20,6 +20,7 @@ VERBS = [
     "debian",
     "manifests",
     "serve-docker",
+    "test-faults",
     "test-k8s",
     "docs",
     "lint",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from c3d_client import channel
-from c3d_pipelines import patience
+from c3d_pipelines.shards import patience
 from stand_in import StandIn
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from c3d_client.errors import UsageError
-from c3d_pipelines.cluster import ClusterSettings
+from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
 WRONG = {
     "an image with a space": {"image": "c3d pipelines"},

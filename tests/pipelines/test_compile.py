@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from c3d_client.errors import OutputError, UsageError
-from c3d_pipelines.cluster import ClusterSettings
 from c3d_pipelines.commands.compile import compile_command
-from c3d_pipelines.compile import PIPELINES, compile_pipeline, compiled_path, compiled_text
+from c3d_pipelines.kubeflow.cluster import ClusterSettings
+from c3d_pipelines.kubeflow.compile import PIPELINES, compile_pipeline, compiled_path, compiled_text
 from click.testing import CliRunner
 
 from pipelines import spec_checks
@@ -34,7 +34,8 @@ class TestCompiled:
     def test_what_comes_with_the_package_is_fresh(self, name):
         fresh, kept = compiled_text(name), compiled_path(name).read_text()
         assert parsed(fresh) == parsed(kept), (
-            "compile them again: c3d-pipelines compile --out pipelines/c3d_pipelines/compiled"
+            "compile them again: c3d-pipelines compile --out "
+            "pipelines/c3d_pipelines/kubeflow/compiled"
         )
 
     def test_the_same_settings_give_the_same_bytes(self, name, tmp_path):
@@ -84,7 +85,7 @@ class TestDefaults:
         settings = ClusterSettings()
         assert settings.config_map_env == {config["metadata"]["name"]: {"target": "C3D_SERVER"}}
         assert list(settings.pvc_mounts) == [claim]
-        from c3d_pipelines.steps import CLUSTER_SERVER
+        from c3d_pipelines.steps.bulk import CLUSTER_SERVER
 
         assert config["data"]["target"] == CLUSTER_SERVER
 

@@ -7,8 +7,8 @@ import re
 
 import pytest
 import yaml
-from c3d_pipelines import components, export_pipeline
-from c3d_pipelines.cluster import EXPORT_IMAGE, WORKER_IMAGE
+from c3d_pipelines.kubeflow import components, export_pipeline
+from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, WORKER_IMAGE
 from kfp import compiler
 
 BULK = ("plan", "preflight", "extract", "publish", "gate", "report")

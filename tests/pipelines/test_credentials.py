@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from c3d_client.errors import UsageError
-from c3d_pipelines.credentials import ClusterAccess, find_access
+from c3d_pipelines.sending.credentials import ClusterAccess, find_access
 
 HUSH = "hush-hush"
 

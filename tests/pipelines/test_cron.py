@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from c3d_client.errors import UsageError
-from c3d_pipelines.cron import check_cron
+from c3d_pipelines.sending.cron import check_cron
 
 
 @pytest.mark.parametrize(

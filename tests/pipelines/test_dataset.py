@@ -19,13 +19,13 @@ from c3d_client.results import Timings
 from c3d_pipelines import dataset
 from c3d_pipelines.commands.neighbours import neighbours
 from c3d_pipelines.dataset import Dataset
+from c3d_pipelines.dataset.publish import publish
+from c3d_pipelines.inputs.planned import PlannedRow, shard_rows
 from c3d_pipelines.place import Place
-from c3d_pipelines.plan import make_plan
-from c3d_pipelines.planned import PlannedRow, shard_rows
-from c3d_pipelines.preflight import preflight
-from c3d_pipelines.publish import publish
-from c3d_pipelines.shard_format import clip_file, video_file
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards.format import clip_file, video_file
+from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.steps.plan import make_plan
+from c3d_pipelines.steps.preflight import preflight
 from click.testing import CliRunner
 from pipelines.made_shards import (
     LABELS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 from c3d_client.errors import UsageError
-from c3d_pipelines.compile import PIPELINES, compiled_path
-from c3d_pipelines.diagram import to_mermaid
+from c3d_pipelines.kubeflow.compile import PIPELINES, compiled_path
+from c3d_pipelines.kubeflow.diagram import to_mermaid
 
 BULK = """\
 flowchart LR

@@ -4,11 +4,11 @@ import math
 
 import pytest
 from c3d_client.errors import UsageError
-from c3d_pipelines.course import PODS_AROUND, PODS_PER_SHARD, Job
-from c3d_pipelines.estimate import Prices, estimate
-from c3d_pipelines.manifest import ManifestRow
-from c3d_pipelines.rates import Cluster, Rates
-from c3d_pipelines.workload import Workload, known_workload, typical_workload
+from c3d_pipelines.estimates.course import PODS_AROUND, PODS_PER_SHARD, Job
+from c3d_pipelines.estimates.estimate import Prices, estimate
+from c3d_pipelines.estimates.rates import Cluster, Rates
+from c3d_pipelines.estimates.workload import Workload, known_workload, typical_workload
+from c3d_pipelines.inputs.manifest import ManifestRow
 
 RATES = Rates(frames_per_core_s=350, clips_per_s=300)
 

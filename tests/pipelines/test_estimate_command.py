@@ -5,7 +5,7 @@ import json
 import pytest
 from c3d_client.errors import ManifestError, UsageError
 from c3d_pipelines.commands.estimate import estimate as command
-from c3d_pipelines.manifest import ManifestRow, write_manifest
+from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
 from click.testing import CliRunner
 from pipelines.test_rates import BENCH
 

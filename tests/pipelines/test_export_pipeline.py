@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from c3d_client.errors import ExportError, UsageError
 from c3d_export.verify import verify
-from c3d_pipelines import export_steps
+from c3d_pipelines.steps import export as export_steps
 from pipelines.test_pipeline import run
 
 SCRIPT = Path(__file__).parents[2] / "k8s/jobs/export-model/export.sh"

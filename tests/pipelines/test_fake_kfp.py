@@ -9,8 +9,8 @@ import urllib.request
 import warnings
 
 import pytest
-from c3d_pipelines.compile import EXTRACTION, compiled_path
-from c3d_pipelines.package import Package
+from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
+from c3d_pipelines.sending.package import Package
 from pipelines.fake_kfp import ROOT, fake_kfp
 
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from c3d_client import ClipWindow
-from c3d_pipelines.footage import clip_counts, spread_lengths
-from c3d_pipelines.workload import typical_workload
+from c3d_pipelines.estimates.footage import clip_counts, spread_lengths
+from c3d_pipelines.estimates.workload import typical_workload
 
 
 class TestClips:

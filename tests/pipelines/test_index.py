@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from c3d_client.errors import ProvenanceError, ShardError
-from c3d_pipelines.index import (
+from c3d_pipelines.dataset.index import (
     INDEX_FILE,
     INDEX_SCHEMA,
     Index,
@@ -17,10 +17,10 @@ from c3d_pipelines.index import (
     read_index,
     write_index,
 )
-from c3d_pipelines.index_rows import missing_rows, newest, timed
+from c3d_pipelines.dataset.index_rows import missing_rows, newest, timed
+from c3d_pipelines.dataset.publish import publish
 from c3d_pipelines.place import Place
-from c3d_pipelines.publish import publish
-from c3d_pipelines.shard_format import report_file, video_file
+from c3d_pipelines.shards.format import report_file, video_file
 from pipelines.made_shards import OTHER, START, commit, settings, to_do, video
 
 A, B, C = video("a.mp4"), video("b.mp4"), video("c.mp4")
@@ -202,7 +202,7 @@ class TestShardsThatChange:
         assert told(place) == {"a.mp4": ("ok",)}
 
     def test_a_duplicate_follows_its_original_s_shard(self, place):
-        from c3d_pipelines.planned import PlannedRow
+        from c3d_pipelines.inputs.planned import PlannedRow
 
         job, twin = settings(place.uri), video("twin.mp4", A.key)
         report = commit(job, [A, B])

@@ -11,10 +11,10 @@ import threading
 import pytest
 from c3d_client import stores
 from c3d_client.errors import C3DError, ManifestError, StorageError, UsageError
-from c3d_pipelines import keys as keys_module
-from c3d_pipelines.keys import content_key, quick_key, with_keys
-from c3d_pipelines.listing import list_inputs
-from c3d_pipelines.manifest import ManifestRow, write_manifest
+from c3d_pipelines.inputs import keys as keys_module
+from c3d_pipelines.inputs.keys import content_key, quick_key, with_keys
+from c3d_pipelines.inputs.listing import list_inputs
+from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
 from s3_server import s3_server
 
 NAMES = ["a.MKV", "b.mp4", "deep/c.avi", "deep/é #1 [x].webm", "z/d.mp4"]

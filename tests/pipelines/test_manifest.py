@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from c3d_client.errors import ManifestError, StorageError
-from c3d_pipelines.manifest import ManifestRow, read_manifest, write_manifest
+from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest, write_manifest
 
 FORMATS = ["m.csv", "m.jsonl", "m.ndjson", "m.parquet", "M.CSV"]
 ROWS = [

@@ -7,11 +7,11 @@ import pytest
 from c3d_client.errors import ManifestError, ProvenanceError, StorageError, UsageError
 from c3d_pipelines import dataset
 from c3d_pipelines.commands.merge import merge as command
-from c3d_pipelines.merge import merge
+from c3d_pipelines.dataset.merge import merge
+from c3d_pipelines.dataset.publish import publish
+from c3d_pipelines.inputs.planned import PlannedRow
 from c3d_pipelines.place import Place
-from c3d_pipelines.planned import PlannedRow
-from c3d_pipelines.publish import publish
-from c3d_pipelines.shards import read_report
+from c3d_pipelines.shards.committed import read_report
 from click.testing import CliRunner
 from pipelines.made_shards import (
     LABELS,

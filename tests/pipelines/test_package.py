@@ -8,9 +8,15 @@ import shutil
 import pytest
 import yaml
 from c3d_client.errors import RunError
-from c3d_pipelines.cluster import ClusterSettings
-from c3d_pipelines.compile import EXPORT, EXTRACTION, PIPELINES, compile_pipeline, compiled_path
-from c3d_pipelines.package import MAX_PARAMETER_BYTES, Package, shown
+from c3d_pipelines.kubeflow.cluster import ClusterSettings
+from c3d_pipelines.kubeflow.compile import (
+    EXPORT,
+    EXTRACTION,
+    PIPELINES,
+    compile_pipeline,
+    compiled_path,
+)
+from c3d_pipelines.sending.package import MAX_PARAMETER_BYTES, Package, shown
 from pipelines.kfp_rules import Refusal, check_parameters, check_pipeline
 
 

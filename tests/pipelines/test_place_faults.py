@@ -24,6 +24,8 @@ from pipelines.s3_faults import (
 )
 from s3_server import s3_server
 
+pytestmark = pytest.mark.faults
+
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: places on S3 not run")
 pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
 

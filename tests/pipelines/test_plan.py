@@ -10,11 +10,11 @@ import time
 import pytest
 from c3d_client import ClipWindow
 from c3d_client.errors import ManifestError, ProvenanceError, UsageError
-from c3d_pipelines.listing import list_inputs
-from c3d_pipelines.manifest import ManifestRow, write_manifest
-from c3d_pipelines.plan import make_plan
-from c3d_pipelines.publish import publish
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.dataset.publish import publish
+from c3d_pipelines.inputs.listing import list_inputs
+from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
+from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.steps.plan import make_plan
 from films import write_film
 
 from pipelines import made_shards

@@ -18,9 +18,9 @@ from c3d_client.errors import (
     UsageError,
 )
 from c3d_pipelines.place import Place
-from c3d_pipelines.preflight import preflight
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.steps.preflight import preflight
 from films import write_film
 from shard_runs import files_in, plain_job, row
 from stand_in import model_card

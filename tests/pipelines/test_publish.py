@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from c3d_client.errors import ProvenanceError, RunError, ShardError, StorageError
-from c3d_pipelines import shards
-from c3d_pipelines.index import read_index
+from c3d_pipelines.dataset.index import read_index
+from c3d_pipelines.dataset.publish import publish
+from c3d_pipelines.inputs.planned import PlannedRow, read_plan
 from c3d_pipelines.place import Place
-from c3d_pipelines.planned import PlannedRow, read_plan
-from c3d_pipelines.publish import publish
-from c3d_pipelines.run_summary import RunSummary
+from c3d_pipelines.reports.run_summary import RunSummary
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shard_format import clip_file, report_file, video_file
+from c3d_pipelines.shards import committed as shards
+from c3d_pipelines.shards.format import clip_file, report_file, video_file
 from pipelines.made_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
 
 A, B, C, D = (video(f"{name}.mp4") for name in "abcd")

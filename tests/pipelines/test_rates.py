@@ -5,8 +5,8 @@ import math
 
 import pytest
 from c3d_client.errors import UsageError
-from c3d_pipelines.footage import RESOLUTIONS
-from c3d_pipelines.rates import Bench, read_bench
+from c3d_pipelines.estimates.footage import RESOLUTIONS
+from c3d_pipelines.estimates.rates import Bench, read_bench
 
 BENCH = {
     "frames_per_core_s": 400.0,

@@ -1,12 +1,12 @@
 """What to change: the right thing first, and as much as it then brings."""
 
 import pytest
-from c3d_pipelines.course import Job
-from c3d_pipelines.estimate import estimate
-from c3d_pipelines.manifest import ManifestRow
-from c3d_pipelines.rates import Cluster, Rates
-from c3d_pipelines.remedies import hours, remedies
-from c3d_pipelines.workload import ShardLimits, known_workload, typical_workload
+from c3d_pipelines.estimates.course import Job
+from c3d_pipelines.estimates.estimate import estimate
+from c3d_pipelines.estimates.rates import Cluster, Rates
+from c3d_pipelines.estimates.remedies import hours, remedies
+from c3d_pipelines.estimates.workload import ShardLimits, known_workload, typical_workload
+from c3d_pipelines.inputs.manifest import ManifestRow
 
 RATES = Rates(frames_per_core_s=350, clips_per_s=300)
 

@@ -6,12 +6,12 @@ import click
 import pytest
 from c3d_client.command import run_command
 from c3d_client.errors import RunError, UsageError
-from c3d_pipelines.backend import Backend
 from c3d_pipelines.commands.schedule import schedule as command
-from c3d_pipelines.compile import EXTRACTION, compiled_path
-from c3d_pipelines.credentials import ClusterAccess
-from c3d_pipelines.package import Package
-from c3d_pipelines.submit import RunOptions, schedule, schedules
+from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
+from c3d_pipelines.sending.backend import Backend
+from c3d_pipelines.sending.credentials import ClusterAccess
+from c3d_pipelines.sending.package import Package
+from c3d_pipelines.sending.submit import RunOptions, schedule, schedules
 from pipelines.fake_kfp import errs, fake_kfp, page, well
 
 NIGHTLY = "0 0 2 * * *"

@@ -5,12 +5,12 @@ import statistics
 
 import numpy as np
 import pytest
-from c3d_pipelines.course import Job
-from c3d_pipelines.estimate import estimate
-from c3d_pipelines.footage import Footage
-from c3d_pipelines.manifest import ManifestRow
-from c3d_pipelines.rates import Cluster, Rates
-from c3d_pipelines.workload import ShardLimits, known_workload, typical_workload
+from c3d_pipelines.estimates.course import Job
+from c3d_pipelines.estimates.estimate import estimate
+from c3d_pipelines.estimates.footage import Footage
+from c3d_pipelines.estimates.rates import Cluster, Rates
+from c3d_pipelines.estimates.workload import ShardLimits, known_workload, typical_workload
+from c3d_pipelines.inputs.manifest import ManifestRow
 from pipelines.shard_queue import CLIP_BYTES, Machines, Shard, _Queue, played, shard_needs
 
 MEAN_S, SPREAD = 120.0, 1.2

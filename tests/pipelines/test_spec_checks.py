@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from c3d_pipelines.compile import PIPELINES, compiled_path
+from c3d_pipelines.kubeflow.compile import PIPELINES, compiled_path
 
 from pipelines import spec_checks
 

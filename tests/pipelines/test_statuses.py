@@ -5,10 +5,10 @@ import inspect
 import pytest
 from c3d_client import errors
 from c3d_client.errors import C3DError
-from c3d_pipelines.manifest import ManifestRow
-from c3d_pipelines.shard_format import OK, STATUSES
-from c3d_pipelines.statuses import message_of, status_of
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.shards.format import OK, STATUSES
+from c3d_pipelines.shards.statuses import message_of, status_of
+from c3d_pipelines.shards.worker import do_shard
 from shard_runs import job, read_videos, row
 
 

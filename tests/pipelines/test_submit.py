@@ -14,14 +14,14 @@ import click
 import pytest
 from c3d_client.command import run_command
 from c3d_client.errors import RunError, ServingUnavailable, UsageError
-from c3d_pipelines import submit as library
-from c3d_pipelines.backend import Backend
-from c3d_pipelines.cache_key import digest_of_model
 from c3d_pipelines.commands import submit as command
-from c3d_pipelines.compile import EXTRACTION, compiled_path
-from c3d_pipelines.credentials import ClusterAccess
-from c3d_pipelines.package import Package
-from c3d_pipelines.submit import RunOptions, SentRun, submit, wait
+from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
+from c3d_pipelines.sending import submit as library
+from c3d_pipelines.sending.backend import Backend
+from c3d_pipelines.sending.credentials import ClusterAccess
+from c3d_pipelines.sending.package import Package
+from c3d_pipelines.sending.submit import RunOptions, SentRun, submit, wait
+from c3d_pipelines.steps.cache_key import digest_of_model
 from certificates import Authority
 from pipelines.fake_kfp import (
     errs,
@@ -384,7 +384,7 @@ def fast(monkeypatch):
     def copy(name: str, path: Path, cluster) -> None:
         Path(path).write_bytes(compiled_path(name).read_bytes())
 
-    monkeypatch.setattr("c3d_pipelines.compile.compile_pipeline", copy)
+    monkeypatch.setattr("c3d_pipelines.kubeflow.compile.compile_pipeline", copy)
 
 
 def test_the_command_sends_a_run_and_prints_its_address_alone(kfp, capsys, fast):

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client import C3DClient, ClipWindow
 from c3d_client.errors import StorageError, UsageError
-from c3d_pipelines import shard_progress
 from c3d_pipelines.place import Place
-from c3d_pipelines.shard_format import clip_file, report_file, video_file
-from c3d_pipelines.shards import name_of, read_report
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards import progress as shard_progress
+from c3d_pipelines.shards.committed import name_of, read_report
+from c3d_pipelines.shards.format import clip_file, report_file, video_file
+from c3d_pipelines.shards.worker import do_shard
 from films import write_film
 from shard_runs import (
     files_in,
@@ -175,6 +175,16 @@ def test_what_is_done_is_not_done_again(server, rows, out):
     assert [(one.state, one.done, one.ok) for one in told] == [("done", 7, 4)]
 
 
+def test_another_run_does_again_what_nobody_can_know_again(server, rows, out):
+    rows = [replace(rows[0], key=""), rows[2]]
+    settings = job(out, server.target)
+    first = do_shard(settings, rows, 0)
+    assert first.counts["ok"] == 2
+    assert do_shard(settings, rows, 0) == first
+    again = do_shard(replace(settings, run="run-2"), rows, 0)
+    assert (again.name, again.run) == (first.name, "run-2")
+
+
 def test_another_run_does_again_what_was_not_well(server, rows, out):
     settings = job(out, server.target)
     all_well = [rows[0], rows[2]]
@@ -257,7 +267,7 @@ def test_progress_is_told_of_each_video(server, rows, out):
 
 
 def test_the_log_has_a_line_for_each_twentieth(server, rows, out, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, "c3d_pipelines.worker")
+    caplog.set_level(logging.INFO, "c3d_pipelines.shards.worker")
     do_shard(job(out, server.target), rows, 4)
     lines = caplog.messages
     assert lines[2].startswith("shard 4: 3 of 7 videos (2 ok, 1 too_short), ")
@@ -334,7 +344,7 @@ import json, re, sys
 import numpy as np
 from c3d_client import ClipWindow
 from c3d_client.serving import Answer, ServingClient
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards.worker import do_shard
 from shard_runs import job, row
 
 out, target, film, short = sys.argv[1:]

@@ -4,7 +4,7 @@ import json
 import signal
 
 from c3d_pipelines.place import Place
-from c3d_pipelines.shards import read_report
+from c3d_pipelines.shards.committed import read_report
 from shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
 
 KILLED = r"""
@@ -12,9 +12,9 @@ import json, os, signal, sys
 import cv2
 import pyarrow as pa
 from c3d_client import decode_frames
-from c3d_pipelines import shard_writer
+from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards.worker import do_shard
 from shard_runs import mixed_rows
 
 base, videos, plain = sys.argv[1:]

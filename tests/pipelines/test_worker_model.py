@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from c3d_client.errors import ContractMismatch
-from c3d_pipelines import worker
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards import worker
+from c3d_pipelines.shards.worker import do_shard
 from films import write_film
 from shard_runs import after, files_in, job, mixed_rows, row
 from stand_in import model_card

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from c3d_client.errors import StorageError
 from c3d_pipelines.place import Place
-from c3d_pipelines.shards import read_report
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards.committed import read_report
+from c3d_pipelines.shards.worker import do_shard
 from shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -25,8 +25,8 @@ def out(tmp_path):
 FULL_DISK = """
 import resource, sys
 from c3d_client.errors import StorageError
-from c3d_pipelines import shard_writer
-from c3d_pipelines.worker import do_shard
+from c3d_pipelines.shards import writer as shard_writer
+from c3d_pipelines.shards.worker import do_shard
 from shard_runs import job, row
 
 shard_writer._CLIP_GROUP_ROWS = int(sys.argv[4])

@@ -2,11 +2,16 @@
 
 import pytest
 from c3d_client.errors import UsageError
-from c3d_pipelines.footage import Footage, spread_lengths
-from c3d_pipelines.manifest import ManifestRow, write_manifest
-from c3d_pipelines.planned import DONE, PlannedRow, write_plan
-from c3d_pipelines.sharding import cut_into_shards
-from c3d_pipelines.workload import ShardLimits, known_workload, read_shards, typical_workload
+from c3d_pipelines.estimates.footage import Footage, spread_lengths
+from c3d_pipelines.estimates.workload import (
+    ShardLimits,
+    known_workload,
+    read_shards,
+    typical_workload,
+)
+from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
+from c3d_pipelines.inputs.planned import DONE, PlannedRow, write_plan
+from c3d_pipelines.inputs.sharding import cut_into_shards
 
 
 def film(number, *, duration_s=0.0, size_bytes=0):

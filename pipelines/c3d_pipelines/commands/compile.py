@@ -9,7 +9,7 @@ import click
 from c3d_client.errors import UsageError
 
 if TYPE_CHECKING:  # kfp is loaded only when there is work for it
-    from c3d_pipelines.cluster import ClusterSettings
+    from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
 _OPTIONS = (
     click.option(
@@ -105,7 +105,7 @@ def read_cluster(settings_path: Path | None, **options: Any) -> ClusterSettings:
     Raises:
         UsageError: a value cannot be right.
     """
-    from c3d_pipelines.cluster import ClusterSettings
+    from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     for name in ("node_selector", "pvc_mounts", "secret_volumes", "env"):
@@ -143,8 +143,8 @@ def compile_command(
     """
     import tempfile
 
-    from c3d_pipelines.compile import PIPELINES, compile_pipeline
-    from c3d_pipelines.diagram import to_mermaid
+    from c3d_pipelines.kubeflow.compile import PIPELINES, compile_pipeline
+    from c3d_pipelines.kubeflow.diagram import to_mermaid
 
     settings = read_cluster(settings_path, **cluster)
     wanted = names or PIPELINES
@@ -169,7 +169,7 @@ def compile_command(
 
 
 def _image(name: str, settings: ClusterSettings) -> str:
-    from c3d_pipelines.compile import EXPORT
+    from c3d_pipelines.kubeflow.compile import EXPORT
 
     return settings.export_image if name == EXPORT else settings.image
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:  # NumPy and pyarrow are loaded only when there is work for them
-    from c3d_pipelines.footage import Footage, Resolution
-    from c3d_pipelines.rates import Bench, Rates
-    from c3d_pipelines.workload import Workload
+    from c3d_pipelines.estimates.footage import Footage, Resolution
+    from c3d_pipelines.estimates.rates import Bench, Rates
+    from c3d_pipelines.estimates.workload import Workload
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 _SIZES = ("240p", "360p", "480p", "720p", "1080p", "4k")
@@ -104,9 +104,9 @@ def estimate(as_json: bool, **given: Any) -> int:
     Either --videos with --mean-duration, or --plan. Speeds are --frames-per-core-s and
     --clips-per-s, or those of --bench; one that is given wins.
     """
-    from c3d_pipelines import estimate as reckoning
-    from c3d_pipelines.course import Job
-    from c3d_pipelines.remedies import remedies
+    from c3d_pipelines.estimates import estimate as reckoning
+    from c3d_pipelines.estimates.course import Job
+    from c3d_pipelines.estimates.remedies import remedies
 
     notes: list[str] = []
     bench = _bench(given)
@@ -135,7 +135,7 @@ def estimate(as_json: bool, **given: Any) -> int:
     else:
         from rich.console import Console
 
-        from c3d_pipelines.estimate_text import show
+        from c3d_pipelines.estimates.text import show
 
         show(Console(highlight=False), job, found, changes=changes, assumed=assumed)
     return 0
@@ -144,7 +144,7 @@ def estimate(as_json: bool, **given: Any) -> int:
 def _bench(given: dict[str, Any]) -> Bench | None:
     from c3d_client.errors import UsageError
 
-    from c3d_pipelines.rates import read_bench
+    from c3d_pipelines.estimates.rates import read_bench
 
     path = given["bench"]
     if path is None:
@@ -159,7 +159,7 @@ def _bench(given: dict[str, Any]) -> Bench | None:
 def _footage(given: dict[str, Any], bench: Bench | None) -> tuple[Footage, Resolution]:
     from c3d_client import ClipWindow
 
-    from c3d_pipelines.footage import RESOLUTIONS, Footage
+    from c3d_pipelines.estimates.footage import RESOLUTIONS, Footage
 
     name = given["resolution"]
     if name is None and bench is not None:
@@ -185,7 +185,7 @@ def _rates(given: dict[str, Any], bench: Bench | None, size: Resolution, notes: 
 
     from c3d_client.errors import UsageError
 
-    from c3d_pipelines.rates import Rates
+    from c3d_pipelines.estimates.rates import Rates
 
     frames, clips = given["frames_per_core_s"], given["clips_per_s"]
     if frames is None and bench is not None:
@@ -212,7 +212,7 @@ def _rates(given: dict[str, Any], bench: Bench | None, size: Resolution, notes: 
 def _workload(given: dict[str, Any], footage: Footage) -> Workload:
     from c3d_client.errors import UsageError
 
-    from c3d_pipelines.workload import (
+    from c3d_pipelines.estimates.workload import (
         ShardLimits,
         known_workload,
         read_shards,
@@ -234,7 +234,7 @@ def _workload(given: dict[str, Any], footage: Footage) -> Workload:
 
 
 def _cluster(given: dict[str, Any], bench: Bench | None) -> Any:
-    from c3d_pipelines.rates import Cluster
+    from c3d_pipelines.estimates.rates import Cluster
 
     alone = given["one_machine"]
     pods, cores, start_s = given["pods"], given["workers_per_pod"], given["pod_start_s"]

@@ -16,8 +16,8 @@ def merge(datasets: tuple[str, ...], out: str) -> None:
     DATASET is a folder or address that runs have written to. The newest result of each video is
     taken. Datasets whose numbers were made differently are refused.
     """
-    from c3d_pipelines.merge import merge as merge_datasets
-    from c3d_pipelines.shard_format import STATUSES
+    from c3d_pipelines.dataset.merge import merge as merge_datasets
+    from c3d_pipelines.shards.format import STATUSES
 
     made = merge_datasets(datasets, out)
     videos = made.card.videos

@@ -10,8 +10,8 @@ from c3d_client.commands.options import clip_options
 if TYPE_CHECKING:  # pyarrow and the decoder are loaded only when there is work for them
     from collections.abc import Sequence
 
-    from c3d_pipelines.manifest import ManifestRow
-    from c3d_pipelines.planned import PlannedRow
+    from c3d_pipelines.inputs.manifest import ManifestRow
+    from c3d_pipelines.inputs.planned import PlannedRow
 
 _MEGABYTE = 1_000_000
 
@@ -82,8 +82,8 @@ def plan(
     """
     from c3d_client import ClipWindow
 
-    from c3d_pipelines.manifest import check_name, write_manifest
-    from c3d_pipelines.plan import make_plan
+    from c3d_pipelines.inputs.manifest import check_name, write_manifest
+    from c3d_pipelines.steps.plan import make_plan
 
     if manifest:
         check_name(manifest)  # listing may take hours
@@ -112,7 +112,7 @@ def plan(
 
 
 def _lines(planned: Sequence[PlannedRow]) -> list[str]:
-    from c3d_pipelines.planned import DO, DONE, DUPLICATE, KNOWN_FAILURE
+    from c3d_pipelines.inputs.planned import DO, DONE, DUPLICATE, KNOWN_FAILURE
 
     by = {
         decision: [one.row for one in planned if one.decision == decision]

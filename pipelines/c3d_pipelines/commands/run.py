@@ -9,8 +9,8 @@ from c3d_client.command import complain
 from c3d_client.commands.options import clip_options, request_options
 
 if TYPE_CHECKING:  # pyarrow and numpy are loaded only when there is work for them
-    from c3d_pipelines.local_run import LocalRun
-    from c3d_pipelines.run_summary import RunSummary
+    from c3d_pipelines.local.run import LocalRun
+    from c3d_pipelines.reports.run_summary import RunSummary
 
 _NAME = "c3d-pipelines"
 _INTERRUPTED = 130  # as shells say of a command that SIGINT ended
@@ -137,8 +137,8 @@ def run(
     Exit code: 0 no more videos of this run failed than --max-failed, 1 more did, 2 nothing could be
     done or the run failed.
     """
-    from c3d_pipelines.local_run import run_local
-    from c3d_pipelines.run_progress import show_progress
+    from c3d_pipelines.local.progress import show_progress
+    from c3d_pipelines.local.run import run_local
 
     try:
         with show_progress(quiet=quiet) as show:
@@ -167,8 +167,8 @@ def told(ended: LocalRun, summary: RunSummary) -> list[str]:
     """What became of a run, in lines for people."""
     from c3d_client.stores import display
 
-    from c3d_pipelines.figures import count
-    from c3d_pipelines.shard_format import STATUSES
+    from c3d_pipelines.reports.figures import count
+    from c3d_pipelines.shards.format import STATUSES
 
     by_status = [f"{count(summary.ended(one))} {one}" for one in STATUSES if summary.ended(one)]
     lines = [f"{summary.verdict}." + (f" ({', '.join(by_status)})" if by_status else "")]
@@ -191,8 +191,8 @@ def told(ended: LocalRun, summary: RunSummary) -> list[str]:
 
 def _again(summary: RunSummary) -> list[str]:
     """How to have failures tried again."""
-    from c3d_pipelines.figures import count
-    from c3d_pipelines.shard_format import FINAL, OK
+    from c3d_pipelines.reports.figures import count
+    from c3d_pipelines.shards.format import FINAL, OK
 
     lasting = sum(summary.ended(status) for status in FINAL - {OK})
     passing = len(summary.failures) - lasting

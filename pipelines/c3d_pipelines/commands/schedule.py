@@ -11,8 +11,8 @@ from c3d_pipelines.commands.compile import cluster_options
 from c3d_pipelines.commands.sending import access_options, open_backend, read_what, what_options
 
 if TYPE_CHECKING:  # kfp is loaded only when there is work for it
-    from c3d_pipelines.backend import Backend
-    from c3d_pipelines.submit import Schedule
+    from c3d_pipelines.sending.backend import Backend
+    from c3d_pipelines.sending.submit import Schedule
 
 
 @click.command()
@@ -47,8 +47,8 @@ def schedule(
     Each run does what is new or changed since the last. Times that were missed are not made up
     for: the next run does their work too.
     """
-    from c3d_pipelines import submit as library
-    from c3d_pipelines.cron import check_cron
+    from c3d_pipelines.sending import submit as library
+    from c3d_pipelines.sending.cron import check_cron
 
     changes = {"delete": delete, "disable": pause, "enable": resume}
     wanted = {what: named for what, named in changes.items() if named is not None}
@@ -80,7 +80,7 @@ def schedule(
 
 
 def _change(backend: Backend, what: str, name: str, experiment: str) -> None:
-    from c3d_pipelines import submit as library
+    from c3d_pipelines.sending import submit as library
 
     found = library.schedules(backend, name, experiment=experiment)
     if not found:

@@ -12,9 +12,9 @@ from c3d_client.errors import UsageError
 from c3d_pipelines.commands.compile import read_cluster
 
 if TYPE_CHECKING:  # kfp is loaded only when there is work for it
-    from c3d_pipelines.backend import Backend
-    from c3d_pipelines.package import Package
-    from c3d_pipelines.submit import RunOptions
+    from c3d_pipelines.sending.backend import Backend
+    from c3d_pipelines.sending.package import Package
+    from c3d_pipelines.sending.submit import RunOptions
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -91,8 +91,8 @@ def open_backend(given: dict[str, Any]) -> Backend:
         UsageError: it is not named.
         RunError: it is not what it should be.
     """
-    from c3d_pipelines.backend import Backend
-    from c3d_pipelines.credentials import find_access
+    from c3d_pipelines.sending.backend import Backend
+    from c3d_pipelines.sending.credentials import find_access
 
     any_version = given.pop("any_version")
     names = ("host", "namespace", "token_file", "pod_token", "ca")
@@ -112,7 +112,7 @@ def read_what(given: dict[str, Any]) -> tuple[Package, dict[str, str], RunOption
         UsageError: an option cannot be right.
         RunError: the file is no pipeline, or the parameters do not fit it.
     """
-    from c3d_pipelines.submit import RunOptions
+    from c3d_pipelines.sending.submit import RunOptions
 
     named = {name: given.pop(name) for name in ("videos", "out", "server", "model_digest")}
     parameters = read_parameters(given.pop("params"), **named)
@@ -151,8 +151,8 @@ def _read_package(
 ) -> Package:
     import tempfile
 
-    from c3d_pipelines.compile import compile_pipeline
-    from c3d_pipelines.package import Package
+    from c3d_pipelines.kubeflow.compile import compile_pipeline
+    from c3d_pipelines.sending.package import Package
 
     if package_path is not None:
         given = [name for name, value in cluster.items() if value not in (None, ())]

@@ -11,7 +11,7 @@ from c3d_pipelines.commands.compile import cluster_options
 from c3d_pipelines.commands.sending import access_options, open_backend, read_what, what_options
 
 if TYPE_CHECKING:  # kfp is loaded only when there is work for it
-    from c3d_pipelines.submit import SentRun
+    from c3d_pipelines.sending.submit import SentRun
 
 _NAME = "c3d-pipelines"
 _INTERRUPTED = 130  # as shells say of a command that SIGINT ended
@@ -40,7 +40,7 @@ def submit(name: str, waits: bool, every_s: float, **given: Any) -> int:
 
     Exit code: 0 sent, or with --wait ended well; 1 the run failed; 2 it could not be sent.
     """
-    from c3d_pipelines import submit as library
+    from c3d_pipelines.sending import submit as library
 
     package, parameters, options = read_what(given)  # before anyone is asked
     with open_backend(given) as backend:

@@ -1,0 +1,81 @@
+"""Compiles the pipelines to YAML that Kubeflow takes: the same for the same settings, always."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from c3d_client import atomic_file
+from c3d_client.errors import OutputError, UsageError
+
+from c3d_pipelines.kubeflow.cluster import ClusterSettings
+
+EXTRACTION, CLASSIFICATION = "c3d-bulk-extraction", "c3d-bulk-classification"
+EXPORT = "c3d-export-and-verify"
+PIPELINES = (EXTRACTION, CLASSIFICATION, EXPORT)
+
+
+def compiled_path(name: str) -> Path:
+    """The pipeline as it comes with this package, compiled with the default settings.
+
+    Raises:
+        UsageError: there is no such pipeline.
+    """
+    _require(name)
+    return Path(__file__).with_name("compiled") / f"{name}.yaml"
+
+
+def compile_pipeline(
+    name: str, path: str | os.PathLike[str], cluster: ClusterSettings | None = None
+) -> None:
+    """Compile a pipeline to a file, which appears whole or not at all.
+
+    Args:
+        name: one of :data:`PIPELINES`.
+        path: ending in ``.yaml``.
+        cluster: how its pods stand in the cluster.
+
+    Raises:
+        UsageError: there is no such pipeline.
+        OutputError: the file cannot be written.
+    """
+    _require(name)
+    text = compiled_text(name, cluster)
+    try:
+        with atomic_file(path, text=True) as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(path, f"cannot be written ({error.strerror})") from error
+
+
+def compiled_text(name: str, cluster: ClusterSettings | None = None) -> str:
+    """A pipeline's YAML: its specification, then, after a line of dashes, what Kubernetes needs.
+
+    Raises:
+        UsageError: there is no such pipeline.
+    """
+    _require(name)
+    from kfp import compiler
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(_maker(name)(cluster or ClusterSettings()), str(path))
+        return path.read_text(encoding="utf-8")
+
+
+def _require(name: str) -> None:
+    if name not in PIPELINES:
+        raise UsageError(f"{name}: no such pipeline; there are {', '.join(PIPELINES)}")
+
+
+def _maker(name: str) -> Callable[[ClusterSettings], Any]:
+    from c3d_pipelines.kubeflow import export_pipeline, pipeline
+
+    return {
+        EXTRACTION: pipeline.bulk_extraction,
+        CLASSIFICATION: pipeline.bulk_classification,
+        EXPORT: export_pipeline.export_and_verify,
+    }[name]

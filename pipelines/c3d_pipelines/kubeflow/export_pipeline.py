@@ -1,0 +1,125 @@
+"""The pipeline c3d-export-and-verify: published weights in, a verified version in the model store.
+
+    fetch -> build -> verify -> publish
+
+The steps run in the exporter's image, which has TensorFlow. Kubeflow may take ``fetch`` from its
+cache: what it gives is known by name and checksum. The others look at the model store.
+"""
+
+# No `from __future__ import annotations` here: kfp reads the annotations themselves.
+from typing import Any
+
+from kfp import dsl
+
+from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, ClusterSettings
+from c3d_pipelines.kubeflow.pods import Size, pipeline_config, place_on_cluster, retry
+from c3d_pipelines.steps.export import DEFAULT
+
+NAME = "c3d-export-and-verify"
+
+
+@dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
+def fetch(weights: str, mean: str, labels: str, files: dsl.Output[dsl.Artifact]) -> list[str]:
+    """Fetch published files by name, checked."""
+    from c3d_pipelines.steps.export import fetch_step
+
+    return fetch_step(weights=weights, mean=mean, labels=labels, files_path=files.path)
+
+
+@dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
+def build(
+    weights: str,
+    mean: str,
+    labels: str,
+    precision: str,
+    width: int,
+    store: str,
+    files: dsl.Input[dsl.Artifact],
+    built: dsl.Output[dsl.Model],
+) -> str:
+    """Build a version unless the store has it; gives the digest of what it is made of."""
+    from c3d_pipelines.steps.export import build_step
+
+    return build_step(
+        weights=weights,
+        mean=mean,
+        labels=labels,
+        precision=precision,
+        width=width,
+        store=store,
+        files_path=files.path,
+        built_path=built.path,
+    )
+
+
+@dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
+def verify(  # type: ignore[no-untyped-def]
+    store: str, digest: str, built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]
+):
+    """Load the version as TensorFlow Serving does and compare it with the network."""
+    from c3d_pipelines.steps.export import verify_step
+
+    verify_step(store=store, digest=digest, built_path=built.path, text_path=text.path)
+
+
+@dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
+def publish(store: str, digest: str, built: dsl.Input[dsl.Model]) -> str:
+    """Give the version its number in the store; gives its folder."""
+    from c3d_pipelines.steps.export import publish_step
+
+    return publish_step(store=store, digest=digest, built_path=built.path)
+
+
+def export_and_verify(cluster: ClusterSettings) -> Any:
+    """The pipeline c3d-export-and-verify, for kfp's compiler."""
+
+    def on_cluster(task: Any, *, size: Size = Size.SMALL, cached: bool = False) -> None:
+        mounts = cluster.model_store_mounts
+        place_on_cluster(task, cluster, size=size, image=cluster.export_image, mounts=mounts)
+        task.set_caching_options(cached)
+        retry(task, cluster)
+
+    @dsl.pipeline(
+        name=NAME,
+        description="A verified version of C3D in the model store, once for the same inputs.",
+        pipeline_config=pipeline_config(cluster),
+    )
+    def export(  # type: ignore[no-untyped-def]
+        weights: str = "demo",
+        mean: str = DEFAULT,
+        labels: str = DEFAULT,
+        precision: str = "float32",
+        width: int = 64,
+        store: str = "/models/c3d",
+    ):
+        """Makes a version.
+
+        Args:
+            weights: demo, random:SEED, a published name (c3d-export fetch --help), or a path in the
+                pods.
+            mean: default, numbers B,G,R, a published name or a path.
+            labels: default, a published name or a path.
+            precision: float32, bfloat16 or float16.
+            width: filters of conv1, for demo and random:SEED alone; C3D has 64.
+            store: the folder of the model in the model store.
+        """
+        fetched = fetch(weights=weights, mean=mean, labels=labels)
+        on_cluster(fetched, cached=True)
+        built = build(
+            weights=weights,
+            mean=mean,
+            labels=labels,
+            precision=precision,
+            width=width,
+            store=store,
+            files=fetched.outputs["files"],
+        )
+        on_cluster(built, size=Size.EXPORT)
+        verified = verify(store=store, digest=built.outputs["Output"], built=built.outputs["built"])
+        on_cluster(verified, size=Size.EXPORT)
+        published = publish(
+            store=store, digest=built.outputs["Output"], built=built.outputs["built"]
+        ).after(verified)
+        on_cluster(published)
+
+    return export

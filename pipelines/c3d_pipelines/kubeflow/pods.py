@@ -1,0 +1,127 @@
+"""Puts cluster settings on the tasks of a pipeline, with kfp's own Kubernetes extension."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from c3d_pipelines.kubeflow.cluster import ClusterSettings
+
+_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+# Of a step that only asks, counts or fetches.
+_SMALL = {"cpu": ("500m", "1"), "memory": ("512Mi", "2Gi")}
+
+
+class Size(enum.Enum):
+    """What a step needs of a node."""
+
+    SMALL = enum.auto()
+    WORKER = enum.auto()
+    EXPORT = enum.auto()
+
+
+def place_on_cluster(
+    task: Any, cluster: ClusterSettings, *, size: Size, image: str, mounts: Mapping[str, str]
+) -> None:
+    """Say how a task's pod stands in the cluster.
+
+    The pod passes the Pod Security Standard "restricted" together with what Kubeflow itself sets
+    (no privileges, no capabilities, the runtime's seccomp profile): here it gets a user that is not
+    root. Kubeflow has no word for ``fsGroup``, so the volumes must let that user write.
+
+    Args:
+        task: of kfp, not yet compiled.
+        size: what the step needs.
+        image: of its container.
+        mounts: claim to path.
+    """
+    from kfp import kubernetes
+
+    task.set_container_image(image)
+    cpu, memory = _resources(cluster, size)
+    task.set_cpu_request(cpu[0]).set_cpu_limit(cpu[1])
+    task.set_memory_request(memory[0]).set_memory_limit(memory[1])
+    if size is Size.EXPORT and cluster.accelerator:
+        task.set_accelerator_type(cluster.accelerator)
+        task.set_accelerator_limit(cluster.accelerator_count)
+    for variable, value in cluster.env.items():
+        task.set_env_variable(variable, value)
+
+    kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
+    if cluster.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(cluster.image_pull_secrets))
+    kubernetes.set_security_context(
+        task,
+        run_as_user=cluster.run_as_user,
+        run_as_group=cluster.run_as_user,
+        run_as_non_root=True,
+    )
+    if cluster.node_selector:
+        kubernetes.add_node_selector_json(task, dict(cluster.node_selector))
+    if cluster.tolerations:
+        kubernetes.add_toleration_json(task, [dict(one) for one in cluster.tolerations])
+    _add_volumes(task, cluster, mounts)
+    for name, keys in cluster.secret_env.items():
+        kubernetes.use_secret_as_env(task, name, dict(keys), optional=True)
+    for name, keys in cluster.config_map_env.items():
+        kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)
+    queue = {_QUEUE_LABEL: cluster.queue} if cluster.queue else {}
+    for label, value in {**cluster.pod_labels, **queue}.items():
+        kubernetes.add_pod_label(task, label, value)
+    if cluster.timeout_s:
+        kubernetes.set_timeout(task, cluster.timeout_s)
+
+
+def pipeline_config(cluster: ClusterSettings) -> Any:
+    """How long a run may take, and how long its objects stay."""
+    from kfp import dsl
+
+    return dsl.PipelineConfig(
+        ttl_seconds_after_finished=cluster.ttl_seconds_after_finished or None,
+        active_deadline_seconds=cluster.active_deadline_seconds or None,
+    )
+
+
+def retry(task: Any, cluster: ClusterSettings) -> None:
+    """Have a task tried again: its pod was lost, or what it retried inside did not come back."""
+    if cluster.retries:
+        task.set_retry(
+            cluster.retries,
+            backoff_duration=cluster.retry_backoff,
+            backoff_factor=2.0,
+            backoff_max_duration=cluster.retry_backoff_max,
+        )
+
+
+def _resources(cluster: ClusterSettings, size: Size) -> tuple[tuple[str, str], tuple[str, str]]:
+    if size is Size.WORKER:
+        cpu = cluster.cpu_request, cluster.cpu_limit
+        return cpu, (cluster.memory_request, cluster.memory_limit)
+    if size is Size.EXPORT:
+        cpu = cluster.export_cpu_request, cluster.export_cpu_limit
+        return cpu, (cluster.export_memory_request, cluster.export_memory_limit)
+    return _SMALL["cpu"], _SMALL["memory"]
+
+
+def _add_volumes(task: Any, cluster: ClusterSettings, mounts: Mapping[str, str]) -> None:
+    from kfp import kubernetes
+
+    for claim, path in mounts.items():
+        kubernetes.mount_pvc(task, claim, path)
+    for name, path in cluster.secret_volumes.items():
+        kubernetes.use_secret_as_volume(task, name, path)
+    # Files that go to a bucket are made here first.
+    if cluster.scratch_class:
+        kubernetes.add_ephemeral_volume(
+            task,
+            volume_name="scratch",
+            mount_path="/tmp",
+            access_modes=["ReadWriteOnce"],
+            size=cluster.scratch_size,
+            storage_class_name=cluster.scratch_class,
+        )
+    else:
+        kubernetes.empty_dir_mount(
+            task, volume_name="scratch", mount_path="/tmp", size_limit=cluster.scratch_size
+        )

@@ -1,0 +1,1 @@
+"""The compiled pipeline, run on this machine."""

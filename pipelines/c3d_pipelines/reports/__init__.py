@@ -1,0 +1,1 @@
+"""How a run ended: its figures, and the pages that show them."""

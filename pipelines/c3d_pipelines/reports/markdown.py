@@ -1,0 +1,117 @@
+"""A run's summary as short Markdown: what Kubeflow's page of a run shows beside its steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from c3d_client.curves import weights_text
+
+from c3d_pipelines.inputs.planned import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
+from c3d_pipelines.reports.advice import STATUS_WORDS, advice, kind_of
+from c3d_pipelines.reports.figures import count, length, share, significant, size
+from c3d_pipelines.reports.markup import LONGEST, markdown, visible
+from c3d_pipelines.reports.run_summary import PARTS, SUCCEEDED, Failure, RunSummary
+from c3d_pipelines.shards.format import OK, STATUSES
+
+MOST_FAILURES = 20
+_DECISION_WORDS = {
+    DO: "to do in this run",
+    DONE: "done earlier",
+    KNOWN_FAILURE: "failed earlier, unchanged",
+    DUPLICATE: "same as another",
+}
+
+
+def to_markdown(summary: RunSummary) -> str:
+    """The verdict, where the dataset lies, the counts, failures and what to do, the speed."""
+    parts = [f"# {markdown(summary.verdict)}"]
+    state = f"Run {markdown(summary.run)}: **{markdown(summary.state.capitalize())}**"
+    parts.append(f"{state}. Dataset: {markdown(summary.out, longest=LONGEST)}")
+    if summary.state != SUCCEEDED and summary.message.strip():
+        parts.append(f"> {markdown(summary.message, longest=LONGEST)}")
+    _, note = weights_text(summary.provenance)
+    if note:
+        parts.append(f"**Weights: {markdown(note)}**")
+    if summary.inputs:
+        parts.append(_counts(summary))
+    missing = summary.missing_shards
+    if missing:
+        parts.append(f"{count(len(missing))} of {count(len(summary.shards), 'shard')} missing")
+    if summary.failures:
+        parts.append(_failures(summary))
+    parts += [_speed(summary)] if summary.wall_s else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _counts(summary: RunSummary) -> str:
+    statuses = [status for status in STATUSES if status == OK or summary.ended(status)]
+    lines = [
+        (
+            _DECISION_WORDS[decision],
+            [summary.counts[decision][status] for status in statuses],
+        )
+        for decision in DECISIONS
+        if summary.decided(decision)
+    ]
+    lines.append(("**all**", [summary.ended(status) for status in statuses]))
+    heads = ["", *(status.replace("_", " ") for status in statuses), "inputs"]
+    return _table(
+        heads,
+        [[words, *map(count, numbers), count(sum(numbers))] for words, numbers in lines],
+    )
+
+
+def _failures(summary: RunSummary) -> str:
+    parts = ["## What failed, and how to try it again"]
+    for one in advice(summary):
+        said = f"**{STATUS_WORDS[one.kind]}: {count(one.count, 'video')}.** {one.meaning}"
+        parts += [f"{said} {one.remedy}", _code(one.command)]
+    first = summary.failures[:MOST_FAILURES]
+    if len(first) < len(summary.failures):
+        parts.append(f"The first {count(len(first))} of {count(len(summary.failures))}:")
+    rows = [
+        [
+            markdown(failure.video_id),
+            STATUS_WORDS[kind_of(failure)].lower(),
+            markdown(_reason(failure)),
+        ]
+        for failure in first
+    ]
+    parts.append(_table(["video", "status", "reason"], rows, numbers=False))
+    return "\n\n".join(parts)
+
+
+def _reason(failure: Failure) -> str:
+    reason = failure.error_message.removeprefix(f"{failure.uri}: ")
+    return f"{reason} ({failure.error_type})"
+
+
+def _speed(summary: RunSummary) -> str:
+    """Time, rates and the split; of a run that did something."""
+    wall_s = summary.wall_s or 0.0
+    clips_per_s, hours = summary.rate(summary.clips) or 0.0, summary.rate(summary.video_s) or 0.0
+    said = [
+        f"## Speed\n\n{count(summary.processed, 'video')} in {length(wall_s)}: "
+        f"{significant(clips_per_s)} clips/s, {significant(hours)} hours of video an hour; "
+        f"{size(summary.bytes_in)} read, {size(summary.bytes_out)} written."
+    ]
+    told = {part: seconds for part in PARTS if (seconds := summary.seconds.get(part)) is not None}
+    if any(told.values()):
+        heads = ["", *(part[:-2] for part in told)]
+        times = ["time", *map(length, told.values())]
+        shares = ["share", *(share(seconds, sum(told.values())) for seconds in told.values())]
+        said.append(_table(heads, [times, shares]))
+    return "\n\n".join(said)
+
+
+def _code(command: str) -> str:
+    """A command as a block that nothing in it can end."""
+    command = visible(command)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return f"{fence}\n{command}\n{fence}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    rule = ["---"] + ["---:" if numbers else "---"] * (len(heads) - 1)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))

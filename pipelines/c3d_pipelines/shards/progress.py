@@ -1,0 +1,170 @@
+"""How far a shard is: a line in the log, and a small file for whoever watches the run.
+
+The worker notes each video here; nothing that goes wrong here stops it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from c3d_client.atomic import atomic_file
+
+from c3d_pipelines.shards.format import OK, STATUSES
+from c3d_pipelines.shards.ticking import ticking
+
+# The folder in which a run on one machine looks for the shards' progress.
+FOLDER_VARIABLE = "C3D_PROGRESS_FOLDER"
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+_FILE_EVERY_S = 0.5
+_LINE_EVERY_S = 10.0
+_LINES_A_SHARD = 20  # at least: one for each 5 % of its videos
+
+_log = logging.getLogger("c3d_pipelines.shards.worker")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a shard is.
+
+    Args:
+        shard: its number in the run's plan.
+        videos: it has.
+        done: of these, have their row; ``ok`` and ``failed`` together.
+        ok: of these, well.
+        failed: of these, not.
+        clips: the server has answered for.
+        state: ``running``, ``done`` or ``failed``.
+    """
+
+    shard: int
+    videos: int
+    done: int
+    ok: int
+    failed: int
+    clips: int
+    state: str
+
+
+class ShardProgress:
+    """Keeps count of a shard's videos while the block lasts, and tells of it.
+
+    A line goes to the log of ``c3d_pipelines.shards.worker`` every ten seconds and for each 5 % of
+    the videos. Where the environment names ``C3D_PROGRESS_FOLDER``, the file
+    ``<run>-<shard>.json`` in it holds the latest :class:`Progress`, twice a second at most, whole
+    at any time.
+
+    Args:
+        run: the run's name.
+        shard: the shard's number.
+        videos: it has.
+        clips: asked how many clips the server has answered for.
+        on_progress: called with a :class:`Progress` after each video and at the end, in the thread
+            that notes it.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        shard: int,
+        *,
+        videos: int,
+        clips: Callable[[], int],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        folder = os.environ.get(FOLDER_VARIABLE)
+        self._path = Path(folder) / f"{run}-{shard}.json" if folder else None
+        self._shard = shard
+        self._videos = videos
+        self._clips = clips
+        self._on_progress = on_progress
+        self._counts: Counter[str] = Counter()
+        self._state = RUNNING
+        self._began = self._last_line = time.monotonic()
+        self._lines = 0
+        self._taken_over = False
+        self._written: Progress | None = None
+        self._lock = threading.Lock()
+        self._ticking = ticking(self._tick, every_s=_FILE_EVERY_S, name="c3d-progress")
+
+    def __enter__(self) -> ShardProgress:
+        self._write()
+        self._ticking.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ticking.__exit__(exc_type, exc, traceback)
+        self._state = DONE if exc_type is None else FAILED
+        self._write()
+        if exc_type is None:
+            self._line()
+            self._tell()
+
+    def take_over(self, counts: Mapping[str, int]) -> None:
+        """The videos have their rows from before, so many of each status."""
+        with self._lock:
+            self._counts.update(counts)
+        self._taken_over = True
+
+    def note(self, status: str) -> None:
+        """One more video has its row."""
+        with self._lock:
+            self._counts[status] += 1
+        self._tell()
+        done = self.now().done
+        if done * _LINES_A_SHARD // self._videos > self._lines and done < self._videos:
+            self._lines = done * _LINES_A_SHARD // self._videos
+            self._line()
+
+    def now(self) -> Progress:
+        """How far it is."""
+        with self._lock:
+            done, ok = sum(self._counts.values()), self._counts[OK]
+        return Progress(self._shard, self._videos, done, ok, done - ok, self._clips(), self._state)
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self.now())
+
+    def _tick(self) -> None:
+        self._write()
+        if time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._line()
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        now = self.now()
+        with self._lock:
+            parts = [f"{self._counts[one]} {one}" for one in STATUSES if self._counts[one]]
+        rate = now.clips / max(self._last_line - self._began, 1e-3)
+        _log.info(
+            "shard %d: %d of %d videos%s, %s",
+            now.shard,
+            now.done,
+            now.videos,
+            f" ({', '.join(parts)})" if parts else "",
+            "done before" if self._taken_over else f"{rate:.0f} clips/s",
+        )
+
+    def _write(self) -> None:
+        now = self.now()
+        if self._path is None or now == self._written:
+            return
+        with contextlib.suppress(OSError), atomic_file(self._path, text=True) as file:
+            file.write(json.dumps(asdict(now)))
+        self._written = now

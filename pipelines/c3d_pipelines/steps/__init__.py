@@ -1,0 +1,1 @@
+"""What the tasks of the pipelines do: each component is one call of these."""
