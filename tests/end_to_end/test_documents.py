@@ -111,6 +111,8 @@ def test_shell_blocks_run(code, workplace, narrow_server, assumed, kubeflow):
             continue
         if words[:2] == ["c3d-export", "build"]:
             words += ["--width", "4", "--batch-sizes", "1"]  # the same, small and quick
+        if words[:2] == ["c3d", "bench"]:
+            words += ["--seconds", "0.2"]
         done = subprocess.run(in_environment(words), capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         if into:
