@@ -6,12 +6,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from c3d_client import C3DClient, ClipWindow, ServingOptions
 from c3d_client.contract import DEFAULT_TARGET, MODEL_NAME
 from c3d_client.errors import UsageError
+
+from c3d_pipelines.records import values_of
 
 ANSWERS = ("features", "classes")
 NEWEST = "newest"
@@ -114,10 +116,7 @@ class JobSettings:
             UsageError: it is not what :meth:`to_json` wrote, or a value is out of its range.
         """
         try:
-            values = json.loads(text)
-            known = {one.name for one in fields(cls)}
-            if not isinstance(values, dict) or set(values) != known:
-                raise ValueError(f"expected exactly {', '.join(sorted(known))}")
+            values = values_of(text, cls)
             return cls(**{**values, "window": ClipWindow(**values["window"])})
         except (ValueError, TypeError) as error:
             if isinstance(error, UsageError):

@@ -1,27 +1,14 @@
 """What people import of the pipelines: the names, how light they are, that all are described."""
 
-import ast
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import c3d_pipelines
 import pytest
+from public_names import loaded_by, undescribed_in
 
 PACKAGE = Path(c3d_pipelines.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-
-
-def loaded_by(code):
-    """The top-level modules that a fresh interpreter holds after running the code."""
-    told = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return {name.split(".")[0] for name in told.stdout.split()}
 
 
 def test_the_list_is_sorted_and_without_repeats():
@@ -55,15 +42,4 @@ def test_reading_a_dataset_needs_no_kubeflow():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_module_and_everything_public_in_it_is_described(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    undescribed = [] if ast.get_docstring(tree) else [path.name]
-    pending = [(path.stem, node) for node in tree.body]
-    while pending:
-        owner, node = pending.pop()
-        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
-            continue
-        if not ast.get_docstring(node):
-            undescribed.append(f"{owner}.{node.name}")
-        if isinstance(node, ast.ClassDef):
-            pending += [(f"{owner}.{node.name}", child) for child in node.body]
-    assert undescribed == []
+    assert undescribed_in(path) == []

@@ -132,7 +132,9 @@ _SOURCES = (
 )
 
 
-def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Function], _Function]:
+def adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Function], _Function]:
+    """A decorator that adds these options to a command, in their order."""
+
     def add(function: _Function) -> _Function:
         for option in reversed(options):
             function = option(function)
@@ -141,10 +143,10 @@ def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Function], _F
     return add
 
 
-server_options = _adding(_SERVER)
-request_options = _adding(_REQUESTS)
-clip_options = _adding(_CLIPS)
-source_options = _adding(_SOURCES)
+server_options = adding(_SERVER)
+request_options = adding(_REQUESTS)
+clip_options = adding(_CLIPS)
+source_options = adding(_SOURCES)
 
 
 def make_client(

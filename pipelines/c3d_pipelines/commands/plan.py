@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from c3d_client.commands.options import clip_options
 
+from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
+
 if TYPE_CHECKING:  # pyarrow and the decoder are loaded only when there is work for them
     from collections.abc import Sequence
 
@@ -17,46 +19,15 @@ _MEGABYTE = 1_000_000
 
 
 @click.command()
-@click.option(
-    "--videos",
-    required=True,
-    metavar="PLACE",
-    help="A folder, a pattern, s3:// or gs://, or a manifest (CSV, JSONL or Parquet).",
-)
+@videos_option
 @click.option("--out", default="", metavar="PLACE", help="The dataset: what it has is not to do.")
 @click.option(
     "--manifest",
     metavar="FILE",
     help="Write the inputs there, with their keys: .csv, .jsonl or .parquet; --videos takes it.",
 )
-@click.option("--classify", is_flag=True, help="Class probabilities instead of fc6 features.")
-@click.option("--retry-failed", is_flag=True, help="Try damaged videos of earlier runs again.")
-@click.option(
-    "--keys",
-    type=click.Choice(["quick", "content"]),
-    default="quick",
-    show_default=True,
-    help="Know videos by size and time or ETag, or by all of their bytes.",
-)
-@click.option(
-    "--shard-mb",
-    type=float,
-    default=4000.0,
-    show_default=True,
-    metavar="MB",
-    help="Videos in a shard, at most.",
-)
-@click.option(
-    "--shard-minutes",
-    type=float,
-    default=240.0,
-    show_default=True,
-    metavar="MINUTES",
-    help="Film in a shard, at most, where its length is known.",
-)
-@click.option(
-    "--max-shards", type=int, default=200, show_default=True, help="Most shards in a run."
-)
+@kind_options
+@shard_options
 @clip_options
 def plan(
     videos: str,

@@ -8,6 +8,8 @@ import click
 from c3d_client.command import complain
 from c3d_client.commands.options import clip_options, request_options
 
+from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
+
 if TYPE_CHECKING:  # pyarrow and numpy are loaded only when there is work for them
     from c3d_pipelines.local.run import LocalRun
     from c3d_pipelines.reports.run_summary import RunSummary
@@ -18,12 +20,7 @@ _MOST_SHOWN = 20
 
 
 @click.command()
-@click.option(
-    "--videos",
-    required=True,
-    metavar="PLACE",
-    help="A folder, a pattern, s3:// or gs://, or a manifest (CSV, JSONL or Parquet).",
-)
+@videos_option
 @click.option(
     "--out", required=True, metavar="PLACE", help="The dataset: a folder, s3:// or gs://."
 )
@@ -49,8 +46,7 @@ _MOST_SHOWN = 20
     show_default=True,
     help="Refuse another model than this, as the run's preflight says it.",
 )
-@click.option("--classify", is_flag=True, help="Class probabilities instead of fc6 features.")
-@click.option("--retry-failed", is_flag=True, help="Try damaged videos of earlier runs again.")
+@kind_options
 @click.option(
     "--max-failed",
     type=click.IntRange(min=-1),
@@ -65,32 +61,7 @@ _MOST_SHOWN = 20
     default=True,
     help="Keep each clip's numbers, not only each video's; kept by default.",
 )
-@click.option(
-    "--keys",
-    type=click.Choice(["quick", "content"]),
-    default="quick",
-    show_default=True,
-    help="Know videos by size and time or ETag, or by all of their bytes.",
-)
-@click.option(
-    "--shard-mb",
-    type=float,
-    default=4000.0,
-    show_default=True,
-    metavar="MB",
-    help="Videos in a shard, at most.",
-)
-@click.option(
-    "--shard-minutes",
-    type=float,
-    default=240.0,
-    show_default=True,
-    metavar="MINUTES",
-    help="Film in a shard, at most, where its length is known.",
-)
-@click.option(
-    "--max-shards", type=int, default=200, show_default=True, help="Most shards in a run."
-)
+@shard_options
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

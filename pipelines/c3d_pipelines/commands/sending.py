@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from c3d_client.commands.options import adding
 from c3d_client.errors import UsageError
 
 from c3d_pipelines.commands.compile import read_cluster
@@ -71,17 +72,8 @@ _WHAT = (
 )
 
 
-def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Function], _Function]:
-    def add(function: _Function) -> _Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
-
-
-access_options = _adding(_ACCESS)
-what_options = _adding(_WHAT)
+access_options = adding(_ACCESS)
+what_options = adding(_WHAT)
 
 
 def open_backend(given: dict[str, Any]) -> Backend:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from c3d_client.errors import RunError
 
 from c3d_pipelines.inputs.planned import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
+from c3d_pipelines.records import values_of
 from c3d_pipelines.reports.figures import count
 from c3d_pipelines.reports.histogram import Histogram
 from c3d_pipelines.shards.format import OK, STATUSES
@@ -216,10 +217,7 @@ class RunSummary:
             RunError: it is not what :meth:`to_json` wrote.
         """
         try:
-            values = json.loads(text)
-            known = {one.name for one in fields(cls)}
-            if not isinstance(values, dict) or set(values) != known:
-                raise ValueError(f"expected exactly {', '.join(sorted(known))}")
+            values = values_of(text, cls)
             made = {
                 "failures": tuple(Failure(**one) for one in values["failures"]),
                 "shards": tuple(ShardSummary(**one) for one in values["shards"]),

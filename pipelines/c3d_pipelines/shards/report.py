@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from c3d_client.errors import ShardError
 
+from c3d_pipelines.records import values_of
 from c3d_pipelines.shards.format import STATUSES
 
 
@@ -70,10 +71,7 @@ class ShardReport:
             ShardError: it is not what :meth:`to_json` wrote.
         """
         try:
-            values = json.loads(text)
-            known = {one.name for one in fields(cls)}
-            if not isinstance(values, dict) or set(values) != known:
-                raise ValueError(f"expected exactly {', '.join(sorted(known))}")
+            values = values_of(text, cls)
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise ShardError(f"a shard's report cannot be read ({error})") from error
