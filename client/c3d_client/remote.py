@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from c3d_client.errors import UsageError, VideoDecodeError, VideoUnreadableError
@@ -79,6 +79,11 @@ def remote_fingerprint(uri: str) -> dict[str, str | int]:
     info = tried(uri, lambda: store.info(path))
     if info.get("type") == "directory":
         raise VideoUnreadableError(display(uri), "is a folder, not a video")
+    return fingerprint_of(info)
+
+
+def fingerprint_of(info: Mapping[str, Any]) -> dict[str, str | int]:
+    """The same, of what a store tells of an object, by itself or in a listing."""
     found: dict[str, str | int] = {}
     if info.get("size") is not None:
         found["size"] = int(info["size"])

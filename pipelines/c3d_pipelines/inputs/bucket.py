@@ -17,13 +17,6 @@ from c3d_client.stores import display, reason, store_of
 from c3d_pipelines.inputs.keys import quick_key
 from c3d_pipelines.inputs.manifest import ManifestRow
 
-# As `c3d_client.remote` reads what stores tell of an object.
-_TOLD = {
-    "etag": ("ETag", "etag"),
-    "checksum": ("md5Hash",),
-    "modified": ("LastModified", "updated", "created"),
-}
-
 
 def list_bucket(uri: str) -> list[ManifestRow]:
     """List the videos below a prefix, or those that a pattern names, sorted by path.
@@ -49,7 +42,7 @@ def list_bucket(uri: str) -> list[ManifestRow]:
     try:
         for below, info in _objects(folder, pattern):
             if is_wanted(below, pattern):
-                told = _told(info)
+                told = remote.fingerprint_of(info)
                 name = "/".join(below)
                 size = int(told.get("size", 0))
                 rows.append(ManifestRow(name, f"{folder}/{name}", size, key=quick_key(told)))
@@ -81,14 +74,3 @@ def _objects(folder: str, pattern: Parts) -> Iterator[tuple[Parts, Mapping[str, 
             yield below(name), info
     else:  # only where the pattern leads, not all that the bucket holds
         yield from look_into(path)
-
-
-def _told(info: Mapping[str, Any]) -> dict[str, str | int]:
-    told: dict[str, str | int] = {}
-    if info.get("size") is not None:
-        told["size"] = int(info["size"])
-    for name, keys in _TOLD.items():
-        value = next((info[key] for key in keys if info.get(key)), None)
-        if value is not None:
-            told[name] = str(value)
-    return told
