@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -13,6 +12,7 @@ import click
 from c3d_client.command import run_command
 from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
 from c3d_client.errors import UsageError
+from c3d_client.signals import heard
 
 from c3d_export.weights_commands import convert, fetch, inspect
 
@@ -163,22 +163,20 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
 
     For trying and testing on one machine; TensorFlow Serving itself is for production.
     """
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    from c3d_export.local_server import LocalServer
-    from c3d_export.model_card import weights_note
+    with heard(signal.SIGTERM, signal.SIGINT) as stopping:
+        from c3d_export.local_server import LocalServer
+        from c3d_export.model_card import weights_note
 
-    server = LocalServer(base, port=port, host=host, model=model)
-    server.start()
-    click.echo(
-        f"ready: {model} version {server.version} at {server.target}, "
-        f"{weights_note(server.card)}, for this machine only"
-    )
-    stopping.wait()
-    click.echo("draining: no new requests, those running finish")
-    server.stop(_DRAIN_S)
-    click.echo("stopped")
+        server = LocalServer(base, port=port, host=host, model=model)
+        server.start()
+        click.echo(
+            f"ready: {model} version {server.version} at {server.target}, "
+            f"{weights_note(server.card)}, for this machine only"
+        )
+        stopping.wait()
+        click.echo("draining: no new requests, those running finish")
+        server.stop(_DRAIN_S)
+        click.echo("stopped")
 
 
 for _command in (convert, inspect, fetch):

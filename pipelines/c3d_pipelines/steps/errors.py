@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from c3d_client import Cancelled
 from c3d_client.errors import C3DError
+from c3d_client.signals import heard
 
 from c3d_pipelines.place import Place
 from c3d_pipelines.steps.files import run_file
@@ -74,24 +75,14 @@ def halted_by_sigterm() -> Iterator[threading.Event]:
     Raises:
         SystemExit: with the code that shells give what SIGTERM ended.
     """
-    halt = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield halt
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        halt.set()
-
-    before = signal.signal(signal.SIGTERM, on_signal)
-    try:
-        yield halt
-    except Cancelled:
-        if not halt.is_set():
-            raise
-        print("c3d-pipelines: told to go (SIGTERM); nothing half-done is left", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGTERM) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with heard(signal.SIGTERM) as halt:
+        try:
+            yield halt
+        except Cancelled:
+            if not halt.is_set():
+                raise
+            print("c3d-pipelines: told to go (SIGTERM); nothing half-done is left", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _leave(step: str, reason: str, *, out: str, run: str) -> None:
