@@ -87,6 +87,14 @@ def cli() -> None:
     metavar="DIR",
     help="The model's folder; the next number becomes the version.",
 )
+@click.option(
+    "--unless-in",
+    "there",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Build nothing where this model's folder has a version that is made of the same.",
+)
 def build(
     weights_spec: str,
     mean_spec: str | None,
@@ -95,8 +103,12 @@ def build(
     batch_sizes: str,
     width: int,
     base: Path,
+    there: Path | None,
 ) -> None:
-    """Make, verify and publish the next version of the servable."""
+    """Make, verify and publish the next version of the servable.
+
+    The first line printed begins with the version's folder and a colon.
+    """
     sizes = _numbers(batch_sizes, "--batch-sizes")
     from c3d_export.labels import numbered_labels, read_labels
     from c3d_export.mean import SPORTS1M_SCALARS, UCF101, read_mean
@@ -112,12 +124,19 @@ def build(
     )
     from c3d_export.servable import ServableSpec
     from c3d_export.servable import build as build_servable
+    from c3d_export.store import version_made_of
 
     spec = ServableSpec(
         weights=weights, mean=mean, labels=labels, precision=precision, batch_sizes=sizes
     )
+    same = version_made_of(there, spec.digest) if there else None
+    if same is not None:
+        click.echo(f"{same}: made of the same ({spec.digest}); nothing to build")
+        return
     if precision == "float16":
-        click.echo("float16 is made for GPUs: on a CPU its verification takes some minutes")
+        click.echo(
+            "float16 is made for GPUs: on a CPU its verification takes some minutes", err=True
+        )
     path, verification = build_servable(spec, base)
     click.echo(
         f"{path}: C3D {weights.source}, {weights.parameters:,} parameters, {precision}, "
@@ -145,6 +164,28 @@ def verify(version: Path) -> None:
     verification = verify_servable(version)
     click.echo(f"{version}: verified, {weights_note(verification.card)}")
     _print_verification(verification)
+
+
+@cli.command()
+@click.argument("version", type=click.Path(path_type=Path), metavar="BUILT/1")
+@click.option(
+    "--to",
+    "base",
+    type=click.Path(path_type=Path),
+    default=Path("models") / MODEL_NAME,
+    show_default=True,
+    metavar="DIR",
+    help="The model's folder; the next number becomes the version.",
+)
+def publish(version: Path, base: Path) -> None:
+    """Copy a version that was built elsewhere to a model's folder, whole or not at all.
+
+    One that is made of the same and is there already is left as it is.
+    """
+    from c3d_export.store import publish as publish_version
+
+    path, new = publish_version(version, base)
+    click.echo(f"{path}: {'published' if new else 'made of the same; there already'}")
 
 
 @cli.command()

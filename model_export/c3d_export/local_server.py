@@ -30,7 +30,7 @@ from tensorflow_serving.apis import (
 from c3d_export.graph import GraphServable
 from c3d_export.model_card import read_card
 from c3d_export.predict import Rejection, find_version, predict
-from c3d_export.versions import newest_version
+from c3d_export.store import newest_version
 from c3d_export.warmup import read_warmup
 
 _THREADS = 16

@@ -8,11 +8,9 @@ Caffe's BGR to RGB here, once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +20,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from c3d_client.atomic import sync
 from c3d_client.contract import (
     BATCH_SIZES,
     CLASSIFY,
@@ -40,8 +37,8 @@ from c3d_client.errors import ExportError, UsageError
 
 from c3d_export.architecture import build_c3d, features_extractor, set_weights, variables
 from c3d_export.mean import Mean
+from c3d_export.store import give_number, unfinished_version
 from c3d_export.verify import Verification, verify
-from c3d_export.versions import version_numbers
 from c3d_export.warmup import write_warmup
 from c3d_export.weights import Weights, arrays_sha256
 from c3d_export.weights.canonical import turned_to_rgb
@@ -80,6 +77,20 @@ class ServableSpec:
         if len(self.labels) != classes:
             raise UsageError(f"{len(self.labels)} labels, and the network has {classes} classes")
 
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits, the same where a build by this release makes the same again."""
+        parts = {
+            "c3d_export": version("c3d-export"),
+            "contract_version": CONTRACT_VERSION,
+            "weights": self.weights.sha256,
+            "mean": self.mean.sha256,
+            "labels": list(self.labels),
+            "precision": self.precision,
+            "batch_sizes": list(self.batch_sizes),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
 
 class _Servable(tf.Module):  # type: ignore[misc]
     """Tracks the variables alone. Tracking the Keras model instead makes an export that fails on
@@ -109,27 +120,14 @@ def build(spec: ServableSpec, base: Path) -> tuple[Path, Verification]:
         VerificationError: it does not answer as it should.
         ExportError: the folder cannot be written.
     """
-    existed = base.exists()
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=base, prefix=".building-"))
-    except OSError as error:
-        raise ExportError(f"{base}: cannot be written ({error.strerror})") from error
-    try:
+    with unfinished_version(base) as made:
         with _writing(base):
-            save(spec, staging)
+            save(spec, made)
             signatures = FEATURES_ONLY_SIGNATURES if spec.weights.classes is None else SIGNATURES
-            write_warmup(staging, batch_sizes=spec.batch_sizes, signatures=signatures.values())
-        verification = verify(staging, weights=spec.weights, mean=spec.mean)
+            write_warmup(made, batch_sizes=spec.batch_sizes, signatures=signatures.values())
+        verification = verify(made, weights=spec.weights, mean=spec.mean)
         with _writing(base):
-            os.chmod(staging, 0o755)  # mkdtemp's 0700 would hide it from the server's user
-            _sync(staging)
-            return _publish(staging, base), verification
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not existed:
-            with contextlib.suppress(OSError):  # not empty: it worked
-                base.rmdir()
+            return give_number(made, base, digest=spec.digest), verification
 
 
 def save(spec: ServableSpec, folder: Path) -> None:
@@ -203,19 +201,6 @@ def served_sha256(network: keras.Model) -> str:
     return arrays_sha256({key: np.asarray(v) for key, v in variables(network).items()})
 
 
-def _publish(staging: Path, base: Path) -> Path:
-    while True:
-        target = base / str(max(version_numbers(base), default=0) + 1)
-        try:
-            staging.rename(target)
-        except OSError:
-            if target.exists():
-                continue  # another build took the number
-            raise
-        sync(base)
-        return target
-
-
 @contextlib.contextmanager
 def _writing(base: Path) -> Iterator[None]:
     try:
@@ -223,9 +208,3 @@ def _writing(base: Path) -> Iterator[None]:
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
         raise ExportError(f"{base}: the servable cannot be written ({reason})") from error
-
-
-def _sync(folder: Path) -> None:
-    for entry in folder.rglob("*"):
-        sync(entry)
-    sync(folder)

@@ -14,7 +14,8 @@ import grpc
 import pytest
 import tensorflow as tf
 from c3d_client.errors import ExportError, UsageError, VerificationError
-from c3d_export.local_server import LocalServer, newest_version
+from c3d_export.local_server import LocalServer
+from c3d_export.store import newest_version
 from c3d_export.warmup import WARMUP_FILE, write_warmup
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 

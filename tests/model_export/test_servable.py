@@ -1,7 +1,9 @@
 """What is served: the signatures, the answers against an independent oracle, the model card."""
 
+import dataclasses
 import json
 import platform
+import re
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import tensorflow as tf
 from c3d_client.errors import UsageError
 from c3d_export.graph import GraphServable
+from c3d_export.mean import read_mean
 from c3d_export.servable import build
 
 PREDICT = "tensorflow/serving/predict"
@@ -204,3 +207,28 @@ class TestParts:
     def test_with_another_number_of_labels_are_refused(self, tiny_weights, make_spec, count):
         with pytest.raises(UsageError, match=f"{count} labels, and the network has 3 classes"):
             make_spec(tiny_weights, labels=["x"] * count)
+
+
+class TestDigest:
+    def test_is_the_same_for_the_same(self, spec, make_spec, tiny_weights):
+        assert make_spec(tiny_weights).digest == make_spec(tiny_weights).digest
+        assert re.fullmatch("[0-9a-f]{16}", spec.digest)
+
+    def test_knows_weights_by_their_numbers_and_not_by_their_files(self, make_spec, tiny_weights):
+        elsewhere = dataclasses.replace(tiny_weights, source="elsewhere.npz", file_sha256="0" * 64)
+        assert make_spec(elsewhere).digest == make_spec(tiny_weights).digest
+
+    def test_is_another_for_anything_else(self, make_spec, tiny_weights):
+        arrays = {**tiny_weights.arrays, "fc8/bias": tiny_weights.arrays["fc8/bias"] + 1}
+        digests = {
+            make_spec(tiny_weights).digest,
+            make_spec(dataclasses.replace(tiny_weights, arrays=arrays)).digest,
+            make_spec(tiny_weights, mean=read_mean("1,2,3")).digest,
+            make_spec(tiny_weights, labels=["a", "b", "c"]).digest,
+            make_spec(tiny_weights, precision="bfloat16").digest,
+            make_spec(tiny_weights, batch_sizes=(1, 2)).digest,
+        }
+        assert len(digests) == 6
+
+    def test_is_left_in_the_version(self, float32, spec):
+        assert (float32.path / "made-of").read_text() == f"{spec.digest}\n"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from c3d_client.errors import ExportError, UsageError
+from c3d_client.errors import ExportError
 from c3d_export.verify import verify
 from c3d_pipelines.steps import export as export_steps
 from pipelines.test_pipeline import run
@@ -34,14 +34,14 @@ def published(tmp_path_factory) -> Path:
     return folder / "c3d"
 
 
-def build(store: Path, folder: Path, **changes) -> str:
+def build(store: Path, folder: Path, **changes) -> None:
     given = {**BUILD, "width": 4.0, **changes}
     files = str(folder / "files")
     export_steps.fetch_step(
         **{name: given[name] for name in GIVEN},
         files_path=files,
     )
-    return export_steps.build_step(
+    export_steps.build_step(
         **given, store=str(store), files_path=files, built_path=str(folder / "built")
     )
 
@@ -49,81 +49,43 @@ def build(store: Path, folder: Path, **changes) -> str:
 def test_a_version_is_built_verified_and_given_its_number(published):
     assert versions(published) == ["1"]
     assert verify(published / "1").differences
-    assert (published / "1" / "made-of").read_text().strip()
 
 
 def test_the_same_inputs_make_no_second_version(published, tmp_path):
-    digest = build(published, tmp_path)
+    build(published, tmp_path)
+    built = str(tmp_path / "built")
     assert not (tmp_path / "built" / "1").exists()
-    store, built = str(published), str(tmp_path / "built")
-    assert export_steps.publish_step(store=store, digest=digest, built_path=built).endswith("/1")
+    there = export_steps.publish_step(store=str(published), built_path=built)
+    assert there == str(published / "1")
     assert versions(published) == ["1"]
-
-
-def test_other_inputs_are_another_version(published, tmp_path):
-    digests = {
-        export_steps._digest(["random:3", "", ""], precision="float32", width=4),
-        export_steps._digest(["random:4", "", ""], precision="float32", width=4),
-        export_steps._digest(["random:3", "1,2,3", ""], precision="float32", width=4),
-        export_steps._digest(["random:3", "", ""], precision="bfloat16", width=4),
-        export_steps._digest(["random:3", "", ""], precision="float32", width=8),
-    }
-    assert len(digests) == 5
-    assert (published / "1" / "made-of").read_text().strip() in digests
 
 
 def test_a_version_that_was_damaged_is_not_published_for_good(published, tmp_path):
     store = Path(shutil.copytree(published, tmp_path / "c3d"))
-    digest = (store / "1" / "made-of").read_text().strip()
+    build(store, tmp_path)
     (store / "1" / "saved_model.pb").write_bytes(b"")
     with pytest.raises(ExportError, match="c3d-export verify: "):
         export_steps.verify_step(
-            store=str(store),
-            digest=digest,
-            built_path=str(tmp_path / "none"),
-            text_path=str(tmp_path / "text"),
+            built_path=str(tmp_path / "built"), text_path=str(tmp_path / "text")
         )
 
 
-class TestPublish:
-    def publish(self, store: Path, folder: Path, digest: str) -> str:
-        (folder / "built" / "1").mkdir(parents=True, exist_ok=True)
-        (folder / "built" / "1" / "saved_model.pb").write_text("x")
-        return export_steps.publish_step(
-            store=str(store), digest=digest, built_path=str(folder / "built")
+def test_a_version_that_was_removed_meanwhile_is_asked_for_again(published, tmp_path):
+    store = Path(shutil.copytree(published, tmp_path / "c3d"))
+    build(store, tmp_path)
+    shutil.rmtree(store / "1")
+    with pytest.raises(ExportError, match=r"c3d/1: the version is gone; run the pipeline again"):
+        export_steps.publish_step(store=str(store), built_path=str(tmp_path / "built"))
+
+
+def test_a_store_that_cannot_be_written_is_named(published, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "version").write_text(str(published / "1"))
+    with pytest.raises(ExportError, match=r"c3d-export publish: .*file/c3d: cannot be written"):
+        export_steps.publish_step(
+            store=str(tmp_path / "file" / "c3d"), built_path=str(tmp_path / "built")
         )
-
-    def test_takes_the_next_number_and_leaves_nothing_else(self, tmp_path):
-        store = tmp_path / "c3d"
-        assert self.publish(store, tmp_path, "a").endswith("/1")
-        (store / "7").mkdir()
-        assert self.publish(store, tmp_path, "b").endswith("/8")
-        assert self.publish(store, tmp_path, "a").endswith("/1")
-        assert versions(store) == ["1", "7", "8"]
-
-    def test_takes_the_one_after_when_another_run_was_first(self, tmp_path, monkeypatch):
-        store = tmp_path / "c3d"
-        rename, others = os.rename, iter(["1"])
-
-        def late(source, target):
-            for name in others:
-                (store / name).mkdir()
-                (store / name / "saved_model.pb").write_text("theirs")
-            rename(source, target)
-
-        monkeypatch.setattr(os, "rename", late)
-        assert self.publish(store, tmp_path, "a").endswith("/2")
-
-    def test_that_fails_leaves_nothing(self, tmp_path, monkeypatch):
-        store = tmp_path / "c3d"
-
-        def full(path):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(export_steps, "sync", full)
-        with pytest.raises(ExportError, match="No space left"):
-            self.publish(store, tmp_path, "a")
-        assert versions(store) == []
 
 
 class TestNames:
@@ -145,25 +107,40 @@ class TestNames:
             )
 
     def test_of_a_file_that_is_not_there_are_refused(self, tmp_path):
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(ExportError, match="c3d-export build: .*cannot be read"):
             build(tmp_path / "c3d", tmp_path, weights=str(tmp_path / "none.npz"))
 
 
-def test_the_job_of_k8s_knows_the_same_version_by_the_same_digest(tmp_path):
-    mean = tmp_path / "mean.npy"
-    mean.write_bytes(b"a mean")
-    inputs = SCRIPT.read_text()
-    inputs = inputs[inputs.index("inputs() {") : inputs.index("for note in")] + 'echo "$digest"'
-    told = subprocess.run(
-        ["sh", "-eu", "-c", inputs],
-        env={
-            # The script finds c3d-export where a shell does.
-            **{"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            **{"WEIGHTS": "demo", "MEAN": str(mean), "LABELS": "", "PRECISION": "f"},
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    ours = export_steps._digest(["demo", str(mean), ""], precision="f", width=64)
-    assert told.stdout.strip() == ours
+def test_the_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_path):
+    store = Path(shutil.copytree(published, tmp_path / "c3d"))
+    command = tmp_path / "bin" / "c3d-export"
+    command.parent.mkdir()
+    # The job builds at full width, which takes minutes.
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m c3d_export "$@" --width 4\n')
+    command.chmod(0o755)
+
+    def job(**changes: str) -> subprocess.CompletedProcess[str]:
+        settings = {"WEIGHTS": "random:3", "MEAN": "", "LABELS": "", "PRECISION": "float32"}
+        return subprocess.run(
+            ["sh", str(SCRIPT)],
+            env={
+                "PATH": f"{command.parent}:{os.environ['PATH']}",
+                "MODEL_STORE": str(store),
+                **settings,
+                **changes,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    again = job()
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"{store}/1: made of the same")
+    other = job(MEAN="1,2,3")
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.startswith(f"{store}/2: C3D random:3")
+    # What Kubernetes is told not to try again: podFailurePolicy.
+    wrong = job(PRECISION="float13")
+    assert wrong.returncode == 2
+    assert versions(store) == ["1", "2"]

@@ -27,7 +27,7 @@ def fetch(weights: str, mean: str, labels: str, files: dsl.Output[dsl.Artifact])
 
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
-def build(
+def build(  # type: ignore[no-untyped-def]
     weights: str,
     mean: str,
     labels: str,
@@ -36,11 +36,11 @@ def build(
     store: str,
     files: dsl.Input[dsl.Artifact],
     built: dsl.Output[dsl.Model],
-) -> str:
-    """Build a version unless the store has it; gives the digest of what it is made of."""
+):
+    """Build a version unless the store has it."""
     from c3d_pipelines.steps.export import build_step
 
-    return build_step(
+    build_step(
         weights=weights,
         mean=mean,
         labels=labels,
@@ -53,21 +53,19 @@ def build(
 
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
-def verify(  # type: ignore[no-untyped-def]
-    store: str, digest: str, built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]
-):
+def verify(built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]):  # type: ignore[no-untyped-def]
     """Load the version as TensorFlow Serving does and compare it with the network."""
     from c3d_pipelines.steps.export import verify_step
 
-    verify_step(store=store, digest=digest, built_path=built.path, text_path=text.path)
+    verify_step(built_path=built.path, text_path=text.path)
 
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
-def publish(store: str, digest: str, built: dsl.Input[dsl.Model]) -> str:
+def publish(store: str, built: dsl.Input[dsl.Model]) -> str:
     """Give the version its number in the store; gives its folder."""
     from c3d_pipelines.steps.export import publish_step
 
-    return publish_step(store=store, digest=digest, built_path=built.path)
+    return publish_step(store=store, built_path=built.path)
 
 
 def export_and_verify(cluster: ClusterSettings) -> Any:
@@ -115,11 +113,9 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             files=fetched.outputs["files"],
         )
         on_cluster(built, size=Size.EXPORT)
-        verified = verify(store=store, digest=built.outputs["Output"], built=built.outputs["built"])
+        verified = verify(built=built.outputs["built"])
         on_cluster(verified, size=Size.EXPORT)
-        published = publish(
-            store=store, digest=built.outputs["Output"], built=built.outputs["built"]
-        ).after(verified)
+        published = publish(store=store, built=built.outputs["built"]).after(verified)
         on_cluster(published)
 
     return export

@@ -2,29 +2,25 @@
 
 A command and not an import: this package does without TensorFlow. A version is built and verified
 apart from the model store and takes its number there by a rename, so that a server never sees half
-of one. What it was made of is noted in it, as k8s/jobs/export-model does, so that the same inputs
-make one version and not two.
+of one. The same inputs make one version and not two.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import secrets
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from c3d_client.atomic import TEMPORARY_PREFIX, sync
-from c3d_client.errors import ExportError, UsageError
+from c3d_client.errors import ExportError
 
 from c3d_pipelines.steps.errors import in_one_line
 
 # Of mean and labels: c3d-export's own choice.
 DEFAULT = "default"
-MADE_OF = "made-of"
+# Beside a version that was built, or alone: where the version is, from here.
+_VERSION = "version"
 FULL_WIDTH = 64
 
 
@@ -64,7 +60,7 @@ def build_step(
     store: str,
     files_path: str,
     built_path: str,
-) -> str:
+) -> None:
     """Build and verify a version, unless the store has one that is made of the same.
 
     Args:
@@ -72,10 +68,7 @@ def build_step(
         width: conv1's filters, for demo and random:SEED alone; C3D has 64.
         store: the model's folder.
         files_path: what was fetched.
-        built_path: the folder to build in; it gets ``1/``, or nothing to serve.
-
-    Returns:
-        The digest of what it is made of.
+        built_path: the folder to build in.
 
     Raises:
         ExportError: it cannot be built, or does not answer as the network does.
@@ -84,40 +77,37 @@ def build_step(
         built = Path(built_path)
         built.mkdir(parents=True, exist_ok=True)
         given = [_value(value, Path(files_path)) for value in (weights, mean, labels)]
-        digest = _digest(given, precision=precision, width=int(width))
-        (built / MADE_OF).write_text(digest + "\n")
-        there = _version_made_of(Path(store), digest)
-        if there is not None:
-            print(f"{there}: made of the same inputs ({digest}); nothing to build")
-            return digest
-        options = ["--weights", given[0], "--precision", precision, "--out", str(built)]
+        options = ["--weights", given[0], "--precision", precision]
         if int(width) != FULL_WIDTH:
             options += ["--width", str(int(width))]
         for option, value in (("--mean", given[1]), ("--labels", given[2])):
             options += [option, value] if value else []
-        _export("build", *options)
-        return digest
+        said = _export("build", *options, "--out", str(built), "--unless-in", store)
+        version = _version(said)
+        where = version.name if version.parent == built else str(version.absolute())
+        (built / _VERSION).write_text(where, encoding="utf-8")
 
 
-def verify_step(*, store: str, digest: str, built_path: str, text_path: str) -> None:
+def verify_step(*, built_path: str, text_path: str) -> None:
     """Load the version as TensorFlow Serving does, run all of it, compare it with the network.
 
     In a pod of its own: what is verified is what came out of the artifact store.
 
     Args:
+        built_path: the folder that it was built in.
         text_path: for what was found, as Markdown.
 
     Raises:
         ExportError: it does not answer as the network does.
     """
     with in_one_line():
-        said = _export("verify", str(_built_or_there(Path(store), digest, Path(built_path))))
+        said = _export("verify", str(_built(Path(built_path))))
         lines = "".join(f"    {line}\n" for line in said.splitlines())
         Path(text_path).parent.mkdir(parents=True, exist_ok=True)
         Path(text_path).write_text(f"# Verified\n\n{lines}", encoding="utf-8")
 
 
-def publish_step(*, store: str, digest: str, built_path: str) -> str:
+def publish_step(*, store: str, built_path: str) -> str:
     """Give the version its number in the store, by a rename; nothing where it is there already.
 
     Returns:
@@ -127,25 +117,7 @@ def publish_step(*, store: str, digest: str, built_path: str) -> str:
         ExportError: the store cannot be written.
     """
     with in_one_line():
-        base = Path(store)
-        there = _version_made_of(base, digest)
-        if there is not None:
-            print(f"{there}: there already")
-            return str(there)
-        made = base / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(Path(built_path) / "1", made)
-            (made / MADE_OF).write_text(digest + "\n")
-            for path in [*made.rglob("*"), made]:
-                sync(path)
-            version = _take_number(made, base)
-            sync(base)
-        except (OSError, shutil.Error) as error:
-            shutil.rmtree(made, ignore_errors=True)
-            raise ExportError(f"{base}: the version cannot be published ({error})") from error
-        print(f"{version}: published")
-        return str(version)
+        return str(_version(_export("publish", str(_built(Path(built_path))), "--to", store)))
 
 
 def _is_published(value: str) -> bool:
@@ -168,61 +140,20 @@ def _value(value: str, files: Path) -> str:
     return str(files / value) if _is_published(value) else value
 
 
-def _digest(given: list[str], *, precision: str, width: int) -> str:
-    """Of the exporter and what it is given; the same as k8s/jobs/export-model/export.sh makes."""
-    lines = [_export("--version")]
-    for value in given:
-        if not value.startswith("/"):
-            lines.append(value)
-            continue
-        try:
-            lines.append(f"{_sha256(value)}  -")
-        except OSError as error:
-            raise UsageError(f"{value}: cannot be read ({error.strerror})") from error
-    lines.append(precision)
-    if width != FULL_WIDTH:
-        lines.append(f"width {width}")
-    text = "".join(f"{line}\n" for line in lines)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _version(said: str) -> Path:
+    """The folder with which c3d-export's first line begins."""
+    found = re.match(r"(.*?/\d+): ", said)
+    if found is None:
+        raise ExportError(f"c3d-export said {said!r}; a version's folder and a colon expected")
+    return Path(found[1])
 
 
-def _sha256(path: str) -> str:
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            sha.update(part)
-    return sha.hexdigest()
-
-
-def _version_made_of(store: Path, digest: str) -> Path | None:
-    for note in sorted(store.glob(f"[0-9]*/{MADE_OF}")):
-        with contextlib.suppress(OSError):
-            if note.read_text().strip() == digest:
-                return note.parent
-    return None
-
-
-def _built_or_there(store: Path, digest: str, built: Path) -> Path:
-    if (built / "1").is_dir():
-        return built / "1"
-    there = _version_made_of(store, digest)
-    if there is None:
-        raise ExportError(f"{store}: the version made of {digest} is gone; run the pipeline again")
-    return there
-
-
-def _take_number(made: Path, base: Path) -> Path:
-    """Rename to the next number; when another run takes it first, to the one after."""
-    while True:
-        numbers = [int(entry.name) for entry in base.iterdir() if entry.name.isdecimal()]
-        version = base / str(max(numbers, default=0) + 1)
-        try:
-            os.rename(made, version)
-        except OSError:
-            if version.exists():
-                continue
-            raise
-        return version
+def _built(folder: Path) -> Path:
+    """The version that the build step made or found."""
+    version = folder / (folder / _VERSION).read_text("utf-8")
+    if not version.is_dir():
+        raise ExportError(f"{version}: the version is gone; run the pipeline again")
+    return version
 
 
 def _export(*arguments: str) -> str:
