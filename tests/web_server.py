@@ -60,8 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             for at in range(0, allowed, 1 << 16):
                 part = body[at : min(at + (1 << 16), allowed)]
+                site.sent += len(part)  # before: whoever has the last part may look at once
                 self.wfile.write(part)
-                site.sent += len(part)
         if allowed < len(body):
             self.close_connection = True
             if site.stalls:

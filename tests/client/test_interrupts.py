@@ -66,13 +66,20 @@ def test_the_first_ctrl_c_finishes_the_videos_in_hand_and_the_next_run_the_rest(
     )
 
 
-def test_the_second_ctrl_c_gives_them_up_and_leaves_nothing_half_written(videos, slow):
-    with start(videos, slow.target, stderr=subprocess.PIPE) as process:
-        assert slow.asked.wait(30)
+def test_the_second_ctrl_c_gives_them_up_and_leaves_nothing_half_written(videos, stand_in):
+    asked, given_up = threading.Event(), threading.Event()
+
+    def silent(*_):
+        asked.set()
+        given_up.wait(60)
+
+    with start(videos, stand_in(silent).target, stderr=subprocess.PIPE) as process:
+        assert asked.wait(30)
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline().startswith("c3d: finishing")
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1]
+    given_up.set()
     assert process.returncode == 130
     assert said.strip() == "c3d: interrupted; files already written are complete"
     assert list((videos.parent / "out").iterdir()) == []
