@@ -37,6 +37,7 @@ from c3d_pipelines.inputs.planned import DO, DUPLICATE, PlannedRow, write_plan
 from c3d_pipelines.place import Place
 from c3d_pipelines.reports.page import to_html, to_markdown
 from c3d_pipelines.reports.summary import RunSummary, summarise
+from c3d_pipelines.run_files import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, run_file
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards import committed as shards
 
@@ -194,10 +195,12 @@ def _rows_of(table: pa.Table, planned: Sequence[PlannedRow]) -> pa.Table:
 def _write_run(
     place: Place, settings: JobSettings, planned: Sequence[PlannedRow], summary: RunSummary
 ) -> None:
-    folder = f"runs/{settings.run}"
-    with place.writing(f"{folder}/plan.parquet") as path:
+    with place.writing(run_file(settings.run, PLAN)) as path:
         write_plan(path, planned)
-    place.write(f"{folder}/settings.json", settings.to_json())
-    place.write(f"{folder}/summary.json", summary.to_json())
-    place.write(f"{folder}/report.html", to_html(summary))
-    place.write(f"{folder}/report.md", to_markdown(summary))
+    for name, text in (
+        (SETTINGS, settings.to_json()),
+        (SUMMARY, summary.to_json()),
+        (PAGE, to_html(summary)),
+        (TEXT, to_markdown(summary)),
+    ):
+        place.write(run_file(settings.run, name), text)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from c3d_pipelines.run_files import LOG
+
 # What a process has, from the end of the lease, to leave things tidy.
 GRACE_S = 15.0
 
@@ -47,7 +49,7 @@ class LocalFolder:
     @property
     def log(self) -> Path:
         """What Kubeflow and the steps print."""
-        return self.root / "local.log"
+        return self.root / LOG
 
     @property
     def progress(self) -> Path:

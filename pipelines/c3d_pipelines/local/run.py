@@ -29,6 +29,7 @@ from c3d_pipelines.local.progress import RunState, StateReader
 from c3d_pipelines.local.step import DONE, FAILED, Step, read_steps
 from c3d_pipelines.place import Place
 from c3d_pipelines.reports.run_summary import RunSummary
+from c3d_pipelines.run_files import LOG, SUMMARY, run_file
 
 _PIPELINES = {"features": EXTRACTION, "classes": CLASSIFICATION}
 _CHILD = (sys.executable, "-m", "c3d_pipelines.local.child")
@@ -71,7 +72,7 @@ class LocalRun:
 
     def file(self, name: str) -> str:
         """The path or URL of a file of this run, such as ``report.html``."""
-        return Place(self.out).uri_of(f"runs/{self.run}/{name}")
+        return Place(self.out).uri_of(run_file(self.run, name))
 
 
 def run_local(
@@ -233,13 +234,13 @@ def _why(code: int, bad: Sequence[Step], folder: LocalFolder) -> str:
 def _summary(out: str, run: str) -> RunSummary | None:
     if not run:
         return None
-    text = Place(out).read(f"runs/{run}/summary.json")
+    text = Place(out).read(run_file(run, SUMMARY))
     return None if text is None else RunSummary.from_json(text)
 
 
 def _keep_log(folder: LocalFolder, place: Place, run: str, given: Mapping[str, Any]) -> str:
     """Put the log beside the run's report; says where it is then, or nothing where that failed."""
-    name, log = f"runs/{run}/local.log", folder.log.read_bytes()
+    name, log = run_file(run, LOG), folder.log.read_bytes()
     # Kubeflow prints all arguments; credentials in a URL are not for the dataset.
     for value in given.values():
         if isinstance(value, str) and display(value) != value:

@@ -21,6 +21,7 @@ from c3d_client.contract import (
 
 from c3d_pipelines.inputs.planned import KNOWN_FAILURE
 from c3d_pipelines.reports.run_summary import ROW_MISSING, SHARD_MISSING, Failure, RunSummary
+from c3d_pipelines.run_files import PLAN, run_file
 from c3d_pipelines.shards.format import CORRUPT, FAILED, OK, TOO_SHORT, UNREADABLE
 
 MISSING = "missing"
@@ -125,7 +126,7 @@ def advice(summary: RunSummary) -> list[Advice]:
 def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
     """The command that runs the same inputs again, made the same way, with further options."""
     folder = summary.out.rstrip("/")
-    words = ["c3d-pipelines", "run", "--videos", f"{folder}/runs/{summary.run}/plan.parquet"]
+    words = ["c3d-pipelines", "run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
     words += ["--out", out or summary.out]
     if summary.answer == "classes":
         words.append("--classify")

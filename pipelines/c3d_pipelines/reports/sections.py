@@ -12,6 +12,7 @@ from c3d_pipelines.reports.figures import count, length, share, size
 from c3d_pipelines.reports.histogram import Bin, Histogram
 from c3d_pipelines.reports.markup import text, verbatim
 from c3d_pipelines.reports.run_summary import PARTS, RunSummary, ShardSummary
+from c3d_pipelines.run_files import PLAN, SETTINGS, SUMMARY, run_file
 from c3d_pipelines.shards.format import OK, STATUSES
 
 _DECISION_WORDS = {
@@ -183,12 +184,12 @@ def files(summary: RunSummary) -> str:
         ("index.parquet", "../../index.parquet", "one row for every input, the newest result"),
         ("dataset.json", "../../dataset.json", "what the dataset is and what made it"),
         ("README.md", "../../README.md", "its card, for people"),
-        (f"runs/{summary.run}/plan.parquet", "plan.parquet", "what this run was to do"),
-        (f"runs/{summary.run}/settings.json", "settings.json", "what it was asked"),
-        (f"runs/{summary.run}/summary.json", "summary.json", "this page for programs"),
+        (run_file(summary.run, PLAN), PLAN, "what this run was to do"),
+        (run_file(summary.run, SETTINGS), SETTINGS, "what it was asked"),
+        (run_file(summary.run, SUMMARY), SUMMARY, "this page for programs"),
     ]
     if not summary.inputs:
-        names = [one for one in names if one[1] == "summary.json"]
+        names = [one for one in names if one[1] == SUMMARY]
     rows = "".join(
         f'<tr><th scope="row"><a href="{link}">{text(name)}</a></th><td>{words}</td></tr>\n'
         for name, link, words in names

@@ -16,10 +16,11 @@ from c3d_client.stores import display
 
 from c3d_pipelines.inputs.planned import read_plan, shard_rows, write_plan
 from c3d_pipelines.place import Place
+from c3d_pipelines.run_files import PAGE, PLAN, SETTINGS, run_file
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.steps.cache_key import digest_of_model, earlier_runs, shard_index, shard_word
 from c3d_pipelines.steps.errors import failing_in_one_line, halted_by_sigterm
-from c3d_pipelines.steps.files import PAGE, PLAN, SETTINGS, hand_on, run_file, write_text
+from c3d_pipelines.steps.files import hand_on, write_text
 
 # Where a pipeline finds the server unless it is told: the address in this variable, which
 # k8s/pipelines/ keeps in a ConfigMap; and without that, the server of k8s/ by its usual name.

@@ -14,7 +14,7 @@ from c3d_client.errors import C3DError
 from c3d_client.signals import heard
 
 from c3d_pipelines.place import Place
-from c3d_pipelines.steps.files import run_file
+from c3d_pipelines.run_files import run_file, run_folder
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def in_one_line() -> Iterator[None]:
 def reasons(place: Place, run: str) -> str:
     """What the steps of a run left when they ended badly; empty where none did."""
     found = []
-    for name in place.names(f"runs/{run}"):
+    for name in place.names(run_folder(run)):
         step = name.rpartition("/")[2]
         text = (place.read(name) or b"").decode(errors="replace").strip()
         if step.startswith("error-") and text:

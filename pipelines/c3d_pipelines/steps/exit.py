@@ -7,9 +7,10 @@ from c3d_client.errors import C3DError
 from c3d_pipelines.inputs.planned import PlannedRow, read_plan
 from c3d_pipelines.place import Place
 from c3d_pipelines.reports.run_summary import SUCCEEDED, RunSummary
+from c3d_pipelines.run_files import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, run_file
 from c3d_pipelines.settings import ANSWERS, JobSettings
 from c3d_pipelines.steps.errors import failing_in_one_line, reasons
-from c3d_pipelines.steps.files import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, hand_on, run_file
+from c3d_pipelines.steps.files import hand_on
 
 _FAILED, _CANCELLED = "FAILED", "CANCELLED"
 # The words of kfp.local, and of backends that keep their steps in ML Metadata.

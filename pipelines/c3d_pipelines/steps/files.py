@@ -1,18 +1,11 @@
-"""The files that the steps of a run hand to each other and leave in the dataset."""
+"""Texts that the steps of a run hand to each other and leave in the dataset."""
 
 from __future__ import annotations
 
 import os
 
 from c3d_pipelines.place import Place
-
-PLAN, SETTINGS, SUMMARY = "plan.parquet", "settings.json", "summary.json"
-PAGE, TEXT = "report.html", "report.md"
-
-
-def run_file(run: str, name: str) -> str:
-    """The name of a file of a run, below the dataset's folder."""
-    return f"runs/{run}/{name}"
+from c3d_pipelines.run_files import run_file
 
 
 def hand_on(place: Place, run: str, name: str, text: str, path: str) -> None:
