@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import random_weights, read_weights
 from films import h264_sample
+
+# A shell's background jobs ignore Ctrl-C, and so does all that they start; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NARROW = 4  # conv1's filters in the small network: the same layers and features, 1/250 of the work
 
