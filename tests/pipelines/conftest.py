@@ -1,12 +1,15 @@
-"""Servers for the tests of the pipelines, and short pauses for those of their faults."""
+"""Servers and datasets for the tests of the pipelines, and short pauses for those of faults."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from c3d_client import channel
 from c3d_pipelines.shards import patience
+from pipelines.made_dataset import two_runs
 from stand_in import StandIn
 
 
@@ -30,3 +33,31 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
     monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.2)
+
+
+@pytest.fixture(scope="session")
+def features_dataset(tmp_path_factory) -> Path:
+    """A dataset of features that two runs wrote. Do not write to it."""
+    folder = tmp_path_factory.mktemp("features") / "my films"
+    two_runs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classes_dataset(tmp_path_factory) -> Path:
+    """The same of classes. Do not write to it."""
+    folder = tmp_path_factory.mktemp("classes") / "my films"
+    two_runs(folder, answer="classes")
+    return folder
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    """An environment that says nothing of Kubeflow, and a home that nothing is written to."""
+    for name in ("ENDPOINT", "UI_ENDPOINT", "TOKEN", "COOKIE", "SA_TOKEN_PATH"):
+        monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    handlers = list(logging.getLogger().handlers)
+    yield
+    assert not (tmp_path / "home").exists()
+    assert logging.getLogger().handlers == handlers

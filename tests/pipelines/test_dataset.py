@@ -1,72 +1,40 @@
-"""A dataset is read: by us as rows, matrix, clips and neighbours, by others as the files it is."""
+"""A dataset is read by us: as rows, matrix, clips and classes, whole, damaged, or in a bucket."""
 
 from __future__ import annotations
 
-import io
 import os
-import re
 import shutil
 from pathlib import Path
 
-import duckdb
 import numpy as np
-import pandas
 import pyarrow.parquet as pq
 import pytest
-from c3d_client import C3DClient, VideoFeatures, stores
-from c3d_client.errors import ProvenanceError, ShardError, StorageError, UsageError
-from c3d_client.results import Timings
+from c3d_client import C3DClient, stores
+from c3d_client.errors import ShardError, StorageError, UsageError
 from c3d_pipelines import dataset
-from c3d_pipelines.commands.neighbours import neighbours
 from c3d_pipelines.dataset import Dataset
 from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.inputs.planned import PlannedRow, shard_rows
+from c3d_pipelines.inputs.planned import shard_rows
 from c3d_pipelines.place import Place
 from c3d_pipelines.shards.format import clip_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.steps.plan import make_plan
 from c3d_pipelines.steps.preflight import preflight
-from click.testing import CliRunner
+from pipelines.made_dataset import BAD, CHANGED, CURRENT, OK, ROWS, TWIN, two_runs
 from pipelines.made_shards import (
     LABELS,
-    OTHER,
-    PROVENANCE,
-    START,
     commit,
     feature_of,
     numbers_of,
     settings,
     to_do,
-    video,
 )
 from s3_server import s3_server
 
-# More than a row group of the shards that tests make.
-ROWS = [video(f"{number}.mp4") for number in range(8)]
-CHANGED = video("1.mp4", "sha256:changed")
-TWIN = video("twin.mp4", ROWS[5].key)
-BAD = {"2.mp4": "corrupt", "6.mp4": "unreadable"}
-OK = sorted([row.video_id for row in ROWS if row.video_id not in BAD] + ["twin.mp4"])
-CURRENT = {row.video_id: row for row in ROWS} | {"1.mp4": CHANGED, "twin.mp4": TWIN}
 
-
-def two_runs(out, **kind) -> None:
-    """Eight videos, two of them bad; then one is tried again and one has changed."""
-    first, second = settings(out, **kind), settings(out, "run-2", **kind)
-    commit(first, ROWS[:5], statuses=BAD)
-    commit(first, ROWS[5:], index=1, statuses=BAD)
-    plan = [*to_do(*ROWS[:5]), *to_do(*ROWS[5:], shard=1)]
-    publish(first, [*plan, PlannedRow(TWIN, "duplicate", duplicate_of="5.mp4")])
-    commit(second, [CHANGED, ROWS[6]], at=START + 9, statuses=BAD)
-    publish(second, to_do(CHANGED, ROWS[6]))
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory) -> Path:
-    """A dataset of features that two runs wrote. Do not write to it."""
-    folder = tmp_path_factory.mktemp("features") / "my films"
-    two_runs(folder)
-    return folder
+@pytest.fixture
+def out(features_dataset) -> Path:
+    return features_dataset
 
 
 @pytest.fixture
@@ -74,12 +42,9 @@ def films(out) -> Dataset:
     return dataset.open(out)
 
 
-@pytest.fixture(scope="module")
-def classified(tmp_path_factory) -> Path:
-    """The same of classes. Do not write to it."""
-    folder = tmp_path_factory.mktemp("classes") / "my films"
-    two_runs(folder, answer="classes")
-    return folder
+@pytest.fixture
+def classified(classes_dataset) -> Path:
+    return classes_dataset
 
 
 @pytest.fixture
@@ -214,161 +179,6 @@ class TestClasses:
     def test_have_no_neighbours(self, classified):
         with pytest.raises(UsageError, match="holds classes, and no features"):
             dataset.open(classified).nearest("1.mp4")
-
-
-class TestNearest:
-    def expected(self, query: np.ndarray, but: str = "") -> list[tuple[str, float]]:
-        found = [(name, float(feature_of(CURRENT[name]) @ query)) for name in OK if name != but]
-        return sorted(found, key=lambda one: -one[1])
-
-    def test_are_ordered_by_the_cosine_and_leave_the_query_out(self, films):
-        near = films.nearest("5.mp4", k=3)
-        expected = self.expected(feature_of(ROWS[5]), but="5.mp4")
-        assert [one.video_id for one in near] == [name for name, _ in expected[:3]]
-        assert near[0].video_id == "twin.mp4"
-        assert near[0].similarity == pytest.approx(1)
-        assert [one.similarity for one in near] == pytest.approx([c for _, c in expected[:3]])
-
-    def test_of_a_feature_of_any_length(self, films):
-        query = np.random.default_rng(1).random(4096) * 50
-        near = films.nearest(query, k=100)
-        expected = self.expected(query / np.linalg.norm(query))
-        assert [one.video_id for one in near] == [name for name, _ in expected]
-        assert [one.similarity for one in near] == pytest.approx([c for _, c in expected])
-
-    def test_of_equals_the_first_by_id_comes_first(self, films):
-        near = films.nearest(feature_of(ROWS[5]), k=2)
-        assert [one.video_id for one in near] == ["5.mp4", "twin.mp4"]
-
-    def test_of_a_video_extracted_now(self, films):
-        near = films.nearest(self.features(PROVENANCE), k=1)
-        assert near[0].video_id == "3.mp4"
-
-    def test_of_a_video_extracted_otherwise_is_refused(self, films):
-        with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):
-            films.nearest(self.features(OTHER))
-
-    @pytest.mark.parametrize(
-        ("query", "said"),
-        [
-            ("2.mp4", "2.mp4 has no features; it is corrupt"),
-            ("x", "has no video 'x'"),
-            (np.ones(5), r"shape \[5\]"),
-            (np.zeros(4096), "length 0"),
-            (np.full(4096, np.nan), "length nan"),
-        ],
-    )
-    def test_what_is_no_query_is_one_clear_line(self, films, query, said):
-        with pytest.raises(UsageError, match=said):
-            films.nearest(query)
-
-    def test_none_are_no_answer(self, films):
-        with pytest.raises(UsageError, match="k is 0; give 1 or more"):
-            films.nearest("5.mp4", k=0)
-
-    def test_are_listed_by_the_command(self, out):
-        made = CliRunner().invoke(neighbours, [str(out), "5.mp4", "-k", "2"])
-        assert made.exit_code == 0
-        first, second = made.output.splitlines()
-        assert first == "1.0000  twin.mp4"
-        assert re.fullmatch(r"0\.\d{4}  \d\.mp4", second)
-
-    def test_are_listed_for_programs(self, out):
-        made = CliRunner().invoke(neighbours, [str(out), "5.mp4", "--json"])
-        table = pandas.read_json(io.StringIO(made.output), lines=True)
-        assert table.video_id[0] == "twin.mp4"
-        assert len(table) == 6
-
-    def features(self, provenance) -> VideoFeatures:
-        return VideoFeatures(
-            clip_starts=np.arange(1),
-            clip_times_s=np.zeros((1, 2)),
-            clip_features=numbers_of(ROWS[3]),
-            video_feature=feature_of(ROWS[3]),
-            provenance={**provenance, "video": {"source": "now.mp4"}},
-            timings=Timings(0, 0, 0, None, None),
-        )
-
-
-class TestOthersReadIt:
-    """The examples of the dataset's own README, as they stand there."""
-
-    @pytest.fixture(autouse=True)
-    def _offline(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        for name in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"):
-            monkeypatch.setenv(name, str(tmp_path / name))
-
-    def example(self, folder: Path, library: str, monkeypatch) -> dict:
-        blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-        [code] = [block for block in blocks if block.startswith(f"import {library}\n")]
-        monkeypatch.chdir(folder)
-        names: dict = {}
-        exec(code, names)
-        return names
-
-    def expected(self, folder: Path) -> dict[str, np.ndarray]:
-        return dict(zip(*dataset.open(folder).matrix(), strict=True))
-
-    def same(self, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-        assert sorted(found) == sorted(expected)
-        assert all(np.array_equal(found[name], expected[name]) for name in expected)
-
-    @pytest.fixture(params=["features", "classes"])
-    def folder(self, request, out, classified) -> Path:
-        return out if request.param == "features" else classified
-
-    def column(self, folder: Path) -> str:
-        return "feature" if "features" in str(folder) else "probabilities"
-
-    def test_c3d_pipelines(self, folder, monkeypatch):
-        names = self.example(folder, "c3d_pipelines.dataset", monkeypatch)
-        self.same(
-            dict(zip(names["ids"], names["numbers"], strict=True)), self.expected(folder.resolve())
-        )
-
-    def test_pandas(self, folder, monkeypatch):
-        videos = self.example(folder, "pandas as pd", monkeypatch)["videos"]
-        numbers = videos[self.column(folder)]
-        self.same(dict(zip(videos["video_id"], numbers, strict=True)), self.expected(folder))
-
-    def test_duckdb(self, folder, monkeypatch):
-        try:
-            found = self.example(folder, "duckdb", monkeypatch)["videos"].fetchall()
-        finally:
-            duckdb.default_connection().close()
-        numbers = {name: np.array(values, np.float32) for name, values in found}
-        self.same(numbers, self.expected(folder))
-
-    def test_hugging_face(self, folder, monkeypatch):
-        hugging_face()
-        videos = self.example(folder, "datasets", monkeypatch)["videos"].with_format("numpy")
-        expected = self.expected(folder)
-        del expected["twin.mp4"]  # it is there as its original, a second time
-        ids = list(videos["video_id"])
-        assert len(ids) == len(expected) + 1
-        numbers = np.asarray(videos[self.column(folder)][:], np.float32)
-        self.same(dict(zip(ids, numbers, strict=True)), expected)
-
-    def test_hugging_face_takes_the_files_and_rows_that_we_name(self, out, tmp_path):
-        datasets = hugging_face()
-        films = dataset.open(out)
-        loaded = datasets.load_dataset(
-            "parquet", data_files=films.files(), split="train", cache_dir=str(tmp_path / "cache")
-        )
-        assert len(loaded) == 10  # all results, also those that are superseded
-        rows = loaded.select(films.file_rows()).with_format("numpy")
-        assert np.array_equal(np.asarray(rows["feature"][:]), films.matrix()[1])
-
-    @pytest.mark.parametrize(("part", "rows"), [("index", 9), ("videos", 10), ("clips", 14)])
-    def test_hugging_face_knows_the_parts_by_the_readme(self, out, tmp_path, part, rows):
-        datasets = hugging_face()
-        cache = str(tmp_path / "cache")
-        assert len(datasets.load_dataset(str(out), part, split="train", cache_dir=cache)) == rows
-
-
-def hugging_face():
-    return pytest.importorskip("datasets", reason="datasets is not installed: not read by it")
 
 
 class TestDamage:

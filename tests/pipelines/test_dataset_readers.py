@@ -1,0 +1,102 @@
+"""A dataset is read by others: by each example of its README, and by the files it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from c3d_pipelines import dataset
+
+
+@pytest.fixture
+def out(features_dataset) -> Path:
+    return features_dataset
+
+
+@pytest.fixture
+def classified(classes_dataset) -> Path:
+    return classes_dataset
+
+
+class TestOthersReadIt:
+    """The examples of the dataset's own README, as they stand there."""
+
+    @pytest.fixture(autouse=True)
+    def _offline(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        for name in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.setenv(name, str(tmp_path / name))
+
+    def example(self, folder: Path, library: str, monkeypatch) -> dict:
+        blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        [code] = [block for block in blocks if block.startswith(f"import {library}\n")]
+        monkeypatch.chdir(folder)
+        names: dict = {}
+        exec(code, names)
+        return names
+
+    def expected(self, folder: Path) -> dict[str, np.ndarray]:
+        return dict(zip(*dataset.open(folder).matrix(), strict=True))
+
+    def same(self, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+        assert sorted(found) == sorted(expected)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+    @pytest.fixture(params=["features", "classes"])
+    def folder(self, request, out, classified) -> Path:
+        return out if request.param == "features" else classified
+
+    def column(self, folder: Path) -> str:
+        return "feature" if "features" in str(folder) else "probabilities"
+
+    def test_c3d_pipelines(self, folder, monkeypatch):
+        names = self.example(folder, "c3d_pipelines.dataset", monkeypatch)
+        self.same(
+            dict(zip(names["ids"], names["numbers"], strict=True)), self.expected(folder.resolve())
+        )
+
+    def test_pandas(self, folder, monkeypatch):
+        videos = self.example(folder, "pandas as pd", monkeypatch)["videos"]
+        numbers = videos[self.column(folder)]
+        self.same(dict(zip(videos["video_id"], numbers, strict=True)), self.expected(folder))
+
+    def test_duckdb(self, folder, monkeypatch):
+        try:
+            found = self.example(folder, "duckdb", monkeypatch)["videos"].fetchall()
+        finally:
+            duckdb.default_connection().close()
+        numbers = {name: np.array(values, np.float32) for name, values in found}
+        self.same(numbers, self.expected(folder))
+
+    def test_hugging_face(self, folder, monkeypatch):
+        hugging_face()
+        videos = self.example(folder, "datasets", monkeypatch)["videos"].with_format("numpy")
+        expected = self.expected(folder)
+        del expected["twin.mp4"]  # it is there as its original, a second time
+        ids = list(videos["video_id"])
+        assert len(ids) == len(expected) + 1
+        numbers = np.asarray(videos[self.column(folder)][:], np.float32)
+        self.same(dict(zip(ids, numbers, strict=True)), expected)
+
+    def test_hugging_face_takes_the_files_and_rows_that_we_name(self, out, tmp_path):
+        datasets = hugging_face()
+        films = dataset.open(out)
+        loaded = datasets.load_dataset(
+            "parquet", data_files=films.files(), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        assert len(loaded) == 10  # all results, also those that are superseded
+        rows = loaded.select(films.file_rows()).with_format("numpy")
+        assert np.array_equal(np.asarray(rows["feature"][:]), films.matrix()[1])
+
+    @pytest.mark.parametrize(("part", "rows"), [("index", 9), ("videos", 10), ("clips", 14)])
+    def test_hugging_face_knows_the_parts_by_the_readme(self, out, tmp_path, part, rows):
+        datasets = hugging_face()
+        cache = str(tmp_path / "cache")
+        assert len(datasets.load_dataset(str(out), part, split="train", cache_dir=cache)) == rows
+
+
+def hugging_face():
+    return pytest.importorskip("datasets", reason="datasets is not installed: not read by it")

@@ -1,0 +1,109 @@
+"""The nearest neighbours of a video, by the cosine of their features."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from c3d_client import VideoFeatures
+from c3d_client.errors import ProvenanceError, UsageError
+from c3d_client.results import Timings
+from c3d_pipelines import dataset
+from c3d_pipelines.commands.neighbours import neighbours
+from c3d_pipelines.dataset import Dataset
+from click.testing import CliRunner
+from pipelines.made_dataset import CURRENT, OK, ROWS
+from pipelines.made_shards import (
+    OTHER,
+    PROVENANCE,
+    feature_of,
+    numbers_of,
+)
+
+
+@pytest.fixture
+def out(features_dataset) -> Path:
+    return features_dataset
+
+
+@pytest.fixture
+def films(out) -> Dataset:
+    return dataset.open(out)
+
+
+class TestNearest:
+    def expected(self, query: np.ndarray, but: str = "") -> list[tuple[str, float]]:
+        found = [(name, float(feature_of(CURRENT[name]) @ query)) for name in OK if name != but]
+        return sorted(found, key=lambda one: -one[1])
+
+    def test_are_ordered_by_the_cosine_and_leave_the_query_out(self, films):
+        near = films.nearest("5.mp4", k=3)
+        expected = self.expected(feature_of(ROWS[5]), but="5.mp4")
+        assert [one.video_id for one in near] == [name for name, _ in expected[:3]]
+        assert near[0].video_id == "twin.mp4"
+        assert near[0].similarity == pytest.approx(1)
+        assert [one.similarity for one in near] == pytest.approx([c for _, c in expected[:3]])
+
+    def test_of_a_feature_of_any_length(self, films):
+        query = np.random.default_rng(1).random(4096) * 50
+        near = films.nearest(query, k=100)
+        expected = self.expected(query / np.linalg.norm(query))
+        assert [one.video_id for one in near] == [name for name, _ in expected]
+        assert [one.similarity for one in near] == pytest.approx([c for _, c in expected])
+
+    def test_of_equals_the_first_by_id_comes_first(self, films):
+        near = films.nearest(feature_of(ROWS[5]), k=2)
+        assert [one.video_id for one in near] == ["5.mp4", "twin.mp4"]
+
+    def test_of_a_video_extracted_now(self, films):
+        near = films.nearest(self.features(PROVENANCE), k=1)
+        assert near[0].video_id == "3.mp4"
+
+    def test_of_a_video_extracted_otherwise_is_refused(self, films):
+        with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):
+            films.nearest(self.features(OTHER))
+
+    @pytest.mark.parametrize(
+        ("query", "said"),
+        [
+            ("2.mp4", "2.mp4 has no features; it is corrupt"),
+            ("x", "has no video 'x'"),
+            (np.ones(5), r"shape \[5\]"),
+            (np.zeros(4096), "length 0"),
+            (np.full(4096, np.nan), "length nan"),
+        ],
+    )
+    def test_what_is_no_query_is_one_clear_line(self, films, query, said):
+        with pytest.raises(UsageError, match=said):
+            films.nearest(query)
+
+    def test_none_are_no_answer(self, films):
+        with pytest.raises(UsageError, match="k is 0; give 1 or more"):
+            films.nearest("5.mp4", k=0)
+
+    def test_are_listed_by_the_command(self, out):
+        made = CliRunner().invoke(neighbours, [str(out), "5.mp4", "-k", "2"])
+        assert made.exit_code == 0
+        first, second = made.output.splitlines()
+        assert first == "1.0000  twin.mp4"
+        assert re.fullmatch(r"0\.\d{4}  \d\.mp4", second)
+
+    def test_are_listed_for_programs(self, out):
+        made = CliRunner().invoke(neighbours, [str(out), "5.mp4", "--json"])
+        table = pandas.read_json(io.StringIO(made.output), lines=True)
+        assert table.video_id[0] == "twin.mp4"
+        assert len(table) == 6
+
+    def features(self, provenance) -> VideoFeatures:
+        return VideoFeatures(
+            clip_starts=np.arange(1),
+            clip_times_s=np.zeros((1, 2)),
+            clip_features=numbers_of(ROWS[3]),
+            video_feature=feature_of(ROWS[3]),
+            provenance={**provenance, "video": {"source": "now.mp4"}},
+            timings=Timings(0, 0, 0, None, None),
+        )
