@@ -125,7 +125,7 @@ class TestClosing:
         for thread in threads:
             thread.join(WAIT_S)
         let_go.set()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
         assert ended == [(ServingError, "CANCELLED")] * 6
         assert len(server.requests) == 3
         assert client.window.in_flight == 0

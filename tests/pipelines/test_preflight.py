@@ -69,7 +69,7 @@ def test_a_server_that_does_not_come_is_one_clear_line(started, out):
     began = time.monotonic()
     with pytest.raises(ServingUnavailable, match=f"^{server.target}: no server answers; is one"):
         preflight(plain_job(out, server.target, patience_s=0.3))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert not out.exists()
 
 
@@ -77,7 +77,7 @@ def test_a_model_that_the_server_does_not_have_is_not_waited_for(narrow_server, 
     began = time.monotonic()
     with pytest.raises(ModelNotFound, match="does not have model 'c4d'"):
         preflight(plain_job(out, narrow_server.target, model="c4d"))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_a_server_that_lets_nobody_in_is_named(started, out):

@@ -175,8 +175,8 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path):
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
         asked = time.monotonic()
-        _, told = running.communicate(timeout=30)
-        assert time.monotonic() - asked < 5
+        _, told = running.communicate(timeout=60)
+        assert time.monotonic() - asked < 12  # or it was given its grace and killed
         assert running.returncode == 130
         assert told.splitlines()[-2:] == [
             "c3d-pipelines: stopping; what is done stays done; press Ctrl-C again to kill",

@@ -148,7 +148,7 @@ def test_a_server_that_lets_nobody_in_is_not_waited_for(started, rows, out):
     began = time.monotonic()
     with pytest.raises(ShardError, match=r"^shard 0: the server refuses \(.*token expired"):
         do_shard(settings, rows, 0)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert files_in(out) == []
 
 

@@ -39,7 +39,7 @@ def test_a_halt_ends_the_shard_at_once_even_where_the_server_says_nothing(starte
     with pytest.raises(Cancelled):
         do_shard(settings, rows, 0, halt=halt)
     released.set()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert files_in(out) == []
     server.on_predict = None
     assert do_shard(settings, rows, 0).counts["ok"] == 4
@@ -54,7 +54,7 @@ def test_a_halt_ends_the_waiting_for_a_server(started, rows, out):
     began = time.monotonic()
     with pytest.raises(Cancelled):
         do_shard(settings, rows, 0, halt=halt)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
 
 
 def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
@@ -90,7 +90,7 @@ def test_sigterm_as_ctrl_c_ends_the_process_soon_and_leaves_nothing(started, tmp
         assert asked.wait(20)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) != 0
-        assert time.monotonic() - began < 5
+        assert process.wait(60) != 0
+        assert time.monotonic() - began < 20
         released.set()
     assert files_in(out) == []
