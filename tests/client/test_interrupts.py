@@ -44,12 +44,15 @@ def start(videos, target, **how):
     )
 
 
-def test_the_first_ctrl_c_finishes_the_videos_in_hand_and_the_next_run_the_rest(videos, slow):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_ctrl_c_finishes_the_videos_in_hand_and_the_next_run_the_rest(
+    videos, slow, number, code
+):
     with start(videos, slow.target, stderr=subprocess.PIPE) as process:
         assert slow.asked.wait(30)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert said == [
         "c3d: finishing the videos in hand; press Ctrl-C again to give them up",
         "c3d: 2 videos done, 8 clips; 4 not begun",

@@ -22,7 +22,7 @@ from c3d_client.commands.options import (
 )
 from c3d_client.errors import C3DError
 
-_INTERRUPTED = 130  # as shells say of a command that SIGINT ended
+_ENDED_BY = 128  # plus the signal: as shells say of a command that one ended
 
 
 @click.command()
@@ -83,7 +83,7 @@ def extract(
             say_note(c3d)
         with (
             run_progress(len(sources), c3d, quiet=quiet) as show,
-            _halting_on_interrupt(show.say) as halt,
+            _halting_when_told(show.say) as (halt, told),
         ):
             try:
                 for row in job.run(sources, workers=workers, halt=halt):
@@ -100,9 +100,9 @@ def extract(
         complain("c3d", str(ended))
     if not quiet or left:
         click.echo(_summary(counts, clips, left, folder), err=True)
-    if halt.is_set() and left:
+    if told and left:
         complain("c3d", "interrupted; the same command goes on with what is left")
-        return _INTERRUPTED
+        return _ENDED_BY + told[0]
     if not counts["done"] and not counts[SKIPPED]:
         return 2
     return 1 if counts[FAILED] or left else 0
@@ -122,20 +122,36 @@ def _summary(counts: dict[str, int], clips: int, left: int, folder: Path) -> str
 
 
 @contextlib.contextmanager
-def _halting_on_interrupt(say: Callable[[str], None]) -> Iterator[threading.Event]:
-    """The first Ctrl-C finishes the videos in hand and begins no other; the second ends it all."""
-    halt = threading.Event()
+def _halting_when_told(
+    say: Callable[[str], None],
+) -> Iterator[tuple[threading.Event, list[int]]]:
+    """The first Ctrl-C finishes the videos in hand and begins no other; the second ends it all.
 
-    def on_interrupt(number: int, frame: Any) -> None:
+    SIGTERM, with which machines and supervisors say that they want to go, is heard likewise.
+
+    Yields:
+        The event that halts the work, and the signal that set it, once there was one.
+    """
+    halt = threading.Event()
+    told: list[int] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        told.append(number)
         halt.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
         say("c3d: finishing the videos in hand; press Ctrl-C again to give them up")
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     if threading.current_thread() is not threading.main_thread():
-        yield halt
+        yield halt, told
         return
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, on_signal)
     try:
-        yield halt
+        yield halt, told
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
