@@ -55,33 +55,37 @@ def test_the_same_inputs_make_no_second_version(published, tmp_path):
     build(published, tmp_path)
     built = str(tmp_path / "built")
     assert not (tmp_path / "built" / "1").exists()
+    assert Path(built, "version").read_text() == str(published / "1")
     there = export_steps.publish_step(store=str(published), built_path=built)
     assert there == str(published / "1")
     assert versions(published) == ["1"]
 
 
-def test_a_version_that_was_damaged_is_not_published_for_good(published, tmp_path):
+@pytest.fixture
+def found(published, tmp_path) -> Path:
+    """A store of its own whose version the build step found, and built nothing."""
     store = Path(shutil.copytree(published, tmp_path / "c3d"))
-    build(store, tmp_path)
-    (store / "1" / "saved_model.pb").write_bytes(b"")
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "version").write_text(str(store / "1"))
+    return store
+
+
+def test_a_version_that_was_damaged_is_not_published_for_good(found, tmp_path):
+    (found / "1" / "saved_model.pb").write_bytes(b"")
     with pytest.raises(ExportError, match="c3d-export verify: "):
         export_steps.verify_step(
             built_path=str(tmp_path / "built"), text_path=str(tmp_path / "text")
         )
 
 
-def test_a_version_that_was_removed_meanwhile_is_asked_for_again(published, tmp_path):
-    store = Path(shutil.copytree(published, tmp_path / "c3d"))
-    build(store, tmp_path)
-    shutil.rmtree(store / "1")
+def test_a_version_that_was_removed_meanwhile_is_asked_for_again(found, tmp_path):
+    shutil.rmtree(found / "1")
     with pytest.raises(ExportError, match=r"c3d/1: the version is gone; run the pipeline again"):
-        export_steps.publish_step(store=str(store), built_path=str(tmp_path / "built"))
+        export_steps.publish_step(store=str(found), built_path=str(tmp_path / "built"))
 
 
-def test_a_store_that_cannot_be_written_is_named(published, tmp_path):
+def test_a_store_that_cannot_be_written_is_named(found, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    (tmp_path / "built").mkdir()
-    (tmp_path / "built" / "version").write_text(str(published / "1"))
     with pytest.raises(ExportError, match=r"c3d-export publish: .*file/c3d: cannot be written"):
         export_steps.publish_step(
             store=str(tmp_path / "file" / "c3d"), built_path=str(tmp_path / "built")
