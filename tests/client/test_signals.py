@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from c3d_client.signals import heard
+from c3d_client.signals import heard, sigterm_as_ctrl_c
 
 TIMEOUT_S = 60
 # The number of tgkill(2): Python has no call that picks another process's thread.
@@ -85,3 +85,13 @@ def test_outside_the_main_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert handlers == [(True, False)]
+
+
+def test_sigterm_interrupts_as_ctrl_c_does_and_is_told_apart():
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_as_ctrl_c() as told:
+        assert told == []
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert told == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before

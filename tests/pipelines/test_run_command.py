@@ -150,9 +150,10 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(videos, tmp_path, argum
 
 
 @pytest.mark.faults
-def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path):
-    for number in range(4):
-        film(tmp_path / "videos" / f"{number}.mp4", options={"crf": str(20 + number)})
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path, number, code):
+    for one in range(4):
+        film(tmp_path / "videos" / f"{one}.mp4", options={"crf": str(20 + one)})
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     out = tmp_path / "out"
@@ -173,11 +174,11 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path):
         end = time.monotonic() + 30
         while not list(out.glob("shards/*.json")) and time.monotonic() < end:
             time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         asked = time.monotonic()
         _, told = running.communicate(timeout=60)
         assert time.monotonic() - asked < 12  # or it was given its grace and killed
-        assert running.returncode == 130
+        assert running.returncode == code
         assert told.splitlines()[-2:] == [
             "c3d-pipelines: stopping; what is done stays done; press Ctrl-C again to kill",
             "c3d-pipelines: interrupted; the same command goes on with what is left",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import click
 from c3d_client.command import complain
 from c3d_client.commands.options import clip_options, request_options
+from c3d_client.signals import sigterm_as_ctrl_c
 
 from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:  # pyarrow and numpy are loaded only when there is work for th
     from c3d_pipelines.reports.run_summary import RunSummary
 
 _NAME = "c3d-pipelines"
-_INTERRUPTED = 130  # as shells say of a command that SIGINT ended
+_ENDED_BY = 128  # plus the signal: as shells say of a command that one ended
 _MOST_SHOWN = 20
 
 
@@ -111,18 +113,19 @@ def run(
     from c3d_pipelines.local.progress import show_progress
     from c3d_pipelines.local.run import run_local
 
-    try:
-        with show_progress(quiet=quiet) as show:
-            ended = run_local(
-                {**given, "fps": fps or 0.0},
-                answer="classes" if classify else "features",
-                keep_logs=keep_logs,
-                show=show,
-                note=lambda line: complain(_NAME, line),
-            )
-    except KeyboardInterrupt:
-        complain(_NAME, "interrupted; the same command goes on with what is left")
-        return _INTERRUPTED
+    with sigterm_as_ctrl_c() as told_to_go:
+        try:
+            with show_progress(quiet=quiet) as show:
+                ended = run_local(
+                    {**given, "fps": fps or 0.0},
+                    answer="classes" if classify else "features",
+                    keep_logs=keep_logs,
+                    show=show,
+                    note=lambda line: complain(_NAME, line),
+                )
+        except KeyboardInterrupt:
+            complain(_NAME, "interrupted; the same command goes on with what is left")
+            return _ENDED_BY + (signal.SIGTERM if told_to_go else signal.SIGINT)
     if as_json and ended.summary is not None:
         click.echo(ended.summary.to_json())
     elif ended.summary is not None:
