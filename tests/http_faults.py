@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import random
 import re
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from c3d_export.fingerprint import Fingerprint
+from relay import end_by_reset
 
 CONTENT = b"\x89HDF\r\n\x1a\n" + random.Random(0).randbytes(299_992)
 KNOWN = Fingerprint(
@@ -107,8 +106,7 @@ def drops_after(count: int, *, reset: bool = False) -> Fault:
         handler.write(begin(handler, site)[:count])
         handler.wfile.flush()
         if reset:
-            linger = struct.pack("ii", 1, 0)
-            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            end_by_reset(handler.connection)
 
     return drop
 

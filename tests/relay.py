@@ -60,9 +60,14 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
+def end_by_reset(connection: socket.socket) -> None:
+    """Have a connection's end, whenever it comes, be the reset of a machine that died."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def _reset(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end_by_reset(connection)
         # Closing alone would leave threads in recv() or accept(), and the connection open.
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

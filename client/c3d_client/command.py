@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -9,6 +10,7 @@ from typing import NoReturn
 import click
 
 from c3d_client.errors import C3DError
+from c3d_client.signals import exit_code
 
 
 def run_command(
@@ -36,7 +38,7 @@ def run_command(
         complain(name, error.format_message())
     except (click.Abort, KeyboardInterrupt):
         complain(name, f"interrupted; {interrupted}")
-        code = 130
+        code = exit_code(signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 
 

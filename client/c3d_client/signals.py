@@ -13,8 +13,48 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+
+def exit_code(number: int) -> int:
+    """What a shell says of a command that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + number
+
+
+@contextlib.contextmanager
+def handled(
+    handler: Callable[[int], None], *numbers: signal.Signals, once: bool = False
+) -> Iterator[None]:
+    """Have a function called for signals within the block; afterwards all is as it was before.
+
+    Outside the main thread, where Python sets no handlers, it is never called.
+
+    Args:
+        handler: called in the main thread with the signal's number.
+        numbers: the signals.
+        once: whether all is as it was from the first of them on, before the function is called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if once:
+            restore()
+        handler(number)
+
+    try:
+        for number in numbers:
+            signal.signal(number, on_signal)
+        yield
+    finally:
+        restore()
 
 
 @contextlib.contextmanager
@@ -42,14 +82,12 @@ def heard(*numbers: signal.Signals) -> Iterator[threading.Event]:
 
     listener = threading.Thread(target=listen, name="c3d-signals", daemon=True)
     listener.start()
-    before_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
-        yield event
+        with handled(lambda number: None, *numbers):
+            yield event
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(before_fd)
+        signal.set_wakeup_fd(before)
         writer.close()
         listener.join()
         reader.close()
@@ -64,15 +102,9 @@ def sigterm_as_ctrl_c() -> Iterator[list[int]]:
     """
     told: list[int] = []
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int) -> None:
         told.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with handled(interrupt, signal.SIGTERM):
         yield told
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,7 @@
 """The command `c3d-pipelines`: its commands are in commands/, the work is the library's.
 
-Exit codes: 0 all done; 1 more videos failed than may; 2 nothing could be done; 130 interrupted.
+Exit codes: 0 all done; 1 more videos failed than may; 2 nothing could be done; 130 interrupted; 143
+ended by SIGTERM.
 """
 
 from __future__ import annotations

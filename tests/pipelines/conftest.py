@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from c3d_client import channel
+from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
+from c3d_pipelines.sending.package import Package
 from c3d_pipelines.shards import patience
+from pipelines.fake_kfp import fake_kfp
 from pipelines.made_dataset import two_runs
 from stand_in import StandIn
 
@@ -61,3 +64,16 @@ def bare(monkeypatch, tmp_path):
     yield
     assert not (tmp_path / "home").exists()
     assert logging.getLogger().handlers == handlers
+
+
+@pytest.fixture
+def kfp():
+    """A Kubeflow Pipelines API of the test's own."""
+    with fake_kfp() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bulk() -> Package:
+    """The compiled pipeline c3d-bulk-extraction."""
+    return Package(compiled_path(EXTRACTION))

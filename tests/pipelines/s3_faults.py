@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from relay import end_by_reset
 
 _HOP = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length"))
 
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reset(self) -> None:
         """End the connection as a machine that died does."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end_by_reset(self.connection)
         self.close_connection = True
         self.wfile.flush()
         self.connection.close()

@@ -11,7 +11,7 @@ import warnings
 import pytest
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.sending.package import Package
-from pipelines.fake_kfp import ROOT, fake_kfp
+from pipelines.fake_kfp import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,6 @@ def path() -> str:
 @pytest.fixture(scope="module")
 def spec(path) -> dict:
     return Package(path).to_body()
-
-
-@pytest.fixture
-def kfp():
-    with fake_kfp() as server:
-        yield server
 
 
 def ask(kfp, method: str, where: str, body: object = None, token: str | None = None):

@@ -10,23 +10,11 @@ from c3d_pipelines.commands.schedule import schedule as command
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.sending.backend import Backend
 from c3d_pipelines.sending.credentials import ClusterAccess
-from c3d_pipelines.sending.package import Package
 from c3d_pipelines.sending.submit import RunOptions, schedule, schedules
-from pipelines.fake_kfp import errs, fake_kfp, page, well
+from pipelines.fake_kfp import errs, page, well
 
 NIGHTLY = "0 0 2 * * *"
 GIVEN = {"videos": "s3://films/in", "out": "s3://films/out"}
-
-
-@pytest.fixture(scope="module")
-def bulk() -> Package:
-    return Package(compiled_path(EXTRACTION))
-
-
-@pytest.fixture
-def kfp():
-    with fake_kfp() as server:
-        yield server
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ import threading
 
 import pytest
 from c3d_client.errors import RunError, ServingUnavailable, UsageError
-from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.sending.backend import Backend
 from c3d_pipelines.sending.credentials import ClusterAccess
-from c3d_pipelines.sending.package import Package
 from c3d_pipelines.sending.submit import RunOptions, SentRun, submit, wait
 from c3d_pipelines.steps.cache_key import digest_of_model
 from certificates import Authority
@@ -32,17 +30,6 @@ pytestmark = pytest.mark.usefixtures("bare")
 
 HUSH = "hush-hush-token"
 GIVEN = {"videos": "s3://films/in", "out": "s3://films/out"}
-
-
-@pytest.fixture(scope="module")
-def bulk() -> Package:
-    return Package(compiled_path(EXTRACTION))
-
-
-@pytest.fixture
-def kfp():
-    with fake_kfp() as server:
-        yield server
 
 
 @pytest.fixture

@@ -10,19 +10,10 @@ from c3d_client.command import run_command
 from c3d_pipelines.commands import submit as command
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.sending import submit as library
-from pipelines.fake_kfp import (
-    fake_kfp,
-)
 
 pytestmark = pytest.mark.usefixtures("bare")
 
 HUSH = "hush-hush-token"
-
-
-@pytest.fixture
-def kfp():
-    with fake_kfp() as server:
-        yield server
 
 
 def c3d_pipelines(*arguments: object) -> int:

@@ -21,8 +21,7 @@ from c3d_client.commands.options import (
     source_options,
 )
 from c3d_client.errors import C3DError
-
-_ENDED_BY = 128  # plus the signal: as shells say of a command that one ended
+from c3d_client.signals import exit_code, handled
 
 
 @click.command()
@@ -102,7 +101,7 @@ def extract(
         click.echo(_summary(counts, clips, left, folder), err=True)
     if told and left:
         complain("c3d", "interrupted; the same command goes on with what is left")
-        return _ENDED_BY + told[0]
+        return exit_code(told[0])
     if not counts["done"] and not counts[SKIPPED]:
         return 2
     return 1 if counts[FAILED] or left else 0
@@ -135,23 +134,10 @@ def _halting_when_told(
     halt = threading.Event()
     told: list[int] = []
 
-    def on_signal(number: int, frame: Any) -> None:
+    def on_signal(number: int) -> None:
         told.append(number)
         halt.set()
-        restore()
         say("c3d: finishing the videos in hand; press Ctrl-C again to give them up")
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    if threading.current_thread() is not threading.main_thread():
+    with handled(on_signal, signal.SIGINT, signal.SIGTERM, once=True):
         yield halt, told
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield halt, told
-    finally:
-        restore()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from c3d_client.command import complain
 from c3d_client.commands.options import clip_options, request_options
-from c3d_client.signals import sigterm_as_ctrl_c
+from c3d_client.signals import exit_code, sigterm_as_ctrl_c
 
 from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # pyarrow and numpy are loaded only when there is work for th
     from c3d_pipelines.reports.run_summary import RunSummary
 
 _NAME = "c3d-pipelines"
-_ENDED_BY = 128  # plus the signal: as shells say of a command that one ended
 _MOST_SHOWN = 20
 
 
@@ -125,7 +124,7 @@ def run(
                 )
         except KeyboardInterrupt:
             complain(_NAME, "interrupted; the same command goes on with what is left")
-            return _ENDED_BY + (signal.SIGTERM if told_to_go else signal.SIGINT)
+            return exit_code(signal.SIGTERM if told_to_go else signal.SIGINT)
     if as_json and ended.summary is not None:
         click.echo(ended.summary.to_json())
     elif ended.summary is not None:

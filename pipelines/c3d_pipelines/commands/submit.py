@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import click
 from c3d_client.command import complain
+from c3d_client.signals import exit_code
 
 from c3d_pipelines.commands.compile import cluster_options
 from c3d_pipelines.commands.sending import access_options, open_backend, read_what, what_options
@@ -14,7 +16,6 @@ if TYPE_CHECKING:  # kfp is loaded only when there is work for it
     from c3d_pipelines.sending.submit import SentRun
 
 _NAME = "c3d-pipelines"
-_INTERRUPTED = 130  # as shells say of a command that SIGINT ended
 
 
 @click.command()
@@ -52,7 +53,7 @@ def submit(name: str, waits: bool, every_s: float, **given: Any) -> int:
             ended = library.wait(backend, sent, every_s=every_s, on_state=_say)
         except KeyboardInterrupt:
             complain(_NAME, f"interrupted; the run goes on: {sent.url}")
-            return _INTERRUPTED
+            return exit_code(signal.SIGINT)
     if not ended.succeeded:
         why = f": {ended.message}" if ended.message else ""
         complain(_NAME, f"{ended.name} ended as {ended.state}{why}; {ended.url}")

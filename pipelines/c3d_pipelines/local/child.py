@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from c3d_pipelines.local.folder import GRACE_S, LocalFolder
+from c3d_pipelines.local.step import STOPPED
 
 _EXECUTOR = "python3 -m kfp.dsl.executor_main"
 
@@ -75,7 +76,7 @@ def step_command(command: list[str], folder: LocalFolder) -> list[str]:
     step = f"{shlex.quote(sys.executable)} -m c3d_pipelines.local.step "
     step += shlex.quote(str(folder.root))
     # The shell looks for the lease first: a run that is over is through its last steps at once.
-    going_on = f"[ -e {shlex.quote(str(folder.lease))} ] || exit 130\n"
+    going_on = f"[ -e {shlex.quote(str(folder.lease))} ] || exit {STOPPED}\n"
     changed = going_on + script.replace(_EXECUTOR, step)
     return [*command[: places[0]], changed, *command[places[0] + 1 :]]
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from c3d_client.errors import C3DError
+from c3d_client.signals import exit_code
 
 from c3d_pipelines.local.folder import GRACE_S, LocalFolder, write_whole
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
-STOPPED = 130  # as shells say of what SIGINT ended
+STOPPED = exit_code(signal.SIGINT)
 
 
 @dataclass(frozen=True)

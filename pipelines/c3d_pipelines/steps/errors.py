@@ -11,7 +11,7 @@ from types import TracebackType
 
 from c3d_client import Cancelled
 from c3d_client.errors import C3DError
-from c3d_client.signals import heard
+from c3d_client.signals import exit_code, heard
 
 from c3d_pipelines.place import Place
 from c3d_pipelines.run_files import run_file, run_folder
@@ -82,7 +82,7 @@ def halted_by_sigterm() -> Iterator[threading.Event]:
             if not halt.is_set():
                 raise
             print("c3d-pipelines: told to go (SIGTERM); nothing half-done is left", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM) from None
+            raise SystemExit(exit_code(signal.SIGTERM)) from None
 
 
 def _leave(step: str, reason: str, *, out: str, run: str) -> None:
