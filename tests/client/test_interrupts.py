@@ -77,12 +77,15 @@ def test_the_second_ctrl_c_gives_them_up_and_leaves_nothing_half_written(videos,
         given_up.wait(60)
 
     with start(videos, stand_in(silent).target, stderr=subprocess.PIPE) as process:
-        assert asked.wait(30)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr.readline().startswith("c3d: finishing")
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-    given_up.set()
+        try:
+            assert asked.wait(30)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.readline().startswith("c3d: finishing")
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1]
+        finally:
+            given_up.set()
+            process.kill()
     assert process.returncode == 130
     assert said.strip() == "c3d: interrupted; files already written are complete"
     assert list((videos.parent / "out").iterdir()) == []
