@@ -73,7 +73,7 @@ typecheck: $(VENV)/.developer  ## Check the types (mypy, strict)
 
 protos: $(VENV)/.developer  ## Generate the client's messages from wire.proto
 	@cd client && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
-		c3d_client/wire.proto
+		c3d_client/serving/wire.proto
 
 docs: $(VENV)/.developer  ## Write the commands' references in docs/ from their help
 	@$(BIN)/python docs/generate_cli.py

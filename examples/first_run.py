@@ -26,7 +26,7 @@ from c3d_client import (
     write_npz,
 )
 from c3d_client.cli import bars
-from c3d_client.contract import SPORTS1M_CLASSES
+from c3d_client.core.contract import SPORTS1M_CLASSES
 from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
 from film import render
 

@@ -26,17 +26,17 @@ from bench_measure import Measure, middle
 from bench_server import server_process
 from c3d_client import ClipWindow
 from c3d_client.bench import batch_speed, decode_speed
-from c3d_client.many import core_count
+from c3d_client.parallel import core_count
 from c3d_pipelines.estimates.course import Job
 from c3d_pipelines.estimates.estimate import estimate
 from c3d_pipelines.estimates.footage import Footage
 from c3d_pipelines.estimates.rates import Cluster, read_bench
 from c3d_pipelines.estimates.workload import known_workload
 from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.format import OK
+from c3d_pipelines.shards.schema import OK
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.steps.preflight import preflight
 
 ROUNDS = 5
 SECONDS = 2.0  # for each measure of a rate

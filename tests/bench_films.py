@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
-from c3d_client.bench_film import repeat
+from c3d_client.bench import repeat
 from films import h264_sample
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from bench_measure import Measure, middle
 from bench_server import server_process
 from c3d_client import C3DClient, ClipWindow, decode_frames
-from c3d_client.clips import iter_batches
-from c3d_client.contract import CLIP_FRAMES, CLIP_STRIDE, CROP_LEFT, CROP_SIZE, CROP_TOP
+from c3d_client.core.contract import CLIP_FRAMES, CLIP_STRIDE, CROP_LEFT, CROP_SIZE, CROP_TOP
+from c3d_client.video.clips import iter_batches
 from c3d_export.graph import GraphServable
 from films import h264_sample
 from measures import cosine

@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
-from c3d_client import wire_pb2 as wire
-from c3d_client.contract import (
+from c3d_client.core.contract import (
     CLIP_BYTES,
     CONTRACT_VERSION,
     FC6_FEATURES,
@@ -25,6 +24,7 @@ from c3d_client.contract import (
     MAX_BATCH_SIZE,
     MODEL_CARD,
 )
+from c3d_client.serving import wire_pb2 as wire
 
 _CARD = {
     "contract_version": CONTRACT_VERSION,

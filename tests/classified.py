@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from c3d_client.aggregate import top_classes
-from c3d_client.results import Timings, VideoClassification
+from c3d_client.results import Timings, VideoClassification, top_classes
 
 NOTE = "a demonstration, not Sports-1M"
 HOSTILE = (

@@ -18,7 +18,7 @@ import numpy as np
 import oracle
 import tensorflow as tf
 from c3d_client import C3DClient, decode_frames, iter_clips
-from c3d_client.contract import CLIP_SHAPE
+from c3d_client.core.contract import CLIP_SHAPE
 from c3d_export.assets import found_weights
 from c3d_export.graph import GraphServable
 from c3d_export.labels import numbered_labels

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from c3d_client.sources import fingerprint
-from c3d_pipelines.inputs.keys import quick_key
+from c3d_client.video.sources import fingerprint
+from c3d_pipelines.inputs.content_keys import quick_key
 from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.format import clip_file, video_file
-from c3d_pipelines.steps.preflight import preflight
+from c3d_pipelines.shards.schema import clip_file, video_file
 from films import write_film
 
 NOT_THE_SAME_TWICE = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import tensorflow as tf
-from c3d_client.contract import (
+from c3d_client.core.contract import (
     CLIP_SHAPE,
     CONTRACT_VERSION,
     FEATURE_SIZE,

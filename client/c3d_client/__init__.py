@@ -16,11 +16,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from c3d_client.aggregate import ClassScore
-    from c3d_client.atomic import atomic_file
-    from c3d_client.clips import Clip, ClipWindow, iter_clips
-    from c3d_client.errors import (
+    from c3d_client.client import C3DClient
+    from c3d_client.core.errors import (
         C3DError,
+        Cancelled,
         ContractMismatch,
         ModelNotFound,
         OutputError,
@@ -36,27 +35,32 @@ if TYPE_CHECKING:
         VideoTooShortError,
         VideoUnreadableError,
     )
-    from c3d_client.extract import C3DClient
-    from c3d_client.many import Outcome
-    from c3d_client.model_info import ModelInfo
-    from c3d_client.options import ServingOptions
+    from c3d_client.core.files import atomic_file
+    from c3d_client.core.provenance import provenance_digest, require_same
     from c3d_client.outputs import convert, read_features, read_npz, write_features, write_npz
-    from c3d_client.page import write_page
-    from c3d_client.picture import Picture, prepare_frame
-    from c3d_client.provenance import mean_feature, provenance_digest, require_same
-    from c3d_client.results import Timings, VideoClassification, VideoFeatures
-    from c3d_client.serving import VersionStatus
-    from c3d_client.sources import VIDEO_SUFFIXES, Source, expand
-    from c3d_client.timeline import write_timeline
-    from c3d_client.video import Frame, decode_frames
-    from c3d_client.walk import Cancelled
+    from c3d_client.parallel import Outcome
+    from c3d_client.results import (
+        ClassScore,
+        Timings,
+        VideoClassification,
+        VideoFeatures,
+        mean_feature,
+    )
+    from c3d_client.serving.client import VersionStatus
+    from c3d_client.serving.model_info import ModelInfo
+    from c3d_client.serving.options import ServingOptions
+    from c3d_client.video.clips import Clip, ClipWindow, iter_clips
+    from c3d_client.video.decode import Frame, decode_frames
+    from c3d_client.video.frame import Picture, prepare_frame
+    from c3d_client.video.sources import VIDEO_SUFFIXES, Source, expand
+    from c3d_client.views.page import write_page
+    from c3d_client.views.timeline import write_timeline
 
 _HOMES = {
-    "aggregate": ("ClassScore",),
-    "atomic": ("atomic_file",),
-    "clips": ("Clip", "ClipWindow", "iter_clips"),
-    "errors": (
+    "client": ("C3DClient",),
+    "core.errors": (
         "C3DError",
+        "Cancelled",
         "ContractMismatch",
         "ModelNotFound",
         "OutputError",
@@ -72,20 +76,49 @@ _HOMES = {
         "VideoTooShortError",
         "VideoUnreadableError",
     ),
-    "extract": ("C3DClient",),
-    "many": ("Outcome",),
-    "model_info": ("ModelInfo",),
-    "options": ("ServingOptions",),
-    "outputs": ("convert", "read_features", "read_npz", "write_features", "write_npz"),
-    "page": ("write_page",),
-    "picture": ("Picture", "prepare_frame"),
-    "provenance": ("mean_feature", "provenance_digest", "require_same"),
-    "results": ("Timings", "VideoClassification", "VideoFeatures"),
-    "serving": ("VersionStatus",),
-    "sources": ("VIDEO_SUFFIXES", "Source", "expand"),
-    "timeline": ("write_timeline",),
-    "video": ("Frame", "decode_frames"),
-    "walk": ("Cancelled",),
+    "core.files": ("atomic_file",),
+    "core.provenance": (
+        "provenance_digest",
+        "require_same",
+    ),
+    "outputs": (
+        "convert",
+        "read_features",
+        "read_npz",
+        "write_features",
+        "write_npz",
+    ),
+    "parallel": ("Outcome",),
+    "results": (
+        "ClassScore",
+        "Timings",
+        "VideoClassification",
+        "VideoFeatures",
+        "mean_feature",
+    ),
+    "serving.client": ("VersionStatus",),
+    "serving.model_info": ("ModelInfo",),
+    "serving.options": ("ServingOptions",),
+    "video.clips": (
+        "Clip",
+        "ClipWindow",
+        "iter_clips",
+    ),
+    "video.decode": (
+        "Frame",
+        "decode_frames",
+    ),
+    "video.frame": (
+        "Picture",
+        "prepare_frame",
+    ),
+    "video.sources": (
+        "VIDEO_SUFFIXES",
+        "Source",
+        "expand",
+    ),
+    "views.page": ("write_page",),
+    "views.timeline": ("write_timeline",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -11,13 +11,13 @@ from typing import NoReturn
 
 import click
 
-from c3d_client.command import run_command
 from c3d_client.commands.bench import bench
 from c3d_client.commands.classify import bars, classify
 from c3d_client.commands.completion import completion
 from c3d_client.commands.convert import convert
 from c3d_client.commands.extract import extract
 from c3d_client.commands.status import status
+from c3d_client.core.cli import run_command
 
 __all__ = ["bars", "cli", "main"]
 

@@ -6,16 +6,20 @@ with a reason. The same run again does only what is left.
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import json
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from c3d_client.errors import C3DError, OutputError, VideoError
-from c3d_client.extract import C3DClient
-from c3d_client.failures import Failure, as_fingerprint, read_failures, write_failures
-from c3d_client.many import share_cores, side_by_side
+from c3d_client.client import C3DClient
+from c3d_client.core.errors import C3DError, OutputError, VideoError
+from c3d_client.core.files import atomic_file
+from c3d_client.core.provenance import Provenance
+from c3d_client.core.uri import redact
 from c3d_client.outputs import (
     output_path,
     prepare_folder,
@@ -23,8 +27,8 @@ from c3d_client.outputs import (
     usable_format,
     write_features,
 )
-from c3d_client.provenance import differences
-from c3d_client.sources import Source, display, fingerprint
+from c3d_client.parallel import map_parallel, share_cores
+from c3d_client.video.sources import Source, fingerprint
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
@@ -82,7 +86,7 @@ class ExtractJob:
         self._format = format
         self._overwrite = overwrite
         self._retry_failed = retry_failed
-        self._expected = c3d.provenance()
+        self._expected = Provenance(c3d.provenance())
         prepare_folder(folder)
         self._before = read_failures(folder)
 
@@ -111,11 +115,11 @@ class ExtractJob:
         count, threads = share_cores(workers, videos=len(sources))
         failures = dict(self._before)
 
-        def one(source: Source, unwanted: threading.Event) -> Row:
-            return self._one(source, threads=threads, unwanted=unwanted)
+        def one(source: Source, cancel: threading.Event) -> Row:
+            return self._one(source, threads=threads, cancel=cancel)
 
         try:
-            for outcome in side_by_side(one, sources, workers=count, halt=halt):
+            for outcome in map_parallel(one, sources, workers=count, halt=halt):
                 source = outcome.source
                 if outcome.result is not None:
                     row = outcome.result
@@ -129,7 +133,7 @@ class ExtractJob:
         finally:
             write_failures(self._folder, failures)
 
-    def _one(self, source: Source, *, threads: int, unwanted: threading.Event) -> Row:
+    def _one(self, source: Source, *, threads: int, cancel: threading.Event) -> Row:
         path = self._path(source)
         known_by = fingerprint(source.uri)
         if not self._overwrite and path.exists() and self._is_done(source, path, known_by):
@@ -142,8 +146,8 @@ class ExtractJob:
             and before.fingerprint == as_fingerprint(known_by)
         ):
             return Row(source, path, FAILED, error=before.error, tried=False)
-        features = self._c3d.extract(source.uri, threads=threads, unwanted=unwanted)
-        self._c3d.model.require_unchanged(self._expected, features.provenance)
+        features = self._c3d.extract(source.uri, threads=threads, cancel=cancel)
+        self._c3d.model.require_unchanged(self._expected, Provenance(features.provenance))
         prepare_folder(path.parent)
         write_features(path, features, format=self._format)
         return Row(source, path, DONE, clips=len(features.clip_starts))
@@ -154,18 +158,18 @@ class ExtractJob:
     def _is_done(self, source: Source, path: Path, known_by: dict[str, Any]) -> bool:
         """Whether the output is of this very video, made this very way."""
         try:
-            found = read_provenance(path, format=self._format)
+            found = Provenance(read_provenance(path, format=self._format))
         except OutputError as error:
             raise OutputError(
                 path, f"is in the way of {source.name} ({error.reason}); remove it or --overwrite"
             ) from error
-        video = found.get("video") or {}
+        video = found.video
         if video.get("fingerprint") == known_by:
-            return not differences(self._expected, found)
-        if video.get("source") != display(source.uri):
+            return not self._expected.differences(found)
+        if video.get("source") != redact(source.uri):
             raise OutputError(
                 path,
-                f"holds the features of {video.get('source')}, not of {display(source.uri)}; "
+                f"holds the features of {video.get('source')}, not of {redact(source.uri)}; "
                 "use another folder or --overwrite",
             )
         return False
@@ -179,8 +183,78 @@ class ExtractJob:
                 known_by = {}
         return Failure(
             video=source.name,
-            uri=display(source.uri),
+            uri=redact(source.uri),
             error_type=type(error).__name__,
             error=" ".join(str(error).split()),
             fingerprint=as_fingerprint(known_by),
         )
+
+
+FILE_NAME = "failures.csv"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One video that has no output.
+
+    Args:
+        video: its name in the run.
+        uri: where it is, without credentials.
+        error_type: the error's class, e.g. ``VideoDecodeError``.
+        error: the error's message.
+        fingerprint: of the file that failed, JSON text; empty where it has none.
+    """
+
+    video: str
+    uri: str
+    error_type: str
+    error: str
+    fingerprint: str
+
+
+_COLUMNS = [field.name for field in fields(Failure)]
+
+
+def as_fingerprint(fingerprint: Mapping[str, Any]) -> str:
+    """A fingerprint as the file keeps it."""
+    return json.dumps(dict(fingerprint), sort_keys=True) if fingerprint else ""
+
+
+def read_failures(folder: Path) -> dict[str, Failure]:
+    """The failures that an earlier run left in its folder, by name; none where there is no file.
+
+    Raises:
+        OutputError: the file is not what a run leaves.
+    """
+    path = folder / FILE_NAME
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if list(reader.fieldnames or ()) != _COLUMNS:
+                raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
+            rows = [Failure(**row) for row in reader]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise OutputError(path, f"is not a run's list of failures ({error}); remove it") from error
+    return {row.video: row for row in rows}
+
+
+def write_failures(folder: Path, failures: Mapping[str, Failure]) -> None:
+    """Write them, sorted by name; without failures there is no file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = folder / FILE_NAME
+    try:
+        if not failures:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            return
+        with atomic_file(path, text=True) as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(asdict(failures[name]) for name in sorted(failures))
+    except OSError as error:
+        raise OutputError(path, f"cannot be written ({error.strerror or error})") from error

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from c3d_client.contract import CLIP_SHAPE, FEATURE_SIZE, SPORTS1M_CLASSES
-from c3d_client.errors import UsageError
+from c3d_client.core.contract import CLIP_SHAPE, FEATURE_SIZE, SPORTS1M_CLASSES
+from c3d_client.core.errors import UsageError
 from keras import layers
 
 # conv1's filters; the others are multiples of it: 64, 128, 256, 256, 512, 512, 512, 512.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 
 from c3d_export.fingerprint import Fingerprint
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
-from c3d_client.command import run_command
-from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
-from c3d_client.errors import UsageError
-from c3d_client.signals import heard
+from c3d_client.core.cli import run_command
+from c3d_client.core.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
+from c3d_client.core.errors import UsageError
+from c3d_client.core.signals import signal_event
 
 from c3d_export.weights_commands import convert, fetch, inspect
 
@@ -204,7 +204,7 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
 
     For trying and testing on one machine; TensorFlow Serving itself is for production.
     """
-    with heard(signal.SIGTERM, signal.SIGINT) as stopping:
+    with signal_event(signal.SIGTERM, signal.SIGINT) as stopping:
         from c3d_export.local_server import LocalServer
         from c3d_export.model_card import weights_note
 

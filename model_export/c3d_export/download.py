@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from c3d_client.atomic import atomic_file, sync
-from c3d_client.errors import AssetError, UsageError
+from c3d_client.core.errors import UsageError
+from c3d_client.core.files import atomic_file, sync
 
+from c3d_export.errors import AssetError
 from c3d_export.fingerprint import HEAD_BYTES, Fingerprint
 from c3d_export.http_body import Body, BodyError, Broken, RangeRefused, Unreachable, open_body
 

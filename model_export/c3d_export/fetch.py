@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-from c3d_client.errors import AssetError
-
 from c3d_export.assets import DEFAULT_NAMES, Asset, check, find_assets
 from c3d_export.download import Patience, download, part_path
+from c3d_export.errors import AssetError
 
 AssetProgress = Callable[[Asset, int, "int | None"], None]
 """Called with the asset, the bytes of it that are here, and of how many (None: not known)."""

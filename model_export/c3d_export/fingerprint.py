@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 
 HEAD_BYTES = 512
 """How much of a file's beginning is looked at."""

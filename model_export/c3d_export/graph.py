@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from c3d_client.errors import VerificationError
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+
+from c3d_export.errors import VerificationError
 
 _SERVE_TAG = "serve"
 _INIT_OP = "__saved_model_init_op"

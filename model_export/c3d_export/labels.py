@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from c3d_client.errors import AssetError
+from c3d_export.errors import AssetError
 
 
 def read_labels(path: str | Path, *, classes: int) -> list[str]:

@@ -17,8 +17,7 @@ from typing import Any
 
 import grpc
 import numpy.typing as npt
-from c3d_client.contract import COMPUTE_TRAILER, MODEL_NAME, QUEUE_TRAILER
-from c3d_client.errors import ExportError
+from c3d_client.core.contract import COMPUTE_TRAILER, MODEL_NAME, QUEUE_TRAILER
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -27,6 +26,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from c3d_export.errors import ExportError
 from c3d_export.graph import GraphServable
 from c3d_export.model_card import read_card
 from c3d_export.predict import Rejection, find_version, predict

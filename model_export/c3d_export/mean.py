@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from c3d_client.contract import (
+from c3d_client.core.contract import (
     CHANNELS,
     CLIP_FRAMES,
     CLIP_SHAPE,
@@ -25,9 +25,9 @@ from c3d_client.contract import (
     RESIZE_HEIGHT,
     RESIZE_WIDTH,
 )
-from c3d_client.errors import AssetError
 
 from c3d_export.blob_proto import BlobError, read_blob
+from c3d_export.errors import AssetError
 
 _CUBE = (CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH, CHANNELS)
 _CUBE_CHANNELS_FIRST = (CHANNELS, CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from c3d_client.contract import CONTRACT_VERSION, MODEL_CARD
-from c3d_client.errors import VerificationError
+from c3d_client.core.contract import CONTRACT_VERSION, MODEL_CARD
 
+from c3d_export.errors import VerificationError
 from c3d_export.graph import GraphServable
 
 

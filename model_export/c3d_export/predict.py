@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from c3d_client.contract import DEFAULT_SIGNATURE
+from c3d_client.core.contract import DEFAULT_SIGNATURE
 from tensorflow_serving.apis import predict_pb2
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}

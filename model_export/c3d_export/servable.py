@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from c3d_client.contract import (
+from c3d_client.core.contract import (
     BATCH_SIZES,
     CLASSIFY,
     CLIP_SHAPE,
@@ -33,9 +33,10 @@ from c3d_client.contract import (
     PREPROCESSING,
     SIGNATURES,
 )
-from c3d_client.errors import ExportError, UsageError
+from c3d_client.core.errors import UsageError
 
 from c3d_export.architecture import build_c3d, features_extractor, set_weights, variables
+from c3d_export.errors import ExportError
 from c3d_export.mean import Mean
 from c3d_export.store import give_number, unfinished_version
 from c3d_export.verify import Verification, verify

@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from c3d_client.atomic import sync
-from c3d_client.errors import ExportError, UsageError
+from c3d_client.core.errors import UsageError
+from c3d_client.core.files import sync
+
+from c3d_export.errors import ExportError
 
 MADE_OF = "made-of"
 

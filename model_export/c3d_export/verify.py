@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from c3d_client.contract import (
+from c3d_client.core.contract import (
     CLASSIFY,
     CLIP_SHAPE,
     DEFAULT_SIGNATURE,
@@ -26,10 +26,10 @@ from c3d_client.contract import (
     MODEL_CARD,
     Signature,
 )
-from c3d_client.errors import VerificationError
 from tensorflow.core.framework import types_pb2
 
 from c3d_export.architecture import build_c3d, set_weights
+from c3d_export.errors import VerificationError
 from c3d_export.graph import GraphServable
 from c3d_export.mean import Mean
 from c3d_export.model_card import read_card

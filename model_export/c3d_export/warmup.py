@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from c3d_client.contract import MODEL_CARD, MODEL_NAME, SIGNATURES, Signature
-from c3d_client.errors import VerificationError
+from c3d_client.core.contract import MODEL_CARD, MODEL_NAME, SIGNATURES, Signature
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from c3d_export.errors import VerificationError
 
 # Where the server looks, below the version's folder.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"

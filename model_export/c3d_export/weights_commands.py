@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import click
-from c3d_client.errors import AssetError
+
+from c3d_export.errors import AssetError
 
 
 @click.command()

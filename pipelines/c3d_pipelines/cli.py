@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
-from c3d_client.command import run_command
+from c3d_client.core.cli import run_command
 
-from c3d_pipelines.commands.compile import compile_command
+from c3d_pipelines.commands.cluster import compile_command, schedule, submit
+from c3d_pipelines.commands.dataset import merge, neighbours
 from c3d_pipelines.commands.estimate import estimate
-from c3d_pipelines.commands.merge import merge
-from c3d_pipelines.commands.neighbours import neighbours
 from c3d_pipelines.commands.plan import plan
 from c3d_pipelines.commands.run import run
-from c3d_pipelines.commands.schedule import schedule
-from c3d_pipelines.commands.submit import submit
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from c3d_client import C3DClient, ClipWindow, ServingOptions
-from c3d_client.contract import DEFAULT_TARGET, MODEL_NAME
-from c3d_client.errors import UsageError
+from c3d_client.core.contract import DEFAULT_TARGET, MODEL_NAME
+from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.records import values_of
 

@@ -6,7 +6,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from c3d_client import channel, cli
+from c3d_client import cli
+from c3d_client.serving import channel
 from films import write_film
 from stand_in import StandIn
 

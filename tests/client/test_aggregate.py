@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from c3d_client.aggregate import ClassScore, RunningMean, l2_normalise, top_classes
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
+from c3d_client.results import ClassScore, RunningMean, l2_normalise, top_classes
 
 ROWS = np.random.default_rng(3).standard_normal((30, 50)).astype(np.float32) ** 2
 

@@ -5,7 +5,7 @@ import stat
 import threading
 
 import pytest
-from c3d_client.atomic import atomic_file, atomic_folder
+from c3d_client.core.files import atomic_file, atomic_folder
 from made_features import full_disk, names_in
 
 

@@ -16,8 +16,9 @@ from c3d_client.bench import (
     decode_speed,
     extract_speed,
     message_speed,
+    repeat,
+    write_film,
 )
-from c3d_client.bench_film import repeat, write_film
 from c3d_client.results import Timings
 from films import write_film as write_index_film
 

@@ -6,12 +6,13 @@ import threading
 import grpc
 import numpy as np
 import pytest
-from c3d_client import channel, errors
-from c3d_client import wire_pb2 as wire
-from c3d_client.channel import Channel
-from c3d_client.contract import FC6_FEATURES
-from c3d_client.options import ServingOptions
-from c3d_client.request import predict_request
+from c3d_client.core import errors
+from c3d_client.core.contract import FC6_FEATURES
+from c3d_client.serving import channel
+from c3d_client.serving import wire_pb2 as wire
+from c3d_client.serving.channel import Channel
+from c3d_client.serving.messages import predict_request
+from c3d_client.serving.options import ServingOptions
 from stand_in import clips_of
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

@@ -110,7 +110,7 @@ class TestArguments:
         def interrupted(*_arguments, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("c3d_client.extract.C3DClient.extract", interrupted)
+        monkeypatch.setattr("c3d_client.client.C3DClient.extract", interrupted)
         code, _, errors = run("extract", film, "--out", film.parent, "--server", stand_in().target)
         assert code == 130
         # The terminal's ^C stands on a line that click ends first.

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from c3d_client import contract
+from c3d_client.core import contract
 from c3d_export.architecture import build_c3d
 
 

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from c3d_client import curves
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
+from c3d_client.views import curves
 from classified import classified, drawn_lots
 
 

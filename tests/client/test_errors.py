@@ -5,7 +5,7 @@ import pickle
 import re
 
 import pytest
-from c3d_client import errors
+from c3d_client.core import errors
 
 CLASSES = {
     name: kind

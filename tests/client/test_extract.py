@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 from c3d_client import C3DClient, ClipWindow, ServingOptions
-from c3d_client.errors import UsageError, VideoDecodeError, VideoTooShortError
-from c3d_client.sources import fingerprint
+from c3d_client.core.errors import UsageError, VideoDecodeError, VideoTooShortError
+from c3d_client.video.sources import fingerprint
 from films import noise, write_film
 
 FRAMES = {"bikes": 250, "bunny": 132, "carphone": 120}

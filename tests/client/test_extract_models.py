@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 from c3d_client import C3DClient, Cancelled, ServingOptions
-from c3d_client.errors import (
+from c3d_client.core.errors import (
     ContractMismatch,
     ServingError,
     ServingUnavailable,
@@ -134,9 +134,9 @@ class TestManyVideos:
 
     def test_that_are_given_up_end_at_the_next_batch(self, stand_in, tmp_path):
         long = write_film(tmp_path / "long.mp4", 200)
-        unwanted = threading.Event()
-        server = stand_in(lambda *_: unwanted.set())
+        cancel = threading.Event()
+        server = stand_in(lambda *_: cancel.set())
         options = ServingOptions(server.target, batch_size=1, max_in_flight=1)
         with C3DClient(options=options) as c3d, pytest.raises(Cancelled):
-            c3d.extract(long, unwanted=unwanted)
+            c3d.extract(long, cancel=cancel)
         assert len(server.requests) < 5

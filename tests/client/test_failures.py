@@ -3,8 +3,8 @@
 import csv
 
 import pytest
-from c3d_client.errors import OutputError
-from c3d_client.failures import Failure, as_fingerprint, read_failures, write_failures
+from c3d_client.core.errors import OutputError
+from c3d_client.job import Failure, as_fingerprint, read_failures, write_failures
 
 DAMAGED = Failure("a/b.mp4", "x/a/b.mp4", "VideoDecodeError", 'is damaged, at "0.5" s', '{"s": 1}')
 GONE = Failure("ü, c.mp4", "ü, c.mp4", "ServingTimeout", "late\nby far", "")

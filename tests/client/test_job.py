@@ -8,15 +8,14 @@ import grpc
 import numpy as np
 import pytest
 from c3d_client import C3DClient, ServingOptions, read_features
-from c3d_client.errors import (
+from c3d_client.core.errors import (
     ContractMismatch,
     OutputError,
     ServingUnavailable,
     UsageError,
 )
-from c3d_client.failures import read_failures
-from c3d_client.job import ExtractJob
-from c3d_client.sources import Source, expand
+from c3d_client.job import ExtractJob, read_failures
+from c3d_client.video.sources import Source, expand
 from films import write_film
 from stand_in import model_card
 

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from c3d_client.errors import (
+from c3d_client.core.errors import (
     ContractMismatch,
     ModelNotFound,
     OutputError,
@@ -14,17 +14,17 @@ from c3d_client.errors import (
     VideoDecodeError,
     VideoTooShortError,
 )
-from c3d_client.many import core_count, side_by_side
+from c3d_client.parallel import core_count, map_parallel
 
 
-def double(item, unwanted):
+def double(item, cancel):
     return 2 * item
 
 
 def failing(error, *, at):
     """Work that fails for one item and doubles the others."""
 
-    def work(item, unwanted):
+    def work(item, cancel):
         if item == at:
             raise error
         return 2 * item
@@ -35,7 +35,7 @@ def failing(error, *, at):
 @pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_item_has_exactly_one_outcome(in_order, workers):
-    outcomes = list(side_by_side(double, range(50), workers=workers, in_order=in_order))
+    outcomes = list(map_parallel(double, range(50), workers=workers, in_order=in_order))
     assert sorted((o.index, o.source, o.result) for o in outcomes) == [
         (n, n, 2 * n) for n in range(50)
     ]
@@ -45,16 +45,16 @@ def test_every_item_has_exactly_one_outcome(in_order, workers):
 def test_outcomes_come_as_they_are_done_or_in_the_order_of_the_items():
     slow_is_done = threading.Event()
 
-    def work(item, unwanted):
+    def work(item, cancel):
         if item == 0:
             assert slow_is_done.wait(10)
         return item
 
-    arriving = side_by_side(work, range(4), workers=2)
+    arriving = map_parallel(work, range(4), workers=2)
     assert next(arriving).source != 0
     slow_is_done.set()
     assert {o.source for o in arriving} >= {0}
-    assert [o.source for o in side_by_side(work, range(9), workers=3, in_order=True)] == [*range(9)]
+    assert [o.source for o in map_parallel(work, range(9), workers=3, in_order=True)] == [*range(9)]
 
 
 @pytest.mark.parametrize("in_order", [False, True])
@@ -62,7 +62,7 @@ def test_items_are_taken_only_as_there_is_room(in_order):
     taken = itertools.count()
     most = 0
     for done, _outcome in enumerate(
-        side_by_side(double, (next(taken) for _ in range(200)), workers=2, in_order=in_order)
+        map_parallel(double, (next(taken) for _ in range(200)), workers=2, in_order=in_order)
     ):
         begun = taken.__reduce__()[1][0]
         most = max(most, begun - done)
@@ -73,11 +73,11 @@ def test_items_are_taken_only_as_there_is_room(in_order):
 def test_in_order_an_outcome_comes_as_soon_as_those_before_it_have():
     taken = threading.Event()
 
-    def work(item, unwanted):
+    def work(item, cancel):
         assert item == 0 or taken.wait(10)
         return item
 
-    outcomes = side_by_side(work, range(4), workers=2, in_order=True)
+    outcomes = map_parallel(work, range(4), workers=2, in_order=True)
     assert next(outcomes).source == 0
     taken.set()
     assert [o.source for o in outcomes] == [1, 2, 3]
@@ -86,13 +86,13 @@ def test_in_order_an_outcome_comes_as_soon_as_those_before_it_have():
 def test_a_slow_first_item_does_not_let_the_others_pile_up_when_order_is_asked_for():
     release, begun = threading.Event(), []
 
-    def work(item, unwanted):
+    def work(item, cancel):
         begun.append(item)
         if item == 0:
             assert release.wait(10)
         return item
 
-    outcomes = side_by_side(work, itertools.count(), workers=2, in_order=True)
+    outcomes = map_parallel(work, itertools.count(), workers=2, in_order=True)
     threading.Timer(0.2, release.set).start()
     assert next(outcomes).source == 0
     assert len(begun) <= 4
@@ -102,7 +102,7 @@ def test_a_slow_first_item_does_not_let_the_others_pile_up_when_order_is_asked_f
 def test_no_more_than_the_workers_work_at_a_time():
     lock, here, most = threading.Lock(), 0, 0
 
-    def work(item, unwanted):
+    def work(item, cancel):
         nonlocal here, most
         with lock:
             here += 1
@@ -111,7 +111,7 @@ def test_no_more_than_the_workers_work_at_a_time():
         with lock:
             here -= 1
 
-    list(side_by_side(work, range(30), workers=3))
+    list(map_parallel(work, range(30), workers=3))
     assert most == 3
 
 
@@ -125,7 +125,7 @@ def test_no_more_than_the_workers_work_at_a_time():
     ],
 )
 def test_an_error_of_one_video_is_its_outcome_and_the_others_go_on(error):
-    outcomes = list(side_by_side(failing(error, at=2), range(6), workers=2, in_order=True))
+    outcomes = list(map_parallel(failing(error, at=2), range(6), workers=2, in_order=True))
     assert [o.result for o in outcomes] == [0, 2, None, 6, 8, 10]
     assert outcomes[2].error is error
     with pytest.raises(type(error)):
@@ -139,12 +139,12 @@ def test_an_error_of_one_video_is_its_outcome_and_the_others_go_on(error):
 def test_errors_that_every_video_would_meet_end_it_all(error):
     begun = []
 
-    def work(item, unwanted):
+    def work(item, cancel):
         begun.append(item)
-        return failing(error, at=2)(item, unwanted)
+        return failing(error, at=2)(item, cancel)
 
     with pytest.raises(type(error)):
-        list(side_by_side(work, range(10_000), workers=2))
+        list(map_parallel(work, range(10_000), workers=2))
     assert len(begun) < 12
 
 
@@ -152,22 +152,22 @@ def test_a_server_that_is_gone_is_not_asked_for_every_video():
     gone = ServingUnavailable("localhost:1", "nobody answers")
     begun, outcomes = [], []
 
-    def work(item, unwanted):
+    def work(item, cancel):
         begun.append(item)
         raise gone
 
     with pytest.raises(ServingUnavailable):
-        outcomes.extend(side_by_side(work, range(10_000), workers=1))
+        outcomes.extend(map_parallel(work, range(10_000), workers=1))
     assert len(begun) <= 5
 
 
 def test_a_server_that_fails_now_and_then_does_not_end_it():
-    def work(item, unwanted):
+    def work(item, cancel):
         if item % 3:
             raise ServingUnavailable("localhost:1", "restarting")
         return item
 
-    outcomes = list(side_by_side(work, range(30), workers=1))
+    outcomes = list(map_parallel(work, range(30), workers=1))
     assert sum(o.error is not None for o in outcomes) == 20
 
 
@@ -180,29 +180,29 @@ def test_halting_finishes_what_has_begun_and_begins_nothing():
                 waiting.set()  # two at work and two that wait for their turn
             yield number
 
-    def work(item, unwanted):
+    def work(item, cancel):
         begun.append(item)
         assert waiting.wait(10)
         halt.set()
         time.sleep(0.05)
         return item
 
-    outcomes = list(side_by_side(work, items(), workers=2, halt=halt))
+    outcomes = list(map_parallel(work, items(), workers=2, halt=halt))
     assert sorted(o.source for o in outcomes) == sorted(begun) == [0, 1]
 
 
 def test_leaving_early_tells_the_work_that_it_is_unwanted():
     gave_up, begun = [], threading.Event()
 
-    def work(item, unwanted):
+    def work(item, cancel):
         if item == 0:
             assert begun.wait(10)
             return item
         begun.set()
-        gave_up.append(unwanted.wait(10))
+        gave_up.append(cancel.wait(10))
         return item
 
-    outcomes = side_by_side(work, range(2), workers=2)
+    outcomes = map_parallel(work, range(2), workers=2)
     assert next(outcomes).source == 0
     outcomes.close()
     assert gave_up == [True]
@@ -212,10 +212,10 @@ def test_no_threads_are_left_behind():
     # Its own threads alone: those of other tests' servers come and go meanwhile.
     seen = set()
 
-    def work(item, unwanted):
+    def work(item, cancel):
         seen.add(threading.current_thread())
 
-    list(side_by_side(work, range(10), workers=4))
+    list(map_parallel(work, range(10), workers=4))
     assert seen
     assert not any(thread.is_alive() for thread in seen)
 
@@ -223,7 +223,7 @@ def test_no_threads_are_left_behind():
 @pytest.mark.parametrize("workers", [0, -1])
 def test_no_workers_are_refused(workers):
     with pytest.raises(UsageError, match="workers is"):
-        list(side_by_side(double, range(3), workers=workers))
+        list(map_parallel(double, range(3), workers=workers))
 
 
 def test_the_cores_are_those_that_this_process_may_use():

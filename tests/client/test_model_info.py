@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from c3d_client import model_info
-from c3d_client import wire_pb2 as wire
-from c3d_client.errors import ContractMismatch
-from c3d_client.options import ServingOptions
-from c3d_client.serving import ServingClient
+from c3d_client.core.errors import ContractMismatch
+from c3d_client.serving import model_info
+from c3d_client.serving import wire_pb2 as wire
+from c3d_client.serving.client import ServingClient
+from c3d_client.serving.options import ServingOptions
 from stand_in import LABELS, model_card, signature_defs
 from tensorflow.core.framework import types_pb2
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from c3d_client.errors import UsageError
-from c3d_client.options import ServingOptions
+from c3d_client.core.errors import UsageError
+from c3d_client.serving.options import ServingOptions
 
 TOKEN = "s3cret-token"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from c3d_client.errors import OutputError, UsageError
+from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.outputs import (
     FORMATS,
     NPZ_KEYS,

@@ -6,7 +6,7 @@ from itertools import permutations
 import h5py
 import numpy as np
 import pytest
-from c3d_client.errors import OutputError, ProvenanceError, UsageError
+from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
 from c3d_client.outputs import FORMATS, convert, read_features, write_features
 from made_features import PROVENANCE, full_disk, made_features, names_in, same
 

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from c3d_client.errors import OutputError
+from c3d_client.core.errors import OutputError
 from c3d_client.outputs import FORMATS, NPZ_KEYS, read_features, read_provenance, write_features
 from made_features import made_features
 

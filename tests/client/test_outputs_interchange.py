@@ -6,7 +6,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import h5py
 import numpy as np
 import pytest
-from c3d_client.errors import OutputError, ProvenanceError, UsageError
+from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
 from c3d_client.outputs import read_features, read_provenance, write_features
 from c3d_client.outputs.activitynet import new_collection, video_id
 from c3d_client.outputs.sultani import segment_means

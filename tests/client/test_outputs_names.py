@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from c3d_client.errors import OutputError, UsageError
+from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.outputs import FORMATS, output_path, read_provenance, write_features
 from made_features import PROVENANCE, made_features, names_in
 

@@ -45,7 +45,7 @@ import json, numpy as np
 from dataclasses import replace
 from made_features import made_features
 from c3d_client.outputs import FORMATS, read_features, write_features
-from c3d_client.rows import RowStore
+from c3d_client.results import RowStore
 
 def kept(field):
     with open("/proc/self/status") as status:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pyarrow.parquet
 import pytest
-from c3d_client.errors import OutputError
+from c3d_client.core.errors import OutputError
 from c3d_client.outputs import read_features, read_provenance, write_features
 from made_features import PROVENANCE, made_features
 

@@ -10,10 +10,10 @@ import browser as browsers
 import numpy as np
 import pytest
 from c3d_client import C3DClient
-from c3d_client.errors import OutputError, UsageError, VideoDecodeError
-from c3d_client.page import write_page
-from c3d_client.strip import FilmStrip, film_strip
-from c3d_client.video import Frame
+from c3d_client.core.errors import OutputError, UsageError, VideoDecodeError
+from c3d_client.video.decode import Frame
+from c3d_client.views.page import write_page
+from c3d_client.views.thumbnails import FilmStrip, film_strip
 from classified import HOSTILE, NOTE, classified, drawn_lots
 from films import noise
 

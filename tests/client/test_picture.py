@@ -9,10 +9,10 @@ import cv2
 import films
 import numpy as np
 import pytest
-from c3d_client import picture as picture_module
-from c3d_client.errors import UsageError, VideoDecodeError
-from c3d_client.picture import Picture, prepare_frame
-from c3d_client.planes import ExactCrop, FastCrop, Shape
+from c3d_client.core.errors import UsageError, VideoDecodeError
+from c3d_client.video import frame as picture_module
+from c3d_client.video.fast_crop import ExactCrop, FastCrop, Shape
+from c3d_client.video.frame import Picture, prepare_frame
 
 # Formats that decoders give, and whether the quick ways take them.
 QUICK_FORMATS = ("yuv420p", "yuvj420p")

@@ -13,7 +13,7 @@ from c3d_client import (
     provenance_digest,
     require_same,
 )
-from c3d_client.provenance import COMPARED, differences, model_provenance
+from c3d_client.core.provenance import COMPARED, ModelCard, differences
 from c3d_export.local_server import LocalServer
 from c3d_export.servable import build
 from conftest import spec
@@ -109,7 +109,7 @@ def test_a_cards_long_lists_are_not_repeated_in_every_file():
         "mean": {"sha256": "cd", "source": "m.npy", "crop_means_bgr": [1, 2, 3]},
         "labels": ["a"] * 487,
     }
-    assert model_provenance(card) == {
+    assert ModelCard(card).model() == {
         "precision": "float32",
         "weights": {"sha256": "ab", "source": "w.h5"},
         "mean": {"sha256": "cd", "source": "m.npy"},

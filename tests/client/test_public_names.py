@@ -39,7 +39,7 @@ def test_the_list_the_homes_and_what_type_checkers_see_agree():
 
 
 def test_every_public_error_of_videos_serving_and_outputs_is_on_the_list():
-    from c3d_client import errors
+    from c3d_client.core import errors
 
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(
@@ -59,7 +59,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_the_contract_and_the_errors_load_nothing_heavy():
-    loaded = loaded_by("import c3d_client.contract, c3d_client.errors")
+    loaded = loaded_by("import c3d_client.core.contract, c3d_client.core.errors")
     assert not {"numpy", "grpc", "av"} & loaded
 
 

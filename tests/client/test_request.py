@@ -7,9 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import tensorflow as tf
-from c3d_client import wire_pb2 as wire
-from c3d_client.request import predict_request
-from c3d_client.tensors import varint
+from c3d_client.serving import wire_pb2 as wire
+from c3d_client.serving.messages import predict_request, varint
 from google.protobuf.internal.encoder import _VarintBytes
 from tensorflow_serving.apis import predict_pb2
 
@@ -104,9 +103,9 @@ def test_the_memory_of_a_batch_is_used_again():
     code = """
 import resource
 import numpy as np
-from c3d_client import wire_pb2 as wire
-from c3d_client.request import predict_request
-from c3d_client.tensors import from_proto
+from c3d_client.serving import wire_pb2 as wire
+from c3d_client.serving.messages import predict_request
+from c3d_client.serving.messages import from_proto
 clips = np.ones((32, 16, 112, 112, 3), np.uint8)
 for turn in range(20):
     if turn == 10:

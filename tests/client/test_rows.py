@@ -5,8 +5,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from c3d_client.errors import OutputError
-from c3d_client.rows import CHUNK_ROWS, RowStore, row_chunks
+from c3d_client.core.errors import OutputError
+from c3d_client.core.files import CHUNK_ROWS, row_chunks
+from c3d_client.results import RowStore
 
 
 def batches(count, *, size=8, width=64):

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from c3d_client.errors import UsageError
-from c3d_client.sampling import resample
-from c3d_client.video import Frame, decode_frames
+from c3d_client.core.errors import UsageError
+from c3d_client.video.clips import resample
+from c3d_client.video.decode import Frame, decode_frames
 from films import write_timed
 
 NTSC = Fraction(30000, 1001)

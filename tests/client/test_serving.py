@@ -5,16 +5,16 @@ import threading
 import grpc
 import numpy as np
 import pytest
-from c3d_client.contract import CLASSIFY, CLIP_SHAPE, FC6_FEATURES, MODEL_CARD
-from c3d_client.errors import (
+from c3d_client.core.contract import CLASSIFY, CLIP_SHAPE, FC6_FEATURES, MODEL_CARD
+from c3d_client.core.errors import (
     ContractMismatch,
     ModelNotFound,
     RequestRejected,
     ServingUnavailable,
     UsageError,
 )
-from c3d_client.options import ServingOptions
-from c3d_client.serving import ServingClient, VersionStatus
+from c3d_client.serving.client import ServingClient, VersionStatus
+from c3d_client.serving.options import ServingOptions
 from stand_in import clips_of, plain_output
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 

@@ -8,10 +8,10 @@ import time
 import grpc
 import numpy as np
 import pytest
-from c3d_client.contract import CLIP_SHAPE, FC6_FEATURES
-from c3d_client.errors import ServingError
-from c3d_client.options import ServingOptions
-from c3d_client.serving import ServingClient
+from c3d_client.core.contract import CLIP_SHAPE, FC6_FEATURES
+from c3d_client.core.errors import ServingError
+from c3d_client.serving.client import ServingClient
+from c3d_client.serving.options import ServingOptions
 from measures import relative
 from relay import Relay
 from stand_in import Trouble, clips_of
@@ -97,8 +97,8 @@ class TestSeveralServers:
 class TestClosing:
     def test_ends_what_every_thread_waits_for_with_one_clear_error(self, stand_in, monkeypatch):
         # One is refused and pauses, two are with the server, three wait for a slot.
-        monkeypatch.setattr("c3d_client.channel._FIRST_BACKOFF_S", 60)
-        monkeypatch.setattr("c3d_client.channel.random.uniform", lambda _low, high: high)
+        monkeypatch.setattr("c3d_client.serving.channel._FIRST_BACKOFF_S", 60)
+        monkeypatch.setattr("c3d_client.serving.channel.random.uniform", lambda _low, high: high)
         let_go, ended = threading.Event(), []
 
         def on_predict(_request, rows, context):
@@ -144,7 +144,7 @@ class TestClosing:
         code = f"""
 import os
 from c3d_client import ServingOptions, UsageError
-from c3d_client.serving import ServingClient
+from c3d_client.serving.client import ServingClient
 client = ServingClient(ServingOptions({stand_in().target!r}))
 client.versions()
 if os.fork() == 0:

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from c3d_client.signals import heard, sigterm_as_ctrl_c
+from c3d_client.core.signals import signal_event, sigterm_as_ctrl_c
 
 TIMEOUT_S = 60
 # The number of tgkill(2): Python has no call that picks another process's thread.
@@ -17,10 +17,10 @@ _TGKILL = {"x86_64": 234, "aarch64": 131}
 # Two threads: the main one sleeps on a lock, the other on a pipe that nobody writes to.
 _WAITING = """
 import os, signal, threading
-from c3d_client.signals import heard
+from c3d_client.core.signals import signal_event
 other = threading.Thread(target=os.read, args=(os.pipe()[0], 1), daemon=True)
 other.start()
-with heard(signal.SIGTERM) as asked:
+with signal_event(signal.SIGTERM) as asked:
     print(other.native_id, flush=True)
     asked.wait()
     print("heard", flush=True)
@@ -48,7 +48,7 @@ def test_only_the_signals_asked_for_set_the_event():
     others = []
     before = signal.signal(signal.SIGUSR2, lambda *_: others.append(1))
     try:
-        with heard(signal.SIGUSR1) as asked:
+        with signal_event(signal.SIGUSR1) as asked:
             signal.raise_signal(signal.SIGUSR2)
             assert others
             assert not asked.wait(0.1)
@@ -64,7 +64,7 @@ def test_what_was_there_before_is_there_again():
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with heard(signal.SIGUSR1):
+        with signal_event(signal.SIGUSR1):
             assert signal.getsignal(signal.SIGUSR1) is not handler
         assert signal.getsignal(signal.SIGUSR1) is handler
         assert signal.set_wakeup_fd(-1) == -1
@@ -78,7 +78,7 @@ def test_outside_the_main_thread_nothing_is_changed():
 
     def elsewhere():
         before = signal.getsignal(signal.SIGUSR1)
-        with heard(signal.SIGUSR1) as asked:
+        with signal_event(signal.SIGUSR1) as asked:
             handlers.append((signal.getsignal(signal.SIGUSR1) is before, asked.is_set()))
 
     thread = threading.Thread(target=elsewhere)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import av
 import pytest
-from c3d_client.errors import UsageError, VideoUnreadableError
-from c3d_client.patterns import files_in
-from c3d_client.sources import (
+from c3d_client.core.errors import UsageError, VideoUnreadableError
+from c3d_client.core.uri import redact
+from c3d_client.video.sources import (
     VIDEO_SUFFIXES,
     Source,
-    display,
     expand,
+    files_in,
     fingerprint,
     open_source,
 )
@@ -210,7 +210,7 @@ def test_a_list_on_standard_input_is_read_line_by_line(here):
 
 
 def test_the_process_reads_its_own_standard_input(here):
-    code = "from c3d_client.sources import expand; print([s.name for s in expand(['-'])])"
+    code = "from c3d_client.video.sources import expand; print([s.name for s in expand(['-'])])"
     done = subprocess.run([sys.executable, "-c", code], input=b"a.mp4\nb\xff.mp4\n", stdout=-1)
     assert done.stdout == b"['a.mp4', 'b\\udcff.mp4']\n"
 
@@ -332,7 +332,7 @@ def test_ten_thousand_files_take_little_time(here):
     ],
 )
 def test_what_is_shown_of_a_url_holds_no_secrets(uri, shown):
-    assert display(uri) == shown
+    assert redact(uri) == shown
 
 
 def test_a_source_shows_no_secrets():
@@ -366,7 +366,7 @@ def test_a_fingerprint_changes_with_the_file(here):
 
 def test_importing_loads_no_library_for_remote_files():
     code = (
-        "import sys, c3d_client.sources as s; s.expand(['https://h/a.mp4', 'rtsp://c/1', 'b']); "
+        "import sys, c3d_client.video.sources as s; s.expand(['https://h/a.mp4', 'rtsp://c/1', 'b']); "
         "print({'fsspec', 's3fs', 'aiohttp', 'asyncio'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=-1, check=True, text=True)

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import av
 import pytest
-from c3d_client import remote, stores
-from c3d_client.errors import UsageError, VideoDecodeError, VideoUnreadableError
-from c3d_client.sources import expand, fingerprint, open_source
+from c3d_client.core.errors import UsageError, VideoDecodeError, VideoUnreadableError
+from c3d_client.video import stores
+from c3d_client.video import stores as remote
+from c3d_client.video.sources import expand, fingerprint, open_source
 from films import noise, write_film
 from s3_server import s3_server
 from web_server import web_server
@@ -398,7 +399,7 @@ def test_several_threads_share_one_connection_pool(web, bucket, fresh, films):
 
     def one(uri):
         ready.wait(10)
-        return frames(uri), id(stores.store_of(uri)[0])
+        return frames(uri), id(stores.open_store(uri)[0])
 
     with ThreadPoolExecutor(8) as pool:
         counted, used = zip(*pool.map(one, uris), strict=True)
@@ -412,7 +413,7 @@ def test_a_process_ends_without_leftovers(web, bucket, films, s3):
     bucket.pipe("videos/shared.mp4", films["slow.mp4"])
     code = (
         "import sys, av\n"
-        "from c3d_client.sources import open_source\n"
+        "from c3d_client.video.sources import open_source\n"
         "for uri in sys.argv[1:]:\n"
         "    with open_source(uri) as opened, av.open(opened) as container:\n"
         "        print(sum(1 for _ in container.decode(video=0)))\n"

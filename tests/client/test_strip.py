@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from c3d_client.errors import UsageError, VideoDecodeError
-from c3d_client.strip import FilmStrip, film_strip
-from c3d_client.video import Frame
+from c3d_client.core.errors import UsageError, VideoDecodeError
+from c3d_client.video.decode import Frame
+from c3d_client.views.thumbnails import FilmStrip, film_strip
 from films import index_frame, write_film
 
 

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from c3d_client import C3DClient, tables
-from c3d_client.errors import UsageError
+from c3d_client import C3DClient
+from c3d_client.core.errors import UsageError
+from c3d_client.views import tables
 from classified import HOSTILE, classified, drawn_lots
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from c3d_client import wire_pb2 as wire
-from c3d_client.tensors import encode, from_proto
+from c3d_client.serving import wire_pb2 as wire
+from c3d_client.serving.messages import encode, from_proto
 from tensorflow.core.framework import tensor_pb2
 
 DTYPES = ["float32", "float64", "int32", "uint8", "int64", "bool"]

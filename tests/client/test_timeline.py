@@ -7,12 +7,13 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from c3d_client import C3DClient, timeline
-from c3d_client.curves import LIGHT, best_curves
-from c3d_client.errors import OutputError, UsageError, VideoDecodeError
-from c3d_client.strip import FilmStrip
-from c3d_client.timeline import write_timeline
-from c3d_client.video import Frame
+from c3d_client import C3DClient
+from c3d_client.core.errors import OutputError, UsageError, VideoDecodeError
+from c3d_client.video.decode import Frame
+from c3d_client.views import timeline
+from c3d_client.views.curves import LIGHT, best_curves
+from c3d_client.views.thumbnails import FilmStrip
+from c3d_client.views.timeline import write_timeline
 from classified import HOSTILE, classified, drawn_lots
 from films import write_film
 
@@ -152,7 +153,7 @@ def test_the_users_own_settings_of_matplotlib_change_nothing(tmp_path):
 def test_pyplot_is_not_loaded(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests'); from classified import *;"
-        "from c3d_client.timeline import *; from c3d_client.strip import FilmStrip;"
+        "from c3d_client.views.timeline import *; from c3d_client.views.thumbnails import FilmStrip;"
         f"path = {str(tmp_path / 'a.png')!r};"
         "write_timeline(path, classified([[1.0]]), source='', strip=FilmStrip());"
         "print('matplotlib.pyplot' in sys.modules)"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from c3d_client.contract import FC6_FEATURES
-from c3d_client.errors import ServingError, ServingUnavailable, UsageError
-from c3d_client.options import ServingOptions
-from c3d_client.serving import ServingClient
+from c3d_client.core.contract import FC6_FEATURES
+from c3d_client.core.errors import ServingError, ServingUnavailable, UsageError
+from c3d_client.serving.client import ServingClient
+from c3d_client.serving.options import ServingOptions
 from certificates import Authority, key_pem, server_credentials
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from stand_in import StandIn, clips_of

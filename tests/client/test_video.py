@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from c3d_client.errors import VideoDecodeError
-from c3d_client.video import decode_frames
+from c3d_client.core.errors import VideoDecodeError
+from c3d_client.video.decode import decode_frames
 from films import noise, write_film, write_sound
 
 

@@ -9,8 +9,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from c3d_client.errors import VideoDecodeError, VideoUnreadableError
-from c3d_client.video import decode_frames
+from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
+from c3d_client.video.decode import decode_frames
 from films import noise, write_film, write_sound, write_timed
 
 REGULAR = [40 * number for number in range(60)]

@@ -6,8 +6,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from c3d_client.errors import VideoDecodeError
-from c3d_client.video import decode_frames
+from c3d_client.core.errors import VideoDecodeError
+from c3d_client.video.decode import decode_frames
 from films import write_timed
 
 REGULAR = [40 * number for number in range(6)]

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from c3d_client.video import decode_frames
+from c3d_client.video.decode import decode_frames
 from films import write_edit_list, write_film, write_timed
 
 IRREGULAR = [0, 40, 45, 200, 1000, 1010, 3000, 3040]  # milliseconds

@@ -5,11 +5,11 @@ import time
 
 import grpc
 import pytest
-from c3d_client.contract import FC6_FEATURES
-from c3d_client.errors import RequestRejected, ServingError, ServingOverloaded, ServingTimeout
-from c3d_client.options import ServingOptions
-from c3d_client.serving import ServingClient
-from c3d_client.window import InFlightWindow, Outcome
+from c3d_client.core.contract import FC6_FEATURES
+from c3d_client.core.errors import RequestRejected, ServingError, ServingOverloaded, ServingTimeout
+from c3d_client.serving.client import ServingClient
+from c3d_client.serving.concurrency import InFlightWindow, Outcome
+from c3d_client.serving.options import ServingOptions
 from stand_in import clips_of
 
 WAIT_S = 30  # for what happens at once unless the code is wrong

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from c3d_client import wire_pb2 as wire
+from c3d_client.serving import wire_pb2 as wire
 from google.protobuf import any_pb2, descriptor_pb2, text_format, unknown_fields, wrappers_pb2
 from grpc_health.v1 import health_pb2
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2

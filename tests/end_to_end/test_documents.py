@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.inputs.planned import shard_rows
+from c3d_pipelines.inputs.plan import shard_rows
+from c3d_pipelines.run.plan import make_plan
+from c3d_pipelines.run.preflight import preflight
+from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.steps.plan import make_plan
-from c3d_pipelines.steps.preflight import preflight
 from films import write_film
 from pipelines.fake_kfp import fake_kfp
 

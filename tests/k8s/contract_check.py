@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from c3d_client.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, REST_PORT
+from c3d_client.core.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, REST_PORT
 
 from k8s.bundle import Object
 from k8s.objects import Pod, flags, name, namespace, of_kind, pods, servers, where

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from c3d_client.contract import GRPC_PORT, REST_PORT
+from c3d_client.core.contract import GRPC_PORT, REST_PORT
 
 from k8s.bundle import Object
 from k8s.objects import Pod, matches, namespace, of_kind, servers, where

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 
-from c3d_client import contract
 from c3d_client.commands.options import MODEL_NAME as COMMAND_MODEL
-from c3d_client.options import ServingOptions
+from c3d_client.core import contract
+from c3d_client.serving.options import ServingOptions
 from c3d_export.cli import build
 from c3d_export.servable import ServableSpec
 from c3d_export.warmup import read_warmup, write_warmup

@@ -14,9 +14,9 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from c3d_client.errors import AssetError
 from c3d_export.cli import main
 from c3d_export.download import Patience, download
+from c3d_export.errors import AssetError
 from c3d_export.mean import Mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import Weights, random_weights

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export.architecture import build_c3d, features_extractor, set_weights
 from c3d_export.weights import random_weights
 

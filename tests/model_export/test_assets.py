@@ -4,7 +4,7 @@ import hashlib
 from urllib.parse import urlsplit
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export import assets
 from c3d_export.assets import (
     CATALOGUE,

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from c3d_client.errors import WeightsError
 from c3d_export.architecture import build_c3d, set_weights
+from c3d_export.errors import WeightsError
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.weights import demo
 from c3d_export.weights.canonical import turned_to_rgb

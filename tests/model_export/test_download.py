@@ -6,8 +6,9 @@ import resource
 import shutil
 
 import pytest
-from c3d_client.errors import AssetError, UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export.download import Patience, download
+from c3d_export.errors import AssetError
 from c3d_export.fingerprint import Fingerprint
 from http_faults import (
     CONTENT,

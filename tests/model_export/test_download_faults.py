@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export import download as download_module
 from c3d_export.download import Patience
 from c3d_export.fingerprint import Fingerprint

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from c3d_client import C3DClient
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export.graph import GraphServable
 from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean

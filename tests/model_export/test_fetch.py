@@ -4,10 +4,11 @@ import io
 import socket
 
 import pytest
-from c3d_client.errors import AssetError, UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export import assets
 from c3d_export.assets import CATALOGUE, Asset, find_assets
 from c3d_export.download import Patience
+from c3d_export.errors import AssetError
 from c3d_export.fetch import Fetched, ProgressLine, by_hand, fetch
 from c3d_export.fingerprint import Fingerprint
 from http_faults import CONTENT, KNOWN, answers, drops_after

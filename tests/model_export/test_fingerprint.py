@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export.fingerprint import Fingerprint
 
 CONTENT = b"\x89HDF" + b"x" * 3_000_000  # read in more than one block

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from c3d_client.errors import WeightsError
+from c3d_export.errors import WeightsError
 from c3d_export.weights import read_weights
 
 LAYERS = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")

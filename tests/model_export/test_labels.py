@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from c3d_client.errors import AssetError
+from c3d_export.errors import AssetError
 from c3d_export.labels import numbered_labels, read_labels
 
 

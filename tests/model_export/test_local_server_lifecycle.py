@@ -13,7 +13,8 @@ import time
 import grpc
 import pytest
 import tensorflow as tf
-from c3d_client.errors import ExportError, UsageError, VerificationError
+from c3d_client.core.errors import UsageError
+from c3d_export.errors import ExportError, VerificationError
 from c3d_export.local_server import LocalServer
 from c3d_export.store import newest_version
 from c3d_export.warmup import WARMUP_FILE, write_warmup

@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 import pytest
-from c3d_client.errors import AssetError
 from c3d_export.digest import file_sha256
+from c3d_export.errors import AssetError
 from c3d_export.mean import SPORTS1M_SCALARS, UCF101, read_mean
 
 CUBE = (16, 128, 171, 3)

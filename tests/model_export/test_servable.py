@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export.graph import GraphServable
 from c3d_export.mean import read_mean
 from c3d_export.servable import build

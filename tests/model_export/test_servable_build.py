@@ -5,8 +5,8 @@ import stat
 from dataclasses import replace
 
 import pytest
-from c3d_client.errors import ExportError, VerificationError
 from c3d_export import servable
+from c3d_export.errors import ExportError, VerificationError
 from c3d_export.graph import GraphServable
 from c3d_export.servable import build
 from c3d_export.warmup import WARMUP_FILE

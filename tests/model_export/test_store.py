@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from c3d_client.errors import ExportError, UsageError
+from c3d_client.core.errors import UsageError
 from c3d_export import store
+from c3d_export.errors import ExportError
 from c3d_export.store import give_number, publish, unfinished_version, version_made_of
 
 DAY_S = 24 * 3600

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from c3d_client.errors import VerificationError
 from c3d_export import servable
+from c3d_export.errors import VerificationError
 from c3d_export.graph import GraphServable
 from c3d_export.servable import save
 from c3d_export.verify import relative_difference, verify

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import weight_files as wild
-from c3d_client.errors import WeightsError
+from c3d_export.errors import WeightsError
 from c3d_export.weights import npz, read_weights
 from caffe_bytes import later_dialect_net_bytes, net_bytes, random_net
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from c3d_client.errors import WeightsError
 from c3d_export.digest import file_sha256
+from c3d_export.errors import WeightsError
 from c3d_export.weights import Weights, arrays_sha256, random_weights, read_weights
 from c3d_export.weights.canonical import expected_shapes, turned_to_rgb
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from c3d_client import channel
+from c3d_client.serving import channel
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
-from c3d_pipelines.sending.package import Package
-from c3d_pipelines.shards import patience
+from c3d_pipelines.kubeflow.submit import Package
+from c3d_pipelines.shards import retry as patience
 from pipelines.fake_kfp import fake_kfp
 from pipelines.made_dataset import two_runs
 from stand_in import StandIn

@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from c3d_client import ClipWindow
-from c3d_client.clips import CLIP_FRAMES
+from c3d_client.video.clips import CLIP_FRAMES
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.inputs.planned import PlannedRow
-from c3d_pipelines.place import Place
+from c3d_pipelines.inputs.plan import PlannedRow
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards import committed as shards
-from c3d_pipelines.shards.format import (
+from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.schema import (
     NUMBERS,
     OK,
     STATUSES,
+    ShardReport,
     clip_file,
     clip_schema,
     file_metadata,
@@ -26,7 +26,7 @@ from c3d_pipelines.shards.format import (
     video_file,
     video_schema,
 )
-from c3d_pipelines.shards.report import ShardReport
+from c3d_pipelines.storage import Place
 
 START = 1_760_000_000.0
 LABELS = ("archery", "bowls & skittles", "cricket, “test”")

@@ -8,11 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.inputs.planned import DO, PlannedRow
-from c3d_pipelines.reports.run_summary import RunSummary
-from c3d_pipelines.reports.summary import summarise
-from c3d_pipelines.shards.format import OK, STATUSES, VIDEO_FIELDS
-from c3d_pipelines.shards.report import ShardReport
+from c3d_pipelines.inputs.plan import DO, PlannedRow
+from c3d_pipelines.reports.summary import RunSummary, summarise
+from c3d_pipelines.shards.schema import OK, STATUSES, VIDEO_FIELDS, ShardReport
 
 START = 1_760_000_000.0
 SCHEMA = pa.schema(

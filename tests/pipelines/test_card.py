@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from c3d_client.errors import ProvenanceError, ShardError
+from c3d_client.core.errors import ProvenanceError
 from c3d_pipelines.dataset.card import read_card, require_same_dataset
-from c3d_pipelines.dataset.index_rows import INDEX_SCHEMA
-from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import clip_schema, video_schema
+from c3d_pipelines.dataset.index import INDEX_SCHEMA
+from c3d_pipelines.errors import ShardError
+from c3d_pipelines.run.publish import publish
+from c3d_pipelines.shards.schema import clip_schema, video_schema
+from c3d_pipelines.storage import Place
 from pipelines.made_shards import LABELS, OTHER, PROVENANCE, commit, settings, to_do, video
 
 A, B = video("a.mp4"), video("b.mp4")

@@ -4,7 +4,7 @@ import pytest
 from c3d_pipelines.cli import main
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import read_manifest
-from c3d_pipelines.steps.plan import make_plan
+from c3d_pipelines.run.plan import make_plan
 
 from pipelines import made_shards
 

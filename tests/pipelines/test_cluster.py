@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
 WRONG = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from c3d_client.errors import OutputError, UsageError
-from c3d_pipelines.commands.compile import compile_command
+from c3d_client.core.errors import OutputError, UsageError
+from c3d_pipelines.commands.cluster import compile_command
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 from c3d_pipelines.kubeflow.compile import PIPELINES, compile_pipeline, compiled_path, compiled_text
 from click.testing import CliRunner
@@ -85,7 +85,7 @@ class TestDefaults:
         settings = ClusterSettings()
         assert settings.config_map_env == {config["metadata"]["name"]: {"target": "C3D_SERVER"}}
         assert list(settings.pvc_mounts) == [claim]
-        from c3d_pipelines.steps.bulk import CLUSTER_SERVER
+        from c3d_pipelines.run.steps import CLUSTER_SERVER
 
         assert config["data"]["target"] == CLUSTER_SERVER
 

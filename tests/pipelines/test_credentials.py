@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from c3d_client.errors import UsageError
-from c3d_pipelines.sending.credentials import ClusterAccess, find_access
+from c3d_client.core.errors import UsageError
+from c3d_pipelines.kubeflow.api import ClusterAccess, find_access
 
 HUSH = "hush-hush"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from c3d_client.errors import UsageError
-from c3d_pipelines.sending.cron import check_cron
+from c3d_client.core.errors import UsageError
+from c3d_pipelines.kubeflow.submit import check_cron
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from c3d_client import C3DClient, stores
-from c3d_client.errors import ShardError, StorageError, UsageError
+from c3d_client import C3DClient
+from c3d_client.core.errors import UsageError
+from c3d_client.video import stores
 from c3d_pipelines import dataset
 from c3d_pipelines.dataset import Dataset
-from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.inputs.planned import shard_rows
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import clip_file, video_file
+from c3d_pipelines.errors import ShardError, StorageError
+from c3d_pipelines.inputs.plan import shard_rows
+from c3d_pipelines.run.plan import make_plan
+from c3d_pipelines.run.preflight import preflight
+from c3d_pipelines.run.publish import publish
+from c3d_pipelines.shards.schema import clip_file, video_file
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.steps.plan import make_plan
-from c3d_pipelines.steps.preflight import preflight
+from c3d_pipelines.storage import Place
 from pipelines.made_dataset import BAD, CHANGED, CURRENT, OK, ROWS, TWIN, two_runs
 from pipelines.made_shards import (
     LABELS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.kubeflow.compile import PIPELINES, compiled_path
 from c3d_pipelines.kubeflow.diagram import to_mermaid
 

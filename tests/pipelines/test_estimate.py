@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.estimates.course import PODS_AROUND, PODS_PER_SHARD, Job
 from c3d_pipelines.estimates.estimate import Prices, estimate
 from c3d_pipelines.estimates.rates import Cluster, Rates

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from c3d_client.errors import ManifestError, UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.commands.estimate import estimate as command
+from c3d_pipelines.errors import ManifestError
 from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
 from click.testing import CliRunner
 from pipelines.test_rates import BENCH

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from c3d_client.errors import ExportError
 from c3d_export.verify import verify
-from c3d_pipelines.steps import export as export_steps
+from c3d_pipelines.errors import RunError
+from c3d_pipelines.run import export_steps
 from pipelines.test_pipeline import run
 
 SCRIPT = Path(__file__).parents[2] / "k8s/jobs/export-model/export.sh"
@@ -72,7 +72,7 @@ def found(published, tmp_path) -> Path:
 
 def test_a_version_that_was_damaged_is_not_published_for_good(found, tmp_path):
     (found / "1" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ExportError, match="c3d-export verify: "):
+    with pytest.raises(RunError, match="c3d-export verify: "):
         export_steps.verify_step(
             built_path=str(tmp_path / "built"), text_path=str(tmp_path / "text")
         )
@@ -80,13 +80,13 @@ def test_a_version_that_was_damaged_is_not_published_for_good(found, tmp_path):
 
 def test_a_version_that_was_removed_meanwhile_is_asked_for_again(found, tmp_path):
     shutil.rmtree(found / "1")
-    with pytest.raises(ExportError, match=r"c3d/1: the version is gone; run the pipeline again"):
+    with pytest.raises(RunError, match=r"c3d/1: the version is gone; run the pipeline again"):
         export_steps.publish_step(store=str(found), built_path=str(tmp_path / "built"))
 
 
 def test_a_store_that_cannot_be_written_is_named(found, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ExportError, match=r"c3d-export publish: .*file/c3d: cannot be written"):
+    with pytest.raises(RunError, match=r"c3d-export publish: .*file/c3d: cannot be written"):
         export_steps.publish_step(
             store=str(tmp_path / "file" / "c3d"), built_path=str(tmp_path / "built")
         )
@@ -102,7 +102,7 @@ class TestNames:
         assert export_steps._is_published(value)
 
     def test_that_nobody_published_are_refused_in_the_exporters_words(self, tmp_path):
-        with pytest.raises(ExportError, match="c3d-export fetch: .*nothing-like-it"):
+        with pytest.raises(RunError, match="c3d-export fetch: .*nothing-like-it"):
             export_steps.fetch_step(
                 weights="nothing-like-it",
                 mean="default",
@@ -111,7 +111,7 @@ class TestNames:
             )
 
     def test_of_a_file_that_is_not_there_are_refused(self, tmp_path):
-        with pytest.raises(ExportError, match="c3d-export build: .*cannot be read"):
+        with pytest.raises(RunError, match="c3d-export build: .*cannot be read"):
             build(tmp_path / "c3d", tmp_path, weights=str(tmp_path / "none.npz"))
 
 

@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
-from c3d_pipelines.sending.package import Package
+from c3d_pipelines.kubeflow.submit import Package
 from pipelines.fake_kfp import ROOT
 
 

@@ -8,19 +8,22 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from c3d_client.errors import ProvenanceError, ShardError
+from c3d_client.core.errors import ProvenanceError
 from c3d_pipelines.dataset.index import (
     INDEX_FILE,
     INDEX_SCHEMA,
     Index,
     load_index,
+    missing_rows,
+    newest,
     read_index,
+    timed,
     write_index,
 )
-from c3d_pipelines.dataset.index_rows import missing_rows, newest, timed
-from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import report_file, video_file
+from c3d_pipelines.errors import ShardError
+from c3d_pipelines.run.publish import publish
+from c3d_pipelines.shards.schema import report_file, video_file
+from c3d_pipelines.storage import Place
 from pipelines.made_shards import OTHER, START, commit, settings, to_do, video
 
 A, B, C = video("a.mp4"), video("b.mp4"), video("c.mp4")
@@ -202,7 +205,7 @@ class TestShardsThatChange:
         assert told(place) == {"a.mp4": ("ok",)}
 
     def test_a_duplicate_follows_its_original_s_shard(self, place):
-        from c3d_pipelines.inputs.planned import PlannedRow
+        from c3d_pipelines.inputs.plan import PlannedRow
 
         job, twin = settings(place.uri), video("twin.mp4", A.key)
         report = commit(job, [A, B])

@@ -9,10 +9,11 @@ import socket
 import threading
 
 import pytest
-from c3d_client import stores
-from c3d_client.errors import C3DError, ManifestError, StorageError, UsageError
-from c3d_pipelines.inputs import keys as keys_module
-from c3d_pipelines.inputs.keys import content_key, quick_key, with_keys
+from c3d_client.core.errors import C3DError, UsageError
+from c3d_client.video import stores
+from c3d_pipelines.errors import ManifestError, StorageError
+from c3d_pipelines.inputs import content_keys as keys_module
+from c3d_pipelines.inputs.content_keys import content_key, quick_key, with_keys
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
 from s3_server import s3_server

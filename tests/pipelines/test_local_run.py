@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines import dataset
 from c3d_pipelines.local.child import step_command
 from c3d_pipelines.local.folder import LocalFolder
@@ -30,7 +30,7 @@ run_local(json.loads(sys.argv[1]))
 """
 _COMMAND = """
 import sys
-from c3d_client.command import run_command
+from c3d_client.core.cli import run_command
 from c3d_pipelines.commands.run import run
 run_command(run, None, name="c3d-pipelines", interrupted="")
 """

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from c3d_client.errors import ManifestError, StorageError
+from c3d_pipelines.errors import ManifestError, StorageError
 from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest, write_manifest
 
 FORMATS = ["m.csv", "m.jsonl", "m.ndjson", "m.parquet", "M.CSV"]

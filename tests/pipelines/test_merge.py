@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from c3d_client.errors import ManifestError, ProvenanceError, StorageError, UsageError
+from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_pipelines import dataset
-from c3d_pipelines.commands.merge import merge as command
+from c3d_pipelines.commands.dataset import merge as command
 from c3d_pipelines.dataset.merge import merge
-from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.inputs.planned import PlannedRow
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.committed import read_report
+from c3d_pipelines.errors import ManifestError, StorageError
+from c3d_pipelines.inputs.plan import PlannedRow
+from c3d_pipelines.run.publish import publish
+from c3d_pipelines.shards.commits import read_report
+from c3d_pipelines.storage import Place
 from click.testing import CliRunner
 from pipelines.made_shards import (
     LABELS,

@@ -10,10 +10,10 @@ import numpy as np
 import pandas
 import pytest
 from c3d_client import VideoFeatures
-from c3d_client.errors import ProvenanceError, UsageError
+from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_client.results import Timings
 from c3d_pipelines import dataset
-from c3d_pipelines.commands.neighbours import neighbours
+from c3d_pipelines.commands.dataset import neighbours
 from c3d_pipelines.dataset import Dataset
 from click.testing import CliRunner
 from pipelines.made_dataset import CURRENT, OK, ROWS

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import yaml
-from c3d_client.errors import RunError
+from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 from c3d_pipelines.kubeflow.compile import (
     EXPORT,
@@ -16,7 +16,7 @@ from c3d_pipelines.kubeflow.compile import (
     compile_pipeline,
     compiled_path,
 )
-from c3d_pipelines.sending.package import MAX_PARAMETER_BYTES, Package, shown
+from c3d_pipelines.kubeflow.submit import MAX_PARAMETER_BYTES, Package, shown
 from pipelines.kfp_rules import Refusal, check_parameters, check_pipeline
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from c3d_pipelines import dataset
 from c3d_pipelines.kubeflow.compile import compiled_path
-from c3d_pipelines.reports.run_summary import RunSummary
+from c3d_pipelines.reports.summary import RunSummary
 from films import write_film
 
 # In a process of its own: kfp.local leaves print and logging patched.

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from c3d_client import stores
-from c3d_client.errors import StorageError
-from c3d_pipelines import place as module
-from c3d_pipelines.place import Place
+from c3d_client.video import stores
+from c3d_pipelines import storage as module
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.storage import Place
 from s3_server import s3_server
 
 NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet", "x+y=z&.md"]

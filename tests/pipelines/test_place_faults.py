@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from c3d_client import stores
-from c3d_client.errors import StorageError
-from c3d_pipelines.place import Place
+from c3d_client.video import stores
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.storage import Place
 from pipelines.s3_faults import (
     Fault,
     answers,

@@ -9,12 +9,13 @@ import time
 
 import pytest
 from c3d_client import ClipWindow
-from c3d_client.errors import ManifestError, ProvenanceError, UsageError
-from c3d_pipelines.dataset.publish import publish
+from c3d_client.core.errors import ProvenanceError, UsageError
+from c3d_pipelines.errors import ManifestError
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
+from c3d_pipelines.run.plan import make_plan
+from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.steps.plan import make_plan
 from films import write_film
 
 from pipelines import made_shards

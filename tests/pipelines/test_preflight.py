@@ -8,19 +8,19 @@ import grpc
 import numpy as np
 import pytest
 from c3d_client import C3DClient, ClipWindow
-from c3d_client.errors import (
+from c3d_client.core.errors import (
     ContractMismatch,
     ModelNotFound,
     ProvenanceError,
     ServingError,
     ServingUnavailable,
-    StorageError,
     UsageError,
 )
-from c3d_pipelines.place import Place
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.steps.preflight import preflight
+from c3d_pipelines.storage import Place
 from films import write_film
 from shard_runs import files_in, plain_job, row
 from stand_in import model_card

@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from c3d_client.errors import ProvenanceError, RunError, ShardError, StorageError
+from c3d_client.core.errors import ProvenanceError
 from c3d_pipelines.dataset.index import read_index
-from c3d_pipelines.dataset.publish import publish
-from c3d_pipelines.inputs.planned import PlannedRow, read_plan
-from c3d_pipelines.place import Place
-from c3d_pipelines.reports.run_summary import RunSummary
+from c3d_pipelines.errors import RunError, ShardError, StorageError
+from c3d_pipelines.inputs.plan import PlannedRow, read_plan
+from c3d_pipelines.reports.summary import RunSummary
+from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards import committed as shards
-from c3d_pipelines.shards.format import clip_file, report_file, video_file
+from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.schema import clip_file, report_file, video_file
+from c3d_pipelines.storage import Place
 from pipelines.made_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
 
 A, B, C, D = (video(f"{name}.mp4") for name in "abcd")

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.estimates.footage import RESOLUTIONS
 from c3d_pipelines.estimates.rates import Bench, read_bench
 

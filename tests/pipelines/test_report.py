@@ -8,8 +8,7 @@ import shlex
 
 import browser as browsers
 import pytest
-from c3d_pipelines.reports.failures import chosen
-from c3d_pipelines.reports.page import to_html, to_markdown
+from c3d_pipelines.reports.page import chosen, to_html, to_markdown
 from classified import HOSTILE
 from markdown_it import MarkdownIt
 from pipelines.made_summary import PROVENANCE, drawn_run, index_row, plan_row, shard_report, summary

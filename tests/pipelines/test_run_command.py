@@ -20,7 +20,7 @@ from stand_in import StandIn
 
 _COMMAND = """
 import sys
-from c3d_client.command import run_command
+from c3d_client.core.cli import run_command
 from c3d_pipelines.commands.run import run
 run_command(run, None, name="c3d-pipelines", interrupted="")
 """

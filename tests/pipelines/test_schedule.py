@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 import pytest
-from c3d_client.command import run_command
-from c3d_client.errors import RunError, UsageError
-from c3d_pipelines.commands.schedule import schedule as command
+from c3d_client.core.cli import run_command
+from c3d_client.core.errors import UsageError
+from c3d_pipelines.commands.cluster import schedule as command
+from c3d_pipelines.errors import RunError
+from c3d_pipelines.kubeflow.api import Backend, ClusterAccess
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
-from c3d_pipelines.sending.backend import Backend
-from c3d_pipelines.sending.credentials import ClusterAccess
-from c3d_pipelines.sending.submit import RunOptions, schedule, schedules
+from c3d_pipelines.kubeflow.submit import RunOptions, schedule, schedules
 from pipelines.fake_kfp import errs, page, well
 
 NIGHTLY = "0 0 2 * * *"

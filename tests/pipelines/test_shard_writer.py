@@ -4,13 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from c3d_client.errors import VideoDecodeError
+from c3d_client.core.errors import VideoDecodeError
 from c3d_client.results import Timings, VideoFeatures
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.place import Place
 from c3d_pipelines.shards import writer as shard_writer
-from c3d_pipelines.shards.format import clip_file, clip_schema, video_file, video_schema
+from c3d_pipelines.shards.schema import clip_file, clip_schema, video_file, video_schema
 from c3d_pipelines.shards.writer import key_read, writing_shard
+from c3d_pipelines.storage import Place
 
 NAME = "0123456789abcdef"
 MADE = {"clips": {"stride": 8}}

@@ -4,9 +4,9 @@ import random
 import time
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.inputs.sharding import cut_into_shards
+from c3d_pipelines.inputs.plan import cut_into_shards
 
 MB = 1_000_000
 

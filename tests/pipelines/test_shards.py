@@ -5,13 +5,13 @@ import time
 from dataclasses import replace
 
 import pytest
-from c3d_client.atomic import TEMPORARY_PREFIX
-from c3d_client.errors import StorageError
+from c3d_client.core.files import TEMPORARY_PREFIX
+from c3d_pipelines.errors import StorageError
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.committed import name_of, read_report, remove_stale
-from c3d_pipelines.shards.format import clip_file, report_file, video_file
+from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
+from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.storage import Place
 from films import write_film
 from shard_runs import job, plain_job, row
 

@@ -3,11 +3,10 @@
 import inspect
 
 import pytest
-from c3d_client import errors
-from c3d_client.errors import C3DError
+from c3d_client.core import errors
+from c3d_client.core.errors import C3DError
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.shards.format import OK, STATUSES
-from c3d_pipelines.shards.statuses import message_of, status_of
+from c3d_pipelines.shards.schema import OK, STATUSES, message_of, status_of
 from c3d_pipelines.shards.worker import do_shard
 from shard_runs import job, read_videos, row
 

@@ -10,15 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from c3d_client.errors import C3DError, ManifestError, ProvenanceError, RunError, UsageError
+from c3d_client.core.errors import C3DError, ProvenanceError, UsageError
 from c3d_pipelines.dataset.index import read_index
-from c3d_pipelines.inputs.planned import read_plan
-from c3d_pipelines.place import Place
-from c3d_pipelines.reports.run_summary import RunSummary
+from c3d_pipelines.errors import ManifestError, RunError
+from c3d_pipelines.inputs.plan import read_plan
+from c3d_pipelines.reports.summary import RunSummary
+from c3d_pipelines.run import steps
+from c3d_pipelines.run.errors import failing_in_one_line, reasons
+from c3d_pipelines.run.finish import final_state, report_step
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.steps import bulk as steps
-from c3d_pipelines.steps.errors import failing_in_one_line, reasons
-from c3d_pipelines.steps.exit import final_state, report_step
+from c3d_pipelines.storage import Place
 from films import write_film
 
 DEFAULTS = {
@@ -301,8 +302,8 @@ class TestErrors:
 
     def test_end_a_process_with_one_line(self):
         code = (
-            "from c3d_pipelines.steps.errors import in_one_line\n"
-            "from c3d_client.errors import RunError\n"
+            "from c3d_pipelines.run.errors import in_one_line\n"
+            "from c3d_client.core.errors import RunError\n"
             "with in_one_line(): raise RunError('two\\nlines') from ValueError('cause')\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -310,7 +311,7 @@ class TestErrors:
 
     def test_of_others_keep_their_traceback(self):
         code = (
-            "from c3d_pipelines.steps.errors import in_one_line\n"
+            "from c3d_pipelines.run.errors import in_one_line\n"
             "with in_one_line(): raise KeyError('x')\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -325,7 +326,7 @@ def test_a_pod_that_is_told_to_go_leaves_nothing_half_written(run):
     run.preflight()
     code = (
         "import sys\n"
-        "from c3d_pipelines.steps.bulk import extract_step\n"
+        "from c3d_pipelines.run.steps import extract_step\n"
         "extract_step(shard=sys.argv[1], model_digest='any', plan_path=sys.argv[2],"
         " settings_path=sys.argv[3])\n"
     )

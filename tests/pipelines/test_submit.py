@@ -10,11 +10,11 @@ import sys
 import threading
 
 import pytest
-from c3d_client.errors import RunError, ServingUnavailable, UsageError
-from c3d_pipelines.sending.backend import Backend
-from c3d_pipelines.sending.credentials import ClusterAccess
-from c3d_pipelines.sending.submit import RunOptions, SentRun, submit, wait
-from c3d_pipelines.steps.cache_key import digest_of_model
+from c3d_client.core.errors import ServingUnavailable, UsageError
+from c3d_pipelines.errors import RunError
+from c3d_pipelines.kubeflow.api import Backend, ClusterAccess
+from c3d_pipelines.kubeflow.submit import RunOptions, SentRun, submit, wait
+from c3d_pipelines.run.cache_key import digest_of_model
 from certificates import Authority
 from pipelines.fake_kfp import (
     errs,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 import pytest
-from c3d_client.command import run_command
-from c3d_pipelines.commands import submit as command
+from c3d_client.core.cli import run_command
+from c3d_pipelines.commands import cluster as command
+from c3d_pipelines.kubeflow import submit as library
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
-from c3d_pipelines.sending import submit as library
 
 pytestmark = pytest.mark.usefixtures("bare")
 

@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from c3d_client.errors import RunError
+from c3d_pipelines.errors import RunError
 from c3d_pipelines.reports.advice import advice, retry_command
 from c3d_pipelines.reports.figures import length, share, significant, size
-from c3d_pipelines.reports.histogram import DURATION_EDGES_S, Histogram
-from c3d_pipelines.reports.run_summary import RunSummary
-from c3d_pipelines.shards.format import STATUSES
+from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
+from c3d_pipelines.shards.schema import STATUSES
 from pipelines.made_summary import (
     PROVENANCE,
     START,

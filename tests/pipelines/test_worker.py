@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from c3d_client import C3DClient, ClipWindow
-from c3d_client.errors import StorageError, UsageError
-from c3d_pipelines.place import Place
+from c3d_client.core.errors import UsageError
+from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards import progress as shard_progress
-from c3d_pipelines.shards.committed import name_of, read_report
-from c3d_pipelines.shards.format import clip_file, report_file, video_file
+from c3d_pipelines.shards.commits import name_of, read_report
+from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.storage import Place
 from films import write_film
 from shard_runs import (
     files_in,
@@ -343,7 +344,7 @@ MEMORY = r"""
 import json, re, sys
 import numpy as np
 from c3d_client import ClipWindow
-from c3d_client.serving import Answer, ServingClient
+from c3d_client.serving.client import Answer, ServingClient
 from c3d_pipelines.shards.worker import do_shard
 from shard_runs import job, row
 

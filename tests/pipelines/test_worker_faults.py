@@ -7,8 +7,8 @@ from collections import Counter
 import grpc
 import numpy as np
 import pytest
-from c3d_client.errors import ShardError
 from c3d_export.local_server import LocalServer
+from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
 from films import write_film
 from shard_runs import after, files_in, job, meaning, mixed_rows, read_videos, row

@@ -3,8 +3,8 @@
 import json
 import signal
 
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.committed import read_report
+from c3d_pipelines.shards.commits import read_report
+from c3d_pipelines.storage import Place
 from shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
 
 KILLED = r"""

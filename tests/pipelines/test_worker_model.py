@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from c3d_client.errors import ContractMismatch
+from c3d_client.core.errors import ContractMismatch
 from c3d_pipelines.shards import worker
 from c3d_pipelines.shards.worker import do_shard
 from films import write_film

@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from c3d_client.errors import StorageError
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.committed import read_report
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.storage import Place
 from shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -24,7 +24,7 @@ def out(tmp_path):
 
 FULL_DISK = """
 import resource, sys
-from c3d_client.errors import StorageError
+from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.shards.worker import do_shard
 from shard_runs import job, row

@@ -1,16 +1,16 @@
 """A shard whose videos lie in a real bucket, and whose files go into one."""
 
 import pytest
-from c3d_client import stores
-from c3d_client.errors import StorageError
-from c3d_client.sources import fingerprint
-from c3d_pipelines.inputs.keys import quick_key
+from c3d_client.video import stores
+from c3d_client.video.sources import fingerprint
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.inputs.content_keys import quick_key
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.committed import read_report
-from c3d_pipelines.shards.format import clip_file, report_file, video_file
+from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.reader import parquet_file
+from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.storage import Place
 from films import write_film
 from s3_server import s3_server
 from shard_runs import job

@@ -1,7 +1,7 @@
 """What there is to do: counted video by video, cut as a plan cuts, nothing guessed unsaid."""
 
 import pytest
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 from c3d_pipelines.estimates.footage import Footage, spread_lengths
 from c3d_pipelines.estimates.workload import (
     ShardLimits,
@@ -10,8 +10,7 @@ from c3d_pipelines.estimates.workload import (
     typical_workload,
 )
 from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
-from c3d_pipelines.inputs.planned import DONE, PlannedRow, write_plan
-from c3d_pipelines.inputs.sharding import cut_into_shards
+from c3d_pipelines.inputs.plan import DONE, PlannedRow, cut_into_shards, write_plan
 
 
 def film(number, *, duration_s=0.0, size_bytes=0):

@@ -20,7 +20,7 @@ from c3d_client.commands.options import (
 
 if TYPE_CHECKING:
     from c3d_client.bench import BatchSpeed, DecodeSpeed, ExtractSpeed, MessageSpeed
-    from c3d_client.extract import C3DClient
+    from c3d_client.client import C3DClient
 
 _BATCHES = "{:>6} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12}"
 
@@ -77,15 +77,14 @@ def _measure_here(
     *,
     seconds: float,
 ) -> str:
-    from c3d_client.bench import decode_speed, message_speed
-    from c3d_client.bench_film import write_film
-    from c3d_client.many import core_count
-    from c3d_client.sources import display
+    from c3d_client.bench import decode_speed, message_speed, write_film
+    from c3d_client.core.uri import redact
+    from c3d_client.parallel import core_count
 
     film = video or str(write_film(folder))
     decode = decode_speed(film, seconds=seconds)
     found["cores"] = core_count()
-    found["film"] = display(video) if video else None
+    found["film"] = redact(video) if video else None
     found["frames_per_core_s"] = decode.fast if c3d.window.resize == "fast" else decode.exact
     found["decode"] = asdict(decode)
     say(_decode_text(decode, found["film"] or "made for this", found["cores"]))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_client.command import complain
 from c3d_client.commands.options import (
     clip_options,
     make_client,
@@ -19,12 +18,13 @@ from c3d_client.commands.options import (
     server_options,
     source_options,
 )
-from c3d_client.errors import UsageError
+from c3d_client.core.cli import print_error
+from c3d_client.core.errors import UsageError
 
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
-    from c3d_client.sources import Source
-    from c3d_client.strip import FilmStrip
+    from c3d_client.video.sources import Source
+    from c3d_client.views.thumbnails import FilmStrip
 
 _BAR_WIDTH = 30
 _PATH = click.Path(path_type=Path)
@@ -71,8 +71,9 @@ def classify(
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
-    from c3d_client.many import share_cores, side_by_side
-    from c3d_client.sources import display, expand
+    from c3d_client.core.uri import redact
+    from c3d_client.parallel import map_parallel, share_cores
+    from c3d_client.video.sources import expand
 
     if as_json and as_csv:
         raise UsageError("--json and --csv both take standard output; give one of them")
@@ -84,27 +85,27 @@ def classify(
     with make_client(**client) as c3d:
         say_note(c3d)
 
-        def one(source: Source, unwanted: threading.Event) -> VideoClassification:
+        def one(source: Source, cancel: threading.Event) -> VideoClassification:
             strip = pictures.strip()
             answer = c3d.classify(
                 source.uri,
                 top_k=top_k,
                 threads=threads,
-                unwanted=unwanted,
+                cancel=cancel,
                 watch=strip.watch if strip else None,
             )
             if strip:
                 pictures.write(source, answer, strip)
             return answer
 
-        for outcome in side_by_side(one, sources, workers=count, in_order=True):
+        for outcome in map_parallel(one, sources, workers=count, in_order=True):
             if outcome.result is None:
                 failed += 1
-                complain("c3d", str(outcome.error))
+                print_error("c3d", str(outcome.error))
             else:
-                show(display(outcome.source.uri), outcome.result)
+                show(redact(outcome.source.uri), outcome.result)
     if failed and len(sources) > 1:
-        complain("c3d", f"{failed} of {len(sources)} videos failed")
+        print_error("c3d", f"{failed} of {len(sources)} videos failed")
     return 2 if failed == len(sources) else 1 if failed else 0
 
 
@@ -120,7 +121,7 @@ def bars(answer: VideoClassification) -> str:
 
 def clip_lines(answer: VideoClassification, *, top_k: int) -> str:
     """Each clip's best classes: its seconds, then percentages and labels."""
-    from c3d_client.aggregate import top_classes
+    from c3d_client.results import top_classes
 
     lines = []
     for (start_s, end_s), row in zip(answer.clip_times_s, answer.clip_probabilities, strict=True):
@@ -133,7 +134,7 @@ def clip_lines(answer: VideoClassification, *, top_k: int) -> str:
 def _shower(
     *, as_json: bool, as_csv: bool, per_clip: bool, top_k: int
 ) -> Callable[[str, VideoClassification], None]:
-    from c3d_client.tables import write_csv, write_csv_header, write_json
+    from c3d_client.views.tables import write_csv, write_csv_header, write_json
 
     if as_json:
         return lambda name, answer: write_json(sys.stdout, name, answer, top_k=top_k)
@@ -168,7 +169,7 @@ class _Pictures:
             if many and path.suffix.lower() == suffix:
                 raise UsageError(f"--{kind} {path} is one file for several videos; name a folder")
         if timeline is not None:
-            from c3d_client.timeline import require_matplotlib
+            from c3d_client.views.timeline import require_matplotlib
 
             require_matplotlib()
 
@@ -176,7 +177,7 @@ class _Pictures:
         """What keeps some of a video's frames as they pass by; None where nobody wants them."""
         if not self._asked:
             return None
-        from c3d_client.strip import FilmStrip
+        from c3d_client.views.thumbnails import FilmStrip
 
         return FilmStrip()
 
@@ -187,8 +188,8 @@ class _Pictures:
             OutputError: a file cannot be written.
         """
         from c3d_client.outputs import prepare_folder
-        from c3d_client.page import write_page
-        from c3d_client.timeline import write_timeline
+        from c3d_client.views.page import write_page
+        from c3d_client.views.timeline import write_timeline
 
         for kind, path, suffix in self._asked:
             if path.suffix.lower() != suffix:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from c3d_client.command import complain
+from c3d_client.core.cli import print_error
 
 
 @click.command()
@@ -37,10 +37,10 @@ def convert(inputs: tuple[Path, ...], to: str, format: str | None, out: Path) ->
     for source, target, error in convert_files(inputs, out, to=to, format=format):
         if error is not None:
             failed += 1
-            complain("c3d", str(error))
+            print_error("c3d", str(error))
         else:
             done += 1
             click.echo(f"{source} -> {target}")
     if failed:
-        complain("c3d", f"{failed} of {done + failed} files failed")
+        print_error("c3d", f"{failed} of {done + failed} files failed")
     return 2 if not done else 1 if failed else 0

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from c3d_client.command import complain
 from c3d_client.commands.options import (
     clip_options,
     make_client,
@@ -20,8 +19,9 @@ from c3d_client.commands.options import (
     server_options,
     source_options,
 )
-from c3d_client.errors import C3DError
-from c3d_client.signals import exit_code, handled
+from c3d_client.core.cli import print_error
+from c3d_client.core.errors import C3DError
+from c3d_client.core.signals import exit_code, handled
 
 
 @click.command()
@@ -68,9 +68,9 @@ def extract(
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
+    from c3d_client.commands.progress import run_progress
     from c3d_client.job import FAILED, SKIPPED, ExtractJob
-    from c3d_client.progress import run_progress
-    from c3d_client.sources import expand
+    from c3d_client.video.sources import expand
 
     sources = list(expand(inputs, root=root))
     counts = {"done": 0, "skipped": 0, "failed": 0}
@@ -96,11 +96,11 @@ def extract(
                 ended = error
     left = len(sources) - sum(counts.values())
     if ended is not None:
-        complain("c3d", str(ended))
+        print_error("c3d", str(ended))
     if not quiet or left:
         click.echo(_summary(counts, clips, left, folder), err=True)
     if told and left:
-        complain("c3d", "interrupted; the same command goes on with what is left")
+        print_error("c3d", "interrupted; the same command goes on with what is left")
         return exit_code(told[0])
     if not counts["done"] and not counts[SKIPPED]:
         return 2
@@ -108,7 +108,7 @@ def extract(
 
 
 def _summary(counts: dict[str, int], clips: int, left: int, folder: Path) -> str:
-    from c3d_client.failures import FILE_NAME
+    from c3d_client.job import FILE_NAME
 
     parts = [f"{counts['done']} videos done, {clips} clips"]
     if counts["skipped"]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from c3d_client.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
-from c3d_client.errors import UsageError
+from c3d_client.core.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
+from c3d_client.core.errors import UsageError
 
 if TYPE_CHECKING:  # the decoder and gRPC are loaded only when there is work for them
-    from c3d_client.extract import C3DClient
+    from c3d_client.client import C3DClient
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -172,9 +172,9 @@ def make_client(
     Raises:
         UsageError: an option is out of its range, or a file cannot be read.
     """
-    from c3d_client.clips import ClipWindow
-    from c3d_client.extract import C3DClient
-    from c3d_client.options import ServingOptions
+    from c3d_client.client import C3DClient
+    from c3d_client.serving.options import ServingOptions
+    from c3d_client.video.clips import ClipWindow
 
     options = ServingOptions(
         target=server,

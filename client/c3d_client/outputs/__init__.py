@@ -14,22 +14,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from c3d_client.atomic import TEMPORARY_PREFIX
-from c3d_client.errors import OutputError
+from c3d_client.core.errors import OutputError
+from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_client.outputs.conversion import Conversion, convert
-from c3d_client.outputs.formats import (
+from c3d_client.outputs.npz import NPZ_KEYS
+from c3d_client.outputs.registry import (
     DEFAULT_FORMAT,
     FORMATS,
     Format,
     format_named,
     format_of,
+    output_path,
     read_features,
     read_provenance,
     usable_format,
     write_features,
 )
-from c3d_client.outputs.names import output_path
-from c3d_client.outputs.npz import NPZ_KEYS
 from c3d_client.results import VideoFeatures
 
 __all__ = [

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from c3d_client.contract import FEATURE_SIZE
-from c3d_client.errors import UsageError
+from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.errors import UsageError
 from c3d_client.outputs import hdf5
-from c3d_client.outputs.content import collect, expect, features_of, from_json, slices
+from c3d_client.outputs.validation import collect, expect, features_of, from_json, slices
 from c3d_client.results import VideoFeatures
 
 _DATASET = "c3d_features"
@@ -67,7 +67,7 @@ class Collection:
             UsageError: the id is taken, or is not one.
             ProvenanceError: the video's features were made in another way than the first one's.
         """
-        from c3d_client.provenance import require_same  # which loads the decoder
+        from c3d_client.core.provenance import require_same  # which loads the decoder
 
         if not name or "/" in name or name in (".", ".."):
             raise UsageError(f"{name!r} cannot be a video's id")

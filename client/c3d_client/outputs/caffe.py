@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.atomic import atomic_folder
-from c3d_client.contract import FEATURE_SIZE
-from c3d_client.outputs.content import UNKNOWN_START, collect, features_of, from_json, to_json
+from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.files import atomic_folder, row_chunks
+from c3d_client.outputs.validation import UNKNOWN_START, collect, features_of, from_json, to_json
 from c3d_client.results import VideoFeatures
-from c3d_client.rows import row_chunks
 
 LAYER_SUFFIX = ".fc6-1"
 _PROVENANCE = "provenance.json"

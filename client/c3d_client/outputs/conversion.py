@@ -10,20 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from c3d_client.errors import OutputError, UsageError
+from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.outputs import activitynet
-from c3d_client.outputs.finding import Found, find_features
-from c3d_client.outputs.formats import (
+from c3d_client.outputs.registry import (
     Format,
+    Found,
     converted,
+    find_features,
     format_named,
+    output_path,
     read_features,
     read_provenance,
     reading,
     write_features,
     writing,
 )
-from c3d_client.outputs.names import output_path
 from c3d_client.results import VideoFeatures
 
 
@@ -140,7 +141,7 @@ def _refuse_collisions(videos: list[_Video], place_of: Callable[[str], str]) -> 
 
 
 def _made_the_same(videos: list[_Video]) -> tuple[list[_Video], list[Conversion]]:
-    from c3d_client.provenance import require_same  # which loads the decoder
+    from c3d_client.core.provenance import require_same  # which loads the decoder
 
     readable, failed, provenances = [], [], []
     for video in videos:

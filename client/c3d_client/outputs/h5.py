@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from c3d_client.contract import FEATURE_SIZE
+from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.outputs import hdf5
-from c3d_client.outputs.content import collect, expect, features_of, from_json, slices
+from c3d_client.outputs.validation import collect, expect, features_of, from_json, slices
 from c3d_client.results import VideoFeatures
 
 _SMALL = ("video_feature", "clip_starts", "clip_times_s")

@@ -11,10 +11,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.atomic import atomic_file
-from c3d_client.outputs.content import to_json
-from c3d_client.outputs.extras import needed
-from c3d_client.rows import row_chunks
+from c3d_client.core.files import atomic_file, row_chunks
+from c3d_client.outputs.validation import needed, to_json
 
 _EXTRA = "h5"
 # A megabyte of fc6: what HDF5's cache of chunks holds by default.

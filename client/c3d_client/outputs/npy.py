@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from c3d_client.outputs.content import collect, features_of, to_json
-from c3d_client.outputs.sidecar import check_sum, read_sidecar, with_sidecar
-from c3d_client.outputs.streams import Summed, read_rows, write_array
+from c3d_client.outputs.npy_io import (
+    Summed,
+    check_sum,
+    read_rows,
+    read_sidecar,
+    with_sidecar,
+    write_array,
+)
+from c3d_client.outputs.validation import collect, features_of, to_json
 from c3d_client.results import VideoFeatures
 
 

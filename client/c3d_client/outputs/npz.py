@@ -10,9 +10,9 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.atomic import atomic_file
-from c3d_client.outputs.content import collect, features_of, from_json, to_json
-from c3d_client.outputs.streams import NPY, read_rows, write_array
+from c3d_client.core.files import atomic_file
+from c3d_client.outputs.npy_io import NPY, read_rows, write_array
+from c3d_client.outputs.validation import collect, features_of, from_json, to_json
 from c3d_client.results import VideoFeatures
 
 NPZ_KEYS = ("clip_features", "video_feature", "clip_starts", "clip_times_s", "provenance")

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.atomic import atomic_file
-from c3d_client.contract import FEATURE_SIZE
-from c3d_client.outputs.content import collect, features_of, from_json, to_json
-from c3d_client.outputs.extras import needed
+from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.files import atomic_file, row_chunks
+from c3d_client.outputs.validation import collect, features_of, from_json, needed, to_json
 from c3d_client.results import VideoFeatures
-from c3d_client.rows import row_chunks
 
 # Clips in a row group, 4 MB: what readers take at a time.
 _GROUP_ROWS = 256

@@ -27,13 +27,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.aggregate import RunningMean
-from c3d_client.contract import FEATURE_SIZE
-from c3d_client.outputs.content import features_of, to_json
-from c3d_client.outputs.sidecar import check_sum, read_sidecar, sidecar_of, with_sidecar
-from c3d_client.outputs.streams import Summed
-from c3d_client.results import VideoFeatures
-from c3d_client.rows import row_chunks
+from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.files import row_chunks
+from c3d_client.outputs.npy_io import Summed, check_sum, read_sidecar, sidecar_of, with_sidecar
+from c3d_client.outputs.validation import features_of, to_json
+from c3d_client.results import RunningMean, VideoFeatures
 
 SEGMENTS = 32
 _MOST_BYTES = SEGMENTS * FEATURE_SIZE * 32  # far more than the longest file of 32 lines

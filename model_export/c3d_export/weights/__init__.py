@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3d_client.contract import SPORTS1M_CLASSES
-from c3d_client.errors import WeightsError
+from c3d_client.core.contract import SPORTS1M_CLASSES
 
+from c3d_export.errors import WeightsError
 from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch_files
 from c3d_export.weights.canonical import Weights, arrays_sha256
 from c3d_export.weights.demo import DEMO, demo_weights

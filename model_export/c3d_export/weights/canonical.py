@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from c3d_client.contract import CHANNELS, FEATURE_SIZE
-from c3d_client.errors import WeightsError
+from c3d_client.core.contract import CHANNELS, FEATURE_SIZE
+
+from c3d_export.errors import WeightsError
 
 # Layer -> multiple of conv1's filters that it has.
 _CONV_WIDTHS = {

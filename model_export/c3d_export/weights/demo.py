@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from c3d_client.errors import WeightsError
 
+from c3d_export.errors import WeightsError
 from c3d_export.weights.canonical import LAYERS, Weights
 from c3d_export.weights.motion_clips import MOTIONS
 from c3d_export.weights.seeded import random_weights

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy.typing as npt
-from c3d_client.errors import WeightsError
+
+from c3d_export.errors import WeightsError
 
 # pool5's output: 1 x 4 x 4 places.
 _POOL5 = (1, 4, 4)

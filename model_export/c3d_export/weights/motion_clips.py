@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from c3d_client.contract import CHANNELS, CLIP_FRAMES, CLIP_SHAPE, CROP_SIZE
+from c3d_client.core.contract import CHANNELS, CLIP_FRAMES, CLIP_SHAPE, CROP_SIZE
 
 # Of what is seen, on the picture: the scene moves left when the camera turns right.
 MOTIONS = ("left", "right", "up", "down", "still")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from c3d_client.atomic import atomic_file
-from c3d_client.errors import WeightsError
+from c3d_client.core.files import atomic_file
 
 from c3d_export.digest import file_sha256
+from c3d_export.errors import WeightsError
 from c3d_export.weights.canonical import Weights
 
 # Beside the arrays: what they were read from, so that random weights stay marked as such.

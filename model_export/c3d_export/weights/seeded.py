@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from c3d_client.contract import SPORTS1M_CLASSES
-from c3d_client.errors import WeightsError
+from c3d_client.core.contract import SPORTS1M_CLASSES
 
+from c3d_export.errors import WeightsError
 from c3d_export.weights.canonical import LAYERS, Weights, expected_shapes
 
 PREFIX = "random:"

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from c3d_client.errors import WeightsError
 
 from c3d_export.digest import file_sha256
+from c3d_export.errors import WeightsError
 from c3d_export.weights.canonical import LAYERS, Weights
 from c3d_export.weights.layout import conv_from_channels_first, fc6_from_channels_first
 

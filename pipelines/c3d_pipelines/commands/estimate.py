@@ -142,7 +142,7 @@ def estimate(as_json: bool, **given: Any) -> int:
 
 
 def _bench(given: dict[str, Any]) -> Bench | None:
-    from c3d_client.errors import UsageError
+    from c3d_client.core.errors import UsageError
 
     from c3d_pipelines.estimates.rates import read_bench
 
@@ -183,7 +183,7 @@ def _footage(given: dict[str, Any], bench: Bench | None) -> tuple[Footage, Resol
 def _rates(given: dict[str, Any], bench: Bench | None, size: Resolution, notes: list[str]) -> Rates:
     from dataclasses import replace
 
-    from c3d_client.errors import UsageError
+    from c3d_client.core.errors import UsageError
 
     from c3d_pipelines.estimates.rates import Rates
 
@@ -210,7 +210,7 @@ def _rates(given: dict[str, Any], bench: Bench | None, size: Resolution, notes: 
 
 
 def _workload(given: dict[str, Any], footage: Footage) -> Workload:
-    from c3d_client.errors import UsageError
+    from c3d_client.core.errors import UsageError
 
     from c3d_pipelines.estimates.workload import (
         ShardLimits,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # pyarrow and the decoder are loaded only when there is work 
     from collections.abc import Sequence
 
     from c3d_pipelines.inputs.manifest import ManifestRow
-    from c3d_pipelines.inputs.planned import PlannedRow
+    from c3d_pipelines.inputs.plan import PlannedRow
 
 _MEGABYTE = 1_000_000
 
@@ -54,7 +54,7 @@ def plan(
     from c3d_client import ClipWindow
 
     from c3d_pipelines.inputs.manifest import check_name, write_manifest
-    from c3d_pipelines.steps.plan import make_plan
+    from c3d_pipelines.run.plan import make_plan
 
     if manifest:
         check_name(manifest)  # listing may take hours
@@ -76,14 +76,14 @@ def plan(
     for line in _lines(planned):
         click.echo(line)
     if manifest:
-        from c3d_client.stores import display
+        from c3d_client.core.uri import redact
 
-        click.echo(f"manifest        {display(manifest)}")
+        click.echo(f"manifest        {redact(manifest)}")
     return 0
 
 
 def _lines(planned: Sequence[PlannedRow]) -> list[str]:
-    from c3d_pipelines.inputs.planned import DO, DONE, DUPLICATE, KNOWN_FAILURE
+    from c3d_pipelines.inputs.plan import DO, DONE, DUPLICATE, KNOWN_FAILURE
 
     by = {
         decision: [one.row for one in planned if one.decision == decision]

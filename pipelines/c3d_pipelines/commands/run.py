@@ -6,15 +6,15 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import click
-from c3d_client.command import complain
 from c3d_client.commands.options import clip_options, request_options
-from c3d_client.signals import exit_code, sigterm_as_ctrl_c
+from c3d_client.core.cli import print_error
+from c3d_client.core.signals import exit_code, sigterm_as_ctrl_c
 
 from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
 
 if TYPE_CHECKING:  # pyarrow and numpy are loaded only when there is work for them
     from c3d_pipelines.local.run import LocalRun
-    from c3d_pipelines.reports.run_summary import RunSummary
+    from c3d_pipelines.reports.summary import RunSummary
 
 _NAME = "c3d-pipelines"
 _MOST_SHOWN = 20
@@ -120,10 +120,10 @@ def run(
                     answer="classes" if classify else "features",
                     keep_logs=keep_logs,
                     show=show,
-                    note=lambda line: complain(_NAME, line),
+                    note=lambda line: print_error(_NAME, line),
                 )
         except KeyboardInterrupt:
-            complain(_NAME, "interrupted; the same command goes on with what is left")
+            print_error(_NAME, "interrupted; the same command goes on with what is left")
             return exit_code(signal.SIGTERM if told_to_go else signal.SIGINT)
     if as_json and ended.summary is not None:
         click.echo(ended.summary.to_json())
@@ -132,16 +132,16 @@ def run(
             click.echo(line)
     if ended.error:
         log = f"; the log is {ended.log}" if ended.log and not ended.refused else ""
-        complain(_NAME, f"{ended.error}{log}")
+        print_error(_NAME, f"{ended.error}{log}")
     return ended.exit_code
 
 
 def told(ended: LocalRun, summary: RunSummary) -> list[str]:
     """What became of a run, in lines for people."""
-    from c3d_client.stores import display
+    from c3d_client.core.uri import redact
 
     from c3d_pipelines.reports.figures import count
-    from c3d_pipelines.shards.format import STATUSES
+    from c3d_pipelines.shards.schema import STATUSES
 
     by_status = [f"{count(summary.ended(one))} {one}" for one in STATUSES if summary.ended(one)]
     lines = [f"{summary.verdict}." + (f" ({', '.join(by_status)})" if by_status else "")]
@@ -157,15 +157,15 @@ def told(ended: LocalRun, summary: RunSummary) -> list[str]:
         lines.append(f"  {failure.status:<10}  {failure.video_id}: {reason}")
     if len(summary.failures) > _MOST_SHOWN:
         lines.append(f"  and {count(len(summary.failures) - _MOST_SHOWN)} more, in the report")
-    lines.append(f"dataset     {display(ended.out)}")
-    lines.append(f"report      {display(ended.file('report.html'))}")
+    lines.append(f"dataset     {redact(ended.out)}")
+    lines.append(f"report      {redact(ended.file('report.html'))}")
     return lines + _again(summary)
 
 
 def _again(summary: RunSummary) -> list[str]:
     """How to have failures tried again."""
     from c3d_pipelines.reports.figures import count
-    from c3d_pipelines.shards.format import FINAL, OK
+    from c3d_pipelines.shards.schema import FINAL, OK
 
     lasting = sum(summary.ended(status) for status in FINAL - {OK})
     passing = len(summary.failures) - lasting

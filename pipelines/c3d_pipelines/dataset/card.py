@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow.compute as pc
-from c3d_client.contract import FEATURE_SIZE
-from c3d_client.errors import ProvenanceError, ShardError
-from c3d_client.provenance import differences, provenance_digest
-from c3d_client.stores import display
+from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.errors import ProvenanceError
+from c3d_client.core.provenance import differences, provenance_digest
+from c3d_client.core.uri import redact
 
 from c3d_pipelines.dataset.index import Index, committed_shards
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import OK, STATUSES, video_file
+from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.reader import parquet_file
+from c3d_pipelines.shards.schema import OK, STATUSES, video_file
+from c3d_pipelines.storage import Place
 
 CARD_FILE = "dataset.json"
 FORMAT = 1
@@ -83,7 +84,7 @@ def read_card(place: Place) -> Card | None:
         return Card(**{**values, "labels": tuple(values["labels"])})
     except (ValueError, TypeError) as error:
         raise ShardError(
-            f"{display(place.uri_of(CARD_FILE))}: is not the card of a dataset ({error}); take it "
+            f"{redact(place.uri_of(CARD_FILE))}: is not the card of a dataset ({error}); take it "
             "away and run the pipeline again: it is written anew"
         ) from error
 
@@ -109,7 +110,7 @@ def require_same_dataset(place: Place, *, answer: str, provenance: Mapping[str, 
             differing = [f"answer: {there!r} against {answer!r}", *differing]
         if differing:
             raise ProvenanceError(
-                f"{display(place.uri)}: holds numbers that were made differently and cannot be "
+                f"{redact(place.uri)}: holds numbers that were made differently and cannot be "
                 f"mixed with these: {'; '.join(differing)}; give another out"
             )
 
@@ -154,7 +155,7 @@ def labels_of(place: Place, index: Index) -> tuple[str, ...]:
     if len(said) > 1:
         one, other = list(said.items())[:2]
         raise ProvenanceError(
-            f"{display(place.uri)}: its shards {one[1]} and {other[1]} have other labels "
+            f"{redact(place.uri)}: its shards {one[1]} and {other[1]} have other labels "
             f"({_first_difference(one[0], other[0])}); keep each in a place of its own"
         )
     return next(iter(said), ())

@@ -14,19 +14,18 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from c3d_client.errors import ManifestError, ProvenanceError, ShardError, StorageError, UsageError
-from c3d_client.provenance import differences
-from c3d_client.stores import display
+from c3d_client.core.errors import ProvenanceError, UsageError
+from c3d_client.core.provenance import differences
+from c3d_client.core.uri import redact
 
 from c3d_pipelines.dataset.card import CARD_FILE, Card, read_card, require_same_dataset
-from c3d_pipelines.dataset.index import Index, load_index
-from c3d_pipelines.dataset.index_rows import INDEX_SCHEMA, newest, timed, times
-from c3d_pipelines.dataset.publish import write_dataset
+from c3d_pipelines.dataset.index import INDEX_SCHEMA, Index, load_index, newest, timed, times
 from c3d_pipelines.dataset.reader import Dataset
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards import committed as shards
-from c3d_pipelines.shards.format import clip_file, report_file, video_file
-from c3d_pipelines.shards.report import ShardReport
+from c3d_pipelines.errors import ManifestError, ShardError, StorageError
+from c3d_pipelines.run.publish import write_dataset
+from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.schema import ShardReport, clip_file, report_file, video_file
+from c3d_pipelines.storage import Place
 
 _log = logging.getLogger(__name__)
 _NAMED = 5  # of what is wrong
@@ -78,7 +77,7 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     for place in places[:-1]:
         _copy_runs(place, target)
     write_dataset(target, Index(table, reports), answer=answer, provenance=provenance)
-    _log.info("%s: %d videos of %d datasets", display(target.uri), len(table), len(paths))
+    _log.info("%s: %d videos of %d datasets", redact(target.uri), len(table), len(paths))
     return Dataset(target)
 
 
@@ -86,7 +85,7 @@ def _card(place: Place) -> Card:
     card = read_card(place)
     if card is None:
         raise StorageError(
-            display(place.uri), f"is not a dataset: it has no {CARD_FILE}; publish it first"
+            redact(place.uri), f"is not a dataset: it has no {CARD_FILE}; publish it first"
         )
     return card
 
@@ -100,7 +99,7 @@ def _require_alike(places: Sequence[Place], cards: Sequence[Card]) -> None:
             found = [*found, "their classes have different labels"]
         if found:
             raise ProvenanceError(
-                f"{display(places[0].uri)} and {display(place.uri)} were made differently and "
+                f"{redact(places[0].uri)} and {redact(place.uri)} were made differently and "
                 f"cannot be merged: {'; '.join(found)}"
             )
 
@@ -121,7 +120,7 @@ def _require_same_videos(places: Sequence[Place], indexes: Sequence[Index]) -> N
     shown = []
     for video_id in sorted(twice.to_pylist())[:_NAMED]:
         rows = table.filter(pc.equal(table["video_id"], video_id)).to_pylist()
-        named = [f"{display(r['uri'])} in {display(places[r['from']].uri)}" for r in rows]
+        named = [f"{redact(r['uri'])} in {redact(places[r['from']].uri)}" for r in rows]
         shown.append(f"{video_id!r} is {' and '.join(dict.fromkeys(named))}")
     more = f"; and {len(twice) - len(shown)} more" if len(twice) > len(shown) else ""
     ids = "1 id is" if len(twice) == 1 else f"{len(twice)} ids are"
@@ -172,8 +171,8 @@ def _copy_shard(origin: Place, name: str, target: Place, report: ShardReport) ->
     target.write(report_file(report.name), report.to_json())
     if shards.read_report(target, report.name) is None:
         raise ShardError(
-            f"{display(origin.uri_of(video_file(name)))}: was not copied whole to "
-            f"{display(target.uri)}; merge again"
+            f"{redact(origin.uri_of(video_file(name)))}: was not copied whole to "
+            f"{redact(target.uri)}; merge again"
         )
 
 

@@ -13,8 +13,8 @@ What is read is what the last run published; shards of a run that is still going
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,143 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from c3d_client import VideoFeatures
-from c3d_client.atomic import atomic_file
-from c3d_client.errors import C3DError, ShardError, StorageError, UsageError
-from c3d_client.stores import display
+from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.errors import C3DError, ProvenanceError, UsageError
+from c3d_client.core.files import atomic_file
+from c3d_client.core.provenance import differences
+from c3d_client.core.uri import redact
 
 from c3d_pipelines.dataset.card import CARD_FILE, Card, read_card
 from c3d_pipelines.dataset.index import INDEX_FILE, published
-from c3d_pipelines.dataset.neighbours import Neighbour, nearest_of, query_vector
-from c3d_pipelines.dataset.rows import Clips, DatasetRow
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import NUMBERS, OK, STATUSES, clip_file, video_file
+from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.shards.reader import columns_of, numbers_of
+from c3d_pipelines.shards.schema import NUMBERS, OK, STATUSES, clip_file, video_file
+from c3d_pipelines.storage import Place
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetRow:
+    """One video. The columns are the index's, see its README; here are those that are not.
+
+    Args:
+        feature: float32 ``[4096]``, length 1; None where it is not ok, or the answer is classes.
+        probabilities: float32 ``[classes]``, they add up to 1; None where it is not ok, or the
+            answer is features.
+    """
+
+    video_id: str
+    uri: str
+    key: str
+    size_bytes: int
+    status: str
+    error_type: str
+    error_message: str
+    n_frames: int | None
+    n_clips: int | None
+    fps: float | None
+    duration_s: float | None
+    width: int | None
+    height: int | None
+    interlaced: bool | None
+    duplicate_of: str
+    shard: str
+    row: int
+    run: str
+    top_label: str | None
+    top_probability: float | None
+    feature: npt.NDArray[np.float32] | None = None
+    probabilities: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """The clips of one video of n clips, by time.
+
+    Args:
+        video_id: whose they are.
+        clip_starts: int64 ``[n]``, the index of each clip's first frame.
+        clip_times_s: float64 ``[n, 2]``, start and end of each clip in seconds.
+        clip_features: float32 ``[n, 4096]``, fc6 after ReLU; None where the answer is classes.
+        clip_probabilities: float32 ``[n, classes]``; None where the answer is features.
+    """
+
+    video_id: str
+    clip_starts: npt.NDArray[np.int64]
+    clip_times_s: npt.NDArray[np.float64]
+    clip_features: npt.NDArray[np.float32] | None = None
+    clip_probabilities: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A video and how like the query it is.
+
+    Args:
+        video_id: in the dataset.
+        similarity: the cosine, -1 to 1; 1 is the same direction.
+    """
+
+    video_id: str
+    similarity: float
+
+
+def query_vector(
+    query: npt.NDArray[Any] | VideoFeatures, *, provenance: Mapping[str, Any]
+) -> npt.NDArray[np.float32]:
+    """What to compare with a dataset: float32 ``[4096]``, length 1.
+
+    Args:
+        query: a feature, or a video's features.
+        provenance: of the dataset.
+
+    Raises:
+        UsageError: it is not a feature.
+        ProvenanceError: the features were made differently from the dataset's.
+    """
+    if isinstance(query, VideoFeatures):
+        if found := differences(provenance, query.provenance):
+            raise ProvenanceError(
+                "the dataset's features and the query's were made differently and cannot be "
+                f"compared: {'; '.join(found)}; extract the query as the dataset was"
+            )
+        query = query.video_feature
+    vector = np.asarray(query, np.float64)
+    length = np.linalg.norm(vector)
+    if vector.shape != (FEATURE_SIZE,) or not np.isfinite(length) or not length:
+        raise UsageError(
+            f"the query is of shape {list(vector.shape)} and length {length:g}; give a video_id "
+            f"or a feature of shape [{FEATURE_SIZE}] that is finite and not zero"
+        )
+    unit: npt.NDArray[np.float32] = (vector / length).astype(np.float32)
+    return unit
+
+
+def nearest_of(
+    parts: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]],
+    query: npt.NDArray[np.float32],
+    *,
+    k: int,
+    but: int = -1,
+) -> list[tuple[int, float]]:
+    """The k rows most like a query, most like first; of equals, the one with the lower number.
+
+    Args:
+        parts: numbers of rows, int64 ``[m]``, and the rows, float32 ``[m, size]``.
+        query: float32 ``[size]``, length 1.
+        k: how many.
+        but: the number of a row to leave out.
+    """
+    numbers: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    cosines: npt.NDArray[np.float32] = np.empty(0, np.float32)
+    for at, rows in parts:
+        lengths = np.linalg.norm(rows, axis=1)
+        found = np.divide(rows @ query, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        numbers = np.append(numbers, at[at != but])
+        cosines = np.append(cosines, found[at != but])
+        best = np.lexsort((numbers, -cosines))[:k]
+        numbers, cosines = numbers[best], cosines[best]
+    return list(zip(numbers.tolist(), cosines.tolist(), strict=True))
+
 
 _Numbers = npt.NDArray[np.float32]
 _Places = npt.NDArray[np.int64]
@@ -68,13 +194,13 @@ class Dataset:
         card = read_card(place)
         if card is None:
             raise StorageError(
-                display(place.uri),
+                redact(place.uri),
                 f"is not a dataset: it has no {CARD_FILE}; run a pipeline to its end, or give "
                 "the folder that it wrote to",
             )
         if place.size(INDEX_FILE) is None:
             raise ShardError(
-                f"{display(place.uri_of(INDEX_FILE))}: is not there, though {CARD_FILE} is; run "
+                f"{redact(place.uri_of(INDEX_FILE))}: is not there, though {CARD_FILE} is; run "
                 "the pipeline again: it is made anew from the shards"
             )
         self.card: Card = card
@@ -207,7 +333,7 @@ class Dataset:
         name, owner = clip_file(said["shard"]), said["duplicate_of"] or video_id
         places = columns_of(self._place, name, rows, ["clip", "start_frame", "start_s", "end_s"])
         if places["clip"].to_pylist() != list(range(said["n_clips"])):
-            where = display(self._place.uri_of(name))
+            where = redact(self._place.uri_of(name))
             raise ShardError(f"{where}: the clips of {owner!r} are not where the index says")
         found = self._numbers_of(name, rows, [owner] * len(rows))
         numbers = np.concatenate([part for _, part in found])
@@ -240,7 +366,7 @@ class Dataset:
         if k < 1:
             raise UsageError(f"k is {k}; give 1 or more")
         if self.card.answer != "features":
-            raise UsageError(f"{display(self._place.uri)}: holds classes, and no features")
+            raise UsageError(f"{redact(self._place.uri)}: holds classes, and no features")
         itself = -1
         if isinstance(query, str):
             itself, said = self._position(query), self.row(query)
@@ -260,7 +386,7 @@ class Dataset:
     def _position(self, video_id: str) -> int:
         at: int = pc.index(self._table["video_id"], video_id).as_py()
         if at < 0:
-            where = display(self._place.uri)
+            where = redact(self._place.uri)
             raise UsageError(f"{where}: has no video {video_id!r}; ids(None) lists them all")
         return at
 

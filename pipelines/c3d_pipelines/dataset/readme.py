@@ -12,7 +12,7 @@ from typing import Any
 
 from c3d_pipelines.dataset.card import Card
 from c3d_pipelines.reports.figures import length
-from c3d_pipelines.shards.format import NUMBERS
+from c3d_pipelines.shards.schema import NUMBERS
 
 README_FILE = "README.md"
 

@@ -21,8 +21,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from c3d_client.contract import CLIP_BYTES
-from c3d_client.errors import UsageError
+from c3d_client.core.contract import CLIP_BYTES
+from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.estimates.footage import Numbers, require
 from c3d_pipelines.estimates.rates import Cluster, Rates
@@ -162,7 +162,7 @@ def _pod_stages(job: Job) -> tuple[Numbers, Numbers, Numbers]:
     work, rates, cluster = job.workload, job.rates, job.cluster
     done = 1 - job.failure_rate / 2
     cores = rates.cores_worth(cluster.cores)
-    # As the worker shares its cores (c3d_client.many.share_cores): videos at a time, threads each.
+    # As the worker shares its cores (c3d_client.parallel.share_cores): videos at a time, threads each.
     at_once = np.clip(np.floor(work.each("videos")), 1, cluster.cores)
     speed = rates.frames_per_core_s * cores / cluster.cores * np.floor(cluster.cores / at_once)
     lane_s = work.each("frames") * done / speed + work.each("videos") * rates.video_s

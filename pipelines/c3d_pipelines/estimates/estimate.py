@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from c3d_client.contract import CLIP_BYTES, FEATURE_SIZE, SPORTS1M_CLASSES
-from c3d_client.errors import UsageError
+from c3d_client.core.contract import CLIP_BYTES, FEATURE_SIZE, SPORTS1M_CLASSES
+from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.estimates.course import (
     PODS_AROUND,

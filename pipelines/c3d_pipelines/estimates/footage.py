@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from c3d_client import ClipWindow
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 
 Numbers = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.estimates.footage import Resolution, require
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.estimates.footage import Footage, Numbers, require, spread_lengths
 
@@ -25,7 +25,7 @@ _MOST_SHARDS = 10_000
 
 @dataclass(frozen=True)
 class ShardLimits:
-    """Where a shard ends, as :func:`c3d_pipelines.inputs.sharding.cut_into_shards` takes it.
+    """Where a shard ends, as :func:`c3d_pipelines.inputs.plan.cut_into_shards` takes it.
 
     A plan counts minutes where it knows all lengths, megabytes where it does not. An estimate from
     a mean takes what makes more shards.
@@ -225,8 +225,7 @@ def read_shards(path: str, *, limits: ShardLimits | None = None) -> list[list[Ma
     import pyarrow.parquet as pq
 
     from c3d_pipelines.inputs.manifest import read_manifest
-    from c3d_pipelines.inputs.planned import DO, read_plan
-    from c3d_pipelines.inputs.sharding import cut_into_shards
+    from c3d_pipelines.inputs.plan import DO, cut_into_shards, read_plan
 
     try:
         planned = "decision" in pq.read_schema(path).names

@@ -10,7 +10,7 @@ import os
 import posixpath
 from urllib.parse import unquote
 
-from c3d_client.stores import OBJECT_STORES, STORES, scheme
+from c3d_client.core.uri import OBJECT_STORES, STORES, scheme
 
 
 def local_path(uri: str) -> str | None:
@@ -44,7 +44,7 @@ def same_place(uri: str) -> str:
         return os.path.abspath(path)
     kind = scheme(uri)
     # s3a:// and gcs:// are other names of s3:// and gs://; http:// is not one of https://.
-    store = STORES[kind][0] if kind in OBJECT_STORES else kind
+    store = STORES[kind] if kind in OBJECT_STORES else kind
     return store + uri[len(kind) :]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from c3d_client import atomic_file
-from c3d_client.errors import OutputError, UsageError
+from c3d_client.core.errors import OutputError, UsageError
 
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 

@@ -39,7 +39,7 @@ def plan(
     settings: dsl.Output[dsl.Artifact],
 ) -> list[str]:
     """Check what was asked for, list the inputs, decide what to do with each; one word a shard."""
-    from c3d_pipelines.steps.bulk import plan_step
+    from c3d_pipelines.run.steps import plan_step
 
     return plan_step(
         videos=videos,
@@ -80,7 +80,7 @@ def preflight(
     checked: dsl.Output[dsl.Artifact],
 ) -> str:
     """Ask the server whether it is there and has the right model; gives the model's digest."""
-    from c3d_pipelines.steps.bulk import preflight_step
+    from c3d_pipelines.run.steps import preflight_step
 
     return preflight_step(
         out=out,
@@ -99,7 +99,7 @@ def extract(
     settings: dsl.Input[dsl.Artifact],
 ) -> str:
     """Do one shard; gives its name in the dataset."""
-    from c3d_pipelines.steps.bulk import extract_step
+    from c3d_pipelines.run.steps import extract_step
 
     return extract_step(
         shard=shard, model_digest=model_digest, plan_path=plan.path, settings_path=settings.path
@@ -116,7 +116,7 @@ def publish(
     metrics: dsl.Output[dsl.Metrics],
 ) -> int:
     """Make one dataset of the shards; gives how many of the run's videos did not end ok."""
-    from c3d_pipelines.steps.bulk import publish_step
+    from c3d_pipelines.run.steps import publish_step
 
     unsuccessful, figures = publish_step(
         plan_path=plan.path,
@@ -132,7 +132,7 @@ def publish(
 @dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
 def gate(unsuccessful: int, max_failed: int, out: str, run: str):  # type: ignore[no-untyped-def]
     """Fail the run when too many videos did not end ok."""
-    from c3d_pipelines.steps.bulk import gate_step
+    from c3d_pipelines.run.steps import gate_step
 
     gate_step(unsuccessful=unsuccessful, max_failed=max_failed, out=out, run=run)
 
@@ -146,7 +146,7 @@ def report(  # type: ignore[no-untyped-def]
     text: dsl.Output[dsl.Markdown],
 ):
     """Say how the run ended, whatever happened."""
-    from c3d_pipelines.steps.exit import report_step
+    from c3d_pipelines.run.finish import report_step
 
     report_step(
         out=out,

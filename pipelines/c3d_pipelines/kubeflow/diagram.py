@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from c3d_client.errors import UsageError
+from c3d_client.core.errors import UsageError
 
 _STYLES = (
     "classDef task fill:#eef3fb,stroke:#3b6ea5,color:#12263f",

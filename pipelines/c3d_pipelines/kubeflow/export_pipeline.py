@@ -13,7 +13,7 @@ from kfp import dsl
 
 from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, ClusterSettings
 from c3d_pipelines.kubeflow.pods import Size, pipeline_config, place_on_cluster, retry
-from c3d_pipelines.steps.export import DEFAULT
+from c3d_pipelines.run.export_steps import DEFAULT
 
 NAME = "c3d-export-and-verify"
 
@@ -21,7 +21,7 @@ NAME = "c3d-export-and-verify"
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
 def fetch(weights: str, mean: str, labels: str, files: dsl.Output[dsl.Artifact]) -> list[str]:
     """Fetch published files by name, checked."""
-    from c3d_pipelines.steps.export import fetch_step
+    from c3d_pipelines.run.export_steps import fetch_step
 
     return fetch_step(weights=weights, mean=mean, labels=labels, files_path=files.path)
 
@@ -38,7 +38,7 @@ def build(  # type: ignore[no-untyped-def]
     built: dsl.Output[dsl.Model],
 ):
     """Build a version unless the store has it."""
-    from c3d_pipelines.steps.export import build_step
+    from c3d_pipelines.run.export_steps import build_step
 
     build_step(
         weights=weights,
@@ -55,7 +55,7 @@ def build(  # type: ignore[no-untyped-def]
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
 def verify(built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]):  # type: ignore[no-untyped-def]
     """Load the version as TensorFlow Serving does and compare it with the network."""
-    from c3d_pipelines.steps.export import verify_step
+    from c3d_pipelines.run.export_steps import verify_step
 
     verify_step(built_path=built.path, text_path=text.path)
 
@@ -63,7 +63,7 @@ def verify(built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]):  # type
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
 def publish(store: str, built: dsl.Input[dsl.Model]) -> str:
     """Give the version its number in the store; gives its folder."""
-    from c3d_pipelines.steps.export import publish_step
+    from c3d_pipelines.run.export_steps import publish_step
 
     return publish_step(store=store, built_path=built.path)
 

@@ -21,7 +21,7 @@ from kfp import dsl
 from c3d_pipelines.kubeflow import components
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 from c3d_pipelines.kubeflow.pods import Size, pipeline_config, place_on_cluster, retry
-from c3d_pipelines.steps.bulk import ANY_MODEL, CONFIGURED
+from c3d_pipelines.run.steps import ANY_MODEL, CONFIGURED
 
 EXTRACTION, CLASSIFICATION = "c3d-bulk-extraction", "c3d-bulk-classification"
 _DESCRIPTIONS = {

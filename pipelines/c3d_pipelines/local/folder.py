@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3d_pipelines.run_files import LOG
+from c3d_pipelines.storage import LOG
 
 # What a process has, from the end of the lease, to leave things tidy.
 GRACE_S = 15.0

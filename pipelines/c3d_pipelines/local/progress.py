@@ -93,7 +93,7 @@ def _counted(plan: str) -> tuple[int, int, int]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from c3d_pipelines.inputs.planned import DO
+    from c3d_pipelines.inputs.plan import DO
 
     # As columns: there may be millions of rows, and somebody is looking.
     inputs = pq.read_table(plan, columns=["decision", "shard"])

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c3d_client.errors import C3DError, RunError, StorageError, UsageError
-from c3d_client.stores import display, scheme
+from c3d_client.core.errors import C3DError, UsageError
+from c3d_client.core.uri import redact, scheme
 
+from c3d_pipelines.errors import RunError, StorageError
 from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION, compiled_path
 from c3d_pipelines.local.folder import GRACE_S, LocalFolder
 from c3d_pipelines.local.progress import RunState, StateReader
 from c3d_pipelines.local.step import DONE, FAILED, Step, read_steps
-from c3d_pipelines.place import Place
-from c3d_pipelines.reports.run_summary import RunSummary
-from c3d_pipelines.run_files import LOG, SUMMARY, run_file
+from c3d_pipelines.reports.summary import RunSummary
+from c3d_pipelines.storage import LOG, SUMMARY, Place, run_file
 
 _PIPELINES = {"features": EXTRACTION, "classes": CLASSIFICATION}
 _CHILD = (sys.executable, "-m", "c3d_pipelines.local.child")
@@ -243,8 +243,8 @@ def _keep_log(folder: LocalFolder, place: Place, run: str, given: Mapping[str, A
     name, log = run_file(run, LOG), folder.log.read_bytes()
     # Kubeflow prints all arguments; credentials in a URL are not for the dataset.
     for value in given.values():
-        if isinstance(value, str) and display(value) != value:
-            log = log.replace(value.encode(), display(value).encode())
+        if isinstance(value, str) and redact(value) != value:
+            log = log.replace(value.encode(), redact(value).encode())
     try:
         place.write(name, log)
     except StorageError:

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from c3d_client.errors import C3DError
-from c3d_client.signals import exit_code
+from c3d_client.core.errors import C3DError
+from c3d_client.core.signals import exit_code
 
 from c3d_pipelines.local.folder import GRACE_S, LocalFolder, write_whole
 

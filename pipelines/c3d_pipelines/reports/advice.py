@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from c3d_client.contract import (
+from c3d_client.core.contract import (
     CLIP_FRAMES,
     CLIP_STRIDE,
     DEFAULT_TARGET,
@@ -19,10 +19,10 @@ from c3d_client.contract import (
     PREPROCESSING,
 )
 
-from c3d_pipelines.inputs.planned import KNOWN_FAILURE
-from c3d_pipelines.reports.run_summary import ROW_MISSING, SHARD_MISSING, Failure, RunSummary
-from c3d_pipelines.run_files import PLAN, run_file
-from c3d_pipelines.shards.format import CORRUPT, FAILED, OK, TOO_SHORT, UNREADABLE
+from c3d_pipelines.inputs.plan import KNOWN_FAILURE
+from c3d_pipelines.reports.summary import ROW_MISSING, SHARD_MISSING, Failure, RunSummary
+from c3d_pipelines.shards.schema import CORRUPT, FAILED, OK, TOO_SHORT, UNREADABLE
+from c3d_pipelines.storage import PLAN, run_file
 
 MISSING = "missing"
 KINDS = (FAILED, MISSING, UNREADABLE, CORRUPT, TOO_SHORT)

@@ -12,15 +12,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from c3d_client.atomic import atomic_file
+from c3d_client.core.files import atomic_file
 
-from c3d_pipelines.shards.format import OK, STATUSES
-from c3d_pipelines.shards.ticking import ticking
+from c3d_pipelines.shards.schema import OK, STATUSES
 
 # The folder in which a run on one machine looks for the shards' progress.
 FOLDER_VARIABLE = "C3D_PROGRESS_FOLDER"
@@ -168,3 +167,27 @@ class ShardProgress:
         with contextlib.suppress(OSError), atomic_file(self._path, text=True) as file:
             file.write(json.dumps(asdict(now)))
         self._written = now
+
+
+@contextlib.contextmanager
+def ticking(action: Callable[[], object], *, every_s: float, name: str) -> Iterator[None]:
+    """Call something from time to time while the block lasts; never after it.
+
+    Args:
+        action: what to call, in another thread; it must not raise.
+        every_s: the pause before each call, in seconds.
+        name: of the thread.
+    """
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.wait(every_s):
+            action()
+
+    thread = threading.Thread(target=loop, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

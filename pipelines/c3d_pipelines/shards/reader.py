@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from c3d_client.errors import ShardError, StorageError
-from c3d_client.stores import display
+from c3d_client.core.uri import redact
 
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import report_file
+from c3d_pipelines.errors import ShardError, StorageError
+from c3d_pipelines.shards.schema import report_file
+from c3d_pipelines.storage import Place
 
 _AGAIN = "run the pipeline again: it makes anew what is not there"
 
@@ -41,7 +41,7 @@ def parquet_file(place: Place, name: str) -> Iterator[pq.ParquetFile]:
     except StorageError:
         if place.size(name) is None:
             raise ShardError(
-                f"{display(place.uri_of(name))}: is not there, though the index names it; {_AGAIN}"
+                f"{redact(place.uri_of(name))}: is not there, though the index names it; {_AGAIN}"
             ) from None
         raise
 
@@ -66,7 +66,7 @@ def damaged(place: Place, name: str, reason: object) -> ShardError:
     shard = name.partition("/")[2].removesuffix(".parquet")
     what = f"it and {report_file(shard)}" if shard else "it"
     return ShardError(
-        f"{display(place.uri_of(name))}: is damaged ({said}); take {what} away and {_AGAIN}"
+        f"{redact(place.uri_of(name))}: is damaged ({said}); take {what} away and {_AGAIN}"
     )
 
 
@@ -162,6 +162,6 @@ def _first_null(column: pa.ChunkedArray) -> int:
 
 def _other(place: Place, name: str, what: str) -> ShardError:
     return ShardError(
-        f"{display(place.uri_of(name))}: is not the shard that the index means ({what}); a run has "
+        f"{redact(place.uri_of(name))}: is not the shard that the index means ({what}); a run has "
         "written it since: wait until that run has published, or run the pipeline again"
     )

@@ -15,28 +15,27 @@ from functools import partial
 from typing import cast
 
 from c3d_client import Cancelled, ModelInfo
-from c3d_client.contract import CLASSIFY, FC6_FEATURES, FEATURE_SIZE
-from c3d_client.errors import (
+from c3d_client.core.contract import CLASSIFY, FC6_FEATURES, FEATURE_SIZE
+from c3d_client.core.errors import (
     C3DError,
     ContractMismatch,
     OutputError,
     ServingError,
-    ShardError,
     UsageError,
     VideoError,
 )
-from c3d_client.many import share_cores, side_by_side
+from c3d_client.core.provenance import Provenance
+from c3d_client.parallel import map_parallel, share_cores
 
+from c3d_pipelines.errors import ShardError
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.place import Place
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.committed import name_of, read_report, remove_stale
-from c3d_pipelines.shards.format import OK, STATUSES, report_file
-from c3d_pipelines.shards.patience import Patience, ServerGone, StoreTries
-from c3d_pipelines.shards.progress import Progress, ShardProgress
-from c3d_pipelines.shards.report import ShardReport
-from c3d_pipelines.shards.ticking import ticking
+from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
+from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
+from c3d_pipelines.shards.retry import Patience, ServerGone, StoreTries
+from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
 from c3d_pipelines.shards.writer import TIMINGS, Result, ShardWriter, writing_shard
+from c3d_pipelines.storage import Place
 
 _CHECK_MODEL_EVERY_S = 10.0
 _LOOK_EVERY_S = 0.2
@@ -238,7 +237,7 @@ class _Work:
 
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Each row with what became of its video, in order."""
-        outcomes = side_by_side(
+        outcomes = map_parallel(
             self._one, self._rows, workers=self._workers, in_order=True, halt=self._halt
         )
         # Requests on their way would hold up one that is told to go.
@@ -249,8 +248,8 @@ class _Work:
             finally:
                 cast("Generator[object, None, None]", outcomes).close()
 
-    def _one(self, row: ManifestRow, unwanted: threading.Event) -> _Done:
-        stop = _Either(unwanted, self._halt)
+    def _one(self, row: ManifestRow, cancel: threading.Event) -> _Done:
+        stop = _Either(cancel, self._halt)
         with self._counted(stop):
             try:
                 return _Done(self.patience.do(partial(self._asked, row, stop), stop))
@@ -262,15 +261,17 @@ class _Work:
     def _asked(self, row: ManifestRow, stop: threading.Event) -> Result:
         result: Result
         if self._signature is CLASSIFY:
-            result = self.c3d.classify(row.uri, top_k=1, threads=self._threads, unwanted=stop)
+            result = self.c3d.classify(row.uri, top_k=1, threads=self._threads, cancel=stop)
         else:
-            result = self.c3d.extract(row.uri, threads=self._threads, unwanted=stop)
-        self.c3d.model.require_unchanged(dict(self._settings.provenance), result.provenance)
+            result = self.c3d.extract(row.uri, threads=self._threads, cancel=stop)
+        self.c3d.model.require_unchanged(
+            Provenance(self._settings.provenance), Provenance(result.provenance)
+        )
         return result
 
     def _require_same(self, info: ModelInfo) -> None:
         made_by = self.c3d.model.made_by(info)
-        self.c3d.model.require_unchanged(dict(self._settings.provenance), made_by)
+        self.c3d.model.require_unchanged(Provenance(self._settings.provenance), made_by)
 
     @contextlib.contextmanager
     def _counted(self, stop: _Either) -> Iterator[None]:

@@ -9,30 +9,33 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from c3d_client import VideoClassification, VideoFeatures
-from c3d_client.errors import C3DError
-from c3d_client.rows import row_chunks
-from c3d_client.stores import display
+from c3d_client.core.errors import C3DError
+from c3d_client.core.files import row_chunks
+from c3d_client.core.uri import redact
 
-from c3d_pipelines.inputs.keys import quick_key
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.inputs.content_keys import quick_key
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.place import Place
-from c3d_pipelines.shards.format import (
+from c3d_pipelines.shards.schema import (
     NUMBERS,
     OK,
     clip_file,
     clip_schema,
     file_metadata,
+    message_of,
+    status_of,
     video_file,
     video_schema,
 )
-from c3d_pipelines.shards.row_groups import RowGroups
-from c3d_pipelines.shards.statuses import message_of, status_of
+from c3d_pipelines.storage import Place
 
 Result: TypeAlias = VideoFeatures | VideoClassification
 
@@ -76,7 +79,7 @@ def writing_shard(
 
         def rows_to(file: str, schema: pa.Schema, group_rows: int) -> RowGroups:
             path = files.enter_context(place.writing(file, again=again))
-            shown = display(place.uri_of(file))
+            shown = redact(place.uri_of(file))
             here = "" if place.is_local else f"on this machine, below {path.parent}: "
             schema = schema.with_metadata(metadata)
             rows = RowGroups(path, schema, group_rows, shown=shown, here=here)
@@ -162,7 +165,7 @@ class ShardWriter:
         self.counts[status] += 1
         known = {
             "video_id": row.video_id,
-            "uri": display(row.uri),
+            "uri": redact(row.uri),
             "key": row.key,
             "size_bytes": row.size_bytes,
             "status": status,
@@ -202,8 +205,99 @@ def key_read(row: ManifestRow, told: Mapping[str, str | int]) -> str:
 
     Args:
         row: as planned.
-        told: the fingerprint from just before reading (see :func:`c3d_client.sources.fingerprint`).
+        told: the fingerprint from just before reading (see :func:`c3d_client.video.sources.fingerprint`).
     """
     read = quick_key(told)
     same_kind = row.key.partition(":")[0] == read.partition(":")[0]
     return read if read and (same_kind or not row.key) else row.key
+
+
+class RowGroups:
+    """A Parquet file that is written a row group at a time. Close it, finished or not.
+
+    Args:
+        path: to write it to.
+        schema: of its rows.
+        group_rows: how many are held.
+        shown: what it is called where it cannot be written.
+        here: said before the disk's word.
+    """
+
+    def __init__(
+        self, path: Path, schema: pa.Schema, group_rows: int, *, shown: str, here: str
+    ) -> None:
+        self.path = path
+        self._shown = shown
+        self._here = here
+        self._schema = schema
+        self._group_rows = group_rows
+        self._held: list[dict[str, Any]] = []
+        self._held_rows = 0
+        # Through Python's own file: its errors say what the disk said, and no more.
+        self._file = path.open("wb")
+        plain = [one.name for one in schema if not pa.types.is_nested(one.type)]
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema,
+            compression="zstd",
+            # Numbers of a network hardly repeat, and their least and greatest say nothing.
+            use_dictionary=[one for one in plain if pa.types.is_string(schema.field(one).type)],
+            write_statistics=plain,
+            write_page_checksum=True,
+        )
+
+    def add(self, columns: dict[str, Any], rows: int) -> None:
+        """Add rows, by column; the numbers as ``[rows, size]``, or a list with None where none."""
+        self._held.append(columns)
+        self._held_rows += rows
+        if self._held_rows >= self._group_rows:
+            self._write()
+
+    def finish(self) -> None:
+        """Write what is left and the file's end."""
+        self._write()
+        with self._named():
+            self._writer.close()
+            self._file.close()
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        if not self._file.closed:
+            # It is thrown away; and on a full disk, its end cannot be written either.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _write(self) -> None:
+        if self._held:
+            columns = [self._column(one) for one in self._schema]
+            self._held, self._held_rows = [], 0
+            with self._named():
+                self._writer.write_table(pa.table(columns, schema=self._schema))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        # Else the one file would be blamed for the other: their blocks lie in each other.
+        try:
+            yield
+        except OSError as error:
+            said = f"{self._here}{error.strerror or error}"
+            raise StorageError(self._shown, f"cannot be written ({said})") from error
+
+    def _column(self, field: pa.Field) -> pa.Array:
+        parts = [held.get(field.name, [None]) for held in self._held]
+        if not pa.types.is_nested(field.type):
+            return pa.array([value for part in parts for value in part], field.type)
+        if pa.types.is_fixed_size_list(field.type):
+            flat = np.concatenate(parts).reshape(-1)
+            return pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+        rows = [row for part in parts for row in part]
+        lengths = [0 if row is None else len(row) for row in rows]
+        flat = np.concatenate([np.zeros(0, np.float32), *(row for row in rows if row is not None)])
+        return pa.ListArray.from_arrays(
+            pa.array(np.cumsum([0, *lengths]), pa.int32()),
+            pa.array(flat, pa.float32()),
+            type=field.type,
+            mask=pa.array([row is None for row in rows]),
+        )

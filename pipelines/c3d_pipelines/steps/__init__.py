@@ -1,1 +1,1 @@
-"""What the tasks of the pipelines do: each component is one call of these."""
+"""Kept for pipelines that were compiled by release 0.1.0; the steps are in c3d_pipelines.run."""

@@ -1,0 +1,102 @@
+"""What a run shows while it goes on: on a terminal a line that lives, elsewhere nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from c3d_client.client import C3DClient
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class RunProgress:
+    """Videos done, clips a second, time left and how the server keeps up.
+
+    Args:
+        progress: what draws, or None where nobody looks.
+        total: videos in the run.
+        c3d: the client that does them.
+    """
+
+    def __init__(self, progress: Progress | None, total: int, c3d: C3DClient) -> None:
+        self._progress = progress
+        self._c3d = c3d
+        self._started = time.monotonic()
+        self._task: TaskID | None = None
+        if progress is not None:
+            self._task = progress.add_task("", total=total, clips=self._clips, server=self._server)
+
+    def advance(self) -> None:
+        """One more video has its row."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task)
+
+    def say(self, line: str) -> None:
+        """A line on standard error, above what is drawn."""
+        if self._progress is not None:
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr)
+
+    def _clips(self) -> str:
+        seconds = time.monotonic() - self._started
+        return f"{self._c3d.clips_answered / max(seconds, 1e-9):.1f} clips/s"
+
+    def _server(self) -> str:
+        window = self._c3d.serving.window
+        state = f"{window.in_flight} of {window.size} in flight"
+        return f"{state}, {window.push_backs} pushed back" if window.push_backs else state
+
+
+@contextlib.contextmanager
+def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProgress]:
+    """Show the progress of a run while the block lasts.
+
+    Args:
+        total: videos in the run.
+        c3d: the client that does them.
+        quiet: show nothing even on a terminal.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield RunProgress(None, total, c3d)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Live(ProgressColumn):
+        """A text that is asked for each time it is drawn."""
+
+        def __init__(self, field: str) -> None:
+            self._field = field
+            super().__init__()
+
+        def render(self, task: Task) -> Text:
+            return Text(task.fields[self._field]())
+
+    columns = (
+        MofNCompleteColumn(),
+        TextColumn("videos"),
+        BarColumn(bar_width=24),
+        Live("clips"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        Live("server"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield RunProgress(progress, total, c3d)

@@ -1,0 +1,1 @@
+"""What every part shares, without decoder, gRPC or NumPy: contract, errors, files, signals."""

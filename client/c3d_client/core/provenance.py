@@ -1,0 +1,283 @@
+"""Model cards and provenance: what made a feature, and whether two features are comparable.
+
+Numbers of different weights, means, precisions, crops, strides or decoders look alike and are not
+comparable. Which video they are of, and the version number of the served model, do not matter.
+
+Both types keep the mapping that they were read from. Fields that this release does not know are
+ignored in comparisons and written again unchanged; fields that an older file lacks have the value
+that the older release used (:data:`ADDED_FIELDS`).
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from c3d_client.core.contract import CONTRACT_VERSION
+from c3d_client.core.errors import ProvenanceError
+
+Path = tuple[str, ...]
+
+
+class Severity(enum.Enum):
+    """How far two features are apart that differ in a field."""
+
+    MODEL = "another model"
+    METHOD = "another way of making clips or features"
+    SOFTWARE = "another version of a library that decodes or resizes"
+
+
+# The fields that must agree, each by its path in a provenance. A digest represents its content.
+_COMPARED: tuple[tuple[Path, Severity], ...] = (
+    (("contract_version",), Severity.MODEL),
+    (("model", "weights", "sha256"), Severity.MODEL),
+    (("model", "mean", "sha256"), Severity.MODEL),
+    (("model", "precision"), Severity.MODEL),
+    (("preprocessing",), Severity.METHOD),
+    (("clips",), Severity.METHOD),
+    (("software", "opencv"), Severity.SOFTWARE),
+    (("software", "pyav"), Severity.SOFTWARE),
+    (("software", "libavcodec"), Severity.SOFTWARE),
+)
+COMPARED = tuple(path for path, _ in _COMPARED)
+
+# Fields compared since a later release, and the value that files without the field were made with.
+# A field with this value does not change a digest, so digests of older files stay valid.
+ADDED_FIELDS: tuple[tuple[Path, Any, Severity], ...] = (
+    (("damage",), "error", Severity.METHOD),
+    (("layer",), "fc6", Severity.METHOD),
+    (("pca",), None, Severity.METHOD),
+    (("stream",), "first", Severity.METHOD),
+)
+
+# The fields of a model card's weights and mean that are repeated in every result.
+_REPEATED = ("source", "format", "random", "note", "known_as", "sha256", "file_sha256")
+_CARD_FIELDS = ("weights", "mean", "precision")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A compared field in which two provenances differ.
+
+    Args:
+        field: the path of the field, e.g. ``"model.weights.sha256"``.
+        one, other: the two values.
+        severity: what the difference means for the numbers.
+    """
+
+    field: str
+    one: Any
+    other: Any
+    severity: Severity
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.one!r} against {self.other!r}"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The description that a servable carries: weights, mean, precision, labels.
+
+    Args:
+        data: the card as it was read, with fields that this release does not know.
+    """
+
+    data: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelCard:
+        """Take a card from a mapping, which is copied.
+
+        Raises:
+            ValueError: it is not a card of this contract version, or a field is missing.
+        """
+        if not isinstance(data, Mapping) or data.get("contract_version") != CONTRACT_VERSION:
+            seen = data.get("contract_version") if isinstance(data, Mapping) else None
+            raise ValueError(
+                f"its contract version is {seen!r}, this client's is {CONTRACT_VERSION!r}"
+            )
+        missing = [key for key in _CARD_FIELDS if key not in data]
+        if missing:
+            raise ValueError(f"its model card says nothing of {', '.join(missing)}")
+        return cls(copy.deepcopy(dict(data)))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelCard:
+        """Parse a card.
+
+        Raises:
+            ValueError: as :meth:`from_dict`, or it is not JSON.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"its model card is not JSON ({error})") from error
+        return cls.from_dict(data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as a mapping of its own, unknown fields included."""
+        return copy.deepcopy(dict(self.data))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One label a class; empty where the model does not classify."""
+        return tuple(self.data.get("labels", ()))
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """The weights: source, format, digests, and whether they are random."""
+        return self.data["weights"] or {}
+
+    @property
+    def mean(self) -> Mapping[str, Any]:
+        """The mean cube: source and digest."""
+        return self.data["mean"] or {}
+
+    @property
+    def precision(self) -> str:
+        """The dtype that the network computes in: ``float32``, ``bfloat16`` or ``float16``."""
+        return str(self.data["precision"])
+
+    def model(self) -> dict[str, Any]:
+        """Return the part of every result's provenance that describes the model."""
+        part: dict[str, Any] = {"precision": self.data["precision"]}
+        for name, values in (("weights", self.weights), ("mean", self.mean)):
+            part[name] = {key: values[key] for key in _REPEATED if key in values}
+        return part
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The record of how a result was made: model, preprocessing, clips, software, video.
+
+    Args:
+        data: the record as it was made or read, with fields that this release does not know.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
+        """Take a provenance from a mapping, which is copied."""
+        return cls(copy.deepcopy(dict(data)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the provenance as a mapping of its own, unknown fields included."""
+        return copy.deepcopy(dict(self.data))
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The served model: name, version, precision, weights, mean."""
+        return self._part("model")
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """The model's weights: source and digests."""
+        return self._get(("model", "weights")) or {}
+
+    @property
+    def clips(self) -> Mapping[str, Any]:
+        """How clips were made: frames, stride, frame step, tail, short, fps."""
+        return self._part("clips")
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """How frames were resized and cropped."""
+        return self._part("preprocessing")
+
+    @property
+    def software(self) -> Mapping[str, Any]:
+        """The versions of the client, the decoder and OpenCV."""
+        return self._part("software")
+
+    @property
+    def video(self) -> Mapping[str, Any]:
+        """The video: source, fingerprint, frames, duration, size; empty where there is none."""
+        return self._part("video")
+
+    @property
+    def video_name(self) -> str:
+        """The video's address, redacted, for messages."""
+        return str(self.video.get("source") or "an unnamed video")
+
+    def with_video(self, video: Mapping[str, Any]) -> Provenance:
+        """Return the same record for a video."""
+        return Provenance({**self.data, "video": dict(video)})
+
+    def differences(self, other: Provenance) -> list[Difference]:
+        """Compare two records in the fields that must agree.
+
+        Returns:
+            The differences in the order of the fields; empty where the numbers are comparable.
+        """
+        found = []
+        for path, severity in _COMPARED:
+            here, there = self._get(path), other._get(path)
+            if here != there:
+                found.append(Difference(".".join(path), here, there, severity))
+        for path, default, severity in ADDED_FIELDS:
+            here, there = self._get(path, default), other._get(path, default)
+            if here != there:
+                found.append(Difference(".".join(path), here, there, severity))
+        return found
+
+    def digest(self) -> str:
+        """Return one name for all compared fields: SHA-256, 64 hex digits.
+
+        Two records have the same digest where :meth:`differences` is empty.
+        """
+        values: list[Any] = [self._get(path) for path, _ in _COMPARED]
+        for path, default, _ in ADDED_FIELDS:
+            value = self._get(path, default)
+            if value != default:
+                values.append({".".join(path): value})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def _part(self, name: str) -> Mapping[str, Any]:
+        value = self.data.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+    def _get(self, path: Path, default: Any = None) -> Any:
+        value: Any = self.data
+        for key in path[:-1]:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value.get(path[-1], default) if isinstance(value, Mapping) else default
+
+
+def provenance_digest(provenance: Mapping[str, Any]) -> str:
+    """Return one name for all compared fields: SHA-256, 64 hex digits.
+
+    Numbers under one digest may be averaged, merged and taken from a cache.
+    """
+    return Provenance(provenance).digest()
+
+
+def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
+    """Check that results may be averaged or merged.
+
+    Raises:
+        ProvenanceError: two of them differ; the message names the fields.
+    """
+    first: Provenance | None = None
+    for data in provenances:
+        provenance = Provenance(data)
+        if first is None:
+            first = provenance
+        elif found := first.differences(provenance):
+            raise ProvenanceError(
+                f"features of {first.video_name} and {provenance.video_name} were made differently "
+                f"and cannot be mixed: {'; '.join(map(str, found))}; extract them again the same way"
+            )
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the differences of two records as text; empty where the numbers are comparable."""
+    return [str(found) for found in Provenance(one).differences(Provenance(other))]

@@ -1,0 +1,172 @@
+"""Addresses of videos, folders and data sets: paths and URLs, parsed in one place.
+
+>>> uri = Uri.of("s3://bucket/films/a.mp4")
+>>> uri.scheme, uri.bucket, uri.path, uri.name
+('s3', 'bucket', 'films/a.mp4', 'a.mp4')
+>>> str(Uri.of("https://me:secret@host/a.mp4?token=1"))
+'https://***@host/a.mp4?token=***'
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+# URL scheme -> the store it names. s3a:// and gcs:// are other spellings of s3:// and gs://.
+STORES = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "http": "http",
+    "https": "http",
+    "memory": "memory",
+}
+OBJECT_STORES = frozenset(name for name, store in STORES.items() if store != "http")
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Uri:
+    """A path or URL. ``str()`` gives it redacted; only :attr:`raw` has credentials.
+
+    Args:
+        raw: the path or URL as given. It opens the file and may hold credentials.
+    """
+
+    raw: str = field(repr=False)
+
+    @classmethod
+    def of(cls, value: str | os.PathLike[str] | Uri) -> Uri:
+        """Return a value as a Uri; a Uri is returned as it is."""
+        return value if isinstance(value, Uri) else cls(os.fsdecode(value))
+
+    def __str__(self) -> str:
+        """The address without user, password and query values: it may be shown and stored."""
+        return redact(self.raw)
+
+    def __repr__(self) -> str:
+        return f"Uri({str(self)!r})"
+
+    @property
+    def scheme(self) -> str:
+        """The URL's scheme in lower case; empty for a path."""
+        found = _SCHEME.match(self.raw)
+        return found[1].lower() if found else ""
+
+    @property
+    def store(self) -> str:
+        """The kind of store: ``s3``, ``gcs``, ``http`` or ``memory``; empty for all others."""
+        return STORES.get(self.scheme, "")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path or a ``file://`` URL."""
+        return self.scheme in ("", "file")
+
+    @property
+    def is_object_store(self) -> bool:
+        """Whether it names an object, folder or bucket of S3 or Google Cloud Storage."""
+        return self.scheme in OBJECT_STORES
+
+    @property
+    def local_path(self) -> str | None:
+        """The path on this machine, without ``file://``; None for other URLs."""
+        if self.scheme == "file":
+            return unquote(self._rest.removeprefix("localhost"))
+        return None if self.scheme else self.raw
+
+    @property
+    def bucket(self) -> str:
+        """The bucket or host, with user and password where the URL has them; empty for a path."""
+        return self._rest.partition("/")[0] if self.scheme else ""
+
+    @property
+    def path(self) -> str:
+        """The part after the bucket or host, with its query; for a local address the path."""
+        local = self.local_path
+        return self._rest.partition("/")[2] if local is None else local
+
+    @property
+    def parts(self) -> list[str]:
+        """A URL's bucket or host and its path in parts, without user, query, ``.`` and ``..``."""
+        if self.is_object_store:
+            parts = self._rest.partition("?versionId=")[0].split("/")
+        else:
+            host, _, path = self._rest.partition("?")[0].partition("#")[0].partition("/")
+            parts = [host.rpartition("@")[2], *unquote(path).split("/")]
+        return [part for part in parts if part not in ("", ".", "..")]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, without a query."""
+        local = self.local_path
+        return "".join(self.parts[-1:]) if local is None else posixpath.basename(local)
+
+    @property
+    def root(self) -> str:
+        """The scheme and the bucket or host, such as ``s3://bucket``."""
+        return f"{self.scheme}://{self.bucket}"
+
+    def join(self, name: str) -> Uri:
+        """Return the address of a file below this folder."""
+        return Uri(f"{self.raw.rstrip('/')}/{name}")
+
+    def resolve(self, reference: str) -> Uri:
+        """Return a path or URL as it is seen from this folder or prefix.
+
+        >>> Uri.of("s3://bucket/lists/new").resolve("../a.mp4").raw
+        's3://bucket/lists/a.mp4'
+        """
+        if Uri(reference).scheme or reference.startswith("/"):
+            return Uri(reference)
+        if not self.scheme:
+            return Uri(os.path.abspath(os.path.join(self.raw, reference)))
+        # ".." leads out of a folder, not out of the bucket.
+        bucket, _, below = self._rest.partition("/")
+        path = posixpath.normpath(posixpath.join("/", below, reference))
+        return Uri(f"{self.scheme}://{bucket}{path}")
+
+    def canonical(self) -> Uri:
+        """Return one spelling for all addresses of the same file: to compare, not to open."""
+        local = self.local_path
+        if local is not None:
+            return Uri(os.path.abspath(local))
+        scheme = self.store if self.is_object_store else self.scheme
+        return Uri(scheme + self.raw[len(self.scheme) :])
+
+    @property
+    def _rest(self) -> str:
+        """Everything after ``scheme://``."""
+        return self.raw[len(self.scheme) + 3 :] if self.scheme else self.raw
+
+
+def redact(text: str) -> str:
+    """Return a path or URL without user, password and query values.
+
+    >>> redact("https://me:secret@host/a.mp4?token=1&part=2")
+    'https://***@host/a.mp4?token=***&part=***'
+    """
+    # A password may hold marks that end a host: everything up to the last @ before a slash goes.
+    found = re.match(r"([a-z][a-z0-9+.-]+://)([^/]*@|)([^?#]*)(.*)", text, re.DOTALL | re.I)
+    if not found:
+        return text
+    start, user, path, rest = found.groups()
+    # In an object's name ? and # are ordinary characters, unless they introduce values.
+    if Uri(text).scheme not in OBJECT_STORES or "=" in rest:
+        rest = re.sub(r"(?<==)[^&;#?]+|(?<=[?#&;])[^&;#?=]+(?=[&;#?]|$)", "***", rest)
+    return start + ("***@" if user else "") + path + rest
+
+
+def redact_urls(text: str) -> str:
+    """Return a message in which every URL is redacted."""
+    return re.sub(r"[A-Za-z][\w+.-]+://[^\s'\"]+", lambda url: redact(url[0]), text)
+
+
+def scheme(text: str) -> str:
+    """Return a URL's scheme in lower case; empty for a path."""
+    return Uri(text).scheme

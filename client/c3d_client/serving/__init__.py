@@ -1,0 +1,1 @@
+"""Requests to TensorFlow Serving over gRPC: connection, retries, concurrency, messages."""

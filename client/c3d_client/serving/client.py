@@ -1,0 +1,276 @@
+"""The conversation with the server: what is there, and answers to batches of clips.
+
+Methods are called by their full path with our own message classes (wire.proto), so nothing of
+TensorFlow is needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from c3d_client.core.contract import COMPUTE_TRAILER, MODEL_CARD, QUEUE_TRAILER, Signature
+from c3d_client.core.errors import ContractMismatch, UsageError
+from c3d_client.core.provenance import ModelCard
+from c3d_client.serving import wire_pb2 as wire
+from c3d_client.serving.channel import Call, Channel
+from c3d_client.serving.concurrency import InFlightWindow
+from c3d_client.serving.messages import from_proto, predict_request
+from c3d_client.serving.model_info import (
+    ModelInfo,
+    dtype_text,
+    shape_text,
+    signature_problem,
+)
+from c3d_client.serving.options import ServingOptions
+
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_HEALTH = "/grpc.health.v1.Health/Check"
+
+# How many rows a request has, and the request on its way.
+_Asked: TypeAlias = tuple[int, Call[wire.PredictResponse]]
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """What the server says of one version of the model."""
+
+    version: int
+    state: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one batch.
+
+    Args:
+        output: the signature's output, its first dimension the batch.
+        version: the model version that answered.
+        latency_s: from sending to the answer's arrival, in seconds, the last attempt alone.
+        queue_s: how long it waited in the server for its turn, where the server tells.
+        compute_s: how long the server computed, where it tells.
+    """
+
+    output: npt.NDArray[Any]
+    version: int
+    latency_s: float
+    queue_s: float | None
+    compute_s: float | None
+
+
+class ServingClient:
+    """A connection to one TensorFlow Serving target. Close it, or use it as a context manager.
+
+    Threads may share it: they share its connection, and its window bounds all their requests
+    together. A process that is forked makes its own.
+
+    Args:
+        options: where and how.
+
+    Attributes:
+        options: as given.
+        window: how many requests may be and are on their way, and how many were pushed back.
+
+    Raises:
+        UsageError: a file for TLS cannot be used.
+    """
+
+    def __init__(self, options: ServingOptions | None = None) -> None:
+        self.options = options or ServingOptions()
+        self.window = InFlightWindow(self.options.max_in_flight)
+        self._channel = Channel(self.options)
+
+    def __enter__(self) -> ServingClient:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; requests on their way end with a ServingError, in any thread."""
+        self._channel.close()
+
+    # ---- what is there
+
+    def health(self) -> str:
+        """The server's word on itself: ``SERVING``, ``NOT_SERVING`` or ``UNIMPLEMENTED``.
+
+        TensorFlow Serving answers only with ``--enable_grpc_healthcheck_service``.
+
+        Raises:
+            ServingError: nothing answers.
+        """
+        try:
+            response = self._channel.send(
+                _HEALTH, wire.HealthCheckRequest().SerializeToString(), wire.HealthCheckResponse
+            ).result()
+        except ContractMismatch:
+            return "UNIMPLEMENTED"
+        return str(wire.HealthCheckResponse.ServingStatus.Name(response.status))
+
+    def versions(self) -> tuple[VersionStatus, ...]:
+        """The model's versions, newest first; with ``options.version`` that one alone.
+
+        TensorFlow Serving passes over a label here, and lists them all.
+
+        Raises:
+            ModelNotFound: the server has no such model.
+            ServingError: any other failure.
+        """
+        request = wire.GetModelStatusRequest(model_spec=self._spec()).SerializeToString()
+        response = self._channel.send(_STATUS, request, wire.GetModelStatusResponse).result()
+        return tuple(
+            VersionStatus(
+                status.version,
+                wire.ModelVersionStatus.State.Name(status.state),
+                status.status.error_message,
+            )
+            for status in response.model_version_status
+        )
+
+    def model_info(self, signatures: Iterable[str] = ()) -> ModelInfo:
+        """Hold the served model against the contract and read its card, each time anew.
+
+        With a label the version is the one that the label stands for now.
+
+        Args:
+            signatures: names that are needed beyond those that every C3D servable has.
+
+        Raises:
+            ContractMismatch: a signature is missing or has another input or output, the card
+                cannot be read, or it has another contract version.
+            ModelNotFound: the server has no such model or version.
+            ServingError: any other failure.
+        """
+        request = wire.GetModelMetadataRequest(
+            model_spec=self._spec(), metadata_field=["signature_def"]
+        ).SerializeToString()
+        response = self._channel.send(_METADATA, request, wire.GetModelMetadataResponse).result()
+        try:
+            found = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        except DecodeError as error:
+            raise self._mismatch("its signatures cannot be read") from error
+        problem = signature_problem(found, signatures)
+        if problem:
+            raise self._mismatch(problem)
+        answer = self.predict(MODEL_CARD, np.zeros(1, np.int32))
+        try:
+            card = ModelCard.from_json(answer.output[0])
+        except ValueError as error:
+            raise self._mismatch(str(error)) from error
+        return ModelInfo(answer.version, tuple(sorted(found.signature_def)), card.to_dict())
+
+    def _mismatch(self, what: str) -> ContractMismatch:
+        return ContractMismatch(
+            self.options.target,
+            f"model {self.options.model!r} is not the C3D servable that this client speaks to: "
+            f"{what}; export it again with this release's c3d-export build",
+        )
+
+    # ---- asking
+
+    def predict(self, signature: Signature, rows: npt.NDArray[Any]) -> Answer:
+        """Ask one signature for one batch and wait.
+
+        Args:
+            signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
+            rows: the input, its first dimension the batch, at least one row.
+
+        Raises:
+            ServingError: the request failed for good.
+        """
+        return self._answer(signature, *self._submit(signature, rows))
+
+    def stream(self, signature: Signature, batches: Iterable[npt.NDArray[Any]]) -> Iterator[Answer]:
+        """Ask for many batches, several on their way at once, answers in the order of the batches.
+
+        While the window is full one more batch is taken from ``batches``, and no further one, so
+        that its maker works while the server does and is never far ahead. At most
+        ``max_in_flight`` batches are on their way or answered and not yet taken.
+
+        Raises:
+            ServingError: a request failed for good; those behind it are cancelled.
+        """
+        pending: deque[_Asked] = deque()
+        try:
+            for rows in batches:
+                while pending and (
+                    len(pending) == self.options.max_in_flight or pending[0][1].is_answered
+                ):
+                    yield self._first(signature, pending)
+                pending.append(self._submit(signature, rows))
+            while pending:
+                yield self._first(signature, pending)
+        finally:
+            for _, call in pending:
+                call.cancel()
+
+    def _first(self, signature: Signature, pending: deque[_Asked]) -> Answer:
+        # Those behind it need not wait for their turn to be sent again.
+        for _, call in pending:
+            call.send_again_if_due()
+        answer = self._answer(signature, *pending[0])
+        pending.popleft()
+        return answer
+
+    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> _Asked:
+        # A wrong shape would fail everyone in the server's merged batch, and no rows at all would
+        # wait there until the deadline: neither leaves this process.
+        if rows.shape[1:] != signature.input.shape or not len(rows):
+            raise UsageError(
+                f"{signature.name} takes {shape_text((-1, *signature.input.shape))} "
+                f"with at least one row, got {list(rows.shape)}"
+            )
+        request = predict_request(self._spec(signature.name), signature.input.name, rows)
+        call = self._channel.send(_PREDICT, request, wire.PredictResponse, window=self.window)
+        return len(rows), call
+
+    def _answer(self, signature: Signature, rows: int, call: Call[wire.PredictResponse]) -> Answer:
+        response = call.result()
+        name = signature.output.name
+        if name not in response.outputs:
+            raise self._mismatch(f"{signature.name} answered without {name!r}")
+        try:
+            output = from_proto(response.outputs[name])
+        except ValueError as error:
+            raise self._mismatch(f"{signature.name} answered with a {error}") from error
+        dtype = response.outputs[name].dtype
+        if dtype != wire.DataType.Value(f"DT_{signature.output.dtype}"):
+            raise self._mismatch(
+                f"{signature.name} answered with dtype {dtype_text(dtype)}, "
+                f"expected {signature.output.dtype}"
+            )
+        if not signature.output.fits(output.shape, rows=rows):
+            raise self._mismatch(
+                f"{signature.name} answered {rows} rows with shape {list(output.shape)}"
+            )
+        return Answer(
+            output=output,
+            version=response.model_spec.version.value,
+            latency_s=call.latency_s,
+            queue_s=call.trailer_s(QUEUE_TRAILER),
+            compute_s=call.trailer_s(COMPUTE_TRAILER),
+        )
+
+    def _spec(self, signature_name: str = "") -> wire.ModelSpec:
+        spec = wire.ModelSpec(name=self.options.model, signature_name=signature_name)
+        if self.options.version is not None:
+            spec.version.value = self.options.version
+        if self.options.label is not None:
+            spec.version_label = self.options.label
+        return spec

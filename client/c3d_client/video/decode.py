@@ -1,0 +1,282 @@
+"""A video to decoded frames, each with the time when it is shown: the first step of the walk.
+
+With presentation.py and picture.py the part that knows PyAV. Frames come one at a time, in order,
+so that memory does not grow with the film. What the container says of its own frame count is never
+believed; what is damaged or ends early is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import Flag
+from io import RawIOBase
+from typing import BinaryIO
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.container import Flags, InputContainer
+from av.format import Flags as FormatFlags
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
+from c3d_client.core.uri import redact
+from c3d_client.video.frame import Picture
+from c3d_client.video.sources import open_source
+from c3d_client.video.timing import Clock, Display
+
+# A container's duration is compared with where its packets end. Honest files differ by a frame or
+# two and by the tail of an audio track; a file cut short differs by much more.
+_DURATION_SLACK_S = 0.5
+_DURATION_SLACK_RATIO = 0.02
+
+# FFmpeg demuxers that accept what is not a video: text drawn as ANSI art, and subtitles.
+_NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "tty", "xbin"} | {
+    "ass",
+    "ffmetadata",
+    "lrc",
+    "srt",
+    "webvtt",
+}
+
+# What is read at a time.
+_READ_BYTES = 1 << 17
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame.
+
+    Args:
+        index: counted from 0 in presentation order.
+        time_s: presentation time in seconds from the first frame shown; never goes backwards.
+        duration_s: how long it is shown, in seconds: until the next frame.
+        picture: what it shows, its pixels made when they are asked for.
+    """
+
+    index: int
+    time_s: float
+    duration_s: float
+    picture: Picture
+
+    @classmethod
+    def from_pixels(
+        cls, index: int, time_s: float, duration_s: float, pixels: npt.NDArray[np.uint8]
+    ) -> Frame:
+        """A frame of one's own making; pixels uint8 ``[height, width, 3]``, RGB."""
+        return cls(index, time_s, duration_s, Picture.from_pixels(pixels))
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """All of it as shown: uint8 ``[height, width, 3]``, RGB; made anew at each call."""
+        return self.picture.pixels()
+
+
+def decoder_versions() -> dict[str, str]:
+    """The versions of what decodes: PyAV and FFmpeg's libavcodec, for provenance."""
+    return {
+        "pyav": av.__version__,
+        "libavcodec": ".".join(str(part) for part in av.library_versions["libavcodec"]),
+    }
+
+
+def decode_frames(
+    source: str | os.PathLike[str] | BinaryIO, *, threads: int = 0
+) -> Iterator[Frame]:
+    """Decode the first real video stream of a source, one frame at a time.
+
+    Frames are what the file shows: those that an edit list cuts away are not given, and a redact
+    matrix turns them. Interlaced pictures come woven, as OpenCV and Caffe's tool gave them. Where
+    the picture's size changes within the film, frames go on in the new size.
+
+    Args:
+        source: a path, a URL as :mod:`c3d_client.video.sources` opens it, or a binary file open for
+            reading, which is left open.
+        threads: of the decoder; 0 for as many as there are cores, 1 where videos are decoded side
+            by side. With one, damage in H.264 is told alike each time; with more, libavcodec's
+            marks of it are a race and a few are lost.
+
+    Yields:
+        Frames with pixels uint8 ``[height, width, 3]`` RGB, at the file's native frame rate.
+
+    Raises:
+        VideoUnreadableError: the source does not exist, or cannot be read to its end.
+        VideoDecodeError: it is not a video, has no video stream, is damaged, or ends before its
+            own duration. Frames before the damage have been yielded by then: treat the whole
+            video as failed.
+    """
+    with ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike)):
+            name = redact(os.fspath(source))
+            opened: object = stack.enter_context(open_source(source))
+            if isinstance(opened, str) and "://" not in opened:
+                opened = stack.enter_context(_open_file(opened))
+        else:
+            name, opened = str(getattr(source, "name", "stream")), source
+        container = stack.enter_context(_open(opened, name))
+        stream = _video_stream(container, name)
+        # Frame threads: the decoder may use every core. Order and pixels stay the same.
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield from _frames(container, stream, name)
+
+
+def _open_file(path: str) -> RawIOBase:
+    if not os.path.exists(path):
+        raise VideoUnreadableError(path, "no such file")
+    if os.path.isdir(path):
+        raise VideoUnreadableError(path, "is a folder, not a video; name the files in it")
+    if not os.path.isfile(path):
+        raise VideoUnreadableError(path, "is a pipe or a device; save the video to a file first")
+    if os.path.getsize(path) == 0:
+        raise VideoDecodeError(path, "is empty (0 bytes)")
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise VideoUnreadableError(path, f"cannot be read ({_reason(error)})") from error
+
+
+def _open(file: object, name: str) -> InputContainer:
+    # Python reads the bytes and FFmpeg opens nothing by itself: a playlist that names other files
+    # or addresses is refused, whoever wrote it. What the user names by a URL of FFmpeg's own, such
+    # as rtsp://, is opened as it is.
+    options = {} if isinstance(file, str) else {"protocol_whitelist": "none"}
+    try:
+        container = av.open(
+            file,
+            "r",
+            container_options=options,
+            metadata_errors="replace",  # a title in some other encoding is no reason to fail
+            buffer_size=_READ_BYTES,
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        # A URL that FFmpeg opens itself may fail for whatever is on the way.
+        unread = isinstance(file, str) or _is_of_reading(error)
+        kind = VideoUnreadableError if unread else VideoDecodeError
+        raise kind(name, f"cannot be opened as a video ({_reason(error)})") from error
+    if _NOT_VIDEO_FORMATS & set(container.format.name.split(",")):
+        container.close()
+        raise VideoDecodeError(name, "is text, not a video")
+    # PyAV asks FFmpeg to make up missing stamps; they are wrong for H.264 in AVI, where frames
+    # have no stamp but their order of decoding. Clock does what the ffmpeg command does.
+    container.flags &= ~_bit(Flags.gen_pts)
+    return container
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    for stream in container.streams.video:
+        # The cover of a music file is a "video" of one picture.
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        if stream.codec_context is None:
+            raise VideoDecodeError(name, "its pictures are in a codec that FFmpeg does not know")
+        return stream
+    kinds = ", ".join(
+        f"{s.type} {s.codec_context.name}" if s.codec_context else s.type for s in container.streams
+    )
+    raise VideoDecodeError(name, f"has no video stream (it holds: {kinds or 'nothing'})")
+
+
+@dataclass
+class _Reading:
+    """What is known of the packets so far: whether the last one is incomplete, and where each
+    stream ends, in its own ticks."""
+
+    cut: bool = False
+    ends: dict[int, int] = field(default_factory=dict)
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, reading: _Reading
+) -> Iterator[av.VideoFrame]:
+    wanted, decode, ends = stream.index, stream.codec_context.decode, reading.ends
+    # All streams are read, though one is decoded: an audio track may outlast the pictures, and
+    # only the end of everything tells whether the file was cut.
+    for packet in container.demux():
+        # An empty packet is the end of the film to a decoder; PyAV gives one for each stream.
+        if not packet.size:
+            continue
+        reading.cut = packet.is_corrupt
+        which, stamp = packet.stream_index, packet.pts
+        if stamp is None:
+            stamp = packet.dts
+        if stamp is not None:
+            end = stamp + (packet.duration or 0)
+            if end > ends.get(which, end - 1):
+                ends[which] = end
+        if which == wanted:
+            yield from decode(packet)
+    yield from decode(None)
+
+
+def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterator[Frame]:
+    clock = Clock(stream, jumps=bool(container.format.flags & _bit(FormatFlags.ts_discont)))
+    display = Display(name)
+    reading = _Reading()
+    index = 0
+    time_s = 0.0
+    picture: Picture | None = None
+    try:
+        for frame in _decode(container, stream, reading):
+            # Set where libavcodec covered damage with pixels from elsewhere, as ffmpeg -xerror.
+            if frame.is_corrupt:
+                raise ValueError(f"frame {index} cannot be decoded whole")
+            next_s = clock.time_s(frame)
+            if picture is not None:
+                yield Frame(index - 1, time_s, next_s - time_s, picture)
+            picture = display.picture(frame)
+            time_s = next_s
+            index += 1
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        what = "is cut short" if reading.cut else "is damaged"
+        kind = VideoDecodeError
+        if _is_of_reading(error):
+            what, kind = "cannot be read to its end", VideoUnreadableError
+        raise kind(
+            name,
+            f"{what}: decoding stopped after {index} frames, at {time_s:.2f} s ({_reason(error)})",
+        ) from error
+    if reading.cut:
+        raise VideoDecodeError(
+            name,
+            f"is cut short: its last packet is incomplete, after {index} frames, at {time_s:.2f} s",
+        )
+    _check_end(container, reading.ends, name)
+    if picture is None:
+        raise VideoDecodeError(name, "holds no frame that can be shown")
+    yield Frame(index - 1, time_s, clock.last_duration_s(), picture)
+
+
+def _check_end(container: InputContainer, ends: dict[int, int], name: str) -> None:
+    """Hold the container's duration, where it records one, against the end of its packets."""
+    guesses = _bit(FormatFlags.no_timestamps) | _bit(FormatFlags.ts_discont)
+    if container.duration is None or container.format.flags & guesses:
+        return
+    says_s = container.duration / av.time_base
+    bases = [stream.time_base or 0 for stream in container.streams]
+    end_s = max((float(end * bases[which]) for which, end in ends.items()), default=0.0)
+    # Matroska counts its duration from 0, others from where the first stream starts.
+    end_s -= min(0, container.start_time or 0) / av.time_base
+    if end_s < says_s - max(_DURATION_SLACK_S, _DURATION_SLACK_RATIO * says_s):
+        raise VideoDecodeError(
+            name, f"is cut short: it says {says_s:.2f} s and ends at {end_s:.2f} s"
+        )
+
+
+def _bit(flag: Flag) -> int:
+    return int(flag.value)
+
+
+def _is_of_reading(error: BaseException) -> bool:
+    """Whether it is the disk's, which Python read, and not FFmpeg's."""
+    return isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
+
+
+def _reason(error: BaseException) -> str:
+    """FFmpeg's words alone, without its number and function."""
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,132 @@
+"""The classification of a film for machines: JSON and CSV.
+
+Numbers are written so that reading them gives the same float64 back; a clip's probability is a
+float32, exactly as it came. The functions write to text files that somebody else has opened: for
+CSV with ``newline=""``, as the csv module asks.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+from typing import IO, TYPE_CHECKING, Any
+
+from c3d_client.results import ClassScore, top_classes
+
+if TYPE_CHECKING:
+    from c3d_client.results import VideoClassification
+
+CSV_HEADER = (
+    *("video", "clip", "start_frame", "start_s", "end_s"),
+    *("rank", "index", "label", "probability"),
+)
+
+
+def as_json(
+    source_name: str, classification: VideoClassification, *, top_k: int = 5
+) -> dict[str, Any]:
+    """A classification as what JSON knows: dicts, lists, text, numbers and None.
+
+    Keys: ``video``, ``frames``, ``width``, ``height`` and ``fps`` (None where not known), ``top``,
+    ``clips`` (each ``start_frame``, ``start_s``, ``end_s``, ``top``), ``provenance``, ``timings``.
+    A ``top`` is a list of ``index``, ``label``, ``probability``, best first.
+
+    Raises:
+        UsageError: top_k is below 1.
+    """
+    video = classification.provenance.get("video") or {}
+    return {
+        "video": source_name,
+        **{key: video.get(key) for key in ("frames", "width", "height", "fps")},
+        "top": [
+            asdict(score)
+            for score in top_classes(
+                classification.probabilities, classification.labels, top_k=top_k
+            )
+        ],
+        "clips": [
+            {
+                "start_frame": start_frame,
+                "start_s": start_s,
+                "end_s": end_s,
+                "top": [asdict(score) for score in scores],
+            }
+            for start_frame, start_s, end_s, scores in _clips(classification, top_k=top_k)
+        ],
+        "provenance": classification.provenance,
+        "timings": asdict(classification.timings),
+    }
+
+
+def write_json(
+    file: IO[str],
+    source_name: str,
+    classification: VideoClassification,
+    *,
+    top_k: int = 5,
+    indent: int | None = None,
+) -> None:
+    """Write :func:`as_json` and a line end; without ``indent`` several videos are JSON Lines."""
+    document = as_json(source_name, classification, top_k=top_k)
+    # Text in ASCII: it survives every encoding, and names that are not UTF-8 too.
+    file.write(json.dumps(document, indent=indent, allow_nan=False) + "\n")
+
+
+def csv_rows(
+    source_name: str, classification: VideoClassification, *, top_k: int = 5
+) -> Iterator[tuple[str | int | float, ...]]:
+    """Rows as :data:`CSV_HEADER` names them, one for each class that is named.
+
+    First the film's best classes, with an empty ``clip`` and the span of all clips; then those of
+    each clip, counted from 0. ``rank`` counts from 1; times are seconds.
+
+    Raises:
+        UsageError: top_k is below 1.
+    """
+    times_s = classification.clip_times_s
+    whole = (
+        int(classification.clip_starts[0]),
+        float(times_s[0, 0]),
+        float(times_s[:, 1].max()),
+        top_classes(classification.probabilities, classification.labels, top_k=top_k),
+    )
+    clips: Iterator[tuple[str | int, Any]] = enumerate(_clips(classification, top_k=top_k))
+    for clip, (start_frame, start_s, end_s, scores) in chain([("", whole)], clips):
+        for rank, score in enumerate(scores, start=1):
+            place = (source_name, clip, start_frame, start_s, end_s)
+            yield (*place, rank, score.index, score.label, score.probability)
+
+
+def write_csv_header(file: IO[str]) -> None:
+    """Write the names of the columns: once a file, before its first video."""
+    _writer(file).writerow(CSV_HEADER)
+
+
+def write_csv(
+    file: IO[str], source_name: str, classification: VideoClassification, *, top_k: int = 5
+) -> None:
+    """Write the rows of one video."""
+    _writer(file).writerows(csv_rows(source_name, classification, top_k=top_k))
+
+
+def _writer(file: IO[str]) -> Any:
+    # All text in quotes: Python before 3.13 would leave a lone carriage return bare, which readers
+    # take for the end of the row.
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+
+def _clips(
+    classification: VideoClassification, *, top_k: int
+) -> Iterator[tuple[int, float, float, tuple[ClassScore, ...]]]:
+    """Each clip's first frame, start and end in seconds, and best classes."""
+    for start, (start_s, end_s), row in zip(
+        classification.clip_starts,
+        classification.clip_times_s,
+        classification.clip_probabilities,
+        strict=True,
+    ):
+        scores = top_classes(row, classification.labels, top_k=top_k)
+        yield int(start), float(start_s), float(end_s), scores

@@ -1,0 +1,21 @@
+"""Errors of the exporter, all under C3DError."""
+
+from __future__ import annotations
+
+from c3d_client.core.errors import C3DError
+
+
+class ExportError(C3DError):
+    """The servable cannot be made, or is not right."""
+
+
+class WeightsError(ExportError):
+    """The weights cannot be read, or are not C3D's."""
+
+
+class AssetError(ExportError):
+    """A published file cannot be fetched or read, or does not fit the network."""
+
+
+class VerificationError(ExportError):
+    """The servable does not answer as the network does."""

@@ -1,0 +1,1 @@
+"""The steps of a bulk run, and how they are run on this machine."""

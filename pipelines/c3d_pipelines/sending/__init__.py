@@ -1,1 +1,0 @@
-"""Runs and schedules on a cluster that is there already."""
