@@ -37,13 +37,13 @@ test-faults: $(VENV)/.developer  ## Run the tests that kill, cut and starve what
 	@$(BIN)/python -m pytest -m faults $(ARGS)
 
 fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (some minutes)
-	@cd tests && ../$(BIN)/python fidelity.py
+	@cd tests && ../$(BIN)/python -m benchmarks.fidelity
 
 bench-client: $(VENV)/.developer  ## Measure the client against its bounds (minutes; ARGS="memory")
-	@cd tests && ../$(BIN)/python bench_client.py $(ARGS)
+	@cd tests && ../$(BIN)/python -m benchmarks.client $(ARGS)
 
 bench-estimate: $(VENV)/.developer  ## Hold the estimate of a bulk run against a measured one
-	@cd tests && ../$(BIN)/python bench_estimate.py $(ARGS)
+	@cd tests && ../$(BIN)/python -m benchmarks.estimate $(ARGS)
 
 test-k8s: $(VENV)/.developer .venv-checkov/.done  ## Check k8s/ with everything there is, checkov too
 	@$(BIN)/python -m pytest tests/k8s $(ARGS)

@@ -8,8 +8,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import caffe_bytes
 import pytest
+from support import caffe_bytes
 
 # Before TensorFlow is loaded anywhere: on a machine without a GPU it calls that an error.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,7 +18,7 @@ from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import random_weights, read_weights
-from films import h264_sample
+from support.films import h264_sample
 
 # A shell's background jobs ignore Ctrl-C, and so does all that they start; tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

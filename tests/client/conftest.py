@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from c3d_client import cli
 from c3d_client.serving import channel
-from films import write_film
-from stand_in import StandIn
+from support.fake_serving import FakeServing
+from support.films import write_film
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +19,12 @@ def short_backoff(monkeypatch):
 
 
 @pytest.fixture
-def stand_in() -> Iterator:
-    """Start a :class:`stand_in.StandIn` with the arguments given; stopped after the test."""
+def fake_serving() -> Iterator:
+    """Start a :class:`fake_serving.FakeServing` with the arguments given; stopped after the test."""
     started = []
 
     def start(*args, **kwargs):
-        started.append(StandIn(*args, **kwargs))
+        started.append(FakeServing(*args, **kwargs))
         return started[-1]
 
     yield start

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from c3d_client.core.files import atomic_file, atomic_folder
-from made_features import full_disk, names_in
+from support.sample_features import full_disk, names_in
 
 
 def test_the_name_is_taken_when_the_block_ends(tmp_path):

@@ -20,7 +20,7 @@ from c3d_client.bench import (
     write_film,
 )
 from c3d_client.results import Timings
-from films import write_film as write_index_film
+from support.films import write_film as write_index_film
 
 QUICK_S = 0.05
 TABLES = {
@@ -54,9 +54,9 @@ class TestMessageSpeed:
 
 
 class TestBatchSpeed:
-    def test_asks_with_batches_of_the_size_alone(self, stand_in):
+    def test_asks_with_batches_of_the_size_alone(self, fake_serving):
         sizes = []
-        server = stand_in(lambda request, rows, context: sizes.append(len(rows)))
+        server = fake_serving(lambda request, rows, context: sizes.append(len(rows)))
         speed = batch_speed(ServingOptions(target=server.target), 8, seconds=0.5)
         assert set(sizes) == {1, 8}
         assert speed.requests == sizes.count(8) - 1  # one was alone
@@ -67,20 +67,20 @@ class TestBatchSpeed:
         assert speed.window >= 4
         assert speed.push_backs == 0
 
-    def test_asks_a_slow_server_once(self, stand_in):
-        server = stand_in()
+    def test_asks_a_slow_server_once(self, fake_serving):
+        server = fake_serving()
         speed = batch_speed(ServingOptions(target=server.target), 8, seconds=1e-9)
         assert speed.requests == 1
         assert len(server.requests) == 2
         assert speed.p50_s == speed.p99_s == speed.alone_s
         assert speed.clips_per_s <= 8 / speed.alone_s
 
-    def test_counts_what_is_pushed_back(self, stand_in):
+    def test_counts_what_is_pushed_back(self, fake_serving):
         def refuse_once(request, rows, context):
             if len(server.requests) == 2:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
 
-        server = stand_in(refuse_once)
+        server = fake_serving(refuse_once)
         options = ServingOptions(target=server.target)
         assert batch_speed(options, 1, seconds=QUICK_S).push_backs == 1
 
@@ -107,8 +107,8 @@ class TestExtractSpeed:
         assert speed.wall_s == speed.timings.wall_s
         assert speed.timings.compute_s > 0
 
-    def test_a_long_film_is_left_when_the_time_is_over(self, stand_in, film):
-        server = stand_in()
+    def test_a_long_film_is_left_when_the_time_is_over(self, fake_serving, film):
+        server = fake_serving()
         long_film = repeat(film, film.with_name("long.mp4"), times=20)
         assert sum(1 for _ in decode_frames(long_film)) == 480
         options = ServingOptions(target=server.target, batch_size=1, max_in_flight=1)

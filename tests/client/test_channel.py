@@ -13,7 +13,7 @@ from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.channel import Channel
 from c3d_client.serving.messages import predict_request
 from c3d_client.serving.options import ServingOptions
-from stand_in import clips_of
+from support.fake_serving import clips_of
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -68,9 +68,9 @@ def test_every_code_that_grpc_has_is_expected():
 
 
 @pytest.mark.parametrize("code", EXPECTED)
-def test_a_code_becomes_its_error_after_its_attempts(stand_in, code):
+def test_a_code_becomes_its_error_after_its_attempts(fake_serving, code):
     kind, retried = EXPECTED[code]
-    server = stand_in(failing(code, "said the server\non two lines"))
+    server = fake_serving(failing(code, "said the server\non two lines"))
     with pytest.raises(errors.ServingError) as caught:
         ask(server.target)
     assert type(caught.value) is kind
@@ -94,39 +94,39 @@ def test_a_code_becomes_its_error_after_its_attempts(stand_in, code):
     ],
 )
 def test_the_servers_words_tell_apart_what_its_codes_do_not(
-    stand_in, code, details, kind, attempts
+    fake_serving, code, details, kind, attempts
 ):
-    server = stand_in(failing(code, details))
+    server = fake_serving(failing(code, details))
     with pytest.raises(errors.ServingError) as caught:
         ask(server.target)
     assert type(caught.value) is kind
     assert len(server.requests) == attempts
 
 
-def test_no_details_are_said_to_be_none(stand_in):
+def test_no_details_are_said_to_be_none(fake_serving):
     with pytest.raises(errors.ServingError, match=r"\[ABORTED: no details\]"):
-        ask(stand_in(failing("ABORTED", "")).target)
+        ask(fake_serving(failing("ABORTED", "")).target)
 
 
-def test_two_refusals_and_an_answer_are_an_answer(stand_in):
+def test_two_refusals_and_an_answer_are_an_answer(fake_serving):
     def on_predict(_request, _rows, context):
         if len(server.requests) < 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL)
 
-    server = stand_in(on_predict)
+    server = fake_serving(on_predict)
     assert set(ask(server.target).outputs) == {"features"}
     assert len(server.requests) == 3
     assert server.requests[0] == server.requests[1] == server.requests[2]
 
 
-def test_without_retries_one_refusal_is_the_end(stand_in):
-    server = stand_in(failing("UNAVAILABLE"))
+def test_without_retries_one_refusal_is_the_end(fake_serving):
+    server = fake_serving(failing("UNAVAILABLE"))
     with pytest.raises(errors.ServingUnavailable):
         ask(server.target, retries=0)
     assert len(server.requests) == 1
 
 
-def test_attempts_are_spaced_wider_each_time_up_to_a_limit(stand_in, monkeypatch):
+def test_attempts_are_spaced_wider_each_time_up_to_a_limit(fake_serving, monkeypatch):
     longest = []
 
     def uniform(low, high):
@@ -136,13 +136,13 @@ def test_attempts_are_spaced_wider_each_time_up_to_a_limit(stand_in, monkeypatch
     monkeypatch.setattr(channel.random, "uniform", uniform)
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.25)
     with pytest.raises(errors.ServingUnavailable):
-        ask(stand_in(failing("UNAVAILABLE")).target, retries=7)
+        ask(fake_serving(failing("UNAVAILABLE")).target, retries=7)
     assert longest == [(0, s) for s in (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0)]
 
 
-def test_no_answer_before_the_deadline_is_a_timeout(stand_in):
+def test_no_answer_before_the_deadline_is_a_timeout(fake_serving):
     let_go = threading.Event()
-    server = stand_in(lambda *_: let_go.wait(30) and None)
+    server = fake_serving(lambda *_: let_go.wait(30) and None)
     try:
         with pytest.raises(errors.ServingTimeout, match=r"no answer within 0\.2 s") as caught:
             ask(server.target, timeout_s=0.2, retries=1)
@@ -158,16 +158,16 @@ def test_an_address_where_nobody_listens_is_unavailable(nobody):
     assert (caught.value.target, caught.value.code) == (nobody, "UNAVAILABLE")
 
 
-def test_answers_larger_than_grpcs_default_of_4_mb_pass(stand_in):
-    server = stand_in(lambda *_: np.ones((1, 1_200_000), np.float32))
+def test_answers_larger_than_grpcs_default_of_4_mb_pass(fake_serving):
+    server = fake_serving(lambda *_: np.ones((1, 1_200_000), np.float32))
     response = ask(server.target)
     assert response.ByteSize() > 4 * 2**20
 
 
-def test_a_message_larger_than_the_server_takes_is_not_sent_again(stand_in, monkeypatch):
+def test_a_message_larger_than_the_server_takes_is_not_sent_again(fake_serving, monkeypatch):
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 600)
     monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
-    server = stand_in(options=[("grpc.max_receive_message_length", 9999)])
+    server = fake_serving(options=[("grpc.max_receive_message_length", 9999)])
     with pytest.raises(errors.RequestRejected, match="give a smaller batch_size") as caught:
         ask(server.target)
     assert caught.value.code == "RESOURCE_EXHAUSTED"
@@ -189,13 +189,13 @@ class _Quiet(http.server.BaseHTTPRequestHandler):
         """Say nothing on standard error."""
 
 
-def test_a_server_that_comes_back_is_found_by_the_next_attempt(stand_in, monkeypatch):
+def test_a_server_that_comes_back_is_found_by_the_next_attempt(fake_serving, monkeypatch):
     # Attempts after 0.1, 0.3 and 0.7 s; left to itself gRPC connects again after a second.
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.1)
     monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
-    first = stand_in()
+    first = fake_serving()
     first.stop()
-    returns = threading.Timer(0.2, lambda: stand_in(port=first.port))
+    returns = threading.Timer(0.2, lambda: fake_serving(port=first.port))
     returns.start()
     assert set(ask(first.target, retries=3).outputs) == {"features"}
     returns.join()
@@ -209,23 +209,23 @@ def test_the_server_is_left_in_peace_and_messages_may_be_large():
     assert options["grpc.max_send_message_length"] == -1
 
 
-def test_the_missing_model_is_named_with_its_label(stand_in):
-    server = stand_in(failing("INVALID_ARGUMENT", NO_LABEL))
+def test_the_missing_model_is_named_with_its_label(fake_serving):
+    server = fake_serving(failing("INVALID_ARGUMENT", NO_LABEL))
     with pytest.raises(errors.ModelNotFound, match="does not have model 'c3d' label 'stable'"):
         ask(server.target, label="stable")
 
 
-def test_the_missing_model_is_named_with_its_version(stand_in):
-    server = stand_in(failing("NOT_FOUND"))
+def test_the_missing_model_is_named_with_its_version(fake_serving):
+    server = fake_serving(failing("NOT_FOUND"))
     with pytest.raises(errors.ModelNotFound, match="does not have model 'other' version 7"):
         ask(server.target, model="other", version=7)
 
 
-def test_the_time_that_the_server_tells_of_is_read(stand_in):
+def test_the_time_that_the_server_tells_of_is_read(fake_serving):
     def on_predict(_request, _rows, context):
         context.set_trailing_metadata((("c3d-compute-s", "0.125"),))
 
-    server = stand_in(on_predict)
+    server = fake_serving(on_predict)
     connection = Channel(ServingOptions(server.target))
     spec = wire.ModelSpec(name="c3d", signature_name=FC6_FEATURES.name)
     request = predict_request(spec, "clips", clips_of(0))

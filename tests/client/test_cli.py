@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from c3d_client.outputs import read_features, read_npz
-from films import noise, write_film, write_sound
-from stand_in import signature_defs
+from support.fake_serving import signature_defs
+from support.films import noise, write_film, write_sound
 
 NOTE = "c3d: note: the served weights, random:7: not a trained network"
 
@@ -80,21 +80,23 @@ class TestExtract:
         assert content["clip_starts"].tolist() == [0, 5, 10]  # the last one is padded
         assert content["provenance"]["clips"]["tail"] == "pad"
 
-    def test_takes_a_list_on_standard_input(self, run, stand_in, film, monkeypatch):
+    def test_takes_a_list_on_standard_input(self, run, fake_serving, film, monkeypatch):
         monkeypatch.setattr("sys.stdin", io.StringIO(f"# mine\n\n{film}\n"))
         code, _, errors = run(
-            *("extract", "-", "--out", film.parent, "--server", stand_in().target)
+            *("extract", "-", "--out", film.parent, "--server", fake_serving().target)
         )
         assert (code, errors) == (0, ["c3d: 1 videos done, 2 clips"])
 
-    def test_takes_the_server_from_the_environment(self, run, stand_in, film, monkeypatch):
-        monkeypatch.setenv("C3D_SERVER", stand_in().target)
+    def test_takes_the_server_from_the_environment(self, run, fake_serving, film, monkeypatch):
+        monkeypatch.setenv("C3D_SERVER", fake_serving().target)
         assert run("extract", film, "--out", film.parent, "--quiet") == (0, "", [])
 
-    def test_sends_the_token_of_a_file(self, run, stand_in, film, tmp_path):
+    def test_sends_the_token_of_a_file(self, run, fake_serving, film, tmp_path):
         (tmp_path / "token").write_text("secret-17\n")
         seen = []
-        server = stand_in(lambda _q, _r, context: seen.append(dict(context.invocation_metadata())))
+        server = fake_serving(
+            lambda _q, _r, context: seen.append(dict(context.invocation_metadata()))
+        )
         code, _, errors = run(
             *("extract", film, "--out", tmp_path, "--server", server.target),
             *("--token-file", tmp_path / "token"),
@@ -104,17 +106,17 @@ class TestExtract:
         assert "secret-17" not in "".join(errors)
 
     @pytest.mark.parametrize("format", ["npy", "h5", "parquet"])
-    def test_writes_other_formats(self, run, stand_in, film, tmp_path, format):
+    def test_writes_other_formats(self, run, fake_serving, film, tmp_path, format):
         code, _, _ = run(
-            *("extract", film, "--out", tmp_path, "--server", stand_in().target),
+            *("extract", film, "--out", tmp_path, "--server", fake_serving().target),
             *("--format", format),
         )
         assert code == 0
         found = read_features(tmp_path / f"film.mp4.{format}")
         assert found.clip_features.shape == (2, 4096)
 
-    def test_does_the_same_video_once(self, run, stand_in, film):
-        server = stand_in()
+    def test_does_the_same_video_once(self, run, fake_serving, film):
+        server = fake_serving()
         code, _, errors = run(
             "extract", film, film, "--out", film.parent, "--server", server.target
         )
@@ -122,10 +124,10 @@ class TestExtract:
         assert len(server.requests) == 1
 
     def test_goes_on_after_videos_that_fail_and_again_does_only_what_is_left(
-        self, run, stand_in, film, tmp_path
+        self, run, fake_serving, film, tmp_path
     ):
         short, absent, out = short_film(tmp_path), tmp_path / "absent.mp4", tmp_path / "out"
-        command = ("extract", short, film, absent, "--out", out, "--server", stand_in().target)
+        command = ("extract", short, film, absent, "--out", out, "--server", fake_serving().target)
         code, _, errors = run(*command)
         assert code == 1
         assert sorted(p.name for p in out.iterdir()) == ["failures.csv", "film.mp4.npz"]
@@ -155,25 +157,25 @@ class TestExtract:
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("bad", BAD_VIDEOS, ids=lambda bad: bad.__name__)
-    def test_of_a_bad_video_ends_with_2_and_its_reason(self, run, stand_in, tmp_path, bad):
+    def test_of_a_bad_video_ends_with_2_and_its_reason(self, run, fake_serving, tmp_path, bad):
         video, out = bad(tmp_path), tmp_path / "out"
-        code, told, errors = run("extract", video, "--out", out, "--server", stand_in().target)
+        code, told, errors = run("extract", video, "--out", out, "--server", fake_serving().target)
         assert (code, told, len(errors)) == (2, "", 2)
         assert errors[0].startswith(f"c3d: {video}: ")
         assert BAD_VIDEOS[bad] in errors[0]
         assert [p.name for p in out.iterdir()] == ["failures.csv"]
 
-    def test_into_a_file_ends_with_2_before_any_request(self, run, stand_in, film):
-        server = stand_in()
+    def test_into_a_file_ends_with_2_before_any_request(self, run, fake_serving, film):
+        server = fake_serving()
         code, told, errors = run("extract", film, "--out", film, "--server", server.target)
         assert (code, told) == (2, "")
         assert str(film) in errors[-1]
         assert server.requests == []
 
-    def test_over_a_folder_ends_with_2_and_leaves_no_rest(self, run, stand_in, film, tmp_path):
+    def test_over_a_folder_ends_with_2_and_leaves_no_rest(self, run, fake_serving, film, tmp_path):
         (tmp_path / "out" / "film.mp4.npz").mkdir(parents=True)
         code, told, errors = run(
-            "extract", film, "--out", tmp_path / "out", "--server", stand_in().target
+            "extract", film, "--out", tmp_path / "out", "--server", fake_serving().target
         )
         assert (code, told) == (2, "")
         assert errors[0].startswith(f"c3d: {tmp_path / 'out' / 'film.mp4.npz'}: ")
@@ -184,8 +186,8 @@ class TestExtract:
 
 
 class TestClassify:
-    def test_names_the_best_classes_of_each_video(self, run, stand_in, film):
-        code, told, errors = run("classify", film, "--top", 2, "--server", stand_in().target)
+    def test_names_the_best_classes_of_each_video(self, run, fake_serving, film):
+        code, told, errors = run("classify", film, "--top", 2, "--server", fake_serving().target)
         assert (code, errors) == (0, [])
         assert told.splitlines() == [
             f"{film}: 2 clips",
@@ -200,16 +202,18 @@ class TestClassify:
         assert len(errors) == 1
         assert errors[0].startswith(NOTE)
 
-    def test_names_each_clips_best_classes(self, run, stand_in, film):
-        _, told, _ = run("classify", film, "--top", 2, "--per-clip", "--server", stand_in().target)
+    def test_names_each_clips_best_classes(self, run, fake_serving, film):
+        _, told, _ = run(
+            "classify", film, "--top", 2, "--per-clip", "--server", fake_serving().target
+        )
         assert [line.split() for line in told.splitlines()[3:]] == [
             [*("0.00", "to", "0.64", "s"), *("50.0%", "archery,", "25.0%", "bowling")],
             [*("0.32", "to", "0.96", "s"), *("50.0%", "archery,", "25.0%", "bowling")],
         ]
 
-    def test_prints_json_lines_in_the_order_of_the_videos(self, run, stand_in, film, carphone):
+    def test_prints_json_lines_in_the_order_of_the_videos(self, run, fake_serving, film, carphone):
         code, told, errors = run(
-            "classify", carphone, film, "--json", "--top", 1, "--server", stand_in().target
+            "classify", carphone, film, "--json", "--top", 1, "--server", fake_serving().target
         )
         assert (code, errors) == (0, [])
         first, second = (json.loads(line) for line in told.splitlines())
@@ -217,18 +221,18 @@ class TestClassify:
         assert second["top"][0]["label"] == "archery"
         assert [clip["start_frame"] for clip in second["clips"]] == [0, 8]
 
-    def test_prints_one_table_for_all_videos(self, run, stand_in, film, carphone):
+    def test_prints_one_table_for_all_videos(self, run, fake_serving, film, carphone):
         code, told, _ = run(
-            "classify", film, carphone, "--csv", "--top", 1, "--server", stand_in().target
+            "classify", film, carphone, "--csv", "--top", 1, "--server", fake_serving().target
         )
         assert code == 0
         rows = list(csv.DictReader(io.StringIO(told)))
         assert {row["video"] for row in rows} == {str(film), str(carphone)}
         assert len(rows) == (1 + 2) + (1 + 14)
 
-    def test_draws_and_writes_a_page(self, run, stand_in, film, tmp_path):
+    def test_draws_and_writes_a_page(self, run, fake_serving, film, tmp_path):
         code, _, errors = run(
-            *("classify", film, "--server", stand_in().target),
+            *("classify", film, "--server", fake_serving().target),
             *("--timeline", tmp_path / "t.png", "--html", tmp_path / "pages"),
         )
         assert (code, errors) == (0, [])
@@ -246,18 +250,18 @@ class TestClassify:
         assert (code, len(errors)) == (2, 1)
         assert "give one of them" in errors[0]
 
-    def test_of_a_model_of_features_alone_ends_with_2(self, run, stand_in, film):
+    def test_of_a_model_of_features_alone_ends_with_2(self, run, fake_serving, film):
         signatures = signature_defs()
         del signatures["classify"]
         code, told, errors = run(
-            "classify", film, "--server", stand_in(signatures=signatures).target
+            "classify", film, "--server", fake_serving(signatures=signatures).target
         )
         assert (code, told, len(errors)) == (2, "", 1)
         assert "no signature 'classify'" in errors[0]
 
     @pytest.mark.parametrize("bad", BAD_VIDEOS, ids=lambda bad: bad.__name__)
-    def test_of_a_bad_video_ends_with_2_and_one_line(self, run, stand_in, tmp_path, bad):
-        code, told, errors = run("classify", bad(tmp_path), "--server", stand_in().target)
+    def test_of_a_bad_video_ends_with_2_and_one_line(self, run, fake_serving, tmp_path, bad):
+        code, told, errors = run("classify", bad(tmp_path), "--server", fake_serving().target)
         assert (code, told, len(errors)) == (2, "", 1)
         assert BAD_VIDEOS[bad] in errors[0]
 
@@ -278,17 +282,19 @@ class TestStatus:
         assert len(errors) == 1
         assert errors[0].startswith(NOTE)
 
-    def test_does_without_a_health_service(self, run, stand_in):
-        code, told, errors = run("status", "--server", stand_in().target)
+    def test_does_without_a_health_service(self, run, fake_serving):
+        code, told, errors = run("status", "--server", fake_serving().target)
         assert (code, errors) == (0, [])
         assert "UNIMPLEMENTED" in told.splitlines()[0]
 
 
 class TestConvert:
     @pytest.fixture
-    def features(self, run, stand_in, film, carphone, tmp_path):
+    def features(self, run, fake_serving, film, carphone, tmp_path):
         out = tmp_path / "features"
-        assert run("extract", film, carphone, "--out", out, "--server", stand_in().target)[0] == 0
+        assert (
+            run("extract", film, carphone, "--out", out, "--server", fake_serving().target)[0] == 0
+        )
         return out
 
     def test_writes_every_file_in_the_other_format(self, run, features, tmp_path):

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 from c3d_client import cli
-from stand_in import model_card, signature_defs
+from support.fake_serving import model_card, signature_defs
 
 
 @pytest.mark.parametrize("command", ["extract", "classify", "status"])
@@ -38,14 +38,14 @@ class TestServersThatCannotHelp:
         line = ends("--server", narrow_server.target, "--model-version", 7)
         assert "does not have model 'c3d' version 7" in line
 
-    def test_because_their_model_has_another_contract(self, ends, stand_in):
-        line = ends("--server", stand_in(card=model_card(contract_version="2")).target)
+    def test_because_their_model_has_another_contract(self, ends, fake_serving):
+        line = ends("--server", fake_serving(card=model_card(contract_version="2")).target)
         assert "its contract version is '2', this client's is '1'" in line
 
-    def test_because_their_model_is_another(self, ends, stand_in):
+    def test_because_their_model_is_another(self, ends, fake_serving):
         signatures = signature_defs()
         del signatures["fc6_features"]
-        line = ends("--server", stand_in(signatures=signatures).target)
+        line = ends("--server", fake_serving(signatures=signatures).target)
         assert "has no signature 'fc6_features'" in line
 
     @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ class TestArguments:
         ],
     )
     def test_out_of_range_end_with_2_and_make_nothing(
-        self, run, stand_in, film, monkeypatch, arguments, words
+        self, run, fake_serving, film, monkeypatch, arguments, words
     ):
         monkeypatch.chdir(film.parent)
         out = ["--out", "out"] if arguments[0] == "extract" else []
-        code, told, errors = run(*arguments, film, *out, "--server", stand_in().target)
+        code, told, errors = run(*arguments, film, *out, "--server", fake_serving().target)
         assert (code, told, len(errors)) == (2, "", 1)
         assert errors[0].startswith("c3d: ")
         assert words in errors[0]
@@ -106,12 +106,14 @@ class TestArguments:
         assert errors[0].startswith("Usage: c3d")
         assert len(errors) > 5
 
-    def test_an_interruption_is_one_line_and_130(self, run, stand_in, film, monkeypatch):
+    def test_an_interruption_is_one_line_and_130(self, run, fake_serving, film, monkeypatch):
         def interrupted(*_arguments, **_options):
             raise KeyboardInterrupt
 
         monkeypatch.setattr("c3d_client.client.C3DClient.extract", interrupted)
-        code, _, errors = run("extract", film, "--out", film.parent, "--server", stand_in().target)
+        code, _, errors = run(
+            "extract", film, "--out", film.parent, "--server", fake_serving().target
+        )
         assert code == 130
         # The terminal's ^C stands on a line that click ends first.
         assert [line for line in errors if line] == [

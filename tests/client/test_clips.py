@@ -8,7 +8,7 @@ from c3d_client.core.errors import UsageError
 from c3d_client.video.clips import ClipWindow, iter_batches, iter_clips
 from c3d_client.video.decode import Frame, decode_frames
 from c3d_client.video.frame import Picture
-from films import read_index, write_film
+from support.films import read_index, write_film
 
 # Readable in a prepared frame: the crop cuts off the bars of the lowest and highest bits.
 SHOWN_BITS = 0b11111100

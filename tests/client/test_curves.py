@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import UsageError
 from c3d_client.views import curves
-from classified import classified, drawn_lots
+from support.sample_classification import classified, random_probabilities
 
 
 def luminance(colour):
@@ -16,7 +16,7 @@ def luminance(colour):
 
 
 def test_the_films_best_classes_are_drawn_best_first():
-    rows = drawn_lots(9, 30)
+    rows = random_probabilities(9, 30)
     drawn = curves.best_curves(classified(rows), top_k=4)
     best = np.argsort(-rows.mean(axis=0, dtype=np.float64))[:4]
     assert [curve.score.index for curve in drawn] == best.tolist()
@@ -33,7 +33,7 @@ def test_one_clip_is_a_line_over_its_span():
 
 
 def test_a_point_of_many_clips_is_their_mean_lowest_and_highest():
-    rows = drawn_lots(1003, 3)
+    rows = random_probabilities(1003, 3)
     curve = curves.best_curves(classified(rows), top_k=1)[0]
     assert curves.clips_a_point(1003) == 3
     assert len(curve.times_s) == 335 + 2
@@ -46,7 +46,7 @@ def test_a_point_of_many_clips_is_their_mean_lowest_and_highest():
 
 
 def test_every_curve_of_twenty_four_has_its_own_look_and_no_more_are_drawn():
-    drawn = curves.best_curves(classified(drawn_lots(2, 40)), top_k=30)
+    drawn = curves.best_curves(classified(random_probabilities(2, 40)), top_k=30)
     assert len({(curve.hue, curve.dash) for curve in drawn}) == len(drawn) == 24
 
 

@@ -7,7 +7,7 @@ import pytest
 from c3d_client import C3DClient, ClipWindow, ServingOptions
 from c3d_client.core.errors import UsageError, VideoDecodeError, VideoTooShortError
 from c3d_client.video.sources import fingerprint
-from films import noise, write_film
+from support.films import noise, write_film
 
 FRAMES = {"bikes": 250, "bunny": 132, "carphone": 120}
 TOLERANCE = 1e-6
@@ -239,8 +239,8 @@ class TestProvenance:
         assert c3d.classify(carphone).provenance == c3d.extract(carphone).provenance
 
 
-def test_a_server_that_sends_contents_instead_of_values_gives_the_same(stand_in, sixteen):
-    server = stand_in()
+def test_a_server_that_sends_contents_instead_of_values_gives_the_same(fake_serving, sixteen):
+    server = fake_serving()
     answers = []
     for server.as_content in (False, True):
         with C3DClient(server.target) as client:
@@ -257,8 +257,8 @@ class TestTimings:
         assert timings.queue_s >= 0
         assert timings.wire_s > 0
 
-    def test_of_a_server_that_does_not_tell_leave_out_its_parts(self, stand_in, sixteen):
-        with C3DClient(stand_in().target) as client:
+    def test_of_a_server_that_does_not_tell_leave_out_its_parts(self, fake_serving, sixteen):
+        with C3DClient(fake_serving().target) as client:
             timings = client.extract(sixteen).timings
         assert (timings.queue_s, timings.compute_s) == (None, None)
         assert timings.wire_s > 0

@@ -13,29 +13,31 @@ from c3d_client.core.errors import (
     UsageError,
     VideoDecodeError,
 )
-from films import write_film
-from stand_in import LABELS, model_card, signature_defs
+from support.fake_serving import LABELS, model_card, signature_defs
+from support.films import write_film
 
 
 class TestModels:
-    def test_are_asked_about_once_however_many_videos_there_are(self, stand_in, sixteen):
-        server = stand_in()
+    def test_are_asked_about_once_however_many_videos_there_are(self, fake_serving, sixteen):
+        server = fake_serving()
         with C3DClient(server.target) as client:
             info = client.model_info()
             client.extract(sixteen)
             assert client.model_info() is info
         assert [r.model_spec.signature_name for r in server.requests] == ["fc6_features"]
 
-    def test_that_give_features_only_do_not_classify(self, stand_in, sixteen):
+    def test_that_give_features_only_do_not_classify(self, fake_serving, sixteen):
         signatures = signature_defs()
         del signatures["classify"]
-        server = stand_in(signatures=signatures)
+        server = fake_serving(signatures=signatures)
         with C3DClient(server.target) as client:
             with pytest.raises(UsageError, match="no signature 'classify'.*use extract"):
                 client.classify(sixteen)
             assert client.extract(sixteen).clip_features.shape == (1, 4096)
 
-    def test_that_change_on_the_way_make_the_video_start_afresh(self, stand_in, sixteen, tmp_path):
+    def test_that_change_on_the_way_make_the_video_start_afresh(
+        self, fake_serving, sixteen, tmp_path
+    ):
         long = write_film(tmp_path / "long.mp4", 40)
 
         def on_predict(_request, rows, _context):
@@ -43,7 +45,7 @@ class TestModels:
                 server.version, server.card = 2, model_card(precision="bfloat16")
             return np.full((len(rows), 4096), server.version, np.float32)
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         with C3DClient(options=ServingOptions(server.target, batch_size=1, max_in_flight=1)) as c:
             found = c.extract(long)
             assert c.extract(sixteen).provenance["model"]["version"] == 2
@@ -52,11 +54,11 @@ class TestModels:
         assert found.provenance["model"]["version"] == 2
         assert found.provenance["model"]["precision"] == "bfloat16"
 
-    def test_whose_versions_answer_in_turn_are_a_mismatch(self, stand_in, sixteen):
+    def test_whose_versions_answer_in_turn_are_a_mismatch(self, fake_serving, sixteen):
         def on_predict(*_):
             server.version += 1
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         with (
             C3DClient(server.target) as c,
             pytest.raises(
@@ -69,8 +71,8 @@ class TestModels:
         ("value", "words"),
         [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (0.0, "zero everywhere")],
     )
-    def test_whose_features_are_none_fail_the_video(self, stand_in, sixteen, value, words):
-        server = stand_in(lambda _q, rows, _c: np.full((len(rows), 4096), value, np.float32))
+    def test_whose_features_are_none_fail_the_video(self, fake_serving, sixteen, value, words):
+        server = fake_serving(lambda _q, rows, _c: np.full((len(rows), 4096), value, np.float32))
         with C3DClient(server.target) as client, pytest.raises(ServingError, match=words) as e:
             client.extract(sixteen)
         assert str(sixteen) in str(e.value)
@@ -78,14 +80,14 @@ class TestModels:
         assert not isinstance(e.value, ContractMismatch)
         assert e.value.target == server.target
 
-    def test_whose_probabilities_are_none_fail_the_video(self, stand_in, sixteen):
-        server = stand_in(lambda _q, rows, _c: np.full((len(rows), 3), np.nan, np.float32))
+    def test_whose_probabilities_are_none_fail_the_video(self, fake_serving, sixteen):
+        server = fake_serving(lambda _q, rows, _c: np.full((len(rows), 3), np.nan, np.float32))
         with C3DClient(server.target) as client, pytest.raises(ServingError, match="NaN"):
             client.classify(sixteen)
 
     @pytest.mark.parametrize("labels", [LABELS[:2], [*LABELS, "more"], []])
-    def test_with_other_labels_than_classes_are_a_mismatch(self, stand_in, sixteen, labels):
-        server = stand_in(card=model_card(labels=labels))
+    def test_with_other_labels_than_classes_are_a_mismatch(self, fake_serving, sixteen, labels):
+        server = fake_serving(card=model_card(labels=labels))
         words = f"gives 3 probabilities and names {len(labels)} labels"
         with C3DClient(server.target) as client, pytest.raises(ContractMismatch, match=words):
             client.classify(sixteen)
@@ -117,12 +119,12 @@ class TestManyVideos:
         with C3DClient(options=options) as c3d, pytest.raises(ServingUnavailable):
             c3d.extract_many([sixteen])
 
-    def test_of_two_models_do_not_meet(self, stand_in, sixteen):
+    def test_of_two_models_do_not_meet(self, fake_serving, sixteen):
         def on_predict(*_):
             if len(server.requests) == 3:
                 server.version, server.card = 2, model_card(precision="float16")
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         outcomes = []
         with (
             C3DClient(server.target) as c3d,
@@ -132,10 +134,10 @@ class TestManyVideos:
         ):
             outcomes.extend(c3d.extract_many([sixteen] * 10, workers=1))
 
-    def test_that_are_given_up_end_at_the_next_batch(self, stand_in, tmp_path):
+    def test_that_are_given_up_end_at_the_next_batch(self, fake_serving, tmp_path):
         long = write_film(tmp_path / "long.mp4", 200)
         cancel = threading.Event()
-        server = stand_in(lambda *_: cancel.set())
+        server = fake_serving(lambda *_: cancel.set())
         options = ServingOptions(server.target, batch_size=1, max_in_flight=1)
         with C3DClient(options=options) as c3d, pytest.raises(Cancelled):
             c3d.extract(long, cancel=cancel)

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from films import write_film
+from support.films import write_film
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def videos(tmp_path):
 
 
 @pytest.fixture
-def slow(stand_in):
+def slow(fake_serving):
     """A server that answers each request after a moment, and tells when it was first asked."""
     asked = threading.Event()
 
@@ -30,7 +30,7 @@ def slow(stand_in):
         asked.set()
         time.sleep(0.3)
 
-    server = stand_in(on_predict)
+    server = fake_serving(on_predict)
     server.asked = asked
     return server
 
@@ -69,14 +69,14 @@ def test_the_first_ctrl_c_finishes_the_videos_in_hand_and_the_next_run_the_rest(
     )
 
 
-def test_the_second_ctrl_c_gives_them_up_and_leaves_nothing_half_written(videos, stand_in):
+def test_the_second_ctrl_c_gives_them_up_and_leaves_nothing_half_written(videos, fake_serving):
     asked, given_up = threading.Event(), threading.Event()
 
     def silent(*_):
         asked.set()
         given_up.wait(60)
 
-    with start(videos, stand_in(silent).target, stderr=subprocess.PIPE) as process:
+    with start(videos, fake_serving(silent).target, stderr=subprocess.PIPE) as process:
         try:
             assert asked.wait(30)
             process.send_signal(signal.SIGINT)

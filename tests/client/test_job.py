@@ -16,8 +16,8 @@ from c3d_client.core.errors import (
 )
 from c3d_client.job import ExtractJob, read_failures
 from c3d_client.video.sources import Source, expand
-from films import write_film
-from stand_in import model_card
+from support.fake_serving import model_card
+from support.films import write_film
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ class TestOthersFiles:
 
 class TestServers:
     def test_a_server_that_goes_away_ends_the_run_and_the_next_goes_on(
-        self, stand_in, library, tmp_path
+        self, fake_serving, library, tmp_path
     ):
         (tmp_path / "in").mkdir()
         for number in range(12):
@@ -226,7 +226,7 @@ class TestServers:
             if len(server.requests) > 3:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         options = ServingOptions(server.target, retries=0)
         rows = []
         sources = list(expand([tmp_path / "in"]))
@@ -240,13 +240,13 @@ class TestServers:
         assert sorted(statuses(again).values()) == ["done"] * 9 + ["skipped"] * 3
         assert not (out / "failures.csv").exists()
 
-    def test_another_model_on_the_way_is_never_mixed_in(self, stand_in, library, out):
+    def test_another_model_on_the_way_is_never_mixed_in(self, fake_serving, library, out):
         def on_predict(_request, _rows, _context):
             if len(server.requests) == 2:
                 server.version = 2
                 server.card = model_card(precision="bfloat16")
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         with (
             C3DClient(server.target) as c3d,
             pytest.raises(
@@ -259,12 +259,12 @@ class TestServers:
         }
         assert precisions == {"float32"}
 
-    def test_the_same_model_under_a_new_version_goes_on(self, stand_in, library, out):
+    def test_the_same_model_under_a_new_version_goes_on(self, fake_serving, library, out):
         def on_predict(_request, _rows, _context):
             if len(server.requests) == 2:
                 server.version = 2
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         assert statuses(rows_of(server.target, library, out)) == ALL
 
     @pytest.mark.parametrize("workers", [0, -3])
@@ -272,8 +272,8 @@ class TestServers:
         with pytest.raises(UsageError, match="workers is"):
             rows_of(narrow_server.target, library, out, workers=workers)
 
-    def test_a_folder_that_is_a_file_is_refused_before_any_work(self, stand_in, library, out):
-        server = stand_in()
+    def test_a_folder_that_is_a_file_is_refused_before_any_work(self, fake_serving, library, out):
+        server = fake_serving()
         out.write_text("in the way")
         with pytest.raises(OutputError, match="results cannot be written there"):
             rows_of(server.target, library, out)

@@ -10,7 +10,7 @@ from c3d_client.serving import model_info
 from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.client import ServingClient
 from c3d_client.serving.options import ServingOptions
-from stand_in import LABELS, model_card, signature_defs
+from support.fake_serving import LABELS, model_card, signature_defs
 from tensorflow.core.framework import types_pb2
 
 
@@ -42,19 +42,19 @@ class TestASoundModel:
         assert info.card["weights"]["sha256"] == narrow_weights.sha256
         assert info.labels == tuple(f"label {n}" for n in range(487))
 
-    def test_may_have_more_than_is_needed(self, stand_in):
+    def test_may_have_more_than_is_needed(self, fake_serving):
         def add(signatures):
             signatures["extra"] = signatures["classify"]
 
-        info = info_of(stand_in(signatures=changed(add), version=3).target)
+        info = info_of(fake_serving(signatures=changed(add), version=3).target)
         assert "extra" in info.signatures
         assert (info.version, info.labels) == (3, tuple(LABELS))
 
-    def test_may_give_features_alone(self, stand_in):
+    def test_may_give_features_alone(self, fake_serving):
         def drop(signatures):
             del signatures["classify"], signatures["fc7_features"]
 
-        server = stand_in(signatures=changed(drop), card=model_card(labels=[]))
+        server = fake_serving(signatures=changed(drop), card=model_card(labels=[]))
         assert info_of(server.target).labels == ()
 
     def test_whose_card_has_no_labels_has_none(self):
@@ -127,15 +127,15 @@ class TestAMismatch:
     @pytest.mark.parametrize(
         ("change", "words"), [m[1:] for m in MISMATCHES], ids=[m[0] for m in MISMATCHES]
     )
-    def test_of_signatures_is_named(self, stand_in, change, words):
-        server = stand_in(signatures=changed(change))
+    def test_of_signatures_is_named(self, fake_serving, change, words):
+        server = fake_serving(signatures=changed(change))
         with pytest.raises(ContractMismatch, match=words) as caught:
             info_of(server.target)
         assert caught.value.target == server.target
         assert "\n" not in str(caught.value)
 
-    def test_of_a_signature_matters_only_where_it_is_needed(self, stand_in):
-        server = stand_in(signatures=changed(lambda s: s.pop("classify")))
+    def test_of_a_signature_matters_only_where_it_is_needed(self, fake_serving):
+        server = fake_serving(signatures=changed(lambda s: s.pop("classify")))
         assert info_of(server.target).version == 1
         with pytest.raises(ContractMismatch, match="no signature 'classify'"):
             info_of(server.target, ["classify"])
@@ -155,20 +155,20 @@ class TestAMismatch:
             ),
         ],
     )
-    def test_of_the_card_is_named(self, stand_in, card, words):
-        server = stand_in(card=card)
+    def test_of_the_card_is_named(self, fake_serving, card, words):
+        server = fake_serving(card=card)
         with pytest.raises(ContractMismatch, match=words) as caught:
             info_of(server.target)
         assert caught.value.target == server.target
 
-    def test_in_kind_is_one_line_with_what_to_do(self, stand_in):
+    def test_in_kind_is_one_line_with_what_to_do(self, fake_serving):
         with pytest.raises(ContractMismatch) as caught:
-            info_of(stand_in(card=b"").target)
+            info_of(fake_serving(card=b"").target)
         assert "c3d-export build" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_of_bytes_that_are_no_signatures_is_one_too(self, stand_in):
-        server = stand_in()
+    def test_of_bytes_that_are_no_signatures_is_one_too(self, fake_serving):
+        server = fake_serving()
         server.garbled = True
         with pytest.raises(ContractMismatch, match="signatures cannot be read"):
             info_of(server.target)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
 from c3d_client.outputs import FORMATS, convert, read_features, write_features
-from made_features import PROVENANCE, full_disk, made_features, names_in, same
+from support.sample_features import PROVENANCE, full_disk, names_in, same, sample_features
 
 LOSSLESS = [name for name, known in FORMATS.items() if known.lossless]
 
@@ -18,7 +18,7 @@ def written(folder, name="npz", videos=("a.mp4", "b/a.mp4", "b/c.avi")):
     for seed, video in enumerate(videos):
         path = folder / f"{video}{FORMATS[name].suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_features(path, made_features(seed=seed))
+        write_features(path, sample_features(seed=seed))
     return folder
 
 
@@ -37,7 +37,7 @@ def test_to_a_lossless_format_and_back_nothing_has_changed(tmp_path, first, seco
         seed = ["a.mp4", "b/a.mp4", "b/c.avi"].index(
             str(done.target.relative_to(tmp_path / "three"))[: -len(FORMATS[first].suffix)]
         )
-        assert same(read_features(done.target), made_features(seed=seed))
+        assert same(read_features(done.target), sample_features(seed=seed))
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -92,7 +92,7 @@ def test_what_cannot_be_written_is_told_and_the_rest_converted(tmp_path):
 def test_nothing_found_or_several_formats_is_an_error_before_anything_is_written(tmp_path):
     written(tmp_path / "in")
     (tmp_path / "empty").mkdir()
-    write_features(tmp_path / "in" / "d.mp4.h5", made_features())
+    write_features(tmp_path / "in" / "d.mp4.h5", sample_features())
     for arguments, words in (
         (([tmp_path / "empty"], "h5", None), "no features in"),
         (([], "h5", None), "no features in nothing"),
@@ -154,7 +154,7 @@ class TestACollection:
         with h5py.File(tmp_path / "all.hdf5", "r") as file:
             for seed, name in enumerate(("v_a", "v_b", "v_c")):
                 rows = file[name]["c3d_features"][:]
-                assert np.array_equal(rows, made_features(seed=seed).clip_features)
+                assert np.array_equal(rows, sample_features(seed=seed).clip_features)
 
     def test_appears_when_the_last_is_in_it(self, tmp_path):
         written(tmp_path / "in", videos=self.videos)
@@ -194,7 +194,7 @@ class TestACollection:
 
     def test_refuses_videos_that_were_made_differently(self, tmp_path):
         written(tmp_path / "in", videos=self.videos)
-        other = made_features(provenance={**PROVENANCE, "clips": {"frames": 16, "stride": 16}})
+        other = sample_features(provenance={**PROVENANCE, "clips": {"frames": 16, "stride": 16}})
         write_features(tmp_path / "in" / "v_d.mp4.npz", other)
         with pytest.raises(ProvenanceError, match=r"made differently.*clips: .*'stride': 16"):
             convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet")
@@ -223,7 +223,7 @@ class TestACollection:
         ]
         assert str(done[1].error).startswith(f"{tmp_path}/all.hdf5/v_b: holds no C3D features")
         read = read_features(tmp_path / "out" / "v_c.npz")
-        assert np.array_equal(read.clip_features, made_features(seed=2).clip_features)
+        assert np.array_equal(read.clip_features, sample_features(seed=2).clip_features)
         note = {"format": "activitynet", "name": "v_c"}
         assert read.provenance == {**PROVENANCE, "converted_from": note}
 

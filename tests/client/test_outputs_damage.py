@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import OutputError
 from c3d_client.outputs import FORMATS, NPZ_KEYS, read_features, read_provenance, write_features
-from made_features import made_features
+from support.sample_features import sample_features
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class TestReading:
         for other in FORMATS.values():
             if other.name == name:
                 continue
-            write_features(path, made_features(), format=other.name)
+            write_features(path, sample_features(), format=other.name)
             with pytest.raises(OutputError):
                 read_features(path)
             for left in path.parent.iterdir():
@@ -65,7 +65,7 @@ class TestReading:
 
     @pytest.mark.parametrize("name", [name for name in FORMATS if name != "caffe"])
     def test_a_result_cut_short_anywhere(self, path, name):
-        write_features(path, made_features(40))
+        write_features(path, sample_features(40))
         content = path.read_bytes()
         for part in (0.999, 0.9, 0.5, 0.1, 0.001):
             path.write_bytes(content[: int(len(content) * part)])
@@ -76,7 +76,7 @@ class TestReading:
             read_features(path)
 
     def test_a_folder_with_a_file_cut_short(self, tmp_path):
-        write_features(tmp_path / "film.fc6", made_features())
+        write_features(tmp_path / "film.fc6", sample_features())
         blob = tmp_path / "film.fc6" / "000008.fc6-1"
         content = blob.read_bytes()
         for size in (0, 3, 20, 16_000):
@@ -86,7 +86,7 @@ class TestReading:
 
     @pytest.mark.parametrize("name", [n for n in FORMATS if n not in ("caffe", "sultani")])
     def test_a_result_with_one_wrong_bit_among_the_clips(self, path, name):
-        write_features(path, made_features(40))
+        write_features(path, sample_features(40))
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -95,7 +95,7 @@ class TestReading:
 
     @pytest.mark.parametrize("name", ["npz", "h5", "parquet", "activitynet"])
     def test_bytes_wrong_anywhere_never_raise_anything_else(self, path, name):
-        write_features(path, made_features())
+        write_features(path, sample_features())
         content = path.read_bytes()
         rng = np.random.default_rng(0)
         ends = np.r_[0:4096, len(content) - 4096 : len(content)]  # where the structure is
@@ -109,9 +109,9 @@ class TestReading:
 
     @pytest.mark.parametrize("name", ["npy", "sultani"])
     def test_a_file_that_is_not_its_sidecars(self, path, name):
-        write_features(path, made_features(seed=1))
+        write_features(path, sample_features(seed=1))
         older = path.read_bytes()
-        write_features(path, made_features(seed=2))
+        write_features(path, sample_features(seed=2))
         path.write_bytes(older)  # as if the power failed between the two
         with pytest.raises(OutputError, match="not those that its .json was written for|bytes"):
             read_features(path)
@@ -123,7 +123,7 @@ class TestReading:
     @pytest.mark.parametrize("wrong", ["", "[]", "{}", "not JSON", '{"bytes": 49280}'])
     @pytest.mark.parametrize("name", ["npy", "sultani"])
     def test_a_sidecar_that_is_none(self, path, name, wrong):
-        write_features(path, made_features())
+        write_features(path, sample_features())
         path.with_name(path.name + ".json").write_text(wrong)
         fails_to_read(path, "holds no C3D features")
 
@@ -135,12 +135,12 @@ class TestNpz:
 
     @pytest.mark.parametrize("provenance", ["not JSON", 1.5j, [1, 2], "[1]", "", "[" * 100_000])
     def test_with_provenance_that_is_not_json_is_none(self, tmp_path, provenance):
-        arrays = {key: getattr(made_features(), key) for key in NPZ_KEYS[:-1]}
+        arrays = {key: getattr(sample_features(), key) for key in NPZ_KEYS[:-1]}
         np.savez(tmp_path / "film.npz", **arrays, provenance=provenance)
         fails_to_read(tmp_path / "film.npz", "holds no C3D features")
 
     def test_with_pickles_in_it_is_never_opened(self, tmp_path):
-        arrays = {key: getattr(made_features(), key) for key in NPZ_KEYS[:-1]}
+        arrays = {key: getattr(sample_features(), key) for key in NPZ_KEYS[:-1]}
         with (tmp_path / "film.npz").open("wb") as file:
             np.savez(file, **arrays, provenance=np.array({"a": 1}, object))
         fails_to_read(tmp_path / "film.npz", "allow_pickle")
@@ -154,7 +154,7 @@ class TestNpz:
     )
     def test_whose_clips_are_not_as_many_as_it_says_is_none(self, tmp_path, change, words):
         path = tmp_path / "film.npz"
-        write_features(path, made_features())
+        write_features(path, sample_features())
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         members["clip_features.npy"] = change(members["clip_features.npy"])
@@ -176,7 +176,7 @@ class TestNpz:
         ],
     )
     def test_with_clips_of_another_kind_is_none(self, tmp_path, array, words):
-        arrays = {key: getattr(made_features(), key) for key in NPZ_KEYS[:-1]}
+        arrays = {key: getattr(sample_features(), key) for key in NPZ_KEYS[:-1]}
         arrays["clip_features"] = array
         np.savez(tmp_path / "film.npz", **arrays, provenance="{}")
         with pytest.raises(OutputError, match=words):

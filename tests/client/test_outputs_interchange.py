@@ -10,12 +10,12 @@ from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
 from c3d_client.outputs import read_features, read_provenance, write_features
 from c3d_client.outputs.activitynet import new_collection, video_id
 from c3d_client.outputs.sultani import segment_means
-from made_features import PROVENANCE, made_features, names_in
+from support.sample_features import PROVENANCE, names_in, sample_features
 
 
 @pytest.fixture
 def features():
-    return made_features(600)
+    return sample_features(600)
 
 
 def read_binary_blob(path):
@@ -29,7 +29,7 @@ def read_binary_blob(path):
 
 class TestCaffe:
     def test_is_a_folder_of_blobs_named_by_start_frame(self, tmp_path):
-        features = made_features(clip_starts=np.array([0, 16, 1_000_000]))
+        features = sample_features(clip_starts=np.array([0, 16, 1_000_000]))
         write_features(tmp_path / "film.fc6", features)
         names = ["000000.fc6-1", "000016.fc6-1", "1000000.fc6-1"]
         assert names_in(tmp_path / "film.fc6") == [*names, "provenance.json"]
@@ -39,7 +39,7 @@ class TestCaffe:
             assert np.array_equal(values, row)
 
     def test_is_read_in_the_order_of_frames(self, tmp_path):
-        features = made_features(clip_starts=np.array([999_992, 1_000_000, 1_000_008]))
+        features = sample_features(clip_starts=np.array([999_992, 1_000_000, 1_000_008]))
         write_features(tmp_path / "film.fc6", features)
         read = read_features(tmp_path / "film.fc6")
         assert np.array_equal(read.clip_features, features.clip_features)
@@ -68,11 +68,11 @@ class TestCaffe:
     )
     def test_cannot_name_clips_that_have_no_start_of_their_own(self, tmp_path, starts, words):
         with pytest.raises(OutputError, match=words):
-            write_features(tmp_path / "film.fc6", made_features(clip_starts=np.array(starts)))
+            write_features(tmp_path / "film.fc6", sample_features(clip_starts=np.array(starts)))
         assert names_in(tmp_path) == []
 
     def test_with_a_file_of_another_name_is_an_error(self, tmp_path):
-        write_features(tmp_path / "film.fc6", made_features())
+        write_features(tmp_path / "film.fc6", sample_features())
         (tmp_path / "film.fc6" / "000016.fc6-1").rename(tmp_path / "film.fc6" / "last.fc6-1")
         with pytest.raises(OutputError, match="last.fc6-1 is not named by a frame"):
             read_features(tmp_path / "film.fc6")
@@ -80,7 +80,7 @@ class TestCaffe:
 
 class TestActivityNet:
     def test_is_read_as_its_users_do(self, tmp_path):
-        films = {f"v_{n}": made_features(n + 1, seed=n) for n in range(3)}
+        films = {f"v_{n}": sample_features(n + 1, seed=n) for n in range(3)}
         with new_collection(tmp_path / "all.hdf5") as collection:
             for name, features in films.items():
                 collection.add(name, features)
@@ -93,7 +93,7 @@ class TestActivityNet:
                 assert json.loads(file[name].attrs["provenance"]) == PROVENANCE
 
     def test_of_one_video_has_its_id_and_is_read_back(self, tmp_path):
-        features = made_features()
+        features = sample_features()
         write_features(tmp_path / "film.hdf5", features)
         with h5py.File(tmp_path / "film.hdf5", "r") as file:
             assert list(file) == ["zwölf"]
@@ -112,8 +112,8 @@ class TestActivityNet:
 
     def test_of_many_is_not_one(self, tmp_path):
         with new_collection(tmp_path / "all.hdf5") as collection:
-            collection.add("one", made_features())
-            collection.add("two", made_features())
+            collection.add("one", sample_features())
+            collection.add("two", sample_features())
         for read in (read_features, read_provenance):
             with pytest.raises(OutputError, match="2 videos, not one; convert it"):
                 read(tmp_path / "all.hdf5")
@@ -131,8 +131,8 @@ class TestActivityNet:
     def test_refuses_what_cannot_be_beside_the_first(self, tmp_path, name, error, changes):
         def write():
             with new_collection(tmp_path / "all.hdf5") as collection:
-                collection.add("one", made_features())
-                collection.add(name, made_features(**changes))
+                collection.add("one", sample_features())
+                collection.add(name, sample_features(**changes))
 
         with pytest.raises(error):
             write()
@@ -197,10 +197,10 @@ class TestSultani:
 
     @pytest.mark.parametrize("wrong", [0, np.nan, np.inf, -np.inf])
     def test_refuses_a_clip_that_the_script_refuses(self, tmp_path, wrong):
-        rows = made_features(300).clip_features
+        rows = sample_features(300).clip_features
         rows[299] = wrong
         with pytest.raises(OutputError, match="clip 299 is zero everywhere or not finite"):
-            write_features(tmp_path / "film_C.txt", made_features(300, clip_features=rows))
+            write_features(tmp_path / "film_C.txt", sample_features(300, clip_features=rows))
         assert names_in(tmp_path) == []
 
     def test_of_the_original_is_read_without_a_sidecar(self, tmp_path, features):

@@ -5,7 +5,7 @@ import os
 import pytest
 from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.outputs import FORMATS, output_path, read_provenance, write_features
-from made_features import PROVENANCE, made_features, names_in
+from support.sample_features import PROVENANCE, names_in, sample_features
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -32,7 +32,7 @@ def test_an_unknown_format_is_refused(tmp_path):
 def test_names_as_long_as_they_can_be_are_written_and_read(tmp_path, name, letter, length):
     stem = letter * ((length - 4) // len(letter.encode()))
     path = output_path(tmp_path, f"{stem}.mp4", name)
-    write_features(path, made_features())
+    write_features(path, sample_features())
     assert read_provenance(path) == PROVENANCE
     beside = FORMATS[name].beside
     assert names_in(tmp_path) == [path.name, *([path.name + beside] if beside else [])]
@@ -56,4 +56,4 @@ def test_folders_with_names_too_long_are_cut_too(tmp_path):
 def test_a_path_longer_than_the_system_allows_is_an_error(tmp_path):
     path = output_path(tmp_path, "/".join(["f" * 200] * 30), "npz")
     with pytest.raises(OutputError, match="File name too long"):
-        write_features(path, made_features())
+        write_features(path, sample_features())

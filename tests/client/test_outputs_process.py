@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from made_features import names_in
+from support.sample_features import names_in
 
 
 def run(code):
@@ -24,13 +24,13 @@ def test_importing_loads_no_library_that_only_some_formats_need():
 def test_a_full_disk_does_not_crash_the_process_at_its_end(tmp_path):
     """HDF5 does, where it sees that a write fails."""
     told = run(f"""
-from made_features import full_disk, made_features
+from support.sample_features import full_disk, sample_features
 from c3d_client.outputs import OutputError, write_features
 for name in ("h5", "activitynet", "parquet", "npz"):
     for size in (0, 100, 3000, 200_000):
         try:
             with full_disk(size):
-                write_features({str(tmp_path / "film")!r}, made_features(40), format=name)
+                write_features({str(tmp_path / "film")!r}, sample_features(40), format=name)
         except OutputError:
             print("refused")
 """)
@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
     told = run(f"""
 import json, numpy as np
 from dataclasses import replace
-from made_features import made_features
+from support.sample_features import sample_features
 from c3d_client.outputs import FORMATS, read_features, write_features
 from c3d_client.results import RowStore
 
@@ -59,16 +59,16 @@ def grown(action):
     return kept("VmHWM") - before
 
 store = RowStore()
-chunk = made_features(250).clip_features
+chunk = sample_features(250).clip_features
 for n in range(20):
     store.add(chunk + n)
 film = replace(
-    made_features(1), clip_features=store.array(), clip_starts=np.arange(5000),
+    sample_features(1), clip_features=store.array(), clip_starts=np.arange(5000),
     clip_times_s=np.zeros((5000, 2)),
 )
 for name in [name for name in FORMATS if name != "caffe"]:  # which is a file a clip
     path = {str(tmp_path)!r} + "/film-" + name
-    write_features(path, made_features(3), format=name)  # what libraries take in any case
+    write_features(path, sample_features(3), format=name)  # what libraries take in any case
     print(json.dumps([
         name,
         grown(lambda: write_features(path, film, format=name)),

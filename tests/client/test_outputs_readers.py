@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from c3d_client.core.errors import OutputError
 from c3d_client.outputs import read_features, read_provenance, write_features
-from made_features import PROVENANCE, made_features
+from support.sample_features import PROVENANCE, sample_features
 
 ARRAYS = ("clip_features", "video_feature", "clip_starts", "clip_times_s")
 DTYPES = ["float32", "float32", "int64", "float64"]
@@ -18,7 +18,7 @@ DTYPES = ["float32", "float32", "int64", "float64"]
 
 @pytest.fixture
 def features():
-    return made_features(600)
+    return sample_features(600)
 
 
 class TestNpz:
@@ -46,7 +46,7 @@ class TestNpy:
         assert np.array_equal(rows, features.clip_features)
 
     def test_has_the_rest_as_json_beside_it(self, tmp_path):
-        features = made_features(clip_times_s=np.array([[0, 0.5], [np.nan, 1], [1, 1.5]]))
+        features = sample_features(clip_times_s=np.array([[0, 0.5], [np.nan, 1], [1, 1.5]]))
         write_features(tmp_path / "film.npy", features)
         content = json.loads((tmp_path / "film.npy.json").read_text())
         assert content["provenance"] == PROVENANCE
@@ -75,13 +75,13 @@ class TestH5:
 
     def test_keeps_a_long_provenance(self, tmp_path):
         long = {"labels": ["x" * 100] * 1000}
-        write_features(tmp_path / "film.h5", made_features(provenance=long))
+        write_features(tmp_path / "film.h5", sample_features(provenance=long))
         assert read_provenance(tmp_path / "film.h5") == long
 
     @pytest.mark.parametrize("key", ARRAYS)
     def test_without_a_dataset_or_with_a_group_for_it_is_an_error(self, tmp_path, key):
         path = tmp_path / "film.h5"
-        write_features(path, made_features())
+        write_features(path, sample_features())
         with h5py.File(path, "a") as file:
             del file[key]
         for _ in range(2):
@@ -135,12 +135,12 @@ class TestParquet:
         assert np.array_equal(mean, features.video_feature)
 
     def test_of_a_film_without_a_name_is_written(self, tmp_path):
-        write_features(tmp_path / "film.parquet", made_features(provenance={}))
+        write_features(tmp_path / "film.parquet", sample_features(provenance={}))
         assert list(pandas.read_parquet(tmp_path / "film.parquet")["video"]) == [""] * 3
 
     def test_of_other_columns_or_order_is_an_error(self, tmp_path):
         path = tmp_path / "film.parquet"
-        write_features(path, made_features())
+        write_features(path, sample_features())
         table = pyarrow.parquet.read_table(path)
         empty = table.set_column(4, "end_s", [pyarrow.array([0.5, None, 1])])
         for other, words in (

@@ -6,7 +6,6 @@ import html
 import json
 import re
 
-import browser as browsers
 import numpy as np
 import pytest
 from c3d_client import C3DClient
@@ -14,8 +13,9 @@ from c3d_client.core.errors import OutputError, UsageError, VideoDecodeError
 from c3d_client.video.decode import Frame
 from c3d_client.views.page import write_page
 from c3d_client.views.thumbnails import FilmStrip, film_strip
-from classified import HOSTILE, NOTE, classified, drawn_lots
-from films import noise
+from support import browser as browsers
+from support.films import noise
+from support.sample_classification import HOSTILE, NOTE, classified, random_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_the_mouse_drags_the_cursor_over_curves_and_frames(browser, real):
 
 
 def test_a_row_of_the_table_moves_the_cursor_and_pages_turn(browser, tmp_path):
-    film = classified(drawn_lots(1003, 20))
+    film = classified(random_probabilities(1003, 20))
     write_page(tmp_path / "film.html", film, source="", strip=strip_of(321))
     browser.open(tmp_path / "film.html")
     assert len(browser.texts("#plot polygon")) == 5
@@ -152,7 +152,7 @@ def test_a_row_of_the_table_moves_the_cursor_and_pages_turn(browser, tmp_path):
 
 
 def test_hostile_labels_and_names_are_text(browser, tmp_path):
-    film = classified(drawn_lots(3, len(HOSTILE)), labels=HOSTILE, note=HOSTILE[1])
+    film = classified(random_probabilities(3, len(HOSTILE)), labels=HOSTILE, note=HOSTILE[1])
     film.provenance["video"]["source"] = HOSTILE[0]
     film.provenance[HOSTILE[1]] = HOSTILE[3]
     name = f"{HOSTILE[0]}{HOSTILE[1]}{HOSTILE[3]}\udcff.mp4"
@@ -183,7 +183,7 @@ def test_a_script_that_got_in_would_not_run(browser, real, tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_telephone_and_follows_the_colour_scheme(browser, tmp_path, dark):
     labels = ["W" * 60, *HOSTILE]
-    film = classified(drawn_lots(40, len(labels)), labels=labels)
+    film = classified(random_probabilities(40, len(labels)), labels=labels)
     path = tmp_path / "film.html"
     write_page(path, film, source="n" * 200 + ".mp4", strip=strip_of(13))
     browser.show(width=400, dark=dark)
@@ -198,7 +198,7 @@ def test_it_fits_a_telephone_and_follows_the_colour_scheme(browser, tmp_path, da
 
 @pytest.mark.parametrize("clips", [1, 2])
 def test_a_short_film_and_one_without_pictures_have_a_page_too(browser, tmp_path, clips):
-    film = classified(drawn_lots(clips, 3), note="")
+    film = classified(random_probabilities(clips, 3), note="")
     write_page(tmp_path / "film.html", film, source="", strip=FilmStrip())
     browser.open(tmp_path / "film.html")
     assert browser.complaints == []
@@ -212,7 +212,7 @@ def test_a_short_film_and_one_without_pictures_have_a_page_too(browser, tmp_path
 def test_ten_minutes_take_less_than_two_megabytes(tmp_path):
     # Blocks of noise: harder to compress than any film.
     strip = strip_of(600, draw=lambda index: noise(index, width=320, height=176))
-    film = classified(drawn_lots(1875, 487))
+    film = classified(random_probabilities(1875, 487))
     write_page(tmp_path / "film.html", film, source="", strip=strip)
     assert (tmp_path / "film.html").stat().st_size < 2_000_000
     assert len(strip.stills) == 60
@@ -230,7 +230,7 @@ def test_the_file_names_nothing_outside_itself_and_allows_its_own_script_alone(r
 
 
 def test_the_data_holds_only_labels_that_are_ever_among_the_best(tmp_path):
-    rows = drawn_lots(50, 300)
+    rows = random_probabilities(50, 300)
     rows[:, 100:] /= 1000
     write_page(tmp_path / "film.html", classified(rows), source="", strip=FilmStrip(), top_k=3)
     text = (tmp_path / "film.html").read_text(encoding="utf-8")

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import av
 import cv2
-import films
 import numpy as np
 import pytest
 from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video import frame as picture_module
 from c3d_client.video.fast_crop import ExactCrop, FastCrop, Shape
 from c3d_client.video.frame import Picture, prepare_frame
+from support import films
 
 # Formats that decoders give, and whether the quick ways take them.
 QUICK_FORMATS = ("yuv420p", "yuvj420p")

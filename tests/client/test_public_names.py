@@ -6,7 +6,7 @@ from pathlib import Path
 
 import c3d_client
 import pytest
-from public_names import loaded_by, undescribed_in
+from support.public_names import loaded_by, undescribed_in
 
 PACKAGE = Path(c3d_client.__file__).parent
 SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "wire_pb2.py")

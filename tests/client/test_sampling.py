@@ -7,7 +7,7 @@ import pytest
 from c3d_client.core.errors import UsageError
 from c3d_client.video.clips import resample
 from c3d_client.video.decode import Frame, decode_frames
-from films import write_timed
+from support.films import write_timed
 
 NTSC = Fraction(30000, 1001)
 

@@ -15,7 +15,7 @@ from c3d_client.core.errors import (
 )
 from c3d_client.serving.client import ServingClient, VersionStatus
 from c3d_client.serving.options import ServingOptions
-from stand_in import clips_of, plain_output
+from support.fake_serving import clips_of, plain_output
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
 WAIT_S = 30  # for what happens at once unless the code is wrong
@@ -41,11 +41,11 @@ class TestWhatIsThere:
         assert client.health() == "SERVING"
         assert client.versions() == (VersionStatus(narrow_server.version, "AVAILABLE", ""),)
 
-    def test_a_server_without_a_health_service_says_so(self, connect, stand_in):
-        assert connect(stand_in().target).health() == "UNIMPLEMENTED"
+    def test_a_server_without_a_health_service_says_so(self, connect, fake_serving):
+        assert connect(fake_serving().target).health() == "UNIMPLEMENTED"
 
-    def test_versions_come_in_the_servers_order_with_their_errors(self, connect, stand_in):
-        server = stand_in()
+    def test_versions_come_in_the_servers_order_with_their_errors(self, connect, fake_serving):
+        server = fake_serving()
         server.statuses = get_model_status_pb2.GetModelStatusResponse()
         server.statuses.model_version_status.add(version=3, state=20)
         failed = server.statuses.model_version_status.add(version=2, state=50)
@@ -70,8 +70,8 @@ class TestWhatIsThere:
 
 
 class TestOneBatch:
-    def test_is_answered_row_by_row(self, connect, stand_in):
-        server = stand_in(version=5)
+    def test_is_answered_row_by_row(self, connect, fake_serving):
+        server = fake_serving(version=5)
         answer = connect(server.target).predict(FC6_FEATURES, clips_of(3, 7))
         assert answer.output.shape == (2, 4096)
         assert answer.output[:, 0].tolist() == [4.0, 8.0]
@@ -84,14 +84,14 @@ class TestOneBatch:
         assert answer.queue_s >= 0
         assert 0 < answer.compute_s < answer.latency_s
 
-    def test_names_the_model_the_version_and_the_signature(self, connect, stand_in):
-        server = stand_in(version=4)
+    def test_names_the_model_the_version_and_the_signature(self, connect, fake_serving):
+        server = fake_serving(version=4)
         connect(server.target, version=4).predict(CLASSIFY, clips_of(0))
         spec = server.requests[0].model_spec
         assert (spec.name, spec.version.value, spec.signature_name) == ("c3d", 4, "classify")
 
-    def test_may_name_a_label_and_the_version_is_the_answers(self, connect, stand_in):
-        server = stand_in(version=4)
+    def test_may_name_a_label_and_the_version_is_the_answers(self, connect, fake_serving):
+        server = fake_serving(version=4)
         client = connect(server.target, label="stable")
         assert client.predict(CLASSIFY, clips_of(0)).version == 4
         assert client.model_info().version == 4
@@ -102,8 +102,8 @@ class TestOneBatch:
         assert {spec.version_label for spec in specs} == {"stable"}
         assert not any(spec.HasField("version") for spec in specs)
 
-    def test_carries_the_clips_as_bytes(self, connect, stand_in):
-        server = stand_in()
+    def test_carries_the_clips_as_bytes(self, connect, fake_serving):
+        server = fake_serving()
         connect(server.target).predict(FC6_FEATURES, clips_of(1, 2))
         assert server.requests[0].inputs["clips"].tensor_content == clips_of(1, 2).tobytes()
 
@@ -112,8 +112,8 @@ class TestOneBatch:
         [(0, *CLIP_SHAPE), CLIP_SHAPE, (1, 16, 112, 112, 1), (1, 8, 112, 112, 3), (1,), ()],
         ids=str,
     )
-    def test_of_another_shape_never_leaves_the_process(self, connect, stand_in, shape):
-        server = stand_in()
+    def test_of_another_shape_never_leaves_the_process(self, connect, fake_serving, shape):
+        server = fake_serving()
         with pytest.raises(UsageError, match=r"fc6_features takes \[n,16,112,112,3\]"):
             connect(server.target).predict(FC6_FEATURES, np.zeros(shape, np.uint8))
         assert server.requests == []
@@ -134,25 +134,25 @@ class TestOneBatch:
             (np.ones((2, 4096), np.float16), "answered with .*dtype.* 19"),
         ],
     )
-    def test_answered_with_another_tensor_is_a_mismatch(self, connect, stand_in, output, words):
-        server = stand_in(lambda *_: output)
+    def test_answered_with_another_tensor_is_a_mismatch(self, connect, fake_serving, output, words):
+        server = fake_serving(lambda *_: output)
         with pytest.raises(ContractMismatch, match=words) as caught:
             connect(server.target).predict(FC6_FEATURES, clips_of(1, 2))
         assert caught.value.target == server.target
 
-    def test_answered_without_the_output_is_a_mismatch(self, connect, stand_in):
-        server = stand_in(lambda *_: predict_pb2.PredictResponse())
+    def test_answered_without_the_output_is_a_mismatch(self, connect, fake_serving):
+        server = fake_serving(lambda *_: predict_pb2.PredictResponse())
         with pytest.raises(ContractMismatch, match="answered without 'features'"):
             connect(server.target).predict(FC6_FEATURES, clips_of(1))
 
-    def test_whose_answer_does_not_fill_its_shape_is_a_mismatch(self, connect, stand_in):
+    def test_whose_answer_does_not_fill_its_shape_is_a_mismatch(self, connect, fake_serving):
         def on_predict(request, rows, _context):
             response = server.respond(request, plain_output("fc6_features", rows))
             response.outputs["features"].ClearField("float_val")
             response.outputs["features"].tensor_content = b"\0" * 12
             return response
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         with pytest.raises(ContractMismatch, match="holds 12 bytes"):
             connect(server.target).predict(FC6_FEATURES, clips_of(1))
 
@@ -163,12 +163,12 @@ class TestOneBatch:
 
 
 class TestManyBatches:
-    def test_answers_come_in_the_order_of_the_batches(self, connect, stand_in):
-        client = connect(stand_in().target, max_in_flight=3)
+    def test_answers_come_in_the_order_of_the_batches(self, connect, fake_serving):
+        client = connect(fake_serving().target, max_in_flight=3)
         answers = client.stream(FC6_FEATURES, (clips_of(n) for n in range(10)))
         assert [answer.output[0, 0] for answer in answers] == [n + 1 for n in range(10)]
 
-    def test_answers_keep_that_order_when_the_server_does_not(self, connect, stand_in):
+    def test_answers_keep_that_order_when_the_server_does_not(self, connect, fake_serving):
         second_is_done = threading.Event()
         finished = []
 
@@ -180,26 +180,26 @@ class TestManyBatches:
             if number == 1:
                 second_is_done.set()
 
-        client = connect(stand_in(on_predict).target, max_in_flight=2)
+        client = connect(fake_serving(on_predict).target, max_in_flight=2)
         answers = client.stream(FC6_FEATURES, (clips_of(n) for n in range(2)))
         assert [answer.output[0, 0] for answer in answers] == [1.0, 2.0]
         assert finished == [1, 0]
 
     @pytest.mark.parametrize("window", [1, 3])
-    def test_as_many_are_on_their_way_as_the_window_holds(self, connect, stand_in, window):
+    def test_as_many_are_on_their_way_as_the_window_holds(self, connect, fake_serving, window):
         # The server answers nobody before the window is full: fewer at once would time out here.
         together = threading.Barrier(window)
 
         def on_predict(*_):
             together.wait(WAIT_S)
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         client = connect(server.target, max_in_flight=window)
         batches = (clips_of(n) for n in range(2 * window))
         assert len(list(client.stream(FC6_FEATURES, batches))) == 2 * window
         assert server.most_at_once == window
 
-    def test_batches_are_made_one_ahead_of_the_window_and_no_further(self, connect, stand_in):
+    def test_batches_are_made_one_ahead_of_the_window_and_no_further(self, connect, fake_serving):
         made = []
 
         def batches():
@@ -207,7 +207,7 @@ class TestManyBatches:
                 made.append(number)
                 yield clips_of(number)
 
-        server = stand_in()
+        server = fake_serving()
         answers = connect(server.target, max_in_flight=2).stream(FC6_FEATURES, batches())
         assert made == []
         for taken in range(1, 5):
@@ -216,12 +216,12 @@ class TestManyBatches:
         answers.close()
         assert len(server.requests) <= len(made)
 
-    def test_no_batches_are_no_answers_and_no_requests(self, connect, stand_in):
-        server = stand_in()
+    def test_no_batches_are_no_answers_and_no_requests(self, connect, fake_serving):
+        server = fake_serving()
         assert list(connect(server.target).stream(FC6_FEATURES, iter(()))) == []
         assert server.requests == []
 
-    def test_a_failure_cancels_those_behind_it(self, connect, stand_in):
+    def test_a_failure_cancels_those_behind_it(self, connect, fake_serving):
         waiting, cancelled = threading.Semaphore(0), threading.Semaphore(0)
 
         def on_predict(_request, rows, context):
@@ -235,13 +235,13 @@ class TestManyBatches:
             if gone.wait(WAIT_S):
                 cancelled.release()
 
-        client = connect(stand_in(on_predict).target, max_in_flight=3)
+        client = connect(fake_serving(on_predict).target, max_in_flight=3)
         with pytest.raises(RequestRejected, match="not this one"):
             list(client.stream(FC6_FEATURES, (clips_of(n) for n in range(3))))
         assert cancelled.acquire(timeout=WAIT_S)
         assert cancelled.acquire(timeout=WAIT_S)
 
-    def test_a_failing_maker_of_batches_cancels_those_on_their_way(self, connect, stand_in):
+    def test_a_failing_maker_of_batches_cancels_those_on_their_way(self, connect, fake_serving):
         here, cancelled = threading.Event(), threading.Event()
 
         def on_predict(_request, _rows, context):
@@ -254,12 +254,12 @@ class TestManyBatches:
             assert here.wait(WAIT_S)
             raise RuntimeError("the film is torn")
 
-        client = connect(stand_in(on_predict).target)
+        client = connect(fake_serving(on_predict).target)
         with pytest.raises(RuntimeError, match="torn"):
             list(client.stream(FC6_FEATURES, batches()))
         assert cancelled.wait(WAIT_S)
 
-    def test_one_refused_batch_is_sent_again_and_nothing_is_lost(self, connect, stand_in):
+    def test_one_refused_batch_is_sent_again_and_nothing_is_lost(self, connect, fake_serving):
         refused = threading.Event()
 
         def on_predict(_request, rows, context):
@@ -267,7 +267,7 @@ class TestManyBatches:
                 refused.set()
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         client = connect(server.target, max_in_flight=2)
         answers = client.stream(FC6_FEATURES, (clips_of(n) for n in range(6)))
         assert [answer.output[0, 0] for answer in answers] == [1, 2, 3, 4, 5, 6]

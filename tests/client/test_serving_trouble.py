@@ -12,9 +12,9 @@ from c3d_client.core.contract import CLIP_SHAPE, FC6_FEATURES
 from c3d_client.core.errors import ServingError
 from c3d_client.serving.client import ServingClient
 from c3d_client.serving.options import ServingOptions
-from measures import relative
-from relay import Relay
-from stand_in import Trouble, clips_of
+from support.fake_serving import Trouble, clips_of
+from support.measures import relative
+from support.relay import Relay
 
 WAIT_S = 30  # for what happens at once unless the code is wrong
 
@@ -62,8 +62,8 @@ def test_neither_batches_nor_lost_requests_change_an_answer(
 
 
 class TestSeveralServers:
-    def test_share_the_requests(self, connect, stand_in):
-        servers = [stand_in(), stand_in()]
+    def test_share_the_requests(self, connect, fake_serving):
+        servers = [fake_serving(), fake_serving()]
         client = connect(f"ipv4:{servers[0].target},{servers[1].target}")
         # The first one that is connected may be alone for a while.
         sent = 0
@@ -75,12 +75,12 @@ class TestSeveralServers:
         assert sum(shares) == sent
         assert min(shares) >= 8
 
-    def test_one_of_which_dies_lose_no_answer_and_give_none_twice(self, connect, stand_in):
+    def test_one_of_which_dies_lose_no_answer_and_give_none_twice(self, connect, fake_serving):
         def die(*_):
             if len(dying.requests) == 5:
                 relay.cut()
 
-        dying, living = stand_in(die), stand_in()
+        dying, living = fake_serving(die), fake_serving()
         relay = Relay(dying.target)
         client = connect(f"ipv4:{relay.target},{living.target}", retries=10)
         found = []
@@ -95,7 +95,7 @@ class TestSeveralServers:
 
 
 class TestClosing:
-    def test_ends_what_every_thread_waits_for_with_one_clear_error(self, stand_in, monkeypatch):
+    def test_ends_what_every_thread_waits_for_with_one_clear_error(self, fake_serving, monkeypatch):
         # One is refused and pauses, two are with the server, three wait for a slot.
         monkeypatch.setattr("c3d_client.serving.channel._FIRST_BACKOFF_S", 60)
         monkeypatch.setattr("c3d_client.serving.channel.random.uniform", lambda _low, high: high)
@@ -106,7 +106,7 @@ class TestClosing:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
             let_go.wait(WAIT_S)
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         client = ServingClient(ServingOptions(server.target, max_in_flight=2))
 
         def one(number):
@@ -130,8 +130,8 @@ class TestClosing:
         assert len(server.requests) == 3
         assert client.window.in_flight == 0
 
-    def test_is_remembered_and_may_be_repeated(self, stand_in):
-        client = ServingClient(ServingOptions(stand_in().target))
+    def test_is_remembered_and_may_be_repeated(self, fake_serving):
+        client = ServingClient(ServingOptions(fake_serving().target))
         client.predict(FC6_FEATURES, clips_of(0))
         client.close()
         client.close()
@@ -140,12 +140,12 @@ class TestClosing:
                 ask()
         assert client.window.in_flight == 0
 
-    def test_a_forked_process_is_told_to_connect_itself(self, stand_in):
+    def test_a_forked_process_is_told_to_connect_itself(self, fake_serving):
         code = f"""
 import os
 from c3d_client import ServingOptions, UsageError
 from c3d_client.serving.client import ServingClient
-client = ServingClient(ServingOptions({stand_in().target!r}))
+client = ServingClient(ServingOptions({fake_serving().target!r}))
 client.versions()
 if os.fork() == 0:
     try:

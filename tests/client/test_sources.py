@@ -21,7 +21,7 @@ from c3d_client.video.sources import (
     fingerprint,
     open_source,
 )
-from films import write_film
+from support.films import write_film
 
 
 @pytest.fixture
@@ -385,11 +385,11 @@ def test_importing_loads_no_library_for_remote_files():
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(uri, library, extra):
     code = (
         f"import sys; sys.modules[{library!r}] = None\n"
-        "from c3d_client import sources\n"
+        "from c3d_client import UsageError, sources\n"
         "for use in (sources.fingerprint, lambda uri: sources.open_source(uri).__enter__()):\n"
         "    try:\n"
         f"        use({uri!r})\n"
-        "    except sources.UsageError as error:\n"
+        "    except UsageError as error:\n"
         "        print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=-1, check=True, text=True)

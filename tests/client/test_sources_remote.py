@@ -16,9 +16,9 @@ from c3d_client.core.errors import UsageError, VideoDecodeError, VideoUnreadable
 from c3d_client.video import stores
 from c3d_client.video import stores as remote
 from c3d_client.video.sources import expand, fingerprint, open_source
-from films import noise, write_film
-from s3_server import s3_server
-from web_server import web_server
+from support.films import noise, write_film
+from support.s3_server import s3_server
+from support.web_server import web_server
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: remote videos not run")
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: remote videos not run")

@@ -5,7 +5,7 @@ import pytest
 from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video.decode import Frame
 from c3d_client.views.thumbnails import FilmStrip, film_strip
-from films import index_frame, write_film
+from support.films import index_frame, write_film
 
 
 class Counted:

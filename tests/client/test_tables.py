@@ -9,7 +9,7 @@ import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import UsageError
 from c3d_client.views import tables
-from classified import HOSTILE, classified, drawn_lots
+from support.sample_classification import HOSTILE, classified, random_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_what_the_film_does_not_say_is_null():
 
 
 def test_csv_has_the_films_best_classes_and_then_each_clips():
-    film = classified(drawn_lots(3, 9))
+    film = classified(random_probabilities(3, 9))
     rows = list(tables.csv_rows("film.mp4", film, top_k=2))
     assert len(rows) == 2 + 3 * 2
     assert all(len(row) == len(tables.CSV_HEADER) for row in rows)
@@ -67,8 +67,8 @@ def test_csv_has_the_films_best_classes_and_then_each_clips():
 
 
 def test_many_videos_make_one_csv_that_reads_back_to_the_last_bit(tmp_path):
-    films = {"a, b.mp4": classified(drawn_lots(4, 10), labels=HOSTILE)}
-    last = classified(drawn_lots(2, 10, seed=1), labels=HOSTILE, fps=29.97)
+    films = {"a, b.mp4": classified(random_probabilities(4, 10), labels=HOSTILE)}
+    last = classified(random_probabilities(2, 10, seed=1), labels=HOSTILE, fps=29.97)
     films['say "film"\n.mp4'] = last
     path = tmp_path / "films.csv"
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -14,8 +14,8 @@ from c3d_client.views import timeline
 from c3d_client.views.curves import LIGHT, best_curves
 from c3d_client.views.thumbnails import FilmStrip
 from c3d_client.views.timeline import write_timeline
-from classified import HOSTILE, classified, drawn_lots
-from films import write_film
+from support.films import write_film
+from support.sample_classification import HOSTILE, classified, random_probabilities
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.text import Text  # noqa: E402
@@ -78,7 +78,7 @@ def test_curves_and_frames_stand_where_their_times_are(tmp_path):
 
 
 def test_what_people_must_know_of_the_weights_is_in_the_picture(tmp_path):
-    rows = drawn_lots(5, 6)
+    rows = random_probabilities(5, 6)
     said = drawn(tmp_path, classified(rows, note="the weights are random"))
     unsaid = drawn(tmp_path, classified(rows, note=""))
     assert close(said[:130], timeline._WARNING).sum() > 300
@@ -92,7 +92,7 @@ def test_what_people_must_know_of_the_weights_is_in_the_picture(tmp_path):
 def test_nothing_written_overlaps_or_leaves_the_picture(clips, width, height):
     wide = "A label of sixty characters, wide: WWWW" * 2
     labels = [f"{number} {wide}"[: 60 if number % 2 else 4] for number in range(30)]
-    film = classified(drawn_lots(clips, 30), labels=labels, note="a long note " * 30)
+    film = classified(random_probabilities(clips, 30), labels=labels, note="a long note " * 30)
     for top_k in (1, 24):
         curves = best_curves(film, top_k=top_k)
         strip = film_of(seconds=clips * 0.32 + 0.32, width=width, height=height)
@@ -111,7 +111,9 @@ def test_nothing_written_overlaps_or_leaves_the_picture(clips, width, height):
 
 
 def test_labels_and_names_are_drawn_as_they_are_and_never_read_as_formulas(tmp_path):
-    film = classified(drawn_lots(3, len(HOSTILE)), labels=HOSTILE, note="$note$ \n \N{SURFER}")
+    film = classified(
+        random_probabilities(3, len(HOSTILE)), labels=HOSTILE, note="$note$ \n \N{SURFER}"
+    )
     drawn(tmp_path, film, top_k=len(HOSTILE), name="$film$_\udcff\n<b>.mp4")
     figure = timeline._draw(film, best_curves(film, top_k=10), film_of(), title="$film$")
     texts = [text.get_text() for text in figure.texts]
@@ -131,7 +133,7 @@ def test_another_installed_font_helps_where_the_first_has_no_such_character():
 
 
 def test_the_users_own_settings_of_matplotlib_change_nothing(tmp_path):
-    film = classified(drawn_lots(5, 6))
+    film = classified(random_probabilities(5, 6))
     plain = drawn(tmp_path, film)
     theirs = {
         **matplotlib.style.library["dark_background"],
@@ -152,7 +154,7 @@ def test_the_users_own_settings_of_matplotlib_change_nothing(tmp_path):
 
 def test_pyplot_is_not_loaded(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from classified import *;"
+        "import sys; sys.path.insert(0, 'tests'); from support.sample_classification import *;"
         "from c3d_client.views.timeline import *; from c3d_client.views.thumbnails import FilmStrip;"
         f"path = {str(tmp_path / 'a.png')!r};"
         "write_timeline(path, classified([[1.0]]), source='', strip=FilmStrip());"

@@ -9,9 +9,9 @@ from c3d_client.core.contract import FC6_FEATURES
 from c3d_client.core.errors import ServingError, ServingUnavailable, UsageError
 from c3d_client.serving.client import ServingClient
 from c3d_client.serving.options import ServingOptions
-from certificates import Authority, key_pem, server_credentials
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from stand_in import StandIn, clips_of
+from support.certificates import Authority, key_pem, server_credentials
+from support.fake_serving import FakeServing, clips_of
 
 TOKEN = "s3cret-token"
 
@@ -32,7 +32,7 @@ def client_identity(ours):
 
 
 def served(identity, clients=None):
-    server = StandIn(credentials=server_credentials(identity, clients))
+    server = FakeServing(credentials=server_credentials(identity, clients))
     yield server
     server.stop()
 
@@ -92,15 +92,15 @@ class TestAConnection:
                 assert sent["authorization"] == f"Bearer {TOKEN}"
                 assert (sent["x-route"], sent["x-project"]) == ("b", "7")
 
-    def test_may_carry_the_token_in_the_clear_within_this_machine(self, stand_in):
-        server = stand_in()
+    def test_may_carry_the_token_in_the_clear_within_this_machine(self, fake_serving):
+        server = fake_serving()
         ask(server.target, token=TOKEN)
         assert server.metadata["authorization"] == f"Bearer {TOKEN}"
 
-    def test_within_this_machine_goes_through_no_proxy(self, stand_in, nobody, monkeypatch):
+    def test_within_this_machine_goes_through_no_proxy(self, fake_serving, nobody, monkeypatch):
         for name in ("grpc_proxy", "http_proxy"):
             monkeypatch.setenv(name, f"http://{nobody}")
-        server = stand_in()
+        server = fake_serving()
         assert ask(f"localhost:{server.port}", token=TOKEN) == 7
 
 
@@ -131,15 +131,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_connection_that_cannot_be_is_one_line_with_advice(request, stand_in, case):
+def test_a_connection_that_cannot_be_is_one_line_with_advice(request, fake_serving, case):
     server, given, words = REFUSED[case]
     ours = request.getfixturevalue("ours")
     changes = dict(given)
     if server == "plain":
-        target = stand_in().target
+        target = fake_serving().target
     elif server == "expired":
         old = ours.identity("expired", hosts=("127.0.0.1",), days=-1)
-        target = stand_in(credentials=server_credentials(old)).target
+        target = fake_serving(credentials=server_credentials(old)).target
     else:
         target = request.getfixturevalue(server).target
     if "ca" in changes:
@@ -156,11 +156,11 @@ def test_a_connection_that_cannot_be_is_one_line_with_advice(request, stand_in, 
 
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])
-def test_a_token_that_is_not_accepted_is_told_once_and_not_shown(stand_in, code):
+def test_a_token_that_is_not_accepted_is_told_once_and_not_shown(fake_serving, code):
     def on_predict(_request, _rows, context):
         context.abort(grpc.StatusCode[code], "who are you?")
 
-    server = stand_in(on_predict)
+    server = fake_serving(on_predict)
     with pytest.raises(ServingError, match="does not let this client in; check token") as caught:
         ask(server.target, token=TOKEN)
     assert TOKEN not in str(caught.value)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.decode import decode_frames
-from films import noise, write_film, write_sound
+from support.films import noise, write_film, write_sound
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.video.decode import decode_frames
-from films import noise, write_film, write_sound, write_timed
+from support.films import noise, write_film, write_sound, write_timed
 
 REGULAR = [40 * number for number in range(60)]
 

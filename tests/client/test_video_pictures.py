@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.decode import decode_frames
-from films import write_timed
+from support.films import write_timed
 
 REGULAR = [40 * number for number in range(6)]
 

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from c3d_client.video.decode import decode_frames
-from films import write_edit_list, write_film, write_timed
+from support.films import write_edit_list, write_film, write_timed
 
 IRREGULAR = [0, 40, 45, 200, 1000, 1010, 3000, 3040]  # milliseconds
 REGULAR = [40 * number for number in range(30)]

@@ -10,7 +10,7 @@ from c3d_client.core.errors import RequestRejected, ServingError, ServingOverloa
 from c3d_client.serving.client import ServingClient
 from c3d_client.serving.concurrency import InFlightWindow, Outcome
 from c3d_client.serving.options import ServingOptions
-from stand_in import clips_of
+from support.fake_serving import clips_of
 
 WAIT_S = 30  # for what happens at once unless the code is wrong
 KEPT_UP, PUSHED_BACK, SAYS_NOTHING = Outcome
@@ -137,14 +137,14 @@ def numbers(answers):
 
 
 class TestAgainstAServer:
-    def test_with_room_for_six_it_settles_around_six(self, connect, stand_in):
+    def test_with_room_for_six_it_settles_around_six(self, connect, fake_serving):
         def on_predict(_request, _rows, context):
             server.requests.clear()
             if server.here > 6:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
             time.sleep(0.012)
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         client = connect(server.target, retries=20)
         sizes, found = [], []
         for answer in client.stream(FC6_FEATURES, (clips_of(n % 256) for n in range(300))):
@@ -158,45 +158,45 @@ class TestAgainstAServer:
         assert 1 <= client.window.push_backs <= 15
         assert client.window.in_flight == 0
 
-    def test_that_takes_any_number_it_reaches_the_largest(self, connect, stand_in):
+    def test_that_takes_any_number_it_reaches_the_largest(self, connect, fake_serving):
         def on_predict(*_):
             server.requests.clear()
             time.sleep(0.01)
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         client = connect(server.target, max_in_flight=8)
         assert numbers(client.stream(FC6_FEATURES, map(clips_of, range(100)))) == [*range(100)]
         assert (client.window.size, client.window.push_backs) == (8, 0)
         assert server.most_at_once == 8
 
-    def test_that_takes_one_at_a_time_waiting_is_not_overload(self, connect, stand_in):
+    def test_that_takes_one_at_a_time_waiting_is_not_overload(self, connect, fake_serving):
         turns = threading.Lock()
 
         def on_predict(*_):
             with turns:
                 time.sleep(0.004)
 
-        client = connect(stand_in(on_predict).target, max_in_flight=8)
+        client = connect(fake_serving(on_predict).target, max_in_flight=8)
         sizes = []
         for _ in client.stream(FC6_FEATURES, map(clips_of, range(60))):
             sizes.append(client.window.size)
         assert sizes == sorted(sizes)
         assert client.window.push_backs == 0
 
-    def test_that_comes_near_its_deadline_it_does_not_grow(self, connect, stand_in):
-        server = stand_in(lambda *_: time.sleep(0.02))
+    def test_that_comes_near_its_deadline_it_does_not_grow(self, connect, fake_serving):
+        server = fake_serving(lambda *_: time.sleep(0.02))
         client = connect(server.target, timeout_s=0.079, retries=20)
         client.predict(FC6_FEATURES, clips_of(0))  # the connection takes a moment of its own
         list(client.stream(FC6_FEATURES, map(clips_of, range(40))))
         assert client.window.size <= 4
 
-    def test_a_slow_maker_of_batches_does_not_let_it_grow(self, connect, stand_in):
+    def test_a_slow_maker_of_batches_does_not_let_it_grow(self, connect, fake_serving):
         def batches():
             for number in range(40):
                 time.sleep(0.004)
                 yield clips_of(number)
 
-        client = connect(stand_in().target)
+        client = connect(fake_serving().target)
         list(client.stream(FC6_FEATURES, batches()))
         assert client.window.size == 4
 
@@ -210,20 +210,22 @@ class TestAgainstAServer:
             ("INVALID_ARGUMENT", "no", False),
         ],
     )  # fmt: skip
-    def test_pushes_back_by_these_codes_and_words(self, connect, stand_in, code, details, shrinks):
+    def test_pushes_back_by_these_codes_and_words(
+        self, connect, fake_serving, code, details, shrinks
+    ):
         def on_predict(_request, _rows, context):
             context.abort(grpc.StatusCode[code], details)
 
-        client = connect(stand_in(on_predict).target, retries=1)
+        client = connect(fake_serving(on_predict).target, retries=1)
         with pytest.raises(ServingError):
             client.predict(FC6_FEATURES, clips_of(0))
         assert client.window.push_backs == (2 if shrinks else 0)
         assert (client.window.size < 4) is shrinks
 
-    def test_that_does_not_answer_in_time_pushes_back(self, connect, stand_in):
+    def test_that_does_not_answer_in_time_pushes_back(self, connect, fake_serving):
         let_go = threading.Event()
         client = connect(
-            stand_in(lambda *_: let_go.wait(WAIT_S) and None).target, timeout_s=0.1, retries=1
+            fake_serving(lambda *_: let_go.wait(WAIT_S) and None).target, timeout_s=0.1, retries=1
         )
         try:
             with pytest.raises(ServingTimeout):
@@ -232,23 +234,23 @@ class TestAgainstAServer:
             let_go.set()
         assert client.window.size < 4
 
-    def test_with_a_full_queue_for_good_it_fails_as_overloaded(self, connect, stand_in):
+    def test_with_a_full_queue_for_good_it_fails_as_overloaded(self, connect, fake_serving):
         def on_predict(_request, _rows, context):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
 
-        client = connect(stand_in(on_predict).target, retries=2)
+        client = connect(fake_serving(on_predict).target, retries=2)
         with pytest.raises(ServingOverloaded):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
         assert client.window.in_flight == 0
 
 
 class TestSharedByThreads:
-    def test_it_bounds_their_requests_together(self, connect, stand_in):
+    def test_it_bounds_their_requests_together(self, connect, fake_serving):
         def on_predict(*_):
             server.requests.clear()
             time.sleep(0.002)
 
-        server = stand_in(on_predict)
+        server = fake_serving(on_predict)
         client = connect(server.target, max_in_flight=3)
         found = {}
 
@@ -265,15 +267,15 @@ class TestSharedByThreads:
         assert server.most_at_once <= 3
         assert client.window.in_flight == 0
 
-    def test_streams_whose_answers_nobody_reads_hold_up_no_other(self, connect, stand_in):
-        client = connect(stand_in().target, max_in_flight=2)
+    def test_streams_whose_answers_nobody_reads_hold_up_no_other(self, connect, fake_serving):
+        client = connect(fake_serving().target, max_in_flight=2)
         streams = [client.stream(FC6_FEATURES, map(clips_of, range(10))) for _ in range(4)]
         for stream in streams:
             assert numbers([next(stream)]) == [0]
         for stream in reversed(streams):
             assert numbers(stream) == [*range(1, 10)]
 
-    def test_one_stream_holds_no_more_than_the_largest(self, connect, stand_in):
+    def test_one_stream_holds_no_more_than_the_largest(self, connect, fake_serving):
         made = []
         first_may_go = threading.Event()
 
@@ -288,18 +290,18 @@ class TestSharedByThreads:
                     first_may_go.set()
                 yield clips_of(number)
 
-        client = connect(stand_in(on_predict).target, max_in_flight=6)
+        client = connect(fake_serving(on_predict).target, max_in_flight=6)
         answers = client.stream(FC6_FEATURES, batches())
         next(answers)
         assert made == [*range(7)]
         answers.close()
 
-    def test_every_slot_comes_back_after_a_failure(self, connect, stand_in):
+    def test_every_slot_comes_back_after_a_failure(self, connect, fake_serving):
         def on_predict(_request, rows, context):
             if rows[0, 0, 0, 0, 0] == 3:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not this one")
 
-        client = connect(stand_in(on_predict).target)
+        client = connect(fake_serving(on_predict).target)
         with pytest.raises(RequestRejected):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
         ends = time.monotonic() + WAIT_S

@@ -232,12 +232,12 @@ def test_the_generated_files_are_those_of_the_proto(tmp_path):
     folder = Path(wire.__file__).parent
     subprocess.run(
         [
-            *(sys.executable, "-m", "grpc_tools.protoc", f"-I{folder.parent}"),
+            *(sys.executable, "-m", "grpc_tools.protoc", f"-I{folder.parents[1]}"),
             *(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"),
             str(folder / "wire.proto"),
         ],
         check=True,
     )
     for name in ("wire_pb2.py", "wire_pb2.pyi"):
-        made = (tmp_path / "c3d_client" / name).read_bytes()
+        made = (tmp_path / "c3d_client/serving" / name).read_bytes()
         assert made == (folder / name).read_bytes(), f"{name} is stale: run `make protos`"

@@ -15,8 +15,8 @@ from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
-from films import write_film
-from pipelines.fake_kfp import fake_kfp
+from support.fake_kfp import fake_kfp
+from support.films import write_film
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -53,7 +53,7 @@ def workplace(tmp_path, monkeypatch, narrow_copy, carphone):
 
 
 @pytest.fixture(scope="module")
-def made_dataset(tmp_path_factory, narrow_server, carphone):
+def sample_dataset(tmp_path_factory, narrow_server, carphone):
     """A dataset of two videos that are ok, made as a run makes it, step by step."""
     folder = tmp_path_factory.mktemp("bulk")
     (folder / "videos" / "a").mkdir(parents=True)
@@ -73,7 +73,7 @@ def assumed(workplace, request):
 
     def has(code):
         if re.search(r"[\"'/ ]dataset\b(?!s)", code) and "--out dataset" not in code:
-            shutil.copytree(request.getfixturevalue("made_dataset"), workplace / "dataset")
+            shutil.copytree(request.getfixturevalue("sample_dataset"), workplace / "dataset")
 
     return has
 

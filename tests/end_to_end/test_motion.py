@@ -11,7 +11,7 @@ from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights.demo import DEMO_LABELS, demo_weights
-from films import write_film
+from support.films import write_film
 
 ROOT = Path(__file__).parents[2]
 LEFT, RIGHT, UP, DOWN, STILL = DEMO_LABELS

@@ -6,11 +6,11 @@ agreement has teeth: each mistake that ports of C3D have made would break it.
 
 import keras
 import numpy as np
-import oracle
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_export.architecture import build_c3d, set_weights
-from measures import relative
+from support import oracle
+from support.measures import relative
 
 TOLERANCE = 1e-4  # of the length of each row
 STRIDE = 80  # a clip costs the oracle a second

@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 from c3d_client import read_features
-from films import write_film
-from s3_server import s3_server
-from web_server import web_server
+from support.films import write_film
+from support.s3_server import s3_server
+from support.web_server import web_server
 
 
 @pytest.fixture(scope="module")

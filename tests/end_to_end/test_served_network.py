@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_export.architecture import build_c3d, set_weights
-from measures import relative
+from support.measures import relative
 
 TOLERANCE = 1e-5  # of the length of each row
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 
 import pytest
-from certificates import Authority
+from support.certificates import Authority
 
 from k8s.bundle import K8S
 from k8s.protos import parse

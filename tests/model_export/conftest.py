@@ -20,7 +20,7 @@ from c3d_export.errors import AssetError
 from c3d_export.mean import Mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import Weights, random_weights
-from http_faults import CONTENT, KNOWN, FileServer, file_server
+from support.http_faults import CONTENT, KNOWN, FileServer, file_server
 
 _CONVS_BEFORE_POOL = {
     "pool1": ("conv1",),

@@ -10,7 +10,7 @@ from c3d_client.core.errors import UsageError
 from c3d_export.download import Patience, download
 from c3d_export.errors import AssetError
 from c3d_export.fingerprint import Fingerprint
-from http_faults import (
+from support.http_faults import (
     CONTENT,
     KNOWN,
     answers,

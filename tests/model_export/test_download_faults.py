@@ -7,7 +7,7 @@ from c3d_client.core.errors import UsageError
 from c3d_export import download as download_module
 from c3d_export.download import Patience
 from c3d_export.fingerprint import Fingerprint
-from http_faults import (
+from support.http_faults import (
     CONTENT,
     KNOWN,
     answers,

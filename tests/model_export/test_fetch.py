@@ -11,7 +11,7 @@ from c3d_export.download import Patience
 from c3d_export.errors import AssetError
 from c3d_export.fetch import Fetched, ProgressLine, by_hand, fetch
 from c3d_export.fingerprint import Fingerprint
-from http_faults import CONTENT, KNOWN, answers, drops_after
+from support.http_faults import CONTENT, KNOWN, answers, drops_after
 
 IMPATIENT = Patience(timeout_s=0.3, attempts=2, backoff_s=0.001)
 

@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-import weight_files as wild
 from c3d_export.errors import WeightsError
 from c3d_export.weights import npz, read_weights
-from caffe_bytes import later_dialect_net_bytes, net_bytes, random_net
+from support import weight_files as wild
+from support.caffe_bytes import later_dialect_net_bytes, net_bytes, random_net
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_every_reader_gives_the_same_arrays_bit_for_bit(tmp_path, net, canonical
 def test_numbers_one_by_one_are_read_too(tmp_path):
     """Unpacked: legal protobuf, though Caffe does not write it. Slow, so on a piece of a file."""
     from c3d_export.blob_proto import read_blob
-    from caffe_bytes import blob_bytes
+    from support.caffe_bytes import blob_bytes
 
     array = np.random.default_rng(0).standard_normal((1, 3, 2, 4, 5)).astype(np.float32)
     for packing in ("packed", "split", "unpacked"):

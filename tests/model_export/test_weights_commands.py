@@ -6,7 +6,7 @@ from c3d_export import assets as published_assets
 from c3d_export.assets import Asset
 from c3d_export.fingerprint import Fingerprint
 from c3d_export.weights.canonical import LAYERS
-from http_faults import CONTENT, KNOWN
+from support.http_faults import CONTENT, KNOWN
 
 
 class TestFetch:

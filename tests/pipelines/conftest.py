@@ -11,18 +11,18 @@ from c3d_client.serving import channel
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import Package
 from c3d_pipelines.shards import retry as patience
-from pipelines.fake_kfp import fake_kfp
-from pipelines.made_dataset import two_runs
-from stand_in import StandIn
+from support.fake_kfp import fake_kfp
+from support.fake_serving import FakeServing
+from support.sample_dataset import two_runs
 
 
 @pytest.fixture
 def started() -> Iterator:
-    """Start a :class:`stand_in.StandIn` with the arguments given; stopped after the test."""
+    """Start a :class:`fake_serving.FakeServing` with the arguments given; stopped after the test."""
     servers = []
 
     def start(*args, **kwargs):
-        servers.append(StandIn(*args, **kwargs))
+        servers.append(FakeServing(*args, **kwargs))
         return servers[-1]
 
     yield start

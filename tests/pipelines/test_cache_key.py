@@ -7,7 +7,7 @@ from dataclasses import replace
 from c3d_client import ClipWindow
 from c3d_pipelines.run.cache_key import digest_of_model, earlier_runs, shard_index, shard_word
 from c3d_pipelines.storage import Place
-from pipelines.made_shards import OTHER, PROVENANCE, settings, to_do, video
+from support.sample_shards import OTHER, PROVENANCE, settings, to_do, video
 
 PLANNED = [*to_do(video("a.mp4"), video("b.mp4")), *to_do(video("c.mp4"), shard=1)]
 

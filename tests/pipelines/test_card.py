@@ -15,7 +15,7 @@ from c3d_pipelines.errors import ShardError
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import clip_schema, video_schema
 from c3d_pipelines.storage import Place
-from pipelines.made_shards import LABELS, OTHER, PROVENANCE, commit, settings, to_do, video
+from support.sample_shards import LABELS, OTHER, PROVENANCE, commit, settings, to_do, video
 
 A, B = video("a.mp4"), video("b.mp4")
 

@@ -5,8 +5,7 @@ from c3d_pipelines.cli import main
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import read_manifest
 from c3d_pipelines.run.plan import make_plan
-
-from pipelines import made_shards
+from support import sample_shards
 
 
 def run(*arguments):
@@ -39,9 +38,9 @@ def test_plan_says_what_a_run_would_do_and_does_nothing(videos, tmp_path, capsys
 def test_plan_says_what_the_dataset_has_and_what_comes_twice(videos, tmp_path, capsys):
     (videos / "d.mp4").write_bytes(b"a.mp4" * 300_000)
     out = tmp_path / "out"
-    job = made_shards.settings(out)
+    job = sample_shards.settings(out)
     rows = list_inputs(str(videos), keys="content")[:2]
-    made_shards.commit(job, rows, statuses={"b.mp4": "corrupt"})
+    sample_shards.commit(job, rows, statuses={"b.mp4": "corrupt"})
     assert run("plan", "--videos", videos, "--out", out, "--keys", "content") == 0
     assert capsys.readouterr().out.splitlines() == [
         "inputs          4 videos, 6.0 MB",

@@ -11,8 +11,7 @@ from c3d_pipelines.commands.cluster import compile_command
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 from c3d_pipelines.kubeflow.compile import PIPELINES, compile_pipeline, compiled_path, compiled_text
 from click.testing import CliRunner
-
-from pipelines import spec_checks
+from support import spec_checks
 
 DIGEST = f"registry.example.org/c3d-pipelines@sha256:{'ab' * 32}"
 K8S = Path(__file__).parents[2] / "k8s" / "pipelines"

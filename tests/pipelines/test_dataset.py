@@ -22,8 +22,9 @@ from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import clip_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Place
-from pipelines.made_dataset import BAD, CHANGED, CURRENT, OK, ROWS, TWIN, two_runs
-from pipelines.made_shards import (
+from support.s3_server import s3_server
+from support.sample_dataset import BAD, CHANGED, CURRENT, OK, ROWS, TWIN, two_runs
+from support.sample_shards import (
     LABELS,
     commit,
     feature_of,
@@ -31,7 +32,6 @@ from pipelines.made_shards import (
     settings,
     to_do,
 )
-from s3_server import s3_server
 
 
 @pytest.fixture

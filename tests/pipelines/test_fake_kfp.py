@@ -11,7 +11,7 @@ import warnings
 import pytest
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import Package
-from pipelines.fake_kfp import ROOT
+from support.fake_kfp import ROOT
 
 
 @pytest.fixture(scope="module")

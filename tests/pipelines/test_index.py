@@ -24,7 +24,7 @@ from c3d_pipelines.errors import ShardError
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import report_file, video_file
 from c3d_pipelines.storage import Place
-from pipelines.made_shards import OTHER, START, commit, settings, to_do, video
+from support.sample_shards import OTHER, START, commit, settings, to_do, video
 
 A, B, C = video("a.mp4"), video("b.mp4"), video("c.mp4")
 CHANGED = video("a.mp4", "sha256:changed")

@@ -16,7 +16,7 @@ from c3d_pipelines.inputs import content_keys as keys_module
 from c3d_pipelines.inputs.content_keys import content_key, quick_key, with_keys
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
-from s3_server import s3_server
+from support.s3_server import s3_server
 
 NAMES = ["a.MKV", "b.mp4", "deep/c.avi", "deep/é #1 [x].webm", "z/d.mp4"]
 OTHERS = ["notes.txt", ".hidden.mp4", ".git/d.mp4", "deep/.no/e.mp4"]

@@ -20,8 +20,8 @@ from c3d_pipelines import dataset
 from c3d_pipelines.local.child import step_command
 from c3d_pipelines.local.folder import LocalFolder
 from c3d_pipelines.local.run import run_local
-from films import write_film
-from stand_in import StandIn
+from support.fake_serving import FakeServing
+from support.films import write_film
 
 _LIBRARY = """
 import json, sys
@@ -96,7 +96,7 @@ def slow_server():
     def slow(request, rows, context):
         time.sleep(0.3)
 
-    server = StandIn(slow)
+    server = FakeServing(slow)
     yield server
     server.stop()
 
@@ -222,7 +222,7 @@ def test_a_server_that_goes_away_fails_the_run_at_once_and_nothing_is_lost(tmp_p
         if 1 < len(here) < 100:  # the preflight's clip is answered
             context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
-    server = StandIn(gone)
+    server = FakeServing(gone)
     given = {"videos": str(films), "out": str(tmp_path / "out"), "server": server.target}
     try:
         began = time.monotonic()

@@ -14,7 +14,8 @@ from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.storage import Place
 from click.testing import CliRunner
-from pipelines.made_shards import (
+from pipelines.test_publish import files, told
+from support.sample_shards import (
     LABELS,
     OTHER,
     START,
@@ -25,7 +26,6 @@ from pipelines.made_shards import (
     to_do,
     video,
 )
-from pipelines.test_publish import files, told
 
 A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
 CHANGED = video("a.mp4", "sha256:changed")

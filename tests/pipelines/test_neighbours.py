@@ -16,8 +16,8 @@ from c3d_pipelines import dataset
 from c3d_pipelines.commands.dataset import neighbours
 from c3d_pipelines.dataset import Dataset
 from click.testing import CliRunner
-from pipelines.made_dataset import CURRENT, OK, ROWS
-from pipelines.made_shards import (
+from support.sample_dataset import CURRENT, OK, ROWS
+from support.sample_shards import (
     OTHER,
     PROVENANCE,
     feature_of,

@@ -17,7 +17,7 @@ from c3d_pipelines.kubeflow.compile import (
     compiled_path,
 )
 from c3d_pipelines.kubeflow.submit import MAX_PARAMETER_BYTES, Package, shown
-from pipelines.kfp_rules import Refusal, check_parameters, check_pipeline
+from support.kfp_rules import Refusal, check_parameters, check_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from c3d_pipelines import dataset
 from c3d_pipelines.kubeflow.compile import compiled_path
 from c3d_pipelines.reports.summary import RunSummary
-from films import write_film
+from support.films import write_film
 
 # In a process of its own: kfp.local leaves print and logging patched.
 _RUN = """

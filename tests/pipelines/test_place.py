@@ -18,7 +18,7 @@ from c3d_client.video import stores
 from c3d_pipelines import storage as module
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.storage import Place
-from s3_server import s3_server
+from support.s3_server import s3_server
 
 NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet", "x+y=z&.md"]
 

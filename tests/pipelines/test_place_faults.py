@@ -13,7 +13,7 @@ import pytest
 from c3d_client.video import stores
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.storage import Place
-from pipelines.s3_faults import (
+from support.s3_faults import (
     Fault,
     answers,
     cuts,
@@ -22,7 +22,7 @@ from pipelines.s3_faults import (
     s3_proxy,
     waits,
 )
-from s3_server import s3_server
+from support.s3_server import s3_server
 
 pytestmark = pytest.mark.faults
 

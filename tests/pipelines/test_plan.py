@@ -16,9 +16,8 @@ from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
 from c3d_pipelines.run.plan import make_plan
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.worker import do_shard
-from films import write_film
-
-from pipelines import made_shards
+from support import sample_shards
+from support.films import write_film
 
 SHA = [f"sha256:{n}" for n in range(9)]
 
@@ -50,10 +49,10 @@ def decisions(planned):
 
 def has(out, rows, *, published=True, **kind):
     """A dataset that an earlier run made of these."""
-    job = made_shards.settings(out, **kind.pop("job", {}))
-    made_shards.commit(job, rows, **kind)
+    job = sample_shards.settings(out, **kind.pop("job", {}))
+    sample_shards.commit(job, rows, **kind)
     if published:
-        publish(job, made_shards.to_do(*rows))
+        publish(job, sample_shards.to_do(*rows))
 
 
 def test_every_input_is_planned_once_in_order_and_shards_are_of_those_to_do(manifest, out):
@@ -181,13 +180,13 @@ def test_a_duplicate_is_of_the_one_that_was_done_and_stays_so(manifest, out):
         planned = make_plan(manifest(*rows), str(out))
         expected = {"a": "duplicate b", "b": "done", "c": "duplicate b"}
         assert decisions(planned) == expected
-        publish(made_shards.settings(out), planned)
+        publish(sample_shards.settings(out), planned)
 
 
 def test_a_duplicate_whose_original_is_gone_is_done_itself(manifest, out):
     rows = [row("a", SHA[1]), row("b", SHA[1])]
     has(out, rows[:1])
-    publish(made_shards.settings(out), make_plan(manifest(*rows), str(out)))
+    publish(sample_shards.settings(out), make_plan(manifest(*rows), str(out)))
     assert decisions(make_plan(manifest(rows[1]), str(out))) == {"b": "do"}
 
 
@@ -216,7 +215,7 @@ def test_a_dataset_that_was_made_differently_is_refused(manifest, out, asked, wo
 
 def test_a_dataset_of_the_same_window_is_taken(manifest, out):
     window = ClipWindow(fps=25)
-    provenance = made_shards.PROVENANCE
+    provenance = sample_shards.PROVENANCE
     provenance = {**provenance, "clips": {**provenance["clips"], "fps": 25.0}}
     has(out, [row("a")], job={"provenance": provenance, "window": window})
     assert decisions(make_plan(manifest(row("a")), str(out), window=window)) == {"a": "done"}
@@ -264,7 +263,7 @@ def test_from_the_first_run_to_the_third_only_what_is_new_is_done(
 
     def run(name):
         planned = make_plan(str(videos), str(out), keys=keys)
-        settings = made_shards.settings(out, name, server=narrow_server.target, workers=1)
+        settings = sample_shards.settings(out, name, server=narrow_server.target, workers=1)
         with settings.client() as c3d:
             settings = dataclasses.replace(settings, provenance=c3d.provenance())
         rows = [one.row for one in planned if one.decision == "do"]

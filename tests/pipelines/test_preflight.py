@@ -21,9 +21,9 @@ from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Place
-from films import write_film
-from shard_runs import files_in, plain_job, row
-from stand_in import model_card
+from support.fake_serving import model_card
+from support.films import write_film
+from support.shard_runs import files_in, plain_job, row
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import c3d_pipelines
 import pytest
-from public_names import loaded_by, undescribed_in
+from support.public_names import loaded_by, undescribed_in
 
 PACKAGE = Path(c3d_pipelines.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

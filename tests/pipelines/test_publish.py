@@ -18,7 +18,7 @@ from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards import commits as shards
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.storage import Place
-from pipelines.made_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
+from support.sample_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
 
 A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
 CHANGED = video("a.mp4", "sha256:changed")

@@ -6,12 +6,12 @@ import json
 import re
 import shlex
 
-import browser as browsers
 import pytest
 from c3d_pipelines.reports.page import chosen, to_html, to_markdown
-from classified import HOSTILE
 from markdown_it import MarkdownIt
-from pipelines.made_summary import PROVENANCE, drawn_run, index_row, plan_row, shard_report, summary
+from support import browser as browsers
+from support.sample_classification import HOSTILE
+from support.sample_summary import PROVENANCE, drawn_run, index_row, plan_row, shard_report, summary
 
 NAMES = (*HOSTILE, "\N{RIGHT-TO-LEFT OVERRIDE}4pm.exe", "a|b `code` [link](x)", "n" * 400)
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from c3d_pipelines.commands.run import run
 from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION, compiled_path
-from films import write_film
-from stand_in import StandIn
+from support.fake_serving import FakeServing
+from support.films import write_film
 
 _COMMAND = """
 import sys
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path, number, 
     def slow(request, rows, context):
         time.sleep(0.3)
 
-    with serving(StandIn(slow)) as server:
+    with serving(FakeServing(slow)) as server:
         arguments += ["--server", server.target]
         running = subprocess.Popen(
             command(*arguments),

@@ -11,7 +11,7 @@ from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.api import Backend, ClusterAccess
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import RunOptions, schedule, schedules
-from pipelines.fake_kfp import errs, page, well
+from support.fake_kfp import errs, page, well
 
 NIGHTLY = "0 0 2 * * *"
 GIVEN = {"videos": "s3://films/in", "out": "s3://films/out"}

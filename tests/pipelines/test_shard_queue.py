@@ -11,7 +11,7 @@ from c3d_pipelines.estimates.footage import Footage
 from c3d_pipelines.estimates.rates import Cluster, Rates
 from c3d_pipelines.estimates.workload import ShardLimits, known_workload, typical_workload
 from c3d_pipelines.inputs.manifest import ManifestRow
-from pipelines.shard_queue import CLIP_BYTES, Machines, Shard, _Queue, played, shard_needs
+from support.shard_queue import CLIP_BYTES, Machines, Shard, _Queue, played, shard_needs
 
 MEAN_S, SPREAD = 120.0, 1.2
 RATES = Rates(frames_per_core_s=350, clips_per_s=300)

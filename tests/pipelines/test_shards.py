@@ -12,8 +12,8 @@ from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Place
-from films import write_film
-from shard_runs import job, plain_job, row
+from support.films import write_film
+from support.shard_runs import job, plain_job, row
 
 ROWS = [ManifestRow("a", "/videos/a.mp4", 5, 0.0, "stat:5-1"), ManifestRow("b", "/videos/b.mp4")]
 MADE = {"model": {"weights": {"sha256": "ab" * 32}}, "clips": {"stride": 8}}

@@ -6,8 +6,7 @@ import copy
 
 import pytest
 from c3d_pipelines.kubeflow.compile import PIPELINES, compiled_path
-
-from pipelines import spec_checks
+from support import spec_checks
 
 
 def at(document, *path):

@@ -8,7 +8,7 @@ from c3d_client.core.errors import C3DError
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards.schema import OK, STATUSES, message_of, status_of
 from c3d_pipelines.shards.worker import do_shard
-from shard_runs import job, read_videos, row
+from support.shard_runs import job, read_videos, row
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from c3d_pipelines.run.errors import failing_in_one_line, reasons
 from c3d_pipelines.run.finish import final_state, report_step
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.storage import Place
-from films import write_film
+from support.films import write_film
 
 DEFAULTS = {
     **{"answer": "features", "model": "c3d", "model_version": "newest", "stride": 8.0},

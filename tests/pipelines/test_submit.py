@@ -15,8 +15,8 @@ from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.api import Backend, ClusterAccess
 from c3d_pipelines.kubeflow.submit import RunOptions, SentRun, submit, wait
 from c3d_pipelines.run.cache_key import digest_of_model
-from certificates import Authority
-from pipelines.fake_kfp import (
+from support.certificates import Authority
+from support.fake_kfp import (
     errs,
     fake_kfp,
     hangs_up,

@@ -9,7 +9,7 @@ from c3d_pipelines.reports.advice import advice, retry_command
 from c3d_pipelines.reports.figures import length, share, significant, size
 from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
 from c3d_pipelines.shards.schema import STATUSES
-from pipelines.made_summary import (
+from support.sample_summary import (
     PROVENANCE,
     START,
     drawn_run,

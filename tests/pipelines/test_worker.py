@@ -17,8 +17,9 @@ from c3d_pipelines.shards.commits import name_of, read_report
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Place
-from films import write_film
-from shard_runs import (
+from support.fake_serving import LABELS
+from support.films import write_film
+from support.shard_runs import (
     files_in,
     job,
     meaning,
@@ -29,7 +30,6 @@ from shard_runs import (
     row,
     run_python,
 )
-from stand_in import LABELS
 
 STATUSES = ["ok", "too_short", "ok", "corrupt", "ok", "unreadable", "ok"]
 
@@ -346,7 +346,7 @@ import numpy as np
 from c3d_client import ClipWindow
 from c3d_client.serving.client import Answer, ServingClient
 from c3d_pipelines.shards.worker import do_shard
-from shard_runs import job, row
+from support.shard_runs import job, row
 
 out, target, film, short = sys.argv[1:]
 settings = job(out, target, workers=2, window=ClipWindow(stride=1))

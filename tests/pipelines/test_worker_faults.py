@@ -10,9 +10,9 @@ import pytest
 from c3d_export.local_server import LocalServer
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
-from films import write_film
-from shard_runs import after, files_in, job, meaning, mixed_rows, read_videos, row
-from stand_in import Trouble
+from support.fake_serving import Trouble
+from support.films import write_film
+from support.shard_runs import after, files_in, job, meaning, mixed_rows, read_videos, row
 
 pytestmark = pytest.mark.faults
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from c3d_client import Cancelled
 from c3d_pipelines.shards.worker import do_shard
-from shard_runs import after, files_in, job, mixed_rows, run_python
+from support.shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -68,7 +68,7 @@ def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
 INTERRUPTED = """
 import signal, sys
 from c3d_pipelines.shards.worker import do_shard
-from shard_runs import job, mixed_rows
+from support.shard_runs import job, mixed_rows
 
 def interrupt(number, frame):
     raise KeyboardInterrupt

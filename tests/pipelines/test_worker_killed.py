@@ -5,7 +5,7 @@ import signal
 
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.storage import Place
-from shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
+from support.shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
 
 KILLED = r"""
 import json, os, signal, sys
@@ -15,7 +15,7 @@ from c3d_client import decode_frames
 from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
-from shard_runs import mixed_rows
+from support.shard_runs import mixed_rows
 
 base, videos, plain = sys.argv[1:]
 shard_writer._CLIP_GROUP_ROWS = 3  # files grow on the way, not only at the end

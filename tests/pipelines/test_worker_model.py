@@ -7,9 +7,9 @@ import pytest
 from c3d_client.core.errors import ContractMismatch
 from c3d_pipelines.shards import worker
 from c3d_pipelines.shards.worker import do_shard
-from films import write_film
-from shard_runs import after, files_in, job, mixed_rows, row
-from stand_in import model_card
+from support.fake_serving import model_card
+from support.films import write_film
+from support.shard_runs import after, files_in, job, mixed_rows, row
 
 OTHER = {"weights": {"source": "other.h5", "sha256": "ef" * 32, "random": False}}
 

@@ -7,7 +7,7 @@ from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Place
-from shard_runs import after, files_in, job, mixed_rows, run_python
+from support.shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -27,7 +27,7 @@ import resource, sys
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.shards.worker import do_shard
-from shard_runs import job, row
+from support.shard_runs import job, row
 
 shard_writer._CLIP_GROUP_ROWS = int(sys.argv[4])
 settings = job(sys.argv[1], sys.argv[3])

@@ -11,9 +11,9 @@ from c3d_pipelines.shards.reader import parquet_file
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Place
-from films import write_film
-from s3_server import s3_server
-from shard_runs import job
+from support.films import write_film
+from support.s3_server import s3_server
+from support.shard_runs import job
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@
     │   └ ContractMismatch            model and client disagree: stop the job
     ├ OutputError(.path)              a result cannot be written or read
     ├ ProvenanceError                 features that were made differently may not be mixed
-    ├ Cancelled                       the caller cancelled the work
-    ├ ExportError                     c3d_export.errors: a servable that cannot be made or is wrong
-    └ BatchError                      c3d_pipelines.errors: a bulk run that cannot go on
+    └ Cancelled                       the caller cancelled the work
+
+The exporter's errors (``c3d_export.errors``) and those of bulk runs (``c3d_pipelines.errors``) are
+under C3DError too.
 
 A message says what happened, what was seen against what was expected, and what to do next, and
 names the path or the target. Commands print it as one line and exit with 2.

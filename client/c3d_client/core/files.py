@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from c3d_client.core.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -126,3 +128,16 @@ def _let_go(rows: npt.NDArray[Any]) -> None:
     mapped = getattr(rows, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def read_token(path: str | os.PathLike[str]) -> str:
+    """Read a bearer token from a file, without the line end.
+
+    Raises:
+        UsageError: the file cannot be read, or is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{os.fspath(path)}: the token cannot be read ({reason})") from error

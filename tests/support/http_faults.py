@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from c3d_export.fingerprint import Fingerprint
-from relay import end_by_reset
+
+from support.relay import end_by_reset
 
 CONTENT = b"\x89HDF\r\n\x1a\n" + random.Random(0).randbytes(299_992)
 KNOWN = Fingerprint(

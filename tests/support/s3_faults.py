@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from relay import end_by_reset
+from support.relay import end_by_reset
 
 _HOP = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length"))
 

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_films import small
-from bench_measure import Measure
-from bench_server import instant_server
+from benchmarks.films import small
+from benchmarks.measure import Measure
+from benchmarks.server import instant_server
 
 # What a process is told to do, and the most seconds and MB that it may take.
 STARTS = {

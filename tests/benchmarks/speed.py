@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import av
-from bench_films import large, small
-from bench_measure import Measure, middle
-from bench_server import instant_server
 from c3d_client import C3DClient, ClipWindow
 from c3d_client.bench import message_speed
+
+from benchmarks.films import large, small
+from benchmarks.measure import Measure, middle
+from benchmarks.server import instant_server
 
 ROUNDS = 7
 BOUNDS = {

@@ -16,16 +16,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import cv2
 import numpy as np
-from bench_measure import Measure, middle
-from bench_server import server_process
 from c3d_client import C3DClient, ClipWindow, decode_frames
 from c3d_client.core.contract import CLIP_FRAMES, CLIP_STRIDE, CROP_LEFT, CROP_SIZE, CROP_TOP
 from c3d_client.video.clips import iter_batches
 from c3d_export.graph import GraphServable
-from films import h264_sample
-from measures import cosine
+from support.films import h264_sample
+from support.measures import cosine
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.measure import Measure, middle
+from benchmarks.server import server_process
+
+ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "build" / "bench" / "c3d"
 VIDEOS = ("bikes", "bigbuckbunny", "carphone_pristine")
 STRIDE = 24  # for cosines: a clip takes the network half a second

@@ -14,7 +14,8 @@ from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import clip_file, video_file
-from films import write_film
+
+from support.films import write_film
 
 NOT_THE_SAME_TWICE = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]
 

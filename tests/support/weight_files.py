@@ -10,7 +10,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from caffe_bytes import Net
+
+from support.caffe_bytes import Net
 
 LAYERS = (
     "conv1 conv2 conv3a conv3b conv4a conv4b conv5a conv5b fc6 fc7 fc8".split()  # noqa: SIM905

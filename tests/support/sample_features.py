@@ -18,7 +18,7 @@ PROVENANCE = {
 }
 
 
-def made_features(clips: int = 3, *, seed: int = 0, **changes) -> VideoFeatures:
+def sample_features(clips: int = 3, *, seed: int = 0, **changes) -> VideoFeatures:
     """Features of so many clips, half of them zero as after ReLU, the rest without pattern."""
     rng = np.random.default_rng(seed)
     rows = np.maximum(rng.standard_normal((clips, 4096), np.float32), 0)

@@ -46,7 +46,7 @@ def classified(
     )
 
 
-def drawn_lots(clips: int, classes: int, *, seed: int = 0) -> np.ndarray:
+def random_probabilities(clips: int, classes: int, *, seed: int = 0) -> np.ndarray:
     """Probabilities ``[clips, classes]`` that differ everywhere and add up to 1."""
     rows = np.random.default_rng(seed).exponential(size=(clips, classes)) ** 3
     return (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,7 +1,7 @@
 """`make bench-client`: what the client costs and gains, in ratios of what is measured together.
 
 Prints a Markdown table; a bound that is not met is a row that says so. Each part runs in a process
-of its own. `python bench_client.py WORD...` runs the parts that have one of these words in their
+of its own. `python -m benchmarks.client WORD...` runs the parts that have one of these words in their
 names.
 """
 
@@ -12,17 +12,17 @@ import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
-from bench_measure import Measure
+from benchmarks.measure import Measure
 
 PARTS = (
-    ("bench_speed", "extract_over_decoding"),
-    ("bench_speed", "two_at_a_time"),
-    ("bench_speed", "messages"),
-    ("bench_process", "memory"),
-    ("bench_process", "starting"),
-    ("bench_network", "fast_against_exact"),
-    ("bench_network", "against_the_bare_network"),
-    ("bench_network", "against_predict"),
+    ("benchmarks.speed", "extract_over_decoding"),
+    ("benchmarks.speed", "two_at_a_time"),
+    ("benchmarks.speed", "messages"),
+    ("benchmarks.process", "memory"),
+    ("benchmarks.process", "starting"),
+    ("benchmarks.network", "fast_against_exact"),
+    ("benchmarks.network", "against_the_bare_network"),
+    ("benchmarks.network", "against_predict"),
 )
 
 

@@ -63,7 +63,7 @@ def _info(spec):
     return info
 
 
-class StandIn(
+class FakeServing(
     prediction_service_pb2_grpc.PredictionServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):

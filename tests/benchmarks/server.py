@@ -1,6 +1,6 @@
 """A server that answers at once, in a process of its own: what it does is not in our CPU time.
 
-It reads of a request its length alone. `python bench_server.py [CORE]` serves, on that core, and
+It reads of a request its length alone. `python -m benchmarks.server [CORE]` serves, on that core, and
 prints its address.
 """
 

@@ -20,10 +20,6 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from bench_client import in_own_process
-from bench_films import large, small
-from bench_measure import Measure, middle
-from bench_server import server_process
 from c3d_client import ClipWindow
 from c3d_client.bench import batch_speed, decode_speed
 from c3d_client.parallel import core_count
@@ -37,6 +33,11 @@ from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import OK
 from c3d_pipelines.shards.worker import do_shard
+
+from benchmarks.client import in_own_process
+from benchmarks.films import large, small
+from benchmarks.measure import Measure, middle
+from benchmarks.server import server_process
 
 ROUNDS = 5
 SECONDS = 2.0  # for each measure of a rate
@@ -207,7 +208,7 @@ def main() -> int:
     print("| what | bound | measured | verdict | |\n|---|---|---|---|---|")
     for name in PARTS:
         if not words or any(word in name for word in words):
-            for measure in in_own_process(("bench_estimate", name)):
+            for measure in in_own_process(("benchmarks.estimate", name)):
                 print(measure.row(), flush=True)
     return 0
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from pipelines.kfp_rules import Refusal
-from pipelines.kfp_state import FakeKfp
+from support.kfp_rules import Refusal
+from support.kfp_state import FakeKfp
 
 ROOT = "/apis/v2beta1"
 

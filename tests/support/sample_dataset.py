@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from c3d_pipelines.inputs.plan import PlannedRow
 from c3d_pipelines.run.publish import publish
-from pipelines.made_shards import START, commit, settings, to_do, video
+
+from support.sample_shards import START, commit, settings, to_do, video
 
 # More than a row group of the shards that tests make.
 ROWS = [video(f"{number}.mp4") for number in range(8)]

@@ -13,9 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import caffe_bytes
 import numpy as np
-import oracle
 import tensorflow as tf
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_client.core.contract import CLIP_SHAPE
@@ -26,10 +24,11 @@ from c3d_export.local_server import LocalServer
 from c3d_export.mean import Mean, read_mean
 from c3d_export.servable import ServableSpec, build, save
 from c3d_export.weights import Weights, read_weights
-from films import h264_sample
-from measures import cosine, relative
+from support import caffe_bytes, oracle
+from support.films import h264_sample
+from support.measures import cosine, relative
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VIDEOS = ("carphone_pristine", "bikes", "bigbuckbunny")
 STRIDE = 40  # a clip costs the oracle a second
 MISTAKES_ON = "bigbuckbunny"  # 1280x720: there a wrong resize shows

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
 
-from pipelines.kfp_rules import Refusal, check_body, check_run, check_six_fields
+from support.kfp_rules import Refusal, check_body, check_run, check_six_fields
 
 
 class FakeKfp:

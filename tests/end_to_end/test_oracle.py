@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-import caffe_bytes
 import numpy as np
-import oracle
 import pytest
-from films import read_index, write_film
+from support import caffe_bytes, oracle
+from support.films import read_index, write_film
 
 
 @pytest.fixture(scope="module")

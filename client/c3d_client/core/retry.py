@@ -1,0 +1,52 @@
+"""Retries with growing pauses, and the HTTP statuses that are worth one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+# Timeout, too many requests, and the server-side failures that a proxy or a restart causes.
+TRANSIENT_HTTP_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
+
+
+def pauses(first_s: float, *, factor: float = 2.0, longest_s: float = 30.0) -> Iterator[float]:
+    """Yield the pauses before each retry, in seconds, without end: they grow up to the longest."""
+    for attempt in itertools.count():
+        yield min(longest_s, first_s * factor**attempt)
+
+
+def retry(
+    call: Callable[[], Answer],
+    *,
+    attempts: int,
+    is_transient: Callable[[Exception], bool],
+    first_pause_s: float,
+    longest_pause_s: float = 30.0,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Answer:
+    """Call a function again while it fails for a passing reason.
+
+    Args:
+        call: the function.
+        attempts: how often it is called at most, 1 or more.
+        is_transient: whether an error may be gone at the next attempt.
+        first_pause_s: the pause before the first retry; each further one is twice as long.
+        longest_pause_s: the longest pause.
+        sleep: waits for so many seconds.
+
+    Raises:
+        Exception: the last error, or the first that is not transient, unchanged.
+    """
+    waits = pauses(first_pause_s, longest_s=longest_pause_s)
+    for left in reversed(range(attempts)):
+        try:
+            return call()
+        except Exception as error:
+            if not left or not is_transient(error):
+                raise
+        sleep(next(waits))
+    raise ValueError(f"attempts is {attempts}; give 1 or more")

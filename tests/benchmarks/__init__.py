@@ -1,0 +1,1 @@
+"""Measurements: run by `make bench-client`, `make bench-estimate` and `make fidelity`."""

@@ -1,0 +1,1 @@
+"""Helpers of the tests: sample data, servers, faults, and the independent NumPy C3D."""
