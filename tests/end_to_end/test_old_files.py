@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client import C3DError, mean_feature, provenance_digest, read_features, require_same
 from c3d_pipelines import JobSettings, RunSummary
-from stand_in import StandIn
+from support.fake_serving import FakeServing
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "release-0.1.0"
 LISTING = json.loads((FOLDER / "listing.json").read_text(encoding="utf-8"))
@@ -646,7 +646,7 @@ def test_more_fields_in_a_model_card_are_passed_over(released, place, call, tmp_
     assert verified.returncode == 0, verified.stderr
 
     # What was made with the model as it was is done, and not to be done again.
-    server = StandIn(card=json.dumps(card).encode())
+    server = FakeServing(card=json.dumps(card).encode())
     try:
         status = call("c3d", "status", "--server", server.target)
         assert status.returncode == 0, status.stderr
