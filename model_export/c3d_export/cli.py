@@ -147,7 +147,7 @@ def build(
     )
     same = version_made_of(existing, spec.digest) if existing else None
     if same is not None:
-        click.echo(f"{same}: made of the same ({spec.digest}); nothing to build")
+        click.echo(f"{same}: has the same inputs ({spec.digest}); nothing to build")
         return
     if precision == "float16":
         click.echo("float16 is for GPUs: on a CPU its verification takes some minutes", err=True)
@@ -199,7 +199,7 @@ def publish(version: Path, base: Path) -> None:
     from c3d_export.store import publish as publish_version
 
     path, new = publish_version(version, base)
-    click.echo(f"{path}: {'published' if new else 'made of the same; there already'}")
+    click.echo(f"{path}: {'published' if new else 'not copied; it has the same inputs'}")
 
 
 @cli.command()

@@ -113,7 +113,7 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AssetError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise AssetError(f"{folder}: cannot be created ({error.strerror})") from error
     return (_fetch(asset, folder, overwrite, progress, attempts) for asset in assets)
 
 
@@ -222,11 +222,11 @@ def _fetch(
     try:
         if os.path.lexists(path):
             is_file = path.is_file()
-            usable, text = check(asset, path) if is_file else (False, "it is there, and no file")
+            usable, text = check(asset, path) if is_file else (False, "it exists and is not a file")
             if usable:
                 return Fetched(asset, path, "there", text)
             if not (overwrite and is_file and asset.urls):
-                text += "; it was left: move it away, or overwrite it"
+                text += "; it was not changed: move it away, or overwrite it"
                 return Fetched(asset, path, "failed", text)
         elif not asset.urls:
             return Fetched(asset, path, "failed", "it cannot be fetched without a browser")
@@ -323,7 +323,7 @@ class _Transfer:
             text = f"the server gave no answer ({cause})"
         if self.number > 1:
             text += f"; that was attempt {self.number}, and the last"
-        return f"{text}; nothing of it was kept"
+        return f"{text}; nothing was saved"
 
     def update(self, _: int) -> None:
         """Check and report a block that pooch has written."""
@@ -361,10 +361,12 @@ class _Transfer:
         if response.status_code == http.HTTPStatus.OK and not (
             has_end or fingerprint.size or fingerprint.has_digest
         ):
-            raise self._refusal("its length is not known, so that half a file would not show")
+            raise self._refusal(
+                "the server sends no length, so a truncated file could not be detected"
+            )
 
     def _refusal(self, problem: str) -> AssetError:
-        return AssetError(f"{self._url}: {problem}; nothing of it was kept")
+        return AssetError(f"{self._url}: {problem}; nothing was saved")
 
 
 def _status_text(response: requests.Response) -> str:

@@ -136,7 +136,7 @@ def read_card(servable: GraphServable) -> ModelCard:
     except (KeyError, tf.errors.OpError) as error:
         raise VerificationError(
             f"{servable.path}: has no readable {MODEL_CARD.name} ({error}); "
-            "it was not made by c3d-export build"
+            "it was not built by c3d-export build"
         ) from error
     try:
         return ModelCard.from_json(text)

@@ -143,7 +143,7 @@ def publish(version: Path, base: Path) -> tuple[Path, bool]:
         digest = (version / MADE_OF).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{version}: no version there that c3d-export build made ({MADE_OF} cannot be read); "
+            f"{version}: not a version that c3d-export build wrote ({MADE_OF} cannot be read); "
             "give its numbered folder"
         ) from error
     same = version_made_of(base, digest)

@@ -151,7 +151,7 @@ def _check_stored(version: Path, stored: Mapping[str, npt.NDArray[Any]], card: M
     observed, expected = arrays_sha256(weights), str(card.weights.get("served_sha256"))
     if observed != expected:
         raise VerificationError(
-            f"{version}: the stored weights have digest {observed[:12]}…, the model card says "
+            f"{version}: the stored weights have digest {observed[:12]}…, the model card has "
             f"{expected[:12]}…; build it again"
         )
 
@@ -163,7 +163,7 @@ def _check_source(
     expected = {**swap_red_and_blue(weights.arrays), "mean": mean.bgr[..., ::-1]}
     for key, array in expected.items():
         if not np.array_equal(stored[key], array.astype(stored[key].dtype)):
-            raise VerificationError(f"{version}: {key} is not what it was made of")
+            raise VerificationError(f"{version}: {key} differs from the source")
 
 
 def _reference(stored: Mapping[str, npt.NDArray[Any]]) -> keras.Model:

@@ -141,7 +141,7 @@ class TestTransientErrors:
             server.requests.clear()
             message = failure()
             assert text in message, text
-            assert "attempt 4, and the last; nothing of it was kept" in message, text
+            assert "attempt 4, and the last; nothing was saved" in message, text
             assert len(server.requests) == 4, text
 
     def test_timeout_ends_a_stalled_connection(self, server, failure):
@@ -203,7 +203,7 @@ class TestPermanentErrors:
 
     def test_file_whose_truncation_could_not_be_detected_is_refused(self, server, failure):
         server.always = without_length(count=1000)
-        assert "half a file would not show" in failure(UNKNOWN)
+        assert "a truncated file could not be detected" in failure(UNKNOWN)
 
     def test_empty_file_is_refused(self, server, failure):
         server.content = b""

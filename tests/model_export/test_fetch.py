@@ -61,7 +61,7 @@ class TestFetch:
         (result,) = get()
         assert result.outcome == "failed"
         assert result.detail.startswith("WRONG: it has 5 bytes")
-        assert "it was left: move it away, or overwrite it" in result.detail
+        assert "it was not changed: move it away, or overwrite it" in result.detail
         assert path.read_bytes() == b"other"
         assert outcomes(get(overwrite=True)) == {"one.h5": "fetched"}
         assert path.read_bytes() == CONTENT
@@ -80,7 +80,7 @@ class TestFetch:
         for overwrite in (False, True):
             (result,) = get(overwrite=overwrite)
             assert result.outcome == "failed"
-            assert result.detail.startswith("it is there, and no file")
+            assert result.detail.startswith("it exists and is not a file")
         assert path.is_dir()
         assert server.requests == []
 
@@ -133,7 +133,7 @@ class TestFetch:
 
     def test_folder_that_cannot_be_created_is_an_error(self, catalogue, tmp_path):
         (tmp_path / "models").write_bytes(b"")
-        with pytest.raises(AssetError, match="models: cannot be made"):
+        with pytest.raises(AssetError, match="models: cannot be created"):
             fetch([], tmp_path / "models")
 
     def test_without_a_network_every_file_has_a_line(self, get, monkeypatch):

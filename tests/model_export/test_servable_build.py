@@ -106,7 +106,7 @@ class TestMistakeInTheExport:
 
     def test_kernel_not_converted_to_rgb(self, spec, tmp_path, monkeypatch):
         monkeypatch.setattr(servable, "swap_red_and_blue", dict)
-        self.check_error(spec, tmp_path, "conv1/kernel is not what it was made of")
+        self.check_error(spec, tmp_path, "conv1/kernel differs from the source")
 
     def test_mean_not_converted_to_rgb(self, spec, tmp_path, monkeypatch):
         save = servable.save
@@ -114,7 +114,7 @@ class TestMistakeInTheExport:
         monkeypatch.setattr(
             servable, "save", lambda spec, folder: save(replace(spec, mean=swapped), folder)
         )
-        self.check_error(spec, tmp_path, "mean is not what it was made of")
+        self.check_error(spec, tmp_path, "mean differs from the source")
 
     @pytest.mark.parametrize(
         "padding", [((0, 0), (1, 0), (1, 0)), ((0, 0), (0, 1), (1, 0))], ids=["both", "columns"]

@@ -132,7 +132,7 @@ class TestPublish:
 
     def test_folder_of_another_program_is_refused(self, tmp_path):
         (tmp_path / "1").mkdir()
-        with pytest.raises(UsageError, match=r"/1: no version there that c3d-export build made"):
+        with pytest.raises(UsageError, match=r"/1: not a version that c3d-export build wrote"):
             publish(tmp_path / "1", tmp_path / "c3d")
         assert not (tmp_path / "c3d").exists()
 

@@ -71,9 +71,9 @@ class TestGoodVersion:
     def test_another_source_is_an_error(self, version, tiny_weights, make_spec):
         mean = make_spec(tiny_weights).mean
         other_weights = random_weights(4, width=1, classes=3)
-        check_error(version, "/kernel is not what it was made of", weights=other_weights, mean=mean)
+        check_error(version, "/kernel differs from the source", weights=other_weights, mean=mean)
         rgb = replace(mean, bgr=mean.bgr[..., ::-1])
-        check_error(version, "mean is not what it was made of", weights=tiny_weights, mean=rgb)
+        check_error(version, "mean differs from the source", weights=tiny_weights, mean=rgb)
 
 
 class TestOldAndNewFiles:
@@ -160,7 +160,7 @@ class TestVariables:
         shutil.rmtree(version / "variables")
         shutil.copytree(tmp_path / "other" / "variables", version / "variables")
         check_error(
-            version, "stored weights have digest .*…, the model card says .*…; build it again"
+            version, "stored weights have digest .*…, the model card has .*…; build it again"
         )
 
 
