@@ -44,32 +44,6 @@ _SIGNATURE_FIELD = "signature_def"
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class Rejection(Exception):
-    """The request is refused with a gRPC status.
-
-    Args:
-        code: the gRPC status.
-        message: the status's details.
-    """
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        self.code = code
-        self.message = message
-        super().__init__(f"{code.name}: {message}")
-
-
-class Servable(Protocol):
-    """The part of :class:`c3d_export.graph.GraphServable` that :func:`predict` uses."""
-
-    signatures: dict[str, Any]
-
-    def run(
-        self, signature: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: tuple[str, ...]
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Compute the named outputs."""
-        ...
-
-
 class LocalServer:
     """gRPC server for the newest version of one model, warmed up before it accepts requests.
 
@@ -141,6 +115,32 @@ class LocalServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
         self.servable.close()
+
+
+class Rejection(Exception):
+    """The request is refused with a gRPC status.
+
+    Args:
+        code: the gRPC status.
+        message: the status's details.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(f"{code.name}: {message}")
+
+
+class Servable(Protocol):
+    """The part of :class:`c3d_export.graph.GraphServable` that :func:`predict` uses."""
+
+    signatures: dict[str, Any]
+
+    def run(
+        self, signature: str, inputs: Mapping[str, npt.NDArray[Any]], outputs: tuple[str, ...]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Compute the named outputs."""
+        ...
 
 
 def find_version(request: Any, *, model: str, version: int) -> None:

@@ -153,7 +153,7 @@ class TestBuildErrors:
     def out(self, tmp_path):
         return ("--out", tmp_path / "models" / "c3d")
 
-    def test_weights_that_cannot_be_read(self, refused, tmp_path, out, tiny_weights):
+    def test_weights_that_cannot_be_read_are_an_error(self, refused, tmp_path, out, tiny_weights):
         line = refused("build", "--weights", tmp_path / "absent.h5", *out)
         assert "cannot be read (No such file" in line
         assert "--weights" in refused("build", *out)
@@ -164,7 +164,7 @@ class TestBuildErrors:
         line = refused("build", "--weights", tmp_path / "w.npz", *out)
         assert "conv2/kernel has shape [3, 3, 3, 2, 1], expected [3, 3, 3, 1, 2]" in line
 
-    def test_seed_or_width_that_is_no_number(self, refused, out):
+    def test_seed_or_width_that_is_no_number_is_an_error(self, refused, out):
         for seed in ("", "x", "-1", "²"):
             line = refused("build", "--weights", f"random:{seed}", *out)
             assert "the seed must be a whole number" in line, seed
@@ -172,23 +172,23 @@ class TestBuildErrors:
             line = refused("build", "--weights", "random:0", "--width", width, *out)
             assert "width" in line, width
 
-    def test_demo_of_another_width(self, refused, out):
+    def test_demo_of_another_width_is_an_error(self, refused, out):
         line = refused("build", "--weights", "demo", "--width", "4", *out)
         assert "demo: width is 4; its last layer is fitted for 64 alone" in line
 
-    def test_labels_that_do_not_fit(self, refused, tmp_path, out):
+    def test_labels_that_do_not_fit_are_an_error(self, refused, tmp_path, out):
         labels = write(tmp_path / "labels.txt", "one\ntwo\n")
         line = refused(*BUILD, "--labels", labels, *out)
         assert "labels.txt: 2 labels, and the network has 487 classes" in line
         assert "cannot be read" in refused(*BUILD, "--labels", tmp_path / "absent.txt", *out)
 
-    def test_mean_that_cannot_be_used(self, refused, tmp_path, out):
+    def test_mean_that_cannot_be_used_is_an_error(self, refused, tmp_path, out):
         for mean in ("1,2,x", "1,2", "-1,2,3", "absent.npy"):
             assert mean in refused(*BUILD, f"--mean={mean}", *out)
         path = write(tmp_path / "mean.binaryproto", "no mean")
         assert "not a mean" in refused(*BUILD, "--mean", path, *out)
 
-    def test_batch_sizes_that_are_no_ascending_numbers(self, refused, out):
+    def test_batch_sizes_that_are_no_ascending_numbers_are_an_error(self, refused, out):
         for sizes in ("a,b", "1;8", "1,", ""):
             line = refused(*BUILD[:5], "--batch-sizes", sizes, *out)
             assert "give whole numbers like 1,8,32" in line, sizes
@@ -196,11 +196,11 @@ class TestBuildErrors:
             line = refused(*BUILD[:5], "--batch-sizes", sizes, *out)
             assert "give ascending numbers of 1 or more" in line, sizes
 
-    def test_unknown_precision(self, refused, out):
+    def test_unknown_precision_is_an_error(self, refused, out):
         line = refused(*BUILD, "--precision", "nope", *out)
         assert "'nope' is not one of 'float32', 'bfloat16', 'float16'" in line
 
-    def test_file_with_the_folders_name(self, refused, tmp_path):
+    def test_file_with_the_folders_name_is_an_error(self, refused, tmp_path):
         write(tmp_path / "c3d", "mine")
         assert "c3d: cannot be written" in refused(*BUILD, "--out", tmp_path / "c3d")
         write(tmp_path / "models", "mine")
@@ -208,27 +208,27 @@ class TestBuildErrors:
 
 
 class TestVerifyErrors:
-    def test_missing_folder(self, refused, tmp_path):
+    def test_missing_folder_is_an_error(self, refused, tmp_path):
         line = refused("verify", tmp_path / "absent")
         assert "no SavedModel there" in line
         assert "models/c3d/1" in line
 
-    def test_damaged_version(self, refused, tiny_base, tmp_path):
+    def test_damaged_version_is_an_error(self, refused, tiny_base, tmp_path):
         version = shutil.copytree(tiny_base / "1", tmp_path / "1")
         (version / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
         assert "cannot be loaded" in refused("verify", version)
 
 
 class TestServeErrors:
-    def test_folder_without_versions(self, refused, tmp_path):
+    def test_folder_without_versions_is_an_error(self, refused, tmp_path):
         assert "no model version there" in refused("serve", tmp_path)
 
-    def test_port_in_use(self, refused, tiny_base, narrow_server):
+    def test_port_in_use_is_an_error(self, refused, tiny_base, narrow_server):
         line = refused("serve", tiny_base, "--port", narrow_server.port)
         assert f"port {narrow_server.port} on localhost cannot be listened at" in line
         assert "choose another with --port" in line
 
-    def test_invalid_port(self, refused, tiny_base):
+    def test_invalid_port_is_an_error(self, refused, tiny_base):
         for port in ("-1", "65536", "http"):
             assert "--port" in refused("serve", tiny_base, "--port", port), port
 

@@ -94,19 +94,19 @@ def check_error(path, match):
 
 
 class TestErrors:
-    def test_theano_layout_under_keras_2(self, tmp_path, tiny_weights):
+    def test_theano_layout_under_keras_2_is_an_error(self, tmp_path, tiny_weights):
         for attributes in (bytes, str):
             path = write_keras2(
                 tmp_path / "c3d.h5", tiny_weights.arrays, backend="theano", attributes=attributes
             )
             check_error(path, r"written by Keras on theano with a kernel of shape \[3, 3, 3, 3, 1")
 
-    def test_missing_layer(self, tmp_path, tiny_weights):
+    def test_missing_layer_is_an_error(self, tmp_path, tiny_weights):
         arrays = {k: v for k, v in tiny_weights.arrays.items() if not k.startswith("conv4b/")}
         path = write_keras2(tmp_path / "c3d.h5", arrays)
         check_error(path, "not C3D's weights: conv4b/kernel, conv4b/bias missing")
 
-    def test_wrong_arrays(self, tmp_path, tiny_weights):
+    def test_wrong_arrays_are_an_error(self, tmp_path, tiny_weights):
         nan = np.full_like(tiny_weights.arrays["fc7/bias"], np.nan)
         for key, array, match in (
             (
@@ -124,7 +124,7 @@ class TestErrors:
             path = write_keras2(tmp_path / "c3d.h5", {**tiny_weights.arrays, key: array})
             check_error(path, match)
 
-    def test_layers_of_another_network(self, tmp_path):
+    def test_layers_of_another_network_are_an_error(self, tmp_path):
         path = tmp_path / "vgg.h5"
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"block1_conv1"]
@@ -133,24 +133,24 @@ class TestErrors:
             group["block1_conv1/kernel:0"] = np.zeros((3, 3, 3, 64), np.float32)
         check_error(path, r"layer 'block1_conv1' is not one of C3D's \(conv1, conv2, ")
 
-    def test_truncated_file(self, tmp_path, tiny_weights):
+    def test_truncated_file_is_an_error(self, tmp_path, tiny_weights):
         path = write_keras2(tmp_path / "c3d.h5", tiny_weights.arrays)
         path.write_bytes(path.read_bytes()[:1_000_000])
         check_error(path, "a damaged HDF5 file")
 
-    def test_hdf5_file_with_other_content(self, tmp_path):
+    def test_hdf5_file_with_other_content_is_an_error(self, tmp_path):
         path = tmp_path / "features.h5"
         with h5py.File(path, "w") as file:
             file["features"] = np.zeros(4096, np.float32)
         check_error(path, "an HDF5 file without Keras's `layer_names`; not a weight file")
 
-    def test_layer_name_without_a_group(self, tmp_path):
+    def test_layer_name_without_a_group_is_an_error(self, tmp_path):
         path = tmp_path / "c3d.h5"
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"conv1"]
         check_error(path, "a damaged HDF5 file .*conv1")
 
-    def test_group_or_text_instead_of_numbers(self, tmp_path):
+    def test_group_or_text_instead_of_numbers_is_an_error(self, tmp_path):
         path = tmp_path / "c3d.h5"
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"conv1"]

@@ -107,32 +107,32 @@ class TestErrors:
             read_mean(path)
         assert path in str(caught.value)
 
-    def test_path_that_cannot_be_read(self, tmp_path):
+    def test_path_that_cannot_be_read_is_an_error(self, tmp_path):
         self.check(str(tmp_path / "absent.npy"), "No such file")
         self.check(str(tmp_path), "Is a directory")
 
-    def test_another_shape(self, write):
+    def test_another_shape_is_an_error(self, write):
         expected = r"fits no C3D clip; expected \[16, 128, 171, 3\] or \[3, 16, 128, 171\]"
         for shape in ((16, 112, 112, 3), (128, 171, 3), (3, 128, 171, 16), ()):
             self.check(write(npy(np.ones(shape, np.float32))), expected)
         path = write(blob_bytes(np.ones((3, 16, 128, 128))))
         self.check(path, r"shape \[1, 3, 16, 128, 128\] fits no C3D clip")
 
-    def test_integers(self, write):
+    def test_integers_are_an_error(self, write):
         for dtype in (np.uint8, np.int64, bool):
             path = write(npy(np.ones(CUBE, dtype)))
             self.check(path, f"an array of {np.dtype(dtype)}, expected floating point")
 
-    def test_value_out_of_a_pixels_range(self, write):
+    def test_value_out_of_a_pixels_range_is_an_error(self, write):
         for value in (-0.5, 255.5, np.nan, np.inf, 1e300):
             cube = position_cube(np.float64)
             cube[3, 60, 60, 1] = value
             self.check(write(npy(cube)), "must lie between 0 and 255")
 
-    def test_pickled_array(self, write):
+    def test_pickled_array_is_an_error(self, write):
         self.check(write(npy(np.array([None], object))), "a damaged .npy file")
 
-    def test_truncated_file(self, write):
+    def test_truncated_file_is_an_error(self, write):
         for kind, match in (
             ("npy, channels last", "a damaged .npy file"),
             ("npy.bz2", "a damaged bzip2 file"),
@@ -140,28 +140,28 @@ class TestErrors:
         ):
             self.check(write(FILES[kind][:5000]), match)
 
-    def test_blob_truncated_within_its_sizes(self, write):
+    def test_blob_truncated_within_its_sizes_is_an_error(self, write):
         for length in (1, 2, 7, 9):
             path = write(FILES["binaryproto"][:length])
             self.check(path, "not a mean|bytes of numbers where")
 
-    def test_damaged_bzip2(self, write):
+    def test_damaged_bzip2_is_an_error(self, write):
         self.check(write(b"BZh9" + b"nonsense" * 99), "a damaged bzip2 file")
 
-    def test_other_content(self, write):
+    def test_other_content_is_an_error(self, write):
         match = "not a mean .not a protobuf message.; expected .npy, or .binaryproto as C3D-v1.0"
         for content in (b"\xff" * 999, b"no mean here\n" * 99, b"\x89HDF\r\n\x1a\n" + bytes(99)):
             self.check(write(content), match)
 
-    def test_empty_file(self, write):
+    def test_empty_file_is_an_error(self, write):
         self.check(write(b""), "0 bytes of numbers")
 
-    def test_blob_with_too_few_numbers_for_its_shape(self, write):
+    def test_blob_with_too_few_numbers_for_its_shape_is_an_error(self, write):
         sizes = b"".join(integer(n, size) for n, size in enumerate((1, 3, 16, 128, 171), 1))
         path = write(sizes + nested(6, np.ones(100, "<f4").tobytes()))
         self.check(path, r"400 bytes of numbers .* \[1, 3, 16, 128, 171\] needs 4202496")
 
-    def test_blob_of_the_later_caffe(self, write):
+    def test_blob_of_the_later_caffe_is_an_error(self, write):
         path = write(later_dialect_blob_bytes(np.ones((3, 128, 171)), legacy=True))
         self.check(path, "not a mean .written by a later Caffe .C3D-v1.1 or BVLC")
 

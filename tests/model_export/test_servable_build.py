@@ -56,7 +56,7 @@ def test_build_returns_the_verification(spec, tmp_path):
 class TestFailure:
     """After any failure there is no version and no unfinished folder."""
 
-    def test_file_with_the_folders_name(self, spec, tmp_path):
+    def test_file_with_the_folders_name_leaves_nothing(self, spec, tmp_path):
         (tmp_path / "c3d").write_text("mine")
         with pytest.raises(ExportError, match="c3d: cannot be written"):
             build(spec, tmp_path / "c3d")
@@ -64,7 +64,7 @@ class TestFailure:
         with pytest.raises(ExportError, match=r"models: cannot be written \(Not a directory"):
             build(spec, tmp_path / "c3d" / "models")
 
-    def test_full_disk(self, spec, tmp_path, monkeypatch):
+    def test_full_disk_leaves_nothing(self, spec, tmp_path, monkeypatch):
         def full(*_args, **_options):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -73,7 +73,7 @@ class TestFailure:
             build(spec, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_failed_verification(self, spec, tmp_path, monkeypatch):
+    def test_failed_verification_leaves_nothing(self, spec, tmp_path, monkeypatch):
         write_warmup = servable.write_warmup
 
         def write_damaged(version, **options):
@@ -86,7 +86,7 @@ class TestFailure:
             build(spec, tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
-    def test_interrupt(self, spec, tmp_path, monkeypatch):
+    def test_interrupt_leaves_nothing(self, spec, tmp_path, monkeypatch):
         def interrupt(*_args, **_options):
             raise KeyboardInterrupt
 
@@ -104,11 +104,11 @@ class TestMistakeInTheExport:
             build(spec, base)
         assert list(base.iterdir()) == []
 
-    def test_kernel_not_converted_to_rgb(self, spec, tmp_path, monkeypatch):
+    def test_kernel_not_converted_to_rgb_is_detected(self, spec, tmp_path, monkeypatch):
         monkeypatch.setattr(servable, "swap_red_and_blue", dict)
         self.check_error(spec, tmp_path, "conv1/kernel differs from the source")
 
-    def test_mean_not_converted_to_rgb(self, spec, tmp_path, monkeypatch):
+    def test_mean_not_converted_to_rgb_is_detected(self, spec, tmp_path, monkeypatch):
         save = servable.save
         swapped = replace(spec.mean, bgr=spec.mean.bgr[..., ::-1])  # save() swaps it back
         monkeypatch.setattr(
@@ -119,7 +119,7 @@ class TestMistakeInTheExport:
     @pytest.mark.parametrize(
         "padding", [((0, 0), (1, 0), (1, 0)), ((0, 0), (0, 1), (1, 0))], ids=["both", "columns"]
     )
-    def test_pool5_padded_on_the_other_side(self, spec, tmp_path, monkeypatch, padding):
+    def test_pool5_padded_on_the_other_side_is_detected(self, spec, tmp_path, monkeypatch, padding):
         build_c3d, layers = servable.build_c3d, servable.keras.layers
         zero_padding = layers.ZeroPadding3D
 
@@ -137,14 +137,14 @@ class TestMistakeInTheExport:
             spec, tmp_path, "fc6_features differs from the Keras model by .* more than 1e-05"
         )
 
-    def test_fc7_returned_for_fc6(self, spec, tmp_path, monkeypatch):
+    def test_fc7_returned_for_fc6_is_detected(self, spec, tmp_path, monkeypatch):
         extractor = servable.features_extractor
         monkeypatch.setattr(
             servable, "features_extractor", lambda network, _layer: extractor(network, "fc7")
         )
         self.check_error(spec, tmp_path, "fc6_features differs from the Keras model")
 
-    def test_another_contract_version(self, spec, tmp_path, monkeypatch):
+    def test_another_contract_version_is_detected(self, spec, tmp_path, monkeypatch):
         monkeypatch.setattr(servable, "CONTRACT_VERSION", "0")
         self.check_error(spec, tmp_path, "contract version is '0'")
 

@@ -76,23 +76,6 @@ class TestGoodVersion:
         check_error(version, "mean differs from the source", weights=tiny_weights, mean=rgb)
 
 
-class TestOldAndNewFiles:
-    def test_unknown_fields_of_the_card_are_ignored(
-        self, make_spec, tiny_weights, tmp_path, monkeypatch
-    ):
-        dumps = servable.json.dumps
-
-        def with_unknown_fields(data, **options):
-            if "architecture" in data:  # the card
-                data = {**data, "later": [1], "weights": {**data["weights"], "later": 1}}
-            return dumps(data, **options)
-
-        monkeypatch.setattr(servable.json, "dumps", with_unknown_fields)
-        path, verification = servable.build(make_spec(tiny_weights), tmp_path)
-        assert verification.card.to_dict()["later"] == [1]
-        assert verify(path).card.to_dict()["weights"]["later"] == 1
-
-
 class TestNaiveExport:
     """tf.saved_model.save of a Keras model's owner: right in Python, broken in the server."""
 
@@ -140,22 +123,22 @@ class TestNaiveExport:
 
 
 class TestVariables:
-    def test_changed_byte(self, version):
+    def test_changed_byte_is_an_error(self, version):
         content = bytearray((version / VARIABLES).read_bytes())
         content[len(content) // 2] ^= 0xFF
         (version / VARIABLES).write_bytes(content)
         check_error(version, "cannot be loaded .*Checksum does not match")
 
-    def test_truncated_file(self, version):
+    def test_truncated_file_is_an_error(self, version):
         content = (version / VARIABLES).read_bytes()
         (version / VARIABLES).write_bytes(content[: len(content) // 2])
         check_error(version, "cannot be loaded .*Read less bytes than requested")
 
-    def test_missing_folder(self, version):
+    def test_missing_folder_is_an_error(self, version):
         shutil.rmtree(version / "variables")
         check_error(version, "cannot be loaded .*variables")
 
-    def test_variables_of_another_network(self, version, make_spec, tmp_path):
+    def test_variables_of_another_network_are_an_error(self, version, make_spec, tmp_path):
         save(make_spec(random_weights(4, width=1, classes=3)), tmp_path / "other")
         shutil.rmtree(version / "variables")
         shutil.copytree(tmp_path / "other" / "variables", version / "variables")
@@ -165,25 +148,25 @@ class TestVariables:
 
 
 class TestGraph:
-    def test_missing_file(self, version):
+    def test_missing_file_is_an_error(self, version):
         (version / "saved_model.pb").unlink()
         check_error(
             version, r"no SavedModel there .*; give a version's folder, such as models/c3d/1"
         )
 
-    def test_missing_folder(self, tmp_path, tiny_base):
+    def test_missing_folder_is_an_error(self, tmp_path, tiny_base):
         check_error(tmp_path / "absent", "no SavedModel there")
         # The model's folder instead of a version's.
         check_error(tiny_base, "give a version's folder, such as models/c3d/1")
 
-    def test_damaged_or_empty_file(self, version):
+    def test_damaged_or_empty_file_is_an_error(self, version):
         for content in (b"\xff" * 99, b"nonsense" * 99):
             (version / "saved_model.pb").write_bytes(content)
             check_error(version, "saved_model.pb: damaged; it is not a SavedModel")
         (version / "saved_model.pb").write_bytes(b"")
         check_error(version, "saved_model.pb: has no graph with the tag 'serve'")
 
-    def test_missing_signature(self, version):
+    def test_missing_signature_is_an_error(self, version):
         file = version / "saved_model.pb"
         content = file.read_bytes()
         names = ["classify", "fc6_features", "fc7_features", "model_card", "serving_default"]
@@ -192,14 +175,14 @@ class TestGraph:
             edit(version, lambda graph, name=name: graph.signature_def.pop(name))
             check_error(version, f"has no signature '{name}'")
 
-    def test_signature_for_another_call(self, version):
+    def test_signature_for_another_call_is_an_error(self, version):
         def change(graph):
             graph.signature_def["classify"].method_name = "tensorflow/serving/classify"
 
         edit(version, change)
         check_error(version, "classify is for 'tensorflow/serving/classify'")
 
-    def test_signature_with_a_fixed_number_of_rows(self, version):
+    def test_signature_with_a_fixed_number_of_rows_is_an_error(self, version):
         def change(graph):
             output = graph.signature_def["fc6_features"].outputs["features"]
             output.tensor_shape.dim[0].size = 1
@@ -209,7 +192,7 @@ class TestGraph:
             version, r"fc6_features has .*\[1, 4096\].*, expected features float32 \[-1, 4096\]"
         )
 
-    def test_signature_with_an_input_of_another_name(self, version):
+    def test_signature_with_an_input_of_another_name_is_an_error(self, version):
         def change(graph):
             inputs = graph.signature_def["fc7_features"].inputs
             inputs["video"].CopyFrom(inputs.pop("clips"))
@@ -217,7 +200,7 @@ class TestGraph:
         edit(version, change)
         check_error(version, "fc7_features has .*video.*, expected clips uint8")
 
-    def test_signature_with_an_output_too_many(self, version):
+    def test_signature_with_an_output_too_many_is_an_error(self, version):
         def change(graph):
             outputs = graph.signature_def["classify"].outputs
             outputs["labels"].CopyFrom(outputs["probabilities"])
@@ -225,7 +208,7 @@ class TestGraph:
         edit(version, change)
         check_error(version, "classify has .*labels.*, expected probabilities float32")
 
-    def test_signature_that_computes_another_layer(self, version):
+    def test_signature_that_computes_another_layer_is_an_error(self, version):
         def change(graph):
             signatures = graph.signature_def
             signatures["fc6_features"].CopyFrom(signatures["fc7_features"])
@@ -235,7 +218,7 @@ class TestGraph:
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[1]", "3", json.dumps({"contract_version": "9"})])
-def test_card_of_another_contract(text, make_spec, tiny_weights, tmp_path, monkeypatch):
+def test_card_of_another_contract_is_an_error(text, make_spec, tiny_weights, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(servable.json, "dumps", lambda *_args, **_options: text)
         save(make_spec(tiny_weights), tmp_path / "1")
@@ -243,13 +226,13 @@ def test_card_of_another_contract(text, make_spec, tiny_weights, tmp_path, monke
 
 
 class TestWarmUp:
-    def test_missing_file(self, version):
+    def test_missing_file_is_an_error(self, version):
         (version / WARMUP_FILE).unlink()
         check_error(
             version, "no warm-up request for classify, fc6_features, fc7_features, model_card"
         )
 
-    def test_missing_signature(self, version):
+    def test_missing_signature_is_an_error(self, version):
         def change(log):
             spec = log.predict_log.request.model_spec
             spec.signature_name = spec.signature_name.replace("fc7", "fc6")
@@ -257,7 +240,7 @@ class TestWarmUp:
         rewrite_warmup(version, change)
         check_error(version, "no warm-up request for fc7_features")
 
-    def test_damaged_file(self, version):
+    def test_damaged_file_is_an_error(self, version):
         path = version / WARMUP_FILE
         content = path.read_bytes()
         for size in (-1, 20, 5):
@@ -266,7 +249,7 @@ class TestWarmUp:
         path.write_bytes(b"\x01\x02\x03" * 99)
         check_error(version, "damaged warm-up file")
 
-    def test_request_of_a_wrong_shape(self, version):
+    def test_request_of_a_wrong_shape_is_an_error(self, version):
         def change(log):
             for tensor in log.predict_log.request.inputs.values():
                 if len(tensor.tensor_shape.dim) == 5:
@@ -275,7 +258,7 @@ class TestWarmUp:
         rewrite_warmup(version, change)
         check_error(version, "classify fails: .*113")
 
-    def test_request_with_a_tensor_that_does_not_fill_its_shape(self, version):
+    def test_request_with_a_tensor_that_does_not_fill_its_shape_is_an_error(self, version):
         def change(log):
             for tensor in log.predict_log.request.inputs.values():
                 tensor.tensor_content = b"xyz"
@@ -283,14 +266,14 @@ class TestWarmUp:
         rewrite_warmup(version, change)
         check_error(version, "a warm-up request for classify holds a damaged tensor")
 
-    def test_request_of_an_unknown_signature(self, version):
+    def test_request_of_an_unknown_signature_is_an_error(self, version):
         def change(log):
             log.predict_log.request.model_spec.signature_name = "fc9"
 
         rewrite_warmup(version, change)
         check_error(version, "fc9 fails")
 
-    def test_request_of_another_call(self, version):
+    def test_request_of_another_call_is_an_error(self, version):
         def change(log):
             log.classify_log.request.model_spec.name = "c3d"
 

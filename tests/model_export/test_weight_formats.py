@@ -140,18 +140,18 @@ class RunsCode:
 
 
 class TestErrors:
-    def test_caffe_file_of_the_later_dialect(self, tmp_path, net):
+    def test_caffe_file_of_the_later_dialect_is_an_error(self, tmp_path, net):
         path = tmp_path / "later.caffemodel"
         for legacy in (False, True):
             path.write_bytes(later_dialect_net_bytes(net, legacy=legacy))
             check_error(path, "written by a later Caffe")
 
-    def test_network_of_2d_convolutions(self, tmp_path, canonical):
+    def test_network_of_2d_convolutions_is_an_error(self, tmp_path, canonical):
         flat = {**canonical, "conv1/kernel": canonical["conv1/kernel"][0]}
         path = weight_files.write_keras2(tmp_path / "vgg.h5", flat)
         check_error(path, "2-D convolutions, not C3D")
 
-    def test_caffe_layer_of_another_network(self, tmp_path, net):
+    def test_caffe_layer_of_another_network_is_an_error(self, tmp_path, net):
         other = {("res2a" if name == "conv2a" else name): blobs for name, blobs in net.items()}
         path = tmp_path / "other.caffemodel"
         path.write_bytes(net_bytes(other))
@@ -171,19 +171,19 @@ class TestErrors:
         check_error(path, "not a file of torch tensors alone")
         assert not (tmp_path / "ran").exists()
 
-    def test_pickle_with_too_few_arrays(self, tmp_path):
+    def test_pickle_with_too_few_arrays_is_an_error(self, tmp_path):
         path = tmp_path / "c3d_model.pkl"
         path.write_bytes(pickle.dumps([np.zeros(3, np.float32)] * 5, protocol=2))
         check_error(path, "5 arrays, C3D has 22")
 
-    def test_keras_file_on_tensorflow_with_channels_first(self, tmp_path):
+    def test_keras_file_on_tensorflow_with_channels_first_is_an_error(self, tmp_path):
         net = random_net(1, width=2, classes=3)
         path = weight_files.write_keras1_theano(tmp_path / "odd.h5", net)
         with h5py.File(path, "a") as file:
             file.attrs["backend"] = b"tensorflow"
         check_error(path, "written by Keras on tensorflow with a kernel of shape")
 
-    def test_keras_file_that_claims_a_petabyte(self, tmp_path, canonical):
+    def test_keras_file_that_claims_a_petabyte_is_an_error(self, tmp_path, canonical):
         path = weight_files.write_keras2(tmp_path / "huge.h5", canonical)
         with h5py.File(path, "a") as file:
             del file["fc6/fc6/kernel:0"]
@@ -191,7 +191,7 @@ class TestErrors:
             file["fc6"].create_dataset("fc6/kernel:0", (10**7, 10**7), "f4", chunks=(100, 100))
         check_error(path, r"shape \[10000000, 10000000\]; C3D's largest array has 33,554,432")
 
-    def test_npz_that_claims_more_than_memory(self, tmp_path):
+    def test_npz_that_claims_more_than_memory_is_an_error(self, tmp_path):
         path = tmp_path / "huge.npz"
         header = "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000, 10000000), }"
         text = header.ljust(117) + "\n"
