@@ -119,7 +119,7 @@ class ExtractJob:
             return self._one(source, threads=threads, cancel=cancel)
 
         try:
-            for outcome in map_parallel(one, sources, workers=count, halt=halt):
+            for outcome in map_parallel(one, sources, workers=count, stop=halt):
                 source = outcome.source
                 if outcome.result is not None:
                     row = outcome.result

@@ -187,7 +187,7 @@ def test_halting_finishes_what_has_begun_and_begins_nothing():
         time.sleep(0.05)
         return item
 
-    outcomes = list(map_parallel(work, items(), workers=2, halt=halt))
+    outcomes = list(map_parallel(work, items(), workers=2, stop=halt))
     assert sorted(o.source for o in outcomes) == sorted(begun) == [0, 1]
 
 

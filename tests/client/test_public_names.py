@@ -18,7 +18,7 @@ def test_the_list_is_sorted_and_without_repeats():
 
 @pytest.mark.parametrize("name", c3d_client.__all__)
 def test_every_name_can_be_imported_and_is_its_homes(name):
-    home = importlib.import_module(f"c3d_client.{c3d_client._HOME_OF[name]}")
+    home = importlib.import_module(f"c3d_client.{c3d_client._MODULE_OF[name]}")
     value = getattr(c3d_client, name)
     assert value is getattr(home, name)
     # A constant has no module; the parts of a package are its own affair.
@@ -34,8 +34,8 @@ def test_the_list_the_homes_and_what_type_checkers_see_agree():
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for line in node.body:
                 seen[line.module.removeprefix("c3d_client.")] = tuple(a.name for a in line.names)
-    assert seen == c3d_client._HOMES
-    assert sorted(c3d_client._HOME_OF) == c3d_client.__all__
+    assert seen == c3d_client._MODULES
+    assert sorted(c3d_client._MODULE_OF) == c3d_client.__all__
 
 
 def test_every_public_error_of_videos_serving_and_outputs_is_on_the_list():

@@ -238,7 +238,7 @@ class _Work:
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Each row with what became of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, halt=self._halt
+            self._one, self._rows, workers=self._workers, in_order=True, stop=self._halt
         )
         # Requests on their way would hold up one that is told to go.
         with ticking(self._close_if_given_up, every_s=_LOOK_EVERY_S, name="c3d-halt"):
@@ -270,7 +270,7 @@ class _Work:
         return result
 
     def _require_same(self, info: ModelInfo) -> None:
-        made_by = self.c3d.model.made_by(info)
+        made_by = self.c3d.model.provenance(info)
         self.c3d.model.require_unchanged(Provenance(self._settings.provenance), made_by)
 
     @contextlib.contextmanager
