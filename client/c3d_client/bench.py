@@ -25,7 +25,7 @@ from c3d_client.client import C3DClient
 from c3d_client.core.contract import BATCH_SIZES, CLIP_SHAPE, FC6_FEATURES, MAX_BATCH_SIZE
 from c3d_client.core.errors import Cancelled, ContractMismatch, UsageError, VideoTooShortError
 from c3d_client.core.uri import redact
-from c3d_client.inference import Walk
+from c3d_client.inference import VideoInference
 from c3d_client.results import Timings
 from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.client import ServingClient
@@ -221,8 +221,8 @@ def batch_speed(options: ServingOptions, size: int, *, seconds: float) -> BatchS
             p50_s=p50,
             p95_s=p95,
             p99_s=p99,
-            window=serving.window.size,
-            push_backs=serving.window.push_backs,
+            window=serving.concurrency.limit,
+            push_backs=serving.concurrency.rejected,
         )
 
 
@@ -256,23 +256,24 @@ def extract_speed(c3d: C3DClient, video: str | os.PathLike[str], *, seconds: flo
         if answers >= _LEAST_ANSWERS and answered_s >= seconds:
             enough.set()
 
-    walk = Walk(video, c3d.window, cancelled=enough, on_clips=note)
+    inference = VideoInference(video, c3d.window, cancel=enough, on_clips=note)
     started = time.perf_counter()
     try:
-        if walk.ask(c3d.serving, FC6_FEATURES, version=version) != version:
+        if inference.run(c3d.serving, FC6_FEATURES, version=version) != version:
             raise ContractMismatch(
                 c3d.serving.options.target,
                 "another version of the model was rolled out meanwhile; measure again",
             )
     except Cancelled:
         pass
-    clips, starts = walk.rows.count, walk.clip_starts()
+    clips, starts = inference.rows.count, inference.clip_starts()
     if not clips:
         raise VideoTooShortError(
-            redact(os.fspath(video)), f"has {walk.frames} frames; a clip needs {c3d.window.span}"
+            redact(os.fspath(video)),
+            f"has {inference.frames} frames; a clip needs {c3d.window.span}",
         )
     frames = int(starts[clips - 1]) + c3d.window.span
-    timings = walk.timings()
+    timings = inference.timings()
     # Where the film was left, more clips were decoded than answered.
     decode_s = timings.decode_s * clips / len(starts)
     timings = replace(timings, wall_s=answered_s, decode_s=decode_s)

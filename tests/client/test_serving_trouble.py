@@ -116,7 +116,7 @@ class TestClosing:
 
         threads = [threading.Thread(target=one, args=(number,)) for number in range(6)]
         threads[0].start()
-        wait_until(lambda: len(server.requests) == 1 and client.window.in_flight == 0)
+        wait_until(lambda: len(server.requests) == 1 and client.concurrency.in_flight == 0)
         for thread in threads[1:]:
             thread.start()
         wait_until(lambda: len(server.requests) == 3)
@@ -128,7 +128,7 @@ class TestClosing:
         assert time.monotonic() - started < 20
         assert ended == [(ServingError, "CANCELLED")] * 6
         assert len(server.requests) == 3
-        assert client.window.in_flight == 0
+        assert client.concurrency.in_flight == 0
 
     def test_is_remembered_and_may_be_repeated(self, fake_serving):
         client = ServingClient(ServingOptions(fake_serving().target))
@@ -138,7 +138,7 @@ class TestClosing:
         for ask in (client.versions, lambda: client.predict(FC6_FEATURES, clips_of(0))):
             with pytest.raises(ServingError, match="the connection was closed"):
                 ask()
-        assert client.window.in_flight == 0
+        assert client.concurrency.in_flight == 0
 
     def test_a_forked_process_is_told_to_connect_itself(self, fake_serving):
         code = f"""

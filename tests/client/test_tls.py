@@ -120,12 +120,12 @@ REFUSED = {
     "no client certificate": (
         "mutual_server",
         {"ca": "ours"},
-        r"may want a client certificate \(cert, key\)",
+        r"may need a client certificate \(cert, key\)",
     ),
     "another CA's client": (
         "mutual_server",
         {"ca": "ours", "client": "theirs"},
-        "may want another client certificate",
+        "may need another client certificate",
     ),
 }
 

@@ -48,9 +48,9 @@ class RunProgress:
         return f"{self._c3d.clips_answered / max(seconds, 1e-9):.1f} clips/s"
 
     def _server(self) -> str:
-        window = self._c3d.serving.window
-        state = f"{window.in_flight} of {window.size} in flight"
-        return f"{state}, {window.push_backs} pushed back" if window.push_backs else state
+        concurrency = self._c3d.serving.concurrency
+        state = f"{concurrency.in_flight} of {concurrency.limit} in flight"
+        return f"{state}, {concurrency.rejected} pushed back" if concurrency.rejected else state
 
 
 @contextlib.contextmanager

@@ -273,8 +273,9 @@ def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
             first = provenance
         elif found := first.differences(provenance):
             raise ProvenanceError(
-                f"features of {first.video_name} and {provenance.video_name} were made differently "
-                f"and cannot be mixed: {'; '.join(map(str, found))}; extract them again the same way"
+                f"features of {first.video_name} and {provenance.video_name} were made "
+                f"differently and cannot be mixed: {'; '.join(map(str, found))}; "
+                "extract them again the same way"
             )
 
 

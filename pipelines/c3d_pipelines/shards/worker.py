@@ -270,7 +270,7 @@ class _Work:
         return result
 
     def _require_same(self, info: ModelInfo) -> None:
-        made_by = self.c3d.model.made_by(info)
+        made_by = self.c3d.model.provenance(info)
         self.c3d.model.require_unchanged(Provenance(self._settings.provenance), made_by)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The window: how it moves, and where it settles against real servers."""
+"""The limit: how it moves, and where it settles against real servers."""
 
 import threading
 import time
@@ -8,114 +8,114 @@ import pytest
 from c3d_client.core.contract import FC6_FEATURES
 from c3d_client.core.errors import RequestRejected, ServingError, ServingOverloaded, ServingTimeout
 from c3d_client.serving.client import ServingClient
-from c3d_client.serving.concurrency import InFlightWindow, Outcome
+from c3d_client.serving.concurrency import ConcurrencyLimit, Feedback
 from c3d_client.serving.options import ServingOptions
 from support.fake_serving import clips_of
 
 WAIT_S = 30  # for what happens at once unless the code is wrong
-KEPT_UP, PUSHED_BACK, SAYS_NOTHING = Outcome
+ACCEPTED, REJECTED, UNKNOWN = Feedback
 
 
-def fill(window):
+def fill(limit):
     """Take every slot that is free."""
     tickets = []
-    while (ticket := window.take_if_free()) is not None:
+    while (ticket := limit.try_acquire()) is not None:
         tickets.append(ticket)
     return tickets
 
 
-def round_trip(window, outcome):
-    """As many requests as the window holds leave together; each ends and is followed by one."""
-    for ticket in fill(window):
-        window.give_back(ticket, outcome)
-        window.take()
-    for _ in range(window.in_flight):
-        window.give_back(0, SAYS_NOTHING)
+def round_trip(limit, outcome):
+    """As many requests as the limit holds leave together; each ends and is followed by one."""
+    for ticket in fill(limit):
+        limit.release(ticket, outcome)
+        limit.acquire()
+    for _ in range(limit.in_flight):
+        limit.release(0, UNKNOWN)
 
 
 class TestItself:
     def test_starts_small_within_the_largest(self):
-        assert InFlightWindow(16).size == 4
-        assert InFlightWindow(2).size == 2
-        assert InFlightWindow(16, start=2).size == 2
+        assert ConcurrencyLimit(16).limit == 4
+        assert ConcurrencyLimit(2).limit == 2
+        assert ConcurrencyLimit(16, start=2).limit == 2
 
     def test_gives_a_slot_only_when_there_is_one(self):
-        window = InFlightWindow(2)
-        first, _ = fill(window)
-        assert (window.in_flight, window.take_if_free()) == (2, None)
-        window.give_back(first, SAYS_NOTHING)
-        assert window.take_if_free() is not None
+        limit = ConcurrencyLimit(2)
+        first, _ = fill(limit)
+        assert (limit.in_flight, limit.try_acquire()) == (2, None)
+        limit.release(first, UNKNOWN)
+        assert limit.try_acquire() is not None
 
     def test_lets_a_thread_wait_for_a_slot(self):
-        window = InFlightWindow(1)
-        ticket = window.take()
-        waiting = threading.Thread(target=window.take)
+        limit = ConcurrencyLimit(1)
+        ticket = limit.acquire()
+        waiting = threading.Thread(target=limit.acquire)
         waiting.start()
         waiting.join(0.02)
         assert waiting.is_alive()
-        window.give_back(ticket, SAYS_NOTHING)
+        limit.release(ticket, UNKNOWN)
         waiting.join(WAIT_S)
         assert not waiting.is_alive()
-        assert window.in_flight == 1
+        assert limit.in_flight == 1
 
     def test_grows_by_about_one_in_a_round_trip_up_to_the_largest(self):
-        window = InFlightWindow(8)
+        limit = ConcurrencyLimit(8)
         sizes = []
         for _ in range(6):
-            round_trip(window, KEPT_UP)
-            sizes.append(window.size)
+            round_trip(limit, ACCEPTED)
+            sizes.append(limit.limit)
         assert sizes[0] in (4, 5)
         assert sizes[-1] == 8
         assert all(b - a in (0, 1) for a, b in zip(sizes, sizes[1:], strict=False))
 
     def test_does_not_grow_while_it_is_not_full(self):
-        window = InFlightWindow(8)
+        limit = ConcurrencyLimit(8)
         for _ in range(100):
-            window.take()
-            window.give_back(window.take(), KEPT_UP)
-            window.give_back(0, KEPT_UP)
-        assert window.size == 4
+            limit.acquire()
+            limit.release(limit.acquire(), ACCEPTED)
+            limit.release(0, ACCEPTED)
+        assert limit.limit == 4
 
     def test_stays_as_it_is_where_the_end_of_a_request_says_nothing(self):
-        window = InFlightWindow(8)
-        round_trip(window, SAYS_NOTHING)
-        assert (window.size, window.push_backs) == (4, 0)
+        limit = ConcurrencyLimit(8)
+        round_trip(limit, UNKNOWN)
+        assert (limit.limit, limit.rejected) == (4, 0)
 
     def test_shrinks_once_for_all_the_requests_that_left_before(self):
-        window = InFlightWindow(10, start=10)
-        for ticket in fill(window):
-            window.give_back(ticket, PUSHED_BACK)
-        assert (window.size, window.push_backs) == (7, 10)
-        window.give_back(window.take(), PUSHED_BACK)
-        assert (window.size, window.push_backs) == (4, 11)
+        limit = ConcurrencyLimit(10, start=10)
+        for ticket in fill(limit):
+            limit.release(ticket, REJECTED)
+        assert (limit.limit, limit.rejected) == (7, 10)
+        limit.release(limit.acquire(), REJECTED)
+        assert (limit.limit, limit.rejected) == (4, 11)
 
     def test_never_shrinks_below_one(self):
-        window = InFlightWindow(3)
+        limit = ConcurrencyLimit(3)
         for _ in range(20):
-            window.give_back(window.take(), PUSHED_BACK)
-        assert window.size == 1
+            limit.release(limit.acquire(), REJECTED)
+        assert limit.limit == 1
 
     def test_tries_the_step_that_was_refused_more_carefully(self):
-        def answers_to_grow(window):
-            size, count = window.size, 0
-            while window.size == size:
-                fill(window)
-                window.give_back(0, KEPT_UP)
+        def answers_to_grow(limit):
+            size, count = limit.limit, 0
+            while limit.limit == size:
+                fill(limit)
+                limit.release(0, ACCEPTED)
                 count += 1
-            for _ in range(window.in_flight):
-                window.give_back(0, SAYS_NOTHING)
+            for _ in range(limit.in_flight):
+                limit.release(0, UNKNOWN)
             return count
 
-        window = InFlightWindow(16)
-        freely = answers_to_grow(window)
-        ticket = fill(window)[0]
-        window.give_back(ticket, PUSHED_BACK)
-        for _ in range(window.in_flight):
-            window.give_back(0, SAYS_NOTHING)
-        assert window.size == 3
-        assert answers_to_grow(window) <= freely
-        assert window.size == 4
-        assert answers_to_grow(window) > 6 * freely
+        limit = ConcurrencyLimit(16)
+        freely = answers_to_grow(limit)
+        ticket = fill(limit)[0]
+        limit.release(ticket, REJECTED)
+        for _ in range(limit.in_flight):
+            limit.release(0, UNKNOWN)
+        assert limit.limit == 3
+        assert answers_to_grow(limit) <= freely
+        assert limit.limit == 4
+        assert answers_to_grow(limit) > 6 * freely
 
 
 @pytest.fixture
@@ -149,14 +149,14 @@ class TestAgainstAServer:
         sizes, found = [], []
         for answer in client.stream(FC6_FEATURES, (clips_of(n % 256) for n in range(300))):
             found += numbers([answer])
-            sizes.append(client.window.size)
+            sizes.append(client.concurrency.limit)
         assert found == [n % 256 for n in range(300)]
         settled = sizes[100:]
         assert min(settled) >= 4
         assert max(settled) <= 8
         assert 5 <= sum(settled) / len(settled) <= 7
-        assert 1 <= client.window.push_backs <= 15
-        assert client.window.in_flight == 0
+        assert 1 <= client.concurrency.rejected <= 15
+        assert client.concurrency.in_flight == 0
 
     def test_that_takes_any_number_it_reaches_the_largest(self, connect, fake_serving):
         def on_predict(*_):
@@ -166,7 +166,7 @@ class TestAgainstAServer:
         server = fake_serving(on_predict)
         client = connect(server.target, max_in_flight=8)
         assert numbers(client.stream(FC6_FEATURES, map(clips_of, range(100)))) == [*range(100)]
-        assert (client.window.size, client.window.push_backs) == (8, 0)
+        assert (client.concurrency.limit, client.concurrency.rejected) == (8, 0)
         assert server.most_at_once == 8
 
     def test_that_takes_one_at_a_time_waiting_is_not_overload(self, connect, fake_serving):
@@ -179,16 +179,16 @@ class TestAgainstAServer:
         client = connect(fake_serving(on_predict).target, max_in_flight=8)
         sizes = []
         for _ in client.stream(FC6_FEATURES, map(clips_of, range(60))):
-            sizes.append(client.window.size)
+            sizes.append(client.concurrency.limit)
         assert sizes == sorted(sizes)
-        assert client.window.push_backs == 0
+        assert client.concurrency.rejected == 0
 
     def test_that_comes_near_its_deadline_it_does_not_grow(self, connect, fake_serving):
         server = fake_serving(lambda *_: time.sleep(0.02))
         client = connect(server.target, timeout_s=0.079, retries=20)
         client.predict(FC6_FEATURES, clips_of(0))  # the connection takes a moment of its own
         list(client.stream(FC6_FEATURES, map(clips_of, range(40))))
-        assert client.window.size <= 4
+        assert client.concurrency.limit <= 4
 
     def test_a_slow_maker_of_batches_does_not_let_it_grow(self, connect, fake_serving):
         def batches():
@@ -198,7 +198,7 @@ class TestAgainstAServer:
 
         client = connect(fake_serving().target)
         list(client.stream(FC6_FEATURES, batches()))
-        assert client.window.size == 4
+        assert client.concurrency.limit == 4
 
     @pytest.mark.parametrize(
         ("code", "details", "shrinks"),
@@ -219,8 +219,8 @@ class TestAgainstAServer:
         client = connect(fake_serving(on_predict).target, retries=1)
         with pytest.raises(ServingError):
             client.predict(FC6_FEATURES, clips_of(0))
-        assert client.window.push_backs == (2 if shrinks else 0)
-        assert (client.window.size < 4) is shrinks
+        assert client.concurrency.rejected == (2 if shrinks else 0)
+        assert (client.concurrency.limit < 4) is shrinks
 
     def test_that_does_not_answer_in_time_pushes_back(self, connect, fake_serving):
         let_go = threading.Event()
@@ -232,7 +232,7 @@ class TestAgainstAServer:
                 list(client.stream(FC6_FEATURES, map(clips_of, range(8))))
         finally:
             let_go.set()
-        assert client.window.size < 4
+        assert client.concurrency.limit < 4
 
     def test_with_a_full_queue_for_good_it_fails_as_overloaded(self, connect, fake_serving):
         def on_predict(_request, _rows, context):
@@ -241,7 +241,7 @@ class TestAgainstAServer:
         client = connect(fake_serving(on_predict).target, retries=2)
         with pytest.raises(ServingOverloaded):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
-        assert client.window.in_flight == 0
+        assert client.concurrency.in_flight == 0
 
 
 class TestSharedByThreads:
@@ -265,7 +265,7 @@ class TestSharedByThreads:
             thread.join(WAIT_S)
         assert found == {film: [20 * film + n for n in range(20)] for film in range(6)}
         assert server.most_at_once <= 3
-        assert client.window.in_flight == 0
+        assert client.concurrency.in_flight == 0
 
     def test_streams_whose_answers_nobody_reads_hold_up_no_other(self, connect, fake_serving):
         client = connect(fake_serving().target, max_in_flight=2)
@@ -305,6 +305,6 @@ class TestSharedByThreads:
         with pytest.raises(RequestRejected):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
         ends = time.monotonic() + WAIT_S
-        while client.window.in_flight and time.monotonic() < ends:
+        while client.concurrency.in_flight and time.monotonic() < ends:
             time.sleep(0.001)
-        assert client.window.in_flight == 0
+        assert client.concurrency.in_flight == 0
