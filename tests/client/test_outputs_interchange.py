@@ -14,7 +14,7 @@ from c3d_client.outputs import read_features, read_provenance, write_features
 from c3d_client.outputs.activitynet import new_collection, video_id
 from c3d_client.outputs.sultani import segment_means
 from support.errors import error_of
-from support.sample_features import PROVENANCE, names_in, sample_features
+from support.sample_features import PROVENANCE, names_in, same_features, sample_features
 
 ARRAYS = ("clip_features", "video_feature", "clip_starts", "clip_times_s")
 DTYPES = ["float32", "float32", "int64", "float64"]
@@ -141,13 +141,29 @@ class TestParquet:
         write_features(tmp_path / "video.parquet", sample_features(provenance={}))
         assert list(pandas.read_parquet(tmp_path / "video.parquet")["video"]) == [""] * 3
 
-    def test_other_columns_or_order_are_errors(self, tmp_path):
+    def test_columns_of_later_releases_are_ignored(self, tmp_path):
+        path = tmp_path / "video.parquet"
+        features = sample_features()
+        write_features(path, features)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table, metadata = file.read(), file.metadata.metadata
+        table = table.append_column("future", pyarrow.array(["a", None, "c"]))
+        table = table.select(["future", *reversed(table.column_names[:-1])])
+        with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({"video_feature": metadata[b"video_feature"]})
+        assert same_features(read_features(path), features)
+        assert read_provenance(path) == PROVENANCE
+
+    def test_missing_columns_and_other_order_of_rows_are_errors(self, tmp_path):
         path = tmp_path / "video.parquet"
         write_features(path, sample_features())
         table = pyarrow.parquet.read_table(path)
         empty = table.set_column(4, "end_s", [pyarrow.array([0.5, None, 1])])
         for other, expected in (
             (table.drop(["clip"]), "its columns are video, start_frame"),
+            (table.append_column("clip", table["clip"]), "its columns are video, clip"),
+            (table.set_column(1, "clip", table["end_s"]), "in their types"),
             (table.take([1, 0, 2]), "not those of one video in order"),
             (pyarrow.concat_tables([table, table]), "not those of one video in order"),
             (empty, "empty cells"),

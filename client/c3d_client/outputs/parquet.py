@@ -3,7 +3,8 @@
 Columns: ``video`` (its source, text), ``clip`` int64 from 0, ``start_frame`` int64, ``start_s`` and
 ``end_s`` float64, ``feature`` fixed_size_list<float32>[4096]. The file's key-value metadata holds
 ``provenance`` and ``video_feature`` as JSON text, so that neither repeats in every row nor needs a
-second file; ``provenance`` is also in the schema of the tables that pyarrow returns.
+second file; ``provenance`` is also in the schema of the tables that pyarrow returns. Columns of
+later releases are ignored.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from c3d_client.results import VideoFeatures
 _GROUP_ROWS = 256
 _EXTRA = "parquet"
 _CLIP_COLUMNS = ("video", "clip", "start_frame", "start_s", "end_s")
+_COLUMNS = (*_CLIP_COLUMNS, "feature")
 
 
 def write(path: Path, features: VideoFeatures) -> None:
@@ -103,7 +105,7 @@ def _feature_chunks(
     """Yield features in chunks, and append the other columns of each chunk to ``columns``."""
     # One group at a time: with all groups requested, pyarrow loads the whole file.
     for group in range(file.num_row_groups):
-        for batch in file.iter_batches(_GROUP_ROWS, row_groups=[group]):
+        for batch in file.iter_batches(_GROUP_ROWS, row_groups=[group], columns=list(_COLUMNS)):
             feature = batch.column("feature")
             if feature.values.null_count or any(column.null_count for column in batch.columns):
                 raise ValueError("it has empty cells")
@@ -114,8 +116,10 @@ def _feature_chunks(
 def _open(path: Path) -> Any:
     pyarrow, pq = _libraries()
     file = pq.ParquetFile(path, page_checksum_verification=True)
-    schema, expected = file.schema_arrow.remove_metadata(), _schema(pyarrow)
-    if not schema.equals(expected):
+    schema, expected = file.schema_arrow, _schema(pyarrow)
+    if any(schema.names.count(name) != 1 for name in _COLUMNS) or any(
+        not schema.field(name).equals(expected.field(name)) for name in _COLUMNS
+    ):
         file.close()
         raise ValueError(
             f"its columns are {', '.join(schema.names)}; expected {', '.join(expected.names)}, "
@@ -133,7 +137,7 @@ def _schema(pyarrow: Any) -> Any:
         pyarrow.float64(),
         pyarrow.list_(pyarrow.float32(), FEATURE_SIZE),
     )
-    return pyarrow.schema(list(zip((*_CLIP_COLUMNS, "feature"), types, strict=True)))
+    return pyarrow.schema(list(zip(_COLUMNS, types, strict=True)))
 
 
 def _libraries() -> tuple[Any, Any]:
