@@ -24,7 +24,7 @@ from c3d_client.core.errors import UsageError
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
     from c3d_client.video.sources import Source
-    from c3d_client.views.thumbnails import FilmStrip
+    from c3d_client.views.thumbnails import Thumbnails
 
 _BAR_WIDTH = 30
 _PATH = click.Path(path_type=Path)
@@ -173,15 +173,15 @@ class _Pictures:
 
             require_matplotlib()
 
-    def strip(self) -> FilmStrip | None:
+    def strip(self) -> Thumbnails | None:
         """What keeps some of a video's frames as they pass by; None where nobody wants them."""
         if not self._asked:
             return None
-        from c3d_client.views.thumbnails import FilmStrip
+        from c3d_client.views.thumbnails import Thumbnails
 
-        return FilmStrip()
+        return Thumbnails()
 
-    def write(self, source: Source, answer: VideoClassification, strip: FilmStrip) -> None:
+    def write(self, source: Source, answer: VideoClassification, strip: Thumbnails) -> None:
         """Write what was asked for of one video.
 
         Raises:
