@@ -67,14 +67,17 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
-def share_cores(workers: int | None, *, videos: int | None = None) -> tuple[int, int]:
+def share_cores(
+    workers: int | None, *, videos: int | None = None, cores: int | None = None
+) -> tuple[int, int]:
     """How many videos at a time, and how many decoder threads each has.
 
     Args:
         workers: as asked for; None for as many as there are cores.
         videos: in all, where that is known: more workers would have nothing to do.
+        cores: to share; all that this process may use by default.
     """
-    cores = core_count()
+    cores = core_count() if cores is None else cores
     workers = cores if workers is None else workers
     if videos is not None:
         workers = min(workers, max(1, videos))
