@@ -1,31 +1,225 @@
-"""All that one bulk run was asked to do, checked once and carried whole to every worker."""
+"""The parameters of a bulk run, declared once, and the settings that its workers receive."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from c3d_client import C3DClient, ClipWindow, ServingOptions
-from c3d_client.core.contract import DEFAULT_TARGET, MODEL_NAME
+from c3d_client.core.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
 from c3d_client.core.errors import UsageError
+from c3d_client.core.files import read_token
+from c3d_client.core.provenance import Provenance
 
-from c3d_pipelines.records import values_of
+from c3d_pipelines.records import Record
 
 ANSWERS = ("features", "classes")
 NEWEST = "newest"
-# What the workers find in their environment, from a Kubernetes Secret as a rule. Kubeflow prints
-# every parameter, so secrets never are parameters.
+ANY_MODEL = "any"
+QUICK, CONTENT = "quick", "content"
+# The server of a run that names none: the address in this environment variable, which
+# k8s/pipelines/ keeps in a ConfigMap, or else the server of k8s/ by its usual name.
+CONFIGURED = "configured"
+SERVER_VARIABLE = "C3D_SERVER"
+CLUSTER_SERVER = "dns:///c3d-grpc.c3d.svc.cluster.local:8500"
+# Environment variables of the workers, usually set from a Kubernetes Secret. Kubeflow prints
+# every parameter, so secrets are never parameters.
 ENVIRONMENT = ("C3D_TLS", "C3D_CA", "C3D_CERT", "C3D_KEY", "C3D_OVERRIDE_NAME", "C3D_TOKEN_FILE")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_PATIENCE_S = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a bulk run: what an option, a component or a form needs to offer it.
+
+    Args:
+        name: the name in Python and in the pipelines.
+        type: ``str``, ``int``, ``float`` or ``bool``.
+        default: the value where none is given.
+        help: one sentence, without a capital and a full stop.
+        choices: the allowed values; empty where any value of the range is allowed.
+        low: the smallest allowed number; None without one.
+        high: the largest allowed number; None without one.
+    """
+
+    name: str
+    type: type[Any]
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    def convert(self, value: Any) -> Any:
+        """Return a value in the parameter's type; Kubeflow passes whole numbers as floats.
+
+        Raises:
+            UsageError: the value is not of the type.
+        """
+        if self.type is int:
+            return whole(self.name, value)
+        try:
+            return self.type(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"{self.name} is {value!r}; give a {self.type.__name__}") from None
+
+
+def _declare(
+    default: Any,
+    description: str,
+    *,
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    metadata = {"help": description, "choices": tuple(choices), "low": low, "high": high}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobParameters:
+    """The parameters of a bulk run: names, types, defaults, ranges and help texts.
+
+    The command's options, the pipelines' signatures and the steps follow this declaration. Read
+    it as :data:`PARAMETERS`; each value is described by its help text.
+    """
+
+    videos: str = _declare(
+        "/data/videos", "a folder, an s3:// or gs:// prefix, or a manifest (CSV, JSONL, Parquet)"
+    )
+    out: str = _declare(
+        "/data/features",
+        "the dataset, a folder or an s3:// or gs:// prefix; a run continues what is there",
+    )
+    server: str = _declare(
+        CONFIGURED, "the gRPC address; configured is the address that the cluster is set up with"
+    )
+    model: str = _declare(MODEL_NAME, "the served model's name")
+    model_version: str = _declare(NEWEST, "newest, a number, or label:NAME")
+    model_digest: str = _declare(
+        ANY_MODEL,
+        "digest of the model that the run is for, as the preflight step prints it; another model "
+        "is refused; any accepts the model that is served",
+    )
+    stride: int = _declare(CLIP_STRIDE, "frames from one clip's start to the next", low=1)
+    frame_step: int = _declare(1, "frames from one frame of a clip to the next", low=1)
+    tail: str = _declare(
+        "drop", "frames at the end that fill no clip", choices=("drop", "pad", "loop")
+    )
+    short: str = _declare(
+        "error", "a video shorter than one clip", choices=("error", "pad", "loop")
+    )
+    fps: float = _declare(
+        0.0, "frames per second to sample; 0 for all frames of the file", low=0, high=1000
+    )
+    resize: str = _declare(
+        "exact",
+        "OpenCV's pixels, or nearly the same pixels in less time",
+        choices=("exact", "fast"),
+    )
+    clip_rows: bool = _declare(True, "store the numbers of each clip, not only of each video")
+    keys: str = _declare(
+        QUICK,
+        "identify videos by size and time or ETag, or by all of their bytes",
+        choices=(QUICK, CONTENT),
+    )
+    shard_mb: float = _declare(4000.0, "most MB of videos in a shard", low=0)
+    shard_minutes: float = _declare(
+        240.0, "most minutes of video in a shard, where the videos' lengths are known", low=0
+    )
+    max_shards: int = _declare(
+        200, "most shards in a run; shards grow past the other two limits to keep this one", low=1
+    )
+    workers: int = _declare(0, "videos at a time in one shard; 0 for one per core", low=0)
+    batch_size: int = _declare(8, "clips in a request", low=1, high=MAX_BATCH_SIZE)
+    max_in_flight: int = _declare(16, "most concurrent requests of one shard", low=1)
+    timeout_s: float = _declare(60.0, "the deadline of one request, in seconds", low=0)
+    patience_s: float = _declare(
+        600.0,
+        "how long a shard waits for a server or a store that is away, in seconds",
+        low=0,
+        high=_LONGEST_PATIENCE_S,
+    )
+    retry_failed: bool = _declare(False, "retry the videos that failed for good in earlier runs")
+    max_failed: int = _declare(
+        0,
+        "the run fails when more of its videos than this do not end ok; -1 for any number",
+        low=-1,
+    )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> JobParameters:
+        """Convert values by name, such as a pipeline's arguments; missing ones have the default.
+
+        Raises:
+            UsageError: a name is not a parameter's, or a value is not of the parameter's type.
+        """
+        if unknown := sorted(set(values) - set(PARAMETERS)):
+            raise UsageError(
+                f"{', '.join(unknown)}: not a parameter of a bulk run; give {', '.join(PARAMETERS)}"
+            )
+        return cls(**{name: PARAMETERS[name].convert(value) for name, value in values.items()})
+
+    @property
+    def window(self) -> ClipWindow:
+        """How clips are made of a video.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        return ClipWindow(
+            stride=self.stride,
+            frame_step=self.frame_step,
+            tail=self.tail,
+            short=self.short,
+            resize=self.resize,
+            fps=self.fps or None,
+        )
+
+    def settings(self, *, run: str, answer: str) -> JobSettings:
+        """Return the settings of a run with these parameters.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        return JobSettings(
+            out=self.out,
+            run=run,
+            answer=answer,
+            server=server_address(self.server),
+            model=self.model,
+            model_version=self.model_version,
+            window=self.window,
+            clip_rows=self.clip_rows,
+            workers=self.workers,
+            batch_size=self.batch_size,
+            max_in_flight=self.max_in_flight,
+            timeout_s=self.timeout_s,
+            patience_s=self.patience_s,
+        )
+
+
+def _parameter(declared: Field[Any]) -> Parameter:
+    types = {"str": str, "int": int, "float": float, "bool": bool}
+    return Parameter(
+        name=declared.name,
+        type=types[str(declared.type)],
+        default=declared.default,
+        **declared.metadata,
+    )
+
+
+PARAMETERS: Mapping[str, Parameter] = {one.name: _parameter(one) for one in fields(JobParameters)}
 
 
 @dataclass(frozen=True)
-class JobSettings:
-    """What one bulk run was asked to do.
+class JobSettings(Record):
+    """The settings of one bulk run, checked once and passed whole to every worker.
 
     Args:
         out: the dataset's folder or bucket.
@@ -34,15 +228,15 @@ class JobSettings:
         server: the gRPC address.
         model: the served model's name.
         model_version: ``newest``, a number, or ``label:NAME``.
-        window: how clips are made of a film.
-        clip_rows: keep each clip's answer, not only the video's.
+        window: how clips are made of a video.
+        clip_rows: store each clip's numbers, not only the video's.
         workers: videos at a time in one shard; 0 for as many as there are cores.
         batch_size: clips in a request.
-        max_in_flight: the most requests on their way from one worker.
+        max_in_flight: most concurrent requests of one worker.
         timeout_s: the deadline of one request, in seconds.
         patience_s: how long a worker waits for a server or a store that went away, in seconds.
-        provenance: what makes the numbers, as the server said before the run began; empty until
-            then. Other numbers are refused.
+        provenance: how the numbers are made, as the server reported before the run began; empty
+            until then. Numbers that are made differently are refused.
 
     Raises:
         UsageError: a value is out of its range.
@@ -52,16 +246,16 @@ class JobSettings:
     run: str
     answer: str = "features"
     server: str = DEFAULT_TARGET
-    model: str = MODEL_NAME
-    model_version: str = NEWEST
+    model: str = JobParameters.model
+    model_version: str = JobParameters.model_version
     window: ClipWindow = field(default_factory=ClipWindow)
-    clip_rows: bool = True
-    workers: int = 0
-    batch_size: int = 8
-    max_in_flight: int = 16
-    timeout_s: float = 60.0
-    patience_s: float = 600.0
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    clip_rows: bool = JobParameters.clip_rows
+    workers: int = JobParameters.workers
+    batch_size: int = JobParameters.batch_size
+    max_in_flight: int = JobParameters.max_in_flight
+    timeout_s: float = JobParameters.timeout_s
+    patience_s: float = JobParameters.patience_s
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if not self.out.strip():
@@ -71,19 +265,35 @@ class JobSettings:
         if self.answer not in ANSWERS:
             raise UsageError(f"answer is {self.answer!r}; give one of {', '.join(ANSWERS)}")
         if self.workers < 0:
-            raise UsageError(f"workers is {self.workers}; give 1 or more, or 0 for one a core")
-        if not 0 <= self.patience_s <= 86_400:
-            raise UsageError(f"patience_s is {self.patience_s}; give 0 to 86400 seconds")
+            raise UsageError(f"workers is {self.workers}; give 1 or more, or 0 for one per core")
+        if not 0 <= self.patience_s <= _LONGEST_PATIENCE_S:
+            raise UsageError(
+                f"patience_s is {self.patience_s}; give 0 to {_LONGEST_PATIENCE_S} seconds"
+            )
+        # A plain mapping is accepted too.
+        object.__setattr__(self, "provenance", Provenance.from_dict(self.provenance))
         self.serving()
 
-    def serving(self) -> ServingOptions:
-        """How to reach the server: these settings, and certificates and token of the environment.
+    @classmethod
+    def from_parameters(
+        cls, parameters: Mapping[str, Any], *, run: str, answer: str
+    ) -> JobSettings:
+        """Return the settings of a run with a pipeline's arguments, by name.
 
         Raises:
-            UsageError: they do not go together, or the token's file cannot be read.
+            UsageError: as :meth:`JobParameters.of`, or a value is out of its range.
+        """
+        return JobParameters.of(parameters).settings(run=run, answer=answer)
+
+    def serving(self) -> ServingOptions:
+        """Return how to reach the server, with the environment's certificates and token.
+
+        Raises:
+            UsageError: two values do not go together, or the token's file cannot be read.
         """
         version, label = _version(self.model_version)
-        given = {name: os.environ.get(name) or None for name in ENVIRONMENT}
+        environment = {name: os.environ.get(name) or None for name in ENVIRONMENT}
+        token_file = environment["C3D_TOKEN_FILE"]
         return ServingOptions(
             target=self.server,
             model=self.model,
@@ -92,36 +302,57 @@ class JobSettings:
             timeout_s=self.timeout_s,
             batch_size=self.batch_size,
             max_in_flight=self.max_in_flight,
-            tls=given["C3D_TLS"] in ("1", "true", "yes"),
-            ca=given["C3D_CA"],
-            cert=given["C3D_CERT"],
-            key=given["C3D_KEY"],
-            override_name=given["C3D_OVERRIDE_NAME"],
-            token=_token(given["C3D_TOKEN_FILE"]),
+            tls=environment["C3D_TLS"] in ("1", "true", "yes"),
+            ca=environment["C3D_CA"],
+            cert=environment["C3D_CERT"],
+            key=environment["C3D_KEY"],
+            override_name=environment["C3D_OVERRIDE_NAME"],
+            token=read_token(token_file) if token_file else None,
         )
 
     def client(self) -> C3DClient:
-        """A client that works as these settings say; close it."""
+        """Return a client with these settings, to be closed by the caller."""
         return C3DClient(window=self.window, options=self.serving())
 
-    def to_json(self) -> str:
-        """As text, for :meth:`from_json`; nothing secret is in it."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+    def with_provenance(self, provenance: Mapping[str, Any]) -> JobSettings:
+        """Return the same settings with the provenance that the server reported."""
+        return replace(self, provenance=Provenance.from_dict(provenance))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> JobSettings:
-        """Read them back.
+        """Read settings that :meth:`to_json` wrote, in this or another release.
 
         Raises:
-            UsageError: it is not what :meth:`to_json` wrote, or a value is out of its range.
+            UsageError: the text is not settings, or a value is out of its range.
         """
         try:
-            values = values_of(text, cls)
-            return cls(**{**values, "window": ClipWindow(**values["window"])})
-        except (ValueError, TypeError) as error:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, TypeError, AttributeError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"the run's settings cannot be read ({error})") from error
+
+
+def server_address(server: str) -> str:
+    """Return the address of the server that a parameter, or else the environment, names."""
+    if server != CONFIGURED:
+        return server
+    return os.environ.get(SERVER_VARIABLE, "").strip() or CLUSTER_SERVER
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a whole number that Kubeflow may have made a float.
+
+    Raises:
+        UsageError: the value is not a whole number.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise UsageError(f"{name} is {value}; give a whole number")
+    return number
 
 
 def _version(text: str) -> tuple[int | None, str | None]:
@@ -132,13 +363,3 @@ def _version(text: str) -> tuple[int | None, str | None]:
     if text.isdecimal():
         return int(text), None
     raise UsageError(f"model_version is {text!r}; give {NEWEST}, a number, or label:NAME")
-
-
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the token cannot be read ({error})") from error

@@ -14,7 +14,7 @@ import copy
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,9 +151,11 @@ class ModelCard:
         return part
 
 
-@dataclass(frozen=True)
-class Provenance:
+@dataclass(frozen=True, eq=False)
+class Provenance(Mapping[str, Any]):
     """The record of how a result was made: model, preprocessing, clips, software, video.
+
+    It is also a read-only mapping of the record's fields, equal to a mapping of the same fields.
 
     Args:
         data: the record as it was made or read, with fields that this release does not know.
@@ -170,8 +172,14 @@ class Provenance:
         """Return the provenance as a mapping of its own, unknown fields included."""
         return copy.deepcopy(dict(self.data))
 
-    def __bool__(self) -> bool:
-        return bool(self.data)
+    def __getitem__(self, name: str) -> Any:
+        return self.data[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -273,8 +281,9 @@ def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
             first = provenance
         elif found := first.differences(provenance):
             raise ProvenanceError(
-                f"features of {first.video_name} and {provenance.video_name} were made differently "
-                f"and cannot be mixed: {'; '.join(map(str, found))}; extract them again the same way"
+                f"features of {first.video_name} and {provenance.video_name} were made "
+                f"differently and cannot be mixed: {'; '.join(map(str, found))}; extract them "
+                "again the same way"
             )
 
 

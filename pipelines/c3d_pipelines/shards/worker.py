@@ -136,7 +136,7 @@ def _report(
         timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
         clips_answered=work.c3d.clips_answered if work else 0,
         retries=work.patience.retried if work else 0,
-        provenance=dict(settings.provenance),
+        provenance=settings.provenance,
     )
 
 
