@@ -12,94 +12,74 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from c3d_client.commands.options import clip_options, request_options
 from c3d_client.core.cli import print_error
+from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.signals import exit_code, sigterm_as_ctrl_c
 
-from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
+from c3d_pipelines.commands.options import (
+    PROGRAM,
+    kind_options,
+    parameter_option,
+    shard_options,
+    videos_option,
+)
 
-if TYPE_CHECKING:  # pyarrow and numpy are loaded only when there is work for them
+if TYPE_CHECKING:  # pyarrow and numpy are loaded only when they are needed
     from rich.progress import Progress
 
     from c3d_pipelines.reports.summary import RunSummary
     from c3d_pipelines.run.local import LocalRun, RunState
 
-_NAME = "c3d-pipelines"
 _MOST_SHOWN = 20
 
 
 @click.command()
 @videos_option
 @click.option(
-    "--out", required=True, metavar="PLACE", help="The dataset: a folder, s3:// or gs://."
+    "--out", required=True, metavar="FOLDER|URL", help="The dataset: a folder, s3:// or gs://."
 )
 @click.option(
     "--server",
-    default="localhost:8500",
+    default=DEFAULT_TARGET,
     show_default=True,
     envvar="C3D_SERVER",
     show_envvar=True,
     metavar="HOST:PORT",
     help="gRPC address of TensorFlow Serving; dns:///host:port spreads over its pods.",
 )
-@click.option("--model", default="c3d", show_default=True, help="Served model.")
-@click.option(
-    "--model-version",
-    default="newest",
-    show_default=True,
-    help="A version of it: newest, a number, or label:NAME.",
+@parameter_option("model", metavar="NAME", help="Served model.")
+@parameter_option(
+    "model_version",
+    metavar="VERSION",
+    help="A version of the model: newest, a number, or label:NAME.",
 )
-@click.option(
-    "--model-digest",
-    default="any",
-    show_default=True,
-    help="Refuse another model than this, as the run's preflight says it.",
-)
+@parameter_option("model_digest", metavar="DIGEST")
 @kind_options
-@click.option(
-    "--max-failed",
-    type=click.IntRange(min=-1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="More videos of this run than this fail the run; -1 for any number.",
-)
-@click.option(
-    "--clips/--no-clips",
+@parameter_option("max_failed", metavar="N")
+@parameter_option(
     "clip_rows",
-    default=True,
-    help="Keep each clip's numbers, not only each video's; kept by default.",
+    "--clips/--no-clips",
+    help="Store each clip's numbers, not only each video's; stored by default.",
 )
 @shard_options
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
+@parameter_option(
+    "workers",
     metavar="N",
-    help="Videos at a time in a shard; 0 for one a core. Two shards go at a time.",
+    help="Videos at a time in a shard; 0 for one per core. Two shards run at a time.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=float,
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Deadline of one request.",
-)
-@click.option(
-    "--patience",
+@parameter_option("timeout_s", "--timeout", metavar="SECONDS", help="Deadline of one request.")
+@parameter_option(
     "patience_s",
-    type=float,
-    default=600.0,
-    show_default=True,
+    "--patience",
     metavar="SECONDS",
-    help="How long to wait for a server or a store that went away.",
+    help="How long to wait for a server or a store that is away.",
 )
 @request_options
 @clip_options
 @click.option("--json", "as_json", is_flag=True, help="Print the run's summary as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
-@click.option("--keep-logs", is_flag=True, help="Keep the folder of temporary files, and name it.")
+@click.option(
+    "--keep-logs", is_flag=True, help="Keep the folder of temporary files; print its path."
+)
 def run(
     classify: bool, as_json: bool, quiet: bool, keep_logs: bool, fps: float | None, **given: Any
 ) -> int:
@@ -125,10 +105,10 @@ def run(
                     answer="classes" if classify else "features",
                     keep_logs=keep_logs,
                     show=show,
-                    note=lambda line: print(f"{_NAME}: {line}", file=terminal, flush=True),
+                    note=lambda line: print(f"{PROGRAM}: {line}", file=terminal, flush=True),
                 )
         except KeyboardInterrupt:
-            print_error(_NAME, "interrupted; the same command goes on with what is left")
+            print_error(PROGRAM, "interrupted; the same command goes on with what is left")
             return exit_code(signal.SIGTERM if terminated else signal.SIGINT)
     if as_json and result.summary is not None:
         click.echo(result.summary.to_json())
@@ -137,7 +117,7 @@ def run(
             click.echo(line)
     if result.error:
         log = f"; the log is {result.log}" if result.log and not result.refused else ""
-        print_error(_NAME, f"{result.error}{log}")
+        print_error(PROGRAM, f"{result.error}{log}")
     return result.exit_code
 
 
@@ -233,7 +213,7 @@ class _Lines:
             self._print(f"{state.done} of {state.videos} videos, {counts}, {rate:.1f} clips/s")
 
     def _print(self, text: str) -> None:
-        print(f"{_NAME}: {text}", file=self._terminal, flush=True)
+        print(f"{PROGRAM}: {text}", file=self._terminal, flush=True)
 
 
 class _Live:
@@ -251,7 +231,7 @@ class _Live:
         if state.videos is not None and not self._plan_shown:
             self._plan_shown = True
             self._progress.console.print(
-                f"{_NAME}: {_plan_text(state)}", markup=False, highlight=False, soft_wrap=True
+                f"{PROGRAM}: {_plan_text(state)}", markup=False, highlight=False, soft_wrap=True
             )
         if state.step == "extract" and self._began is None:
             self._began = time.monotonic()

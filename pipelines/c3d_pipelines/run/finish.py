@@ -7,10 +7,11 @@ import logging
 from c3d_client.core.errors import C3DError
 
 from c3d_pipelines.inputs.plan import PlannedRow, read_plan
+from c3d_pipelines.parameters import ANSWERS
 from c3d_pipelines.reports.summary import SUCCEEDED, RunSummary
 from c3d_pipelines.run.errors import failure_reasons, one_line, recorded_failure
 from c3d_pipelines.run.steps import write_artifact
-from c3d_pipelines.settings import ANSWERS, JobSettings
+from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
 
 _FAILED, _CANCELLED = "FAILED", "CANCELLED"

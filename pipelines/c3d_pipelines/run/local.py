@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from c3d_client.core.uri import redact, scheme
 from c3d_client.parallel import core_count
 
 from c3d_pipelines.errors import StorageError
+from c3d_pipelines.parameters import JobParameters
 from c3d_pipelines.reports.summary import RunSummary
 from c3d_pipelines.run import steps
 from c3d_pipelines.run.errors import failure_reasons, failure_text, write_reason
@@ -35,36 +37,9 @@ from c3d_pipelines.run.shard_process import PLAN, SETTINGS
 from c3d_pipelines.storage import LOG, SUMMARY, Storage, run_file
 
 SHARDS_AT_A_TIME = 2
-_PIPELINES = {"features": "c3d-bulk-extraction", "classes": "c3d-bulk-classification"}
 _SHARD_PROCESS = "c3d_pipelines.run.shard_process"
 _PIPELINE_PROCESS = "c3d_pipelines.kubeflow.local_runner"
 _GATE = "gate"
-DEFAULTS: dict[str, Any] = {
-    "videos": "/data/videos",
-    "out": "/data/features",
-    "server": "configured",
-    "model": "c3d",
-    "model_version": "newest",
-    "model_digest": "any",
-    "stride": 8,
-    "frame_step": 1,
-    "tail": "drop",
-    "short": "error",
-    "fps": 0.0,
-    "resize": "exact",
-    "clip_rows": True,
-    "keys": "quick",
-    "shard_mb": 4000.0,
-    "shard_minutes": 240.0,
-    "max_shards": 200,
-    "workers": 0,
-    "batch_size": 8,
-    "max_in_flight": 16,
-    "timeout_s": 60.0,
-    "patience_s": 600.0,
-    "retry_failed": False,
-    "max_failed": 0,
-}
 _SHOW_EVERY_S = 0.25
 _POLL_S = 0.05
 # Parameters that name folders: made absolute, so that the data set records where they are.
@@ -328,7 +303,8 @@ class _Job:
         if self._show is None or (not changes and now - self._shown_at < _SHOW_EVERY_S):
             return
         self._shown_at = now
-        self._state = replace(self._state, **_counts(self.folder.progress))
+        counts: dict[str, Any] = _counts(self.folder.progress)
+        self._state = replace(self._state, **counts)
         self._show(self._state)
 
     def note_stopping(self) -> None:
@@ -370,16 +346,16 @@ class _StepsJob(_Job):
     ) -> None:
         super().__init__(folder, given, show, note)
         self._answer = answer
-        self._parameters = {**DEFAULTS, **given}
+        self._parameters = JobParameters()
         self._shards_done = 0
 
     def run(self) -> None:
-        unknown = [name for name in self.given if name not in DEFAULTS]
-        if unknown:
-            names = ", ".join(DEFAULTS)
-            self.failures.append(("", f"there is no parameter {unknown[0]!r}; there are {names}"))
+        try:
+            self._parameters = JobParameters.of(self.given)
+        except UsageError as error:
+            self.failures.append(("", str(error)))
             return
-        self.name = f"{_PIPELINES[self._answer]}-{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
+        self.name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         with contextlib.suppress(_StepFailed):
             shards = self._plan()
             self._preflight()
@@ -397,10 +373,8 @@ class _StepsJob(_Job):
 
     def _plan(self) -> list[int]:
         with self._step("plan"):
-            given = self._parameters
-            others = ("max_failed", "model_digest")
             shards = steps.plan_step(
-                **{name: value for name, value in given.items() if name not in others},
+                **{**asdict(self._parameters), "out": self.out},
                 run=self.name,
                 answer=self._answer,
                 plan_path=self._artifact(PLAN),
@@ -415,7 +389,7 @@ class _StepsJob(_Job):
             digest = steps.preflight_step(
                 out=self.out,
                 run=self.name,
-                model_digest=self._parameters["model_digest"],
+                model_digest=self._parameters.model_digest,
                 settings_path=self._artifact("settings"),
                 checked_path=self._artifact(SETTINGS),
             )
@@ -433,11 +407,13 @@ class _StepsJob(_Job):
                         shard = waiting.pop(0)
                         running[shard] = start_process(
                             _SHARD_PROCESS,
-                            [str(shard), self._parameters["model_digest"], str(cores)],
+                            [str(shard), self._parameters.model_digest, str(cores)],
                             self.folder,
                         )
                     time.sleep(_POLL_S)
-                    ended = {shard for shard, process in running.items() if process.poll() is not None}
+                    ended = {
+                        shard for shard, process in running.items() if process.poll() is not None
+                    }
                     for shard in ended:
                         self._shard_ended(shard, running.pop(shard))
                     self.show(**({"shards_done": self._shards_done} if ended else {}))
@@ -475,7 +451,7 @@ class _StepsJob(_Job):
         with self._step(_GATE):
             steps.gate_step(
                 unsuccessful=unsuccessful,
-                max_failed=self._parameters["max_failed"],
+                max_failed=self._parameters.max_failed,
                 out=self.out,
                 run=self.name,
             )

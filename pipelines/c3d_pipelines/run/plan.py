@@ -26,7 +26,7 @@ from c3d_pipelines.inputs.plan import (
     cut_into_shards,
 )
 from c3d_pipelines.inputs.uris import bucket_of, same_place
-from c3d_pipelines.settings import ANSWERS, QUICK
+from c3d_pipelines.parameters import ANSWERS, QUICK
 from c3d_pipelines.shards.schema import CORRUPT, OK, TOO_SHORT
 from c3d_pipelines.storage import Storage
 

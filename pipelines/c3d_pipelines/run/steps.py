@@ -15,106 +15,59 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from c3d_client import ClipWindow
-from c3d_client.core.errors import ProvenanceError, UsageError
+from c3d_client.core.errors import ProvenanceError
 from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import read_plan, shard_rows, write_plan
+from c3d_pipelines.parameters import ANY_MODEL, JobParameters, whole
 from c3d_pipelines.run.errors import cancelled_by_sigterm, recorded_failure
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, Storage, run_file
-
-# The server "configured" is the address in this variable, which k8s/pipelines/ sets from a
-# ConfigMap. Without the variable it is the server of k8s/ under its usual name.
-CONFIGURED = "configured"
-SERVER_VARIABLE = "C3D_SERVER"
-CLUSTER_SERVER = "dns:///c3d-grpc.c3d.svc.cluster.local:8500"
-ANY_MODEL = "any"
 
 _log = logging.getLogger(__name__)
 
 
 def plan_step(
-    *,
-    videos: str,
-    out: str,
-    run: str,
-    answer: str,
-    server: str,
-    model: str,
-    model_version: str,
-    stride: float,
-    frame_step: float,
-    tail: str,
-    short: str,
-    fps: float,
-    resize: str,
-    clip_rows: bool,
-    keys: str,
-    shard_mb: float,
-    shard_minutes: float,
-    max_shards: float,
-    workers: float,
-    batch_size: float,
-    max_in_flight: float,
-    timeout_s: float,
-    patience_s: float,
-    retry_failed: bool,
-    plan_path: str,
-    settings_path: str,
+    *, out: str, run: str, answer: str, plan_path: str, settings_path: str, **parameters: Any
 ) -> list[int]:
     """Check the parameters, list the inputs, and decide what to do with each.
 
-    Kubeflow passes numbers as floats. ``fps`` 0 means every frame of the file, ``workers`` 0 one
-    per core, and ``server`` "configured" the address in the pod's variable ``C3D_SERVER``.
+    Args:
+        out: the data set's folder or bucket.
+        run: the run's name.
+        answer: ``features`` or ``classes``.
+        plan_path: where to write the plan.
+        settings_path: where to write the settings for the next steps.
+        parameters: of :class:`~c3d_pipelines.settings.JobParameters`. Numbers may be floats, as
+            Kubeflow passes them.
 
     Returns:
         The indexes of the shards. With nothing to do there is one shard without videos, so that
         the run continues to its report.
 
     Raises:
-        UsageError: a parameter is out of its range.
+        UsageError: a parameter is unknown or out of its range.
         ManifestError: the inputs cannot be listed, or there are none.
         StorageError: the data set cannot be read or written.
     """
     with recorded_failure("plan", out=out, run=run):
         from c3d_pipelines.run.plan import make_plan
 
-        settings = JobSettings(
-            out=out,
-            run=run,
-            answer=answer,
-            server=server_address(server),
-            model=model,
-            model_version=model_version,
-            window=ClipWindow(
-                stride=whole("stride", stride),
-                frame_step=whole("frame_step", frame_step),
-                tail=tail,
-                short=short,
-                resize=resize,
-                fps=float(fps) or None,
-            ),
-            clip_rows=bool(clip_rows),
-            workers=whole("workers", workers),
-            batch_size=whole("batch_size", batch_size),
-            max_in_flight=whole("max_in_flight", max_in_flight),
-            timeout_s=float(timeout_s),
-            patience_s=float(patience_s),
-        )
+        job = JobParameters.of({"out": out, **parameters})
+        settings = JobSettings.from_parameters(job, run=run, answer=answer)
         storage = Storage(out)
         write_artifact(storage, run, SETTINGS, settings.to_json(), settings_path)
         planned = make_plan(
-            videos,
+            job.videos,
             out,
             answer=answer,
             window=settings.window,
-            keys=keys,
-            shard_mb=float(shard_mb),
-            shard_minutes=float(shard_minutes),
-            max_shards=whole("max_shards", max_shards),
-            retry_failed=bool(retry_failed),
+            keys=job.keys,
+            shard_mb=job.shard_mb,
+            shard_minutes=job.shard_minutes,
+            max_shards=job.max_shards,
+            retry_failed=job.retry_failed,
         )
         write_plan(plan_path, planned)
         with storage.writing(run_file(run, PLAN)) as path:
@@ -234,24 +187,6 @@ def digest_of_model(provenance: Mapping[str, Any]) -> str:
     identity = {name: model.get(name) for name in ("weights", "mean", "precision")}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def server_address(server: str) -> str:
-    """Return the server's address: the parameter's, or for "configured" the environment's."""
-    if server != CONFIGURED:
-        return server
-    return os.environ.get(SERVER_VARIABLE, "").strip() or CLUSTER_SERVER
-
-
-def whole(name: str, value: float) -> int:
-    """Return a whole number that Kubeflow may have passed as a float.
-
-    Raises:
-        UsageError: the number is not whole.
-    """
-    if int(value) != value:
-        raise UsageError(f"{name} is {value}; give a whole number")
-    return int(value)
 
 
 def write_artifact(storage: Storage, run: str, name: str, text: str, path: str) -> None:
