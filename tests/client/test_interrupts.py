@@ -54,9 +54,9 @@ def test_the_first_ctrl_c_finishes_the_videos_in_hand_and_the_next_run_the_rest(
         said = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == code
     assert said == [
-        "c3d: finishing the videos in hand; press Ctrl-C again to give them up",
-        "c3d: 2 videos done, 8 clips; 4 not begun",
-        "c3d: interrupted; the same command goes on with what is left",
+        "c3d: finishing the videos in progress; press Ctrl-C again to cancel them",
+        "c3d: 2 videos done, 8 clips; 4 not started",
+        "c3d: interrupted; the same command continues with what is left",
     ]
     out = videos.parent / "out"
     assert len(list(out.iterdir())) == 2
