@@ -151,7 +151,7 @@ class TestAMismatch:
             (b"\xff\xfe\xff", "model card is not JSON"),
             (
                 json.dumps({"contract_version": "1", "weights": {}}).encode(),
-                "says nothing of mean, precision",
+                "lacks mean, precision",
             ),
         ],
     )

@@ -103,7 +103,7 @@ class TestAToken:
 
     @pytest.mark.parametrize("target", REMOTE)
     def test_goes_to_another_machine_over_tls_alone(self, target):
-        with pytest.raises(UsageError, match="readable by everyone on the way; turn TLS") as caught:
+        with pytest.raises(UsageError, match="unencrypted; turn TLS on") as caught:
             ServingOptions(target, token=TOKEN)
         assert TOKEN not in str(caught.value)
         assert ServingOptions(target, token=TOKEN, tls=True).token == TOKEN

@@ -366,7 +366,8 @@ def test_a_fingerprint_changes_with_the_file(here):
 
 def test_importing_loads_no_library_for_remote_files():
     code = (
-        "import sys, c3d_client.video.sources as s; s.expand(['https://h/a.mp4', 'rtsp://c/1', 'b']); "
+        "import sys, c3d_client.video.sources as s; "
+        "s.expand(['https://h/a.mp4', 'rtsp://c/1', 'b']); "
         "print({'fsspec', 's3fs', 'aiohttp', 'asyncio'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=-1, check=True, text=True)

@@ -95,7 +95,7 @@ def test_the_eight_ways_to_hold_a_camera(tmp_path, rotation, shown):
 
 def test_another_angle_is_named(tmp_path):
     path = write_timed(tmp_path / "a.mp4", [0, 40], rotation=(30, False, False))
-    with pytest.raises(VideoDecodeError, match="turned by about (29|30) degrees"):
+    with pytest.raises(VideoDecodeError, match="rotated by about (29|30) degrees"):
         list(decode_frames(path))
 
 

@@ -88,10 +88,10 @@ def extract(
             print_weights_note(c3d)
         with (
             run_progress(len(sources), c3d, quiet=quiet) as progress,
-            _halt_on_signal(progress.print) as (halt, signals),
+            _stop_on_signal(progress.print) as (stop, signals),
         ):
             try:
-                for row in job.run(sources, workers=workers, halt=halt):
+                for row in job.run(sources, workers=workers, stop=stop):
                     counts[row.status] += 1
                     clips += row.clips
                     if row.status == FAILED:
@@ -127,21 +127,21 @@ def _summary(counts: dict[str, int], clips: int, left: int, folder: Path) -> str
 
 
 @contextlib.contextmanager
-def _halt_on_signal(
+def _stop_on_signal(
     print_line: Callable[[str], None],
 ) -> Iterator[tuple[threading.Event, list[int]]]:
     """On the first Ctrl-C or SIGTERM finish the videos in progress; the second ends the command.
 
     Yields:
-        The event that halts the run, and a list to which the first signal is added.
+        The event that stops the run, and a list to which the first signal is added.
     """
-    halt = threading.Event()
+    stop = threading.Event()
     signals: list[int] = []
 
     def on_signal(number: int) -> None:
         signals.append(number)
-        halt.set()
+        stop.set()
         print_line("c3d: finishing the videos in progress; press Ctrl-C again to cancel them")
 
     with handled(on_signal, signal.SIGINT, signal.SIGTERM, once=True):
-        yield halt, signals
+        yield stop, signals

@@ -45,12 +45,12 @@ class Format:
         write: writes features to a path.
         read: reads features from a path.
         read_provenance: reads the provenance from a path, without the clips.
-        library: the module that the format needs beside NumPy; None for none.
+        library: the library that the format needs besides NumPy; None for none.
         extra: the extra of the distribution that installs the library; None for none.
         lossless: whether everything that was written can be read.
         many_videos: whether one file holds many videos.
-        is_folder: tells whether a folder of any name is a video in this format; None where a
-            video is a file.
+        is_folder: returns whether a folder of any name holds a video in this format; None where
+            each video is a file.
         sidecar_suffix: what the name of a second file adds to that of the first; empty for none.
     """
 

@@ -238,7 +238,7 @@ class _Work:
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Each row with what became of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, halt=self._halt
+            self._one, self._rows, workers=self._workers, in_order=True, stop=self._halt
         )
         # Requests on their way would hold up one that is told to go.
         with ticking(self._close_if_given_up, every_s=_LOOK_EVERY_S, name="c3d-halt"):

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic files and folders, and chunks of rows."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from c3d_client.core.files import atomic_file, atomic_folder
 from support.sample_features import full_disk, names_in
 
 
-def test_the_name_is_taken_when_the_block_ends(tmp_path):
+def test_file_gets_its_name_when_the_block_ends(tmp_path):
     path = tmp_path / "result.bin"
     with atomic_file(path) as file:
         file.write(b"half")
@@ -19,7 +19,7 @@ def test_the_name_is_taken_when_the_block_ends(tmp_path):
     assert names_in(tmp_path) == ["result.bin"]
 
 
-def test_what_was_there_stays_until_then(tmp_path):
+def test_existing_file_stays_until_the_block_ends(tmp_path):
     path = tmp_path / "result.bin"
     path.write_bytes(b"old")
     with atomic_file(path) as file:
@@ -30,7 +30,7 @@ def test_what_was_there_stays_until_then(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
-def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path, error):
+def test_error_keeps_the_existing_file_and_removes_the_unfinished_one(tmp_path, error):
     path = tmp_path / "result.bin"
     path.write_bytes(b"old")
 
@@ -45,25 +45,25 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path, error):
     assert names_in(tmp_path) == ["result.bin"]
 
 
-def test_text_is_utf8_with_newlines_as_written(tmp_path):
+def test_text_is_utf8_and_newlines_are_not_converted(tmp_path):
     with atomic_file(tmp_path / "notes.txt", text=True) as file:
         file.write("zwölf\r\neins\n")
     assert (tmp_path / "notes.txt").read_bytes() == "zwölf\r\neins\n".encode()
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_a_result_is_as_private_as_other_files(tmp_path, umask, mode):
+def test_file_has_the_permissions_of_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         with atomic_file(tmp_path / "result.bin") as file:
             file.write(b"x")
-        assert os.umask(umask) == umask  # and the umask itself is left as it was
+        assert os.umask(umask) == umask  # the umask itself is unchanged
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "result.bin").stat().st_mode) == mode
 
 
-def test_a_folder_in_the_way_is_an_error_that_leaves_nothing(tmp_path):
+def test_folder_of_the_same_name_is_an_error_without_an_unfinished_file(tmp_path):
     (tmp_path / "result.bin").mkdir()
 
     def write():
@@ -75,14 +75,14 @@ def test_a_folder_in_the_way_is_an_error_that_leaves_nothing(tmp_path):
     assert names_in(tmp_path) == ["result.bin"]
 
 
-def test_a_missing_folder_is_an_error(tmp_path):
+def test_missing_parent_folder_is_an_error(tmp_path):
     for atomic in (atomic_file, atomic_folder):
         with pytest.raises(FileNotFoundError), atomic(tmp_path / "absent" / "result"):
             pass
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "影" * 85, "-x", " ", "%s", "a\nb"])
-def test_any_name_that_a_file_system_takes_can_be_written(tmp_path, name):
+def test_every_valid_file_name_can_be_written(tmp_path, name):
     with atomic_file(tmp_path / name) as file:
         file.write(b"x")
     with atomic_folder(tmp_path / f"{name[:-3]}of") as folder:
@@ -90,26 +90,26 @@ def test_any_name_that_a_file_system_takes_can_be_written(tmp_path, name):
     assert sorted([name, f"{name[:-3]}of"]) == names_in(tmp_path)
 
 
-def test_a_name_that_no_file_system_takes_is_an_error_that_leaves_nothing(tmp_path):
+def test_name_that_is_too_long_is_an_error_without_an_unfinished_file(tmp_path):
     for atomic in (atomic_file, atomic_folder):
         with pytest.raises(OSError, match="name too long"), atomic(tmp_path / ("x" * 256)):
             pass
     assert names_in(tmp_path) == []
 
 
-def test_bytes_can_be_read_back_before_the_end(tmp_path):
+def test_bytes_can_be_read_within_the_block(tmp_path):
     with atomic_file(tmp_path / "result.bin") as file:
         file.write(b"one two")
         file.seek(4)
         assert file.read() == b"two"
 
 
-def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path):
+def test_full_disk_is_an_error_and_keeps_the_existing_file(tmp_path):
     (tmp_path / "result.bin").write_bytes(b"old")
 
     def write():
         with atomic_file(tmp_path / "result.bin") as file:
-            file.write(bytes(2000))  # less than is written at once: seen only at the end
+            file.write(bytes(2000))  # less than one write: the error comes when the file is closed
 
     with full_disk(1000), pytest.raises(OSError, match="too large"):
         write()
@@ -117,7 +117,7 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path):
     assert names_in(tmp_path) == ["result.bin"]
 
 
-def test_threads_leave_the_umask_alone(tmp_path):
+def test_threads_do_not_change_the_umask(tmp_path):
     before = os.umask(0o077)
 
     def write(n):
@@ -137,8 +137,8 @@ def test_threads_leave_the_umask_alone(tmp_path):
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
-class TestAFolder:
-    def test_takes_its_name_with_all_that_is_in_it(self, tmp_path):
+class TestFolder:
+    def test_gets_its_name_with_its_whole_content(self, tmp_path):
         with atomic_folder(tmp_path / "result") as folder:
             (folder / "one").write_bytes(b"1")
             assert not (tmp_path / "result").exists()
@@ -146,7 +146,7 @@ class TestAFolder:
         assert names_in(tmp_path) == ["result"]
         assert names_in(tmp_path / "result") == ["one", "two"]
 
-    def test_replaces_one_that_was_there_until_then(self, tmp_path):
+    def test_replaces_an_existing_folder_when_the_block_ends(self, tmp_path):
         (tmp_path / "result").mkdir()
         (tmp_path / "result" / "old").touch()
         with atomic_folder(tmp_path / "result") as folder:
@@ -156,7 +156,7 @@ class TestAFolder:
         assert names_in(tmp_path) == ["result"]
 
     @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-    def test_after_an_error_is_not_there_and_the_earlier_one_is(self, tmp_path, error):
+    def test_error_keeps_the_existing_folder_and_removes_the_unfinished_one(self, tmp_path, error):
         (tmp_path / "result").mkdir()
         (tmp_path / "result" / "old").touch()
 
@@ -170,7 +170,7 @@ class TestAFolder:
         assert names_in(tmp_path) == ["result"]
         assert names_in(tmp_path / "result") == ["old"]
 
-    def test_that_cannot_take_its_name_puts_the_earlier_one_back(self, tmp_path, monkeypatch):
+    def test_failed_rename_restores_the_existing_folder(self, tmp_path, monkeypatch):
         (tmp_path / "result").mkdir()
         (tmp_path / "result" / "old").touch()
         rename, calls = os.rename, []
@@ -178,7 +178,7 @@ class TestAFolder:
         def second_fails(old, new):
             calls.append(new)
             if len(calls) == 2:
-                raise OSError("the disk went away")
+                raise OSError("disk removed")
             rename(old, new)
 
         def write():
@@ -186,19 +186,19 @@ class TestAFolder:
                 (folder / "new").touch()
                 monkeypatch.setattr(os, "rename", second_fails)
 
-        with pytest.raises(OSError, match="the disk went away"):
+        with pytest.raises(OSError, match="disk removed"):
             write()
         assert names_in(tmp_path) == ["result"]
         assert names_in(tmp_path / "result") == ["old"]
 
-    def test_with_a_file_in_the_way_is_an_error_that_leaves_it(self, tmp_path):
+    def test_file_of_the_same_name_is_an_error_and_stays(self, tmp_path):
         (tmp_path / "result").write_bytes(b"a file")
         with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "result"):
             pass
         assert names_in(tmp_path) == ["result"]
 
     @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
-    def test_is_as_private_as_other_folders(self, tmp_path, umask, mode):
+    def test_has_the_permissions_of_the_umask(self, tmp_path, umask, mode):
         before = os.umask(umask)
         try:
             with atomic_folder(tmp_path / "result"):
