@@ -259,7 +259,7 @@ class C3DClient:
         if len(info.labels) != len(probabilities):
             raise ContractMismatch(
                 self.model.target,
-                f"the model gives {len(probabilities)} probabilities and names "
+                f"the model returns {len(probabilities)} probabilities and names "
                 f"{len(info.labels)} labels; export it again",
             )
         return VideoClassification(

@@ -108,7 +108,7 @@ class VideoInference:
         return np.array(self._times_s, np.float64).reshape(-1, 2)
 
     def timings(self) -> Timings:
-        """Return where the time went since this object was made."""
+        """Return how long the parts took since this object was made."""
         return Timings(
             wall_s=time.perf_counter() - self._started,
             decode_s=self._decode_s,

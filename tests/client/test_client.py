@@ -270,7 +270,7 @@ class TestFingerprint:
             yield server
 
     def heads(self, web):
-        return [method for method, _, _ in web.asked].count("HEAD")
+        return [method for method, _, _ in web.requests].count("HEAD")
 
     def test_of_a_remote_video_costs_one_head_request_in_all(self, c3d, web, sixteen):
         result = c3d.extract(f"{web.url}/a.mp4?token=secret")
@@ -430,7 +430,7 @@ class TestModels:
         self, fake_serving, sixteen, labels
     ):
         server = fake_serving(card=model_card(labels=labels))
-        message = f"gives 3 probabilities and names {len(labels)} labels"
+        message = f"returns 3 probabilities and names {len(labels)} labels"
         with C3DClient(server.target) as client, pytest.raises(ContractMismatch, match=message):
             client.classify(sixteen)
 

@@ -140,7 +140,7 @@ class TestWithServers:
     def test_settles_near_the_capacity_of_the_server(self, connect, fake_serving):
         def on_predict(_request, _rows, context):
             server.requests.clear()
-            if server.here > 6:
+            if server.in_flight > 6:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
             time.sleep(0.012)
 

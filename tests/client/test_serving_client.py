@@ -19,7 +19,7 @@ from c3d_client.core.errors import (
 )
 from c3d_client.serving.client import ServingClient, VersionStatus
 from c3d_client.serving.options import ServingOptions
-from support.fake_serving import Trouble, clips_of, plain_output
+from support.fake_serving import LossyProxy, clips_of, plain_output
 from support.measures import relative
 from support.relay import Relay
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
@@ -299,7 +299,7 @@ def reference(narrow_server):
 def test_batch_size_and_lost_requests_do_not_change_answers(
     connect, narrow_server, reference, size
 ):
-    proxy = Trouble(narrow_server.target, seed=size, share=0.4)
+    proxy = LossyProxy(narrow_server.target, seed=size, share=0.4)
     client = connect(proxy.target, retries=30)
     batches = (CLIPS[n : n + size] for n in range(0, len(CLIPS), size))
     try:

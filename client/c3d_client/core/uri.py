@@ -42,7 +42,7 @@ class Uri:
     """A path or URL. ``str()`` returns it redacted; only :attr:`raw` holds credentials.
 
     Args:
-        raw: the path or URL as given. It opens the file and may hold credentials.
+        raw: the unchanged path or URL. It opens the file and may contain credentials.
     """
 
     raw: str = field(repr=False)

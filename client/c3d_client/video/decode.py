@@ -97,7 +97,7 @@ def decode_frames(
         source: a path, a URL as :mod:`c3d_client.video.sources` opens it, or a binary file open for
             reading, which stays open.
         threads: decoder threads; 0 for as many as there are cores, 1 where several videos are
-            decoded at the same time. With one thread, damage in H.264 is found alike each time;
+            decoded at the same time. With one thread, damage in H.264 is detected alike each time;
             with more, libavcodec loses a few of its marks of damage in a race.
 
     Yields:

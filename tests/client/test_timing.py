@@ -1,4 +1,4 @@
-"""When each frame is shown: stamps that are irregular, missing, wrong, cut or counted anew."""
+"""Times of frames: stamps that are irregular, missing, wrong, restarted or hidden by edit lists."""
 
 from fractions import Fraction
 
@@ -16,8 +16,8 @@ def times(path, **options):
     return [frame.time_s for frame in decode_frames(path, **options)]
 
 
-def steady(path, frames=30):
-    """Every frame is there, each 40 ms after the one before."""
+def assert_25_fps(path, frames=30):
+    """Check that every frame is decoded, each 40 ms after the one before."""
     decoded = list(decode_frames(path))
     assert [frame.index for frame in decoded] == list(range(frames))
     assert [frame.time_s for frame in decoded] == pytest.approx(np.arange(frames) * 0.04)
@@ -36,8 +36,8 @@ def steady(path, frames=30):
         ("a.apng", {"codec": "apng", "pix_fmt": "rgb24"}),
     ],
 )
-def test_a_frame_of_variable_rate_lasts_until_the_next(tmp_path, name, options):
-    # GIF counts in hundredths of a second.
+def test_frame_of_variable_rate_lasts_until_the_next(tmp_path, name, options):
+    # The time base of GIF is a hundredth of a second.
     stamps = [10 * stamp for stamp in IRREGULAR] if name == "a.gif" else IRREGULAR
     decoded = list(decode_frames(write_timed(tmp_path / name, stamps, **options)))
     assert [frame.time_s for frame in decoded] == pytest.approx(np.array(stamps) / 1000)
@@ -50,70 +50,72 @@ def test_a_frame_of_variable_rate_lasts_until_the_next(tmp_path, name, options):
     ("name", "codec"),
     [("a.h264", "libx264"), ("a.hevc", "libx265"), ("a.avi", "libx264"), ("a.m2v", "mpeg2video")],
 )
-def test_frames_without_stamps_follow_each_other(tmp_path, name, codec):
+def test_frames_without_stamps_are_evenly_spaced(tmp_path, name, codec):
     options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     path = tmp_path / name
-    steady(write_timed(path, range(30), time_base=Fraction(1, 25), codec=codec, options=options))
+    assert_25_fps(
+        write_timed(path, range(30), time_base=Fraction(1, 25), codec=codec, options=options)
+    )
     assert times(path, threads=1) == times(path)
 
 
 @pytest.mark.parametrize("start_ms", [-200, 5000])
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
-def test_time_is_counted_from_the_first_frame_shown(tmp_path, name, start_ms):
+def test_times_begin_at_the_first_frame_shown(tmp_path, name, start_ms):
     path = write_timed(tmp_path / name, [start_ms + stamp for stamp in REGULAR])
-    # MP4's edit list cuts what is before 0 away.
-    steady(path, 25 if name == "a.mp4" and start_ms < 0 else 30)
+    # The edit list of MP4 hides frames before 0.
+    assert_25_fps(path, 25 if name == "a.mp4" and start_ms < 0 else 30)
 
 
-def test_the_count_of_a_transport_stream_may_overflow(tmp_path):
-    almost_ms = 2**33 * 1000 // 90000 - 600
-    steady(write_timed(tmp_path / "a.ts", [almost_ms + stamp for stamp in REGULAR]))
+def test_stamps_of_a_transport_stream_may_overflow(tmp_path):
+    start_ms = 2**33 * 1000 // 90000 - 600
+    assert_25_fps(write_timed(tmp_path / "a.ts", [start_ms + stamp for stamp in REGULAR]))
 
 
 @pytest.mark.parametrize("second_starts_ms", [0, 3_600_000])
 @pytest.mark.parametrize("frames", [30, 12])
-def test_recordings_joined_end_to_end_go_on_in_time(tmp_path, frames, second_starts_ms):
+def test_concatenated_transport_streams_have_continuous_times(tmp_path, frames, second_starts_ms):
     first = write_timed(tmp_path / "1.ts", REGULAR[:frames])
     second = write_timed(tmp_path / "2.ts", [second_starts_ms + t for t in REGULAR[:frames]])
     both = tmp_path / "both.ts"
     both.write_bytes(first.read_bytes() + second.read_bytes())
-    steady(both, 2 * frames)
+    assert_25_fps(both, 2 * frames)
 
 
-def stamped_again(film, stamps_ms):
-    """Write other stamps, of 16 bits, over some blocks of a Matroska film."""
-    data = bytearray(film.read_bytes())
+def overwrite_stamps(path, stamps_ms):
+    """Overwrite the 16-bit stamps of some blocks of a Matroska video."""
+    data = bytearray(path.read_bytes())
     for old, new in stamps_ms.items():
-        # A SimpleBlock: its mark, two bytes of size, track 1, the stamp.
+        # A SimpleBlock: its ID, two bytes of size, track 1, the stamp.
         stamp = old.to_bytes(2, "big")
-        marks = (i for i in range(len(data)) if data[i] == 0xA3 and data[i + 3 : i + 4] == b"\x81")
-        (at,) = (i for i in marks if data[i + 4 : i + 6] == stamp)
-        data[at + 4 : at + 6] = new.to_bytes(2, "big")
-    film.write_bytes(data)
-    return film
+        blocks = (i for i in range(len(data)) if data[i] == 0xA3 and data[i + 3 : i + 4] == b"\x81")
+        (offset,) = (i for i in blocks if data[i + 4 : i + 6] == stamp)
+        data[offset + 4 : offset + 6] = new.to_bytes(2, "big")
+    path.write_bytes(data)
+    return path
 
 
-def test_time_stands_still_rather_than_go_back(tmp_path):
-    film = write_timed(tmp_path / "a.mkv", REGULAR, options={"bf": "0"})
+def test_times_never_decrease(tmp_path):
+    path = write_timed(tmp_path / "a.mkv", REGULAR, options={"bf": "0"})
     expected = np.array(REGULAR) / 1000
     expected[11], expected[20] = 0.4, 0.76
-    assert times(stamped_again(film, {440: 200, 800: 760})) == pytest.approx(expected)
+    assert times(overwrite_stamps(path, {440: 200, 800: 760})) == pytest.approx(expected)
 
 
-def test_stamps_that_were_written_in_the_order_of_decoding_are_seen_through(tmp_path):
-    film, wrong = write_timed(tmp_path / "a.mp4", REGULAR), tmp_path / "wrong.mp4"
-    with av.open(str(film)) as source, av.open(str(wrong), "w") as target:
+def test_stamps_in_decoding_order_are_corrected(tmp_path):
+    path, wrong = write_timed(tmp_path / "a.mp4", REGULAR), tmp_path / "wrong.mp4"
+    with av.open(str(path)) as source, av.open(str(wrong), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.pts, packet.stream = packet.dts, stream
                 target.mux(packet)
-    # Both stamps are doubtful for the first few frames, and an edit list hides the last.
+    # Both stamps may be wrong for the first few frames, and an edit list hides the last frame.
     assert np.diff(times(wrong)[3:25]) == pytest.approx(0.04)
 
 
-def shown_number(pixels):
-    """What films.index_frame wrote, read at full size."""
+def read_number(pixels):
+    """Return the number that films.index_frame drew, from a frame of full size."""
     row = pixels[pixels.shape[0] // 2, :, 0]
     return sum(int(row[int((bit + 0.5) * len(row) / 10)] > 127) << bit for bit in range(10))
 
@@ -121,30 +123,33 @@ def shown_number(pixels):
 @pytest.mark.parametrize(
     ("edits", "shown"),
     [
-        ([(1400, 1024 + 12800)], range(25, 60)),  # the first second is cut, in the midst of a GOP
+        (
+            [(1400, 1024 + 12800)],
+            range(25, 60),
+        ),  # hides the first second, to the middle of a GOP
         ([(1000, 1024)], range(25)),
-        ([(500, -1), (2400, 1024)], range(60)),  # half a second of nothing first
+        ([(500, -1), (2400, 1024)], range(60)),  # begins with half a second of nothing
         ([(500, 1024), (500, 1024 + 12800)], [*range(13), *range(25, 38)]),
     ],
 )
-def test_what_an_edit_list_cuts_away_is_not_shown(tmp_path, edits, shown):
-    film = write_film(tmp_path / "film.mp4", 60)
-    decoded = list(decode_frames(write_edit_list(tmp_path / "edited.mp4", film, edits)))
-    assert [shown_number(frame.pixels) for frame in decoded] == list(shown)
+def test_frames_hidden_by_an_edit_list_are_left_out(tmp_path, edits, shown):
+    path = write_film(tmp_path / "video.mp4", 60)
+    decoded = list(decode_frames(write_edit_list(tmp_path / "edited.mp4", path, edits)))
+    assert [read_number(frame.pixels) for frame in decoded] == list(shown)
     assert [frame.index for frame in decoded] == list(range(len(shown)))
     assert decoded[0].time_s == 0
 
 
-class TestWholeFilmsAreNotCalledCutShort:
-    """Where the container's duration is not that of the pictures."""
+class TestIntactVideosAreNotCutShort:
+    """Intact videos whose container has another duration than the video stream."""
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv", "a.mov"])
-    def test_sound_goes_on_without_pictures(self, tmp_path, name):
-        steady(write_timed(tmp_path / name, REGULAR, sound_s=8))
+    def test_audio_is_longer(self, tmp_path, name):
+        assert_25_fps(write_timed(tmp_path / name, REGULAR, sound_s=8))
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv"])
-    def test_pictures_begin_late(self, tmp_path, name):
-        steady(write_timed(tmp_path / name, [5000 + stamp for stamp in REGULAR], sound_s=8))
+    def test_video_begins_late(self, tmp_path, name):
+        assert_25_fps(write_timed(tmp_path / name, [5000 + stamp for stamp in REGULAR], sound_s=8))
 
     @pytest.mark.parametrize(
         ("name", "codec", "pix_fmt"),
@@ -157,15 +162,15 @@ class TestWholeFilmsAreNotCalledCutShort:
             ("a.png", "png", "rgb24"),
         ],
     )
-    def test_a_single_frame(self, tmp_path, name, codec, pix_fmt):
+    def test_single_frame(self, tmp_path, name, codec, pix_fmt):
         base = Fraction(1, 25)
         path = write_timed(tmp_path / name, [0], time_base=base, codec=codec, pix_fmt=pix_fmt)
-        steady(path, 1)
+        assert_25_fps(path, 1)
 
-    def test_a_still_picture_under_sound(self, tmp_path):
+    def test_still_picture_with_audio(self, tmp_path):
         assert times(write_timed(tmp_path / "a.mp4", [0], sound_s=5)) == [0]
 
-    def test_a_duration_that_is_guessed_from_the_bit_rate(self, tmp_path):
+    def test_duration_estimated_from_the_bit_rate(self, tmp_path):
         path = tmp_path / "a.m2v"
         rate = {"b": "400k", "maxrate": "400k", "minrate": "400k", "bufsize": "200k"}
         base = Fraction(1, 25)
@@ -176,4 +181,4 @@ class TestWholeFilmsAreNotCalledCutShort:
         path.write_bytes(b"\x00\x00\x01\xb3".join([heads[0], *slow]))
         with av.open(str(path)) as container:
             assert container.duration > 5 * av.time_base
-        steady(path)
+        assert_25_fps(path)
