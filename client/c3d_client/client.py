@@ -240,7 +240,7 @@ class C3DClient:
             cancel: as for :meth:`extract`.
             watch: a function that gets the iterator of decoded frames and returns one that yields
                 the same frames; it can look at them, as
-                :meth:`c3d_client.views.thumbnails.FilmStrip.watch` does.
+                :meth:`c3d_client.views.thumbnails.Thumbnails.watch` does.
             unwanted: the former name of ``cancel``; accepted until release 0.3.
 
         Raises:

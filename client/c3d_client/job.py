@@ -98,14 +98,14 @@ class ExtractJob:
         sources: Sequence[Source],
         *,
         workers: int | None = None,
-        halt: threading.Event | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Row]:
         """Extract the videos, several at a time.
 
         Args:
             sources: videos with different names.
             workers: videos at a time; as many as there are cores by default.
-            halt: set to start no further video.
+            stop: set to start no further video.
 
         Yields:
             One row for each video, as it ends; none for videos that were not started.
@@ -124,7 +124,7 @@ class ExtractJob:
             return self._extract(source, fingerprints[source.name], threads=threads, cancel=cancel)
 
         try:
-            for outcome in map_parallel(extract, sources, workers=count, stop=halt):
+            for outcome in map_parallel(extract, sources, workers=count, stop=stop):
                 source = outcome.source
                 if outcome.result is not None:
                     row = outcome.result

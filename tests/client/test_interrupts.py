@@ -52,9 +52,9 @@ def test_first_signal_finishes_started_videos_and_the_next_run_the_rest(videos, 
         lines = process.communicate(timeout=60)[1].splitlines()
     assert process.returncode == code
     assert lines == [
-        "c3d: finishing the videos in hand; press Ctrl-C again to give them up",
-        "c3d: 2 videos done, 8 clips; 4 not begun",
-        "c3d: interrupted; the same command goes on with what is left",
+        "c3d: finishing the videos in progress; press Ctrl-C again to cancel them",
+        "c3d: 2 videos done, 8 clips; 4 not started",
+        "c3d: interrupted; the same command continues with what is left",
     ]
     out = videos.parent / "out"
     assert len(list(out.iterdir())) == 2

@@ -52,11 +52,11 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def run_job(target, videos, out, *, workers=2, halt=None, stride=8, **options):
+def run_job(target, videos, out, *, workers=2, stop=None, stride=8, **options):
     """Run a job and return its rows by the video's name."""
     with C3DClient(target, stride=stride) as c3d:
         job = ExtractJob(c3d, out, **options)
-        rows = list(job.run(list(expand([videos])), workers=workers, halt=halt))
+        rows = list(job.run(list(expand([videos])), workers=workers, stop=stop))
     assert len({row.source.name for row in rows}) == len(rows)
     return {row.source.name: row for row in rows}
 
@@ -115,14 +115,14 @@ class TestRun:
         assert {"a.mp4.npy", "a.avi.npy", "day 1/b.mp4.npy"} <= set(files_below(out))
         assert np.load(out / "a.mp4.npy").shape == (2, 4096)
 
-    def test_halted_run_is_continued_by_the_next(self, narrow_server, library, out):
-        halt = threading.Event()
+    def test_stopped_run_is_continued_by_the_next(self, narrow_server, library, out):
+        stop = threading.Event()
         with C3DClient(narrow_server.target) as c3d:
             job = ExtractJob(c3d, out)
             started = {}
-            for row in job.run(list(expand([library])), workers=1, halt=halt):
+            for row in job.run(list(expand([library])), workers=1, stop=stop):
                 started[row.source.name] = row.status
-                halt.set()
+                stop.set()
         assert len(started) < len(ALL)
         second = statuses(run_job(narrow_server.target, library, out))
         assert second == {

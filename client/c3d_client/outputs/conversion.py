@@ -194,7 +194,7 @@ def _list_videos(source: Format, inputs: list[_Input]) -> tuple[list[_Video], li
 def _single_video(source: Format, input: _Input) -> _Video:
     def read_provenance() -> Provenance:
         with input_errors(input.path, source):
-            return source.read_provenance(input.path)
+            return source.module.read_provenance(input.path)
 
     read = functools.partial(read_features, input.path, format=source.name)
     return _Video(input.path, input.name, read, read_provenance)

@@ -1,8 +1,7 @@
 """``.h5``: datasets under the same names as in ``.npz``, provenance as an attribute of the file.
 
-``clip_features`` has a checksum for every 64 rows. Any HDF5 library reads the file. The functions
-below the three of the format are shared with ``activitynet``: files that are written and read in
-chunks, by a library that must not see a full disk.
+``clip_features`` has a checksum for every 64 rows. Any HDF5 library reads the file. The format
+``activitynet`` uses the functions after ``read_provenance`` too.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
 This is the one place where a format is registered. To add a format:
 
-1. Write a module of this package with three functions: ``write(path, features)``, which uses
-   :func:`c3d_client.core.files.atomic_file`, ``read(path)`` and ``read_provenance(path)``. They
-   may raise ``OSError`` and ``ValueError``; this module turns those into :class:`OutputError`.
-   :mod:`c3d_client.outputs.validation` has the checks and the JSON that all formats share.
+1. Write a module of this package with the three functions of :class:`FormatModule`. ``write`` uses
+   :func:`c3d_client.core.files.atomic_file`; :mod:`c3d_client.outputs.validation` has the checks
+   and the JSON that all formats share.
 2. Add one entry to :data:`FORMATS`. The commands, their help and the tests use that entry.
 """
 
@@ -17,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from c3d_client.core.errors import C3DError, OutputError, UsageError
 from c3d_client.core.provenance import Provenance
@@ -31,35 +30,45 @@ DEFAULT_FORMAT = "npz"
 _MAX_NAME_BYTES = 255  # the limit of common file systems for one part of a path
 
 
+class FormatModule(Protocol):
+    """The functions of a module that implements a format.
+
+    They may raise any exception of the format's library; :func:`write_features`,
+    :func:`read_features` and :func:`read_provenance` turn it into an error of this project.
+    """
+
+    def write(self, path: Path, features: VideoFeatures) -> None:
+        """Write features to a path."""
+
+    def read(self, path: Path) -> VideoFeatures:
+        """Read features from a path."""
+
+    def read_provenance(self, path: Path) -> Provenance:
+        """Read the provenance from a path, without the clips."""
+
+
 @dataclass(frozen=True)
 class Format:
     """One file format for the features of a video.
-
-    The functions raise what the format's library raises; :func:`write_features`,
-    :func:`read_features` and :func:`read_provenance` turn that into errors of this project.
 
     Args:
         name: the name for ``--format`` and ``format=``.
         suffix: the end of every file name of this format.
         description: the format in a few words.
-        write: writes features to a path.
-        read: reads features from a path.
-        read_provenance: reads the provenance from a path, without the clips.
-        library: the module that the format needs beside NumPy; None for none.
+        module: the module that writes and reads the format.
+        library: the library that the format needs besides NumPy; None for none.
         extra: the extra of the distribution that installs the library; None for none.
         lossless: whether everything that was written can be read.
         many_videos: whether one file holds many videos.
-        is_folder: tells whether a folder of any name is a video in this format; None where a
-            video is a file.
+        is_folder: returns whether a folder of any name holds a video in this format; None where
+            each video is a file.
         sidecar_suffix: what the name of a second file adds to that of the first; empty for none.
     """
 
     name: str
     suffix: str
     description: str
-    write: Callable[[Path, VideoFeatures], None]
-    read: Callable[[Path], VideoFeatures]
-    read_provenance: Callable[[Path], Provenance]
+    module: FormatModule
     library: str | None = None
     extra: str | None = None
     lossless: bool = True
@@ -75,26 +84,20 @@ FORMATS = {
             name="npz",
             suffix=".npz",
             description="NumPy archive, all in one file",
-            write=npz.write,
-            read=npz.read,
-            read_provenance=npz.read_provenance,
+            module=npz,
         ),
         Format(
             name="npy",
             suffix=".npy",
             description="NumPy array of the clips, with everything else in a .json file",
-            write=npy.write,
-            read=npy.read,
-            read_provenance=npy.read_provenance,
+            module=npy,
             sidecar_suffix=SIDECAR_SUFFIX,
         ),
         Format(
             name="h5",
             suffix=".h5",
             description="HDF5, one dataset for each array",
-            write=hdf5.write,
-            read=hdf5.read,
-            read_provenance=hdf5.read_provenance,
+            module=hdf5,
             library="h5py",
             extra="h5",
         ),
@@ -102,9 +105,7 @@ FORMATS = {
             name="parquet",
             suffix=".parquet",
             description="Parquet, one row for each clip",
-            write=parquet.write,
-            read=parquet.read,
-            read_provenance=parquet.read_provenance,
+            module=parquet,
             library="pyarrow",
             extra="parquet",
         ),
@@ -112,9 +113,7 @@ FORMATS = {
             name="caffe",
             suffix=".fc6",
             description="a folder of 000000.fc6-1 files, as the original C3D writes",
-            write=caffe.write,
-            read=caffe.read,
-            read_provenance=caffe.read_provenance,
+            module=caffe,
             lossless=False,
             is_folder=caffe.has_blobs,
         ),
@@ -122,9 +121,7 @@ FORMATS = {
             name="activitynet",
             suffix=".hdf5",
             description="one HDF5 file of many videos, as ActivityNet's C3D features",
-            write=activitynet.write,
-            read=activitynet.read,
-            read_provenance=activitynet.read_provenance,
+            module=activitynet,
             library="h5py",
             extra="h5",
             lossless=False,
@@ -134,9 +131,7 @@ FORMATS = {
             name="sultani",
             suffix="_C.txt",
             description="text of 32 segments, for the anomaly detector of Sultani, Chen and Shah",
-            write=sultani.write,
-            read=sultani.read,
-            read_provenance=sultani.read_provenance,
+            module=sultani,
             lossless=False,
             sidecar_suffix=SIDECAR_SUFFIX,
         ),
@@ -203,7 +198,7 @@ def write_features(
     chosen = _choose(path, format)
     with output_errors(path):
         check_features(features)
-        chosen.write(Path(path), features)
+        chosen.module.write(Path(path), features)
 
 
 def read_features(path: str | os.PathLike[str], *, format: str | None = None) -> VideoFeatures:
@@ -226,7 +221,7 @@ def read_features(path: str | os.PathLike[str], *, format: str | None = None) ->
     """
     chosen = _choose(path, format)
     with input_errors(path, chosen):
-        features = chosen.read(Path(path))
+        features = chosen.module.read(Path(path))
     return features if chosen.lossless else note_conversion(features, chosen, Path(path).name)
 
 
@@ -238,7 +233,7 @@ def read_provenance(path: str | os.PathLike[str], *, format: str | None = None) 
     """
     chosen = _choose(path, format)
     with input_errors(path, chosen):
-        return chosen.read_provenance(Path(path)).to_dict()
+        return chosen.module.read_provenance(Path(path)).to_dict()
 
 
 def output_path(folder: str | os.PathLike[str], name: str, format: str) -> Path:
