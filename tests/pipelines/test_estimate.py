@@ -110,7 +110,7 @@ class TestEstimate:
             ("storage_mb_per_s", (0.1, 1, 10, 100)),
         ):
             times = [
-                estimate(job(2000, **{**base, name: amount})).wall_h.likely for amount in amounts
+                estimate(job(1000, **{**base, name: amount})).wall_h.likely for amount in amounts
             ]
             for fewer, more in itertools.pairwise(times):
                 assert more <= fewer * 1.01, (name, times)
