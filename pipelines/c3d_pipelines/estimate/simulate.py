@@ -89,7 +89,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Range:
-    """Median, 5th and 95th percentile of the simulated runs."""
+    """5th percentile, median and 95th percentile of the simulated runs."""
 
     low: float
     likely: float

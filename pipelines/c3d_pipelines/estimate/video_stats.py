@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -353,19 +354,19 @@ def _shard_ends(used: Numbers, max_shards: int) -> npt.NDArray[np.int64]:
         used: part of a shard's limit that each video uses, ``[videos]``.
         max_shards: shards in the run.
     """
-    sums = np.concatenate([[0.0], np.cumsum(used)])
+    sums = [0.0, *np.cumsum(used).tolist()]
 
     def ends_at(limit: float, most: int) -> list[int]:
         ends = [0]
         while ends[-1] < len(used) and len(ends) <= most + 1:
             full = sums[ends[-1]] + limit * (1 + 1e-12)
-            ends.append(max(ends[-1] + 1, int(np.searchsorted(sums, full, side="right")) - 1))
+            ends.append(max(ends[-1] + 1, bisect.bisect_right(sums, full) - 1))
         return ends[1:]
 
     low, high = 0.0, 1.0
     count = len(ends_at(high, max_shards))
     if count > max_shards:
-        count, low, high = max_shards, 1.0, float(sums[-1])
+        count, low, high = max_shards, 1.0, sums[-1]
     # The smallest limit with this number of shards makes them equal.
     while high - low > high * 1e-4:
         middle = (low + high) / 2
