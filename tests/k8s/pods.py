@@ -74,7 +74,8 @@ def check_ports(objects: list[Object]) -> Iterator[str]:
         for kind, handler in handlers.items():
             for action in ("httpGet", "tcpSocket", "grpc"):
                 port = get(handler, f"{action}.port")
-                if port and port not in [*names, *(p["containerPort"] for p in ports)]:
+                numbers = [p["containerPort"] for p in ports]
+                if get(handler, action) and port not in [*names, *numbers]:
                     yield f"{subject}: {kind} uses port {port}, which it does not have"
     for service in of_kind(objects, "Service"):
         for port in service["spec"]["ports"]:
