@@ -19,6 +19,10 @@ from pathlib import Path
 import pytest
 
 _STARTS_WITHIN_S = 60
+# SeaweedFS stops writing, and its clients wait for minutes, below 1 % of free disk; the tests
+# themselves write a few hundred MB.
+_NEEDS_BYTES = 1 << 30
+_NEEDS_SHARE = 0.015
 _PARTS = ("master", "volume", "filer", "s3")
 
 
@@ -61,8 +65,10 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     """Serve S3 from a folder until the block ends; it takes about three seconds to start.
 
     Raises:
-        AssertionError: it does not answer; with the end of its log.
+        AssertionError: the server does not answer; the message has the end of its log.
+        pytest.fail.Exception: the disk is too full for the server to accept writes.
     """
+    _require_free_disk(folder)
     ports = _free_ports(2 * len(_PARTS))
     plain = dict(zip(_PARTS, ports, strict=False))
     grpc = dict(zip(_PARTS, ports[len(_PARTS) :], strict=True))
@@ -106,6 +112,17 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         process.wait()
         for part in _PARTS:
             Path(f"/tmp/seaweedfs-{part}-grpc-{grpc[part]}.sock").unlink(missing_ok=True)
+
+
+def _require_free_disk(folder: Path) -> None:
+    """Fail at once on a disk that is too full for the server to take writes."""
+    usage = shutil.disk_usage(folder)
+    needed = max(_NEEDS_BYTES, int(_NEEDS_SHARE * usage.total))
+    if usage.free < needed:
+        pytest.fail(
+            f"{folder}: the disk has {usage.free / 1e9:.1f} GB free and the S3 server needs "
+            f"{needed / 1e9:.1f} GB; make room, or name another folder with --basetemp"
+        )
 
 
 def _identity(server: S3Server) -> dict[str, object]:

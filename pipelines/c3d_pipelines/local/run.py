@@ -29,7 +29,7 @@ from c3d_pipelines.local.folder import GRACE_S, LocalFolder
 from c3d_pipelines.local.progress import RunState, StateReader
 from c3d_pipelines.local.step import DONE, FAILED, Step, read_steps
 from c3d_pipelines.reports.summary import RunSummary
-from c3d_pipelines.storage import LOG, SUMMARY, Place, run_file
+from c3d_pipelines.storage import LOG, SUMMARY, Storage, run_file
 
 _PIPELINES = {"features": EXTRACTION, "classes": CLASSIFICATION}
 _CHILD = (sys.executable, "-m", "c3d_pipelines.local.child")
@@ -72,7 +72,7 @@ class LocalRun:
 
     def file(self, name: str) -> str:
         """The path or URL of a file of this run, such as ``report.html``."""
-        return Place(self.out).uri_of(run_file(self.run, name))
+        return Storage(self.out).uri_of(run_file(self.run, name))
 
 
 def run_local(
@@ -206,7 +206,7 @@ def _ended(code: int, folder: LocalFolder, given: Mapping[str, Any]) -> LocalRun
         summary = _summary(out, run)
     except C3DError as trouble:
         error = error or str(trouble)
-    kept = _keep_log(folder, Place(out), run, given) if summary else ""
+    kept = _keep_log(folder, Storage(out), run, given) if summary else ""
     return LocalRun(
         run=run,
         out=out,
@@ -234,11 +234,11 @@ def _why(code: int, bad: Sequence[Step], folder: LocalFolder) -> str:
 def _summary(out: str, run: str) -> RunSummary | None:
     if not run:
         return None
-    text = Place(out).read(run_file(run, SUMMARY))
+    text = Storage(out).read(run_file(run, SUMMARY))
     return None if text is None else RunSummary.from_json(text)
 
 
-def _keep_log(folder: LocalFolder, place: Place, run: str, given: Mapping[str, Any]) -> str:
+def _keep_log(folder: LocalFolder, storage: Storage, run: str, given: Mapping[str, Any]) -> str:
     """Put the log beside the run's report; says where it is then, or nothing where that failed."""
     name, log = run_file(run, LOG), folder.log.read_bytes()
     # Kubeflow prints all arguments; credentials in a URL are not for the dataset.
@@ -246,7 +246,7 @@ def _keep_log(folder: LocalFolder, place: Place, run: str, given: Mapping[str, A
         if isinstance(value, str) and redact(value) != value:
             log = log.replace(value.encode(), redact(value).encode())
     try:
-        place.write(name, log)
+        storage.write(name, log)
     except StorageError:
         return ""
-    return place.uri_of(name)
+    return storage.uri_of(name)

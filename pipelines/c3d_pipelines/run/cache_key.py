@@ -15,7 +15,7 @@ from typing import Any
 
 from c3d_pipelines.inputs.plan import PlannedRow, shard_rows
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 _ANY_RUN = "any"
 
@@ -28,9 +28,9 @@ def digest_of_model(provenance: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def earlier_runs(place: Place, run: str) -> list[str]:
+def earlier_runs(storage: Storage, run: str) -> list[str]:
     """The names of the runs that the dataset has seen, all but this one."""
-    return sorted({name.split("/")[1] for name in place.names("runs")} - {run})
+    return sorted({name.split("/")[1] for name in storage.names("runs")} - {run})
 
 
 def shard_index(word: str) -> int:

@@ -13,7 +13,7 @@ from c3d_client import Cancelled
 from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code, signal_event
 
-from c3d_pipelines.storage import Place, run_file, run_folder
+from c3d_pipelines.storage import Storage, run_file, run_folder
 
 
 @contextlib.contextmanager
@@ -53,12 +53,12 @@ def in_one_line() -> Iterator[None]:
         raise
 
 
-def reasons(place: Place, run: str) -> str:
+def reasons(storage: Storage, run: str) -> str:
     """What the steps of a run left when they ended badly; empty where none did."""
     found = []
-    for name in place.names(run_folder(run)):
+    for name in storage.names(run_folder(run)):
         step = name.rpartition("/")[2]
-        text = (place.read(name) or b"").decode(errors="replace").strip()
+        text = (storage.read(name) or b"").decode(errors="replace").strip()
         if step.startswith("error-") and text:
             found.append(f"{step.removeprefix('error-').removesuffix('.txt')}: {text}")
     return "; ".join(found)
@@ -87,9 +87,9 @@ def halted_by_sigterm() -> Iterator[threading.Event]:
 def _leave(step: str, reason: str, *, out: str, run: str) -> None:
     # The reason is in the log in any case, and a place that cannot be written to may be the reason.
     with contextlib.suppress(C3DError):
-        place, name = Place(out), run_file(run, f"error-{step}.txt")
-        if reason or place.read(name):
-            place.write(name, reason)
+        storage, name = Storage(out), run_file(run, f"error-{step}.txt")
+        if reason or storage.read(name):
+            storage.write(name, reason)
 
 
 def _say_in_one_line(

@@ -9,7 +9,7 @@ from c3d_pipelines.reports.summary import SUCCEEDED, RunSummary
 from c3d_pipelines.run.errors import failing_in_one_line, reasons
 from c3d_pipelines.run.steps import hand_on
 from c3d_pipelines.settings import ANSWERS, JobSettings
-from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Place, run_file
+from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
 
 _FAILED, _CANCELLED = "FAILED", "CANCELLED"
 # The words of kfp.local, and of backends that keep their steps in ML Metadata.
@@ -37,21 +37,21 @@ def report_step(
     with failing_in_one_line("report", out=out, run=run):
         from c3d_pipelines.reports.page import to_html, to_markdown
 
-        place = Place(out)
-        left = reasons(place, run)
-        state = final_state(place, run, state, left)
+        storage = Storage(out)
+        left = reasons(storage, run)
+        state = final_state(storage, run, state, left)
         why = "" if state == SUCCEEDED else left or " ".join(message.split()) or _SILENT
-        summary, trouble = _last_summary(place, out, run, state=state, message=why)
+        summary, trouble = _last_summary(storage, out, run, state=state, message=why)
         page, text = to_html(summary), to_markdown(summary)
-        place.write(run_file(run, SUMMARY), summary.to_json())
-        hand_on(place, run, PAGE, page, page_path)
-        hand_on(place, run, TEXT, text, text_path)
+        storage.write(run_file(run, SUMMARY), summary.to_json())
+        hand_on(storage, run, PAGE, page, page_path)
+        hand_on(storage, run, TEXT, text, text_path)
         print(text)
         if trouble is not None:
             raise trouble
 
 
-def final_state(place: Place, run: str, state: str, left: str) -> str:
+def final_state(storage: Storage, run: str, state: str, left: str) -> str:
     """How a run ended: ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
 
     Some backends ask for the report while they still call the run ``RUNNING``. Then it went well
@@ -66,21 +66,21 @@ def final_state(place: Place, run: str, state: str, left: str) -> str:
         return _CANCELLED if known == _CANCELLED else _FAILED
     if known is not None:
         return known
-    published = place.read(run_file(run, SUMMARY))
+    published = storage.read(run_file(run, SUMMARY))
     if published is not None and RunSummary.from_json(published).state == SUCCEEDED:
         return SUCCEEDED
     return _FAILED
 
 
 def _last_summary(
-    place: Place, out: str, run: str, *, state: str, message: str
+    storage: Storage, out: str, run: str, *, state: str, message: str
 ) -> tuple[RunSummary, C3DError | None]:
     """The run's summary, of what is published now; or of the plan, and why no more can be said."""
-    found = place.read(run_file(run, SETTINGS))
+    found = storage.read(run_file(run, SETTINGS))
     settings = JobSettings.from_json(found) if found else None
     planned: list[PlannedRow] = []
-    if place.read(run_file(run, PLAN)) is not None:
-        with place.reading(run_file(run, PLAN)) as file:
+    if storage.read(run_file(run, PLAN)) is not None:
+        with storage.reading(run_file(run, PLAN)) as file:
             planned = read_plan(file)
     trouble: C3DError | None = None
     # Without the server's word nothing was begun, so there is nothing that could be published.

@@ -19,7 +19,7 @@ from c3d_pipelines.inputs.plan import read_plan, shard_rows, write_plan
 from c3d_pipelines.run.cache_key import digest_of_model, earlier_runs, shard_index, shard_word
 from c3d_pipelines.run.errors import failing_in_one_line, halted_by_sigterm
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, Place, run_file
+from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, Storage, run_file
 
 # Where a pipeline finds the server unless it is told: the address in this variable, which
 # k8s/pipelines/ keeps in a ConfigMap; and without that, the server of k8s/ by its usual name.
@@ -97,9 +97,9 @@ def plan_step(
             timeout_s=float(timeout_s),
             patience_s=float(patience_s),
         )
-        place = Place(out)
-        earlier = earlier_runs(place, run)
-        hand_on(place, run, SETTINGS, settings.to_json(), settings_path)
+        storage = Storage(out)
+        earlier = earlier_runs(storage, run)
+        hand_on(storage, run, SETTINGS, settings.to_json(), settings_path)
         planned = make_plan(
             videos,
             out,
@@ -112,7 +112,7 @@ def plan_step(
             retry_failed=bool(retry_failed),
         )
         write_plan(plan_path, planned)
-        with place.writing(run_file(run, PLAN)) as path:
+        with storage.writing(run_file(run, PLAN)) as path:
             shutil.copyfile(plan_path, path)
         count = max((one.shard for one in planned), default=-1) + 1
         return [shard_word(settings, planned, n, earlier=earlier) for n in range(max(1, count))]
@@ -140,7 +140,7 @@ def preflight_step(
         settings = preflight(_read_settings(settings_path))
         served = digest_of_model(settings.provenance)
         _refuse_other_model(model_digest, served, settings.server)
-        hand_on(Place(out), run, SETTINGS, settings.to_json(), checked_path)
+        hand_on(Storage(out), run, SETTINGS, settings.to_json(), checked_path)
         print(f"preflight: {settings.model} at {settings.server} is {served}")
         return served
 
@@ -205,7 +205,7 @@ def gate_step(*, unsuccessful: float, max_failed: float, out: str, run: str) -> 
     with failing_in_one_line("gate", out=out, run=run):
         failed, allowed = whole("unsuccessful", unsuccessful), whole("max_failed", max_failed)
         if 0 <= allowed < failed:
-            report = redact(Place(out).uri_of(run_file(run, PAGE)))
+            report = redact(Storage(out).uri_of(run_file(run, PAGE)))
             raise RunError(
                 f"{failed} videos did not end ok, and max_failed is {allowed}; {report} has the "
                 "reasons; the dataset holds all the others"
@@ -243,10 +243,10 @@ def _read_settings(path: str) -> JobSettings:
         return JobSettings.from_json(file.read())
 
 
-def hand_on(place: Place, run: str, name: str, text: str, path: str) -> None:
+def hand_on(storage: Storage, run: str, name: str, text: str, path: str) -> None:
     """Write a text for the next steps and for the dataset."""
     write_text(path, text)
-    place.write(run_file(run, name), text)
+    storage.write(run_file(run, name), text)
 
 
 def write_text(path: str, text: str) -> None:

@@ -35,7 +35,7 @@ from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
 from c3d_pipelines.shards.retry import Patience, ServerGone, StoreTries
 from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
 from c3d_pipelines.shards.writer import TIMINGS, Result, ShardWriter, writing_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 _CHECK_MODEL_EVERY_S = 10.0
 _LOOK_EVERY_S = 0.2
@@ -77,15 +77,15 @@ def do_shard(
     began = time.time()
     if not rows:
         return _report(settings, name, index, began=began)
-    place = Place(settings.out)
-    done = read_report(place, name)
+    storage = Storage(settings.out)
+    done = read_report(storage, name)
     # Of another run's shard only what is well is not to be done again: it was planned, after all.
     # And what has no key may be another video by now.
     stays = done is not None and done.counts[OK] == done.videos and all(row.key for row in rows)
     if done is not None and (done.run == settings.run or stays):
         _tell_of(done, settings.run, index, on_progress)
         return done
-    remove_stale(place)
+    remove_stale(storage)
     with (
         contextlib.closing(_Work(settings, rows, halt or threading.Event())) as work,
         ShardProgress(
@@ -97,7 +97,7 @@ def do_shard(
         ) as progress,
     ):
         try:
-            writer = work.write(place, name, progress)
+            writer = work.write(storage, name, progress)
         except ServerGone as gone:
             stayed_away = f"did not come back within {settings.patience_s:g} s"
             raise ShardError(
@@ -106,7 +106,7 @@ def do_shard(
                 "shards that are done stay"
             ) from gone.error
         report = _report(settings, name, index, began=began, writer=writer, work=work)
-        place.write(report_file(name), report.to_json(), again=work.store_tries())
+        storage.write(report_file(name), report.to_json(), again=work.store_tries())
     return report
 
 
@@ -198,7 +198,7 @@ class _Work:
         """How often a bucket is tried again, for one file."""
         return StoreTries(patience_s=self._settings.patience_s, stop=self._halt)
 
-    def write(self, place: Place, name: str, progress: ShardProgress) -> ShardWriter:
+    def write(self, storage: Storage, name: str, progress: ShardProgress) -> ShardWriter:
         """All videos, into the shard's files."""
         self.patience.require_model(self._halt)
         labels = self.c3d.model.info(self._signature).labels
@@ -206,7 +206,7 @@ class _Work:
         checked = time.monotonic()
         with (
             writing_shard(
-                place,
+                storage,
                 name,
                 answer=self._settings.answer,
                 size=len(labels) if of_classes else FEATURE_SIZE,
@@ -232,7 +232,7 @@ class _Work:
             # that ask it: what was read until now is of the one model only if it is there still.
             self.patience.require_model(self._halt)
             # From here on, the files may be others than those that an earlier report fits.
-            place.remove(report_file(name))
+            storage.remove(report_file(name))
         return writer
 
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:

@@ -6,7 +6,7 @@ import pytest
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -78,10 +78,10 @@ class Weather:
     """A bucket in memory whose first uploads fail."""
 
     def __init__(self, monkeypatch, errors):
-        self.place = Place("memory://bulk/out")
+        self.storage = Storage("memory://bulk/out")
         self.errors = list(errors)
-        self.sound = self.place._store.put_file
-        monkeypatch.setattr(self.place._store, "put_file", self.put_file)
+        self.sound = self.storage._store.put_file
+        monkeypatch.setattr(self.storage._store, "put_file", self.put_file)
 
     def put_file(self, *args, **kwargs):
         if self.errors:
@@ -94,8 +94,8 @@ def test_a_bucket_that_is_away_for_a_while_costs_no_video(started, rows, monkeyp
     weather = Weather(monkeypatch, [OSError("slow down"), TimeoutError(), ConnectionError("gone")])
     report = do_shard(settings, rows, 0)
     assert weather.errors == []
-    assert read_report(weather.place, report.name) == report
-    weather.place._store.rm("/bulk", recursive=True)
+    assert read_report(weather.storage, report.name) == report
+    weather.storage._store.rm("/bulk", recursive=True)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ def test_a_bucket_that_does_not_come_back_is_one_clear_line(
         do_shard(settings, rows, 0)
     assert 1000 - len(weather.errors) >= tries
     assert len(weather.errors) == 999 or tries > 1
-    assert weather.place.names() == []
+    assert weather.storage.names() == []

@@ -17,7 +17,7 @@ import pytest
 from c3d_client.video import stores
 from c3d_pipelines import storage as module
 from c3d_pipelines.errors import StorageError
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.s3_server import s3_server
 
 NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet", "x+y=z&.md"]
@@ -31,21 +31,21 @@ def server(tmp_path_factory):
         for name, value in running.environment.items():
             patch.setenv(name, value)
         patch.setattr(stores, "_OPENED", {})
-        Place("s3://bucket")._store.mkdir("bucket")
+        Storage("s3://bucket")._store.mkdir("bucket")
         yield running
 
 
 @pytest.fixture
-def bucket(server) -> Place:
+def bucket(server) -> Storage:
     """A part of the bucket that no other test has."""
-    return Place(f"s3://bucket/a folder/ü {secrets.token_hex(4)}")
+    return Storage(f"s3://bucket/a folder/ü {secrets.token_hex(4)}")
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request, tmp_path) -> Place:
+def storage(request, tmp_path) -> Storage:
     """An empty place, on a disk and in a bucket."""
     if request.param == "disk":
-        return Place(tmp_path / "out put" / "ü")
+        return Storage(tmp_path / "out put" / "ü")
     return request.getfixturevalue("bucket")
 
 
@@ -61,12 +61,12 @@ def refused(call, *parts: str) -> str:
     return said
 
 
-def begin_and_fail(place: Place, name: str, error: BaseException) -> Path:
+def begin_and_fail(storage: Storage, name: str, error: BaseException) -> Path:
     """Half a file, then an error; gives where it was written."""
     seen = []
 
     def write() -> None:
-        with place.writing(name) as path:
+        with storage.writing(name) as path:
             seen.append(path)
             path.write_bytes(b"half of the new one")
             raise error
@@ -86,132 +86,131 @@ def table(rows: int) -> pa.Table:
 # A disk and a bucket alike
 
 
-def test_what_is_written_is_read_and_listed_under_its_name(place):
+def test_what_is_written_is_read_and_listed_under_its_name(storage):
     for name in NAMES:
-        place.write(name, f"of {name}")
-    assert place.names() == sorted(NAMES)
-    assert place.names("runs") == place.names("runs/a b") == ["runs/a b/ü #1%20?[x].json"]
+        storage.write(name, f"of {name}")
+    assert storage.names() == sorted(NAMES)
+    assert storage.names("runs") == storage.names("runs/a b") == ["runs/a b/ü #1%20?[x].json"]
     for name in NAMES:
-        assert place.read(name) == f"of {name}".encode()
-        assert place.size(name) == len(f"of {name}".encode())
-        assert place.uri_of(name) == f"{place.uri}/{name}"
-    assert Place(place.uri + "/").names() == sorted(NAMES)
+        assert storage.read(name) == f"of {name}".encode()
+        assert storage.size(name) == len(f"of {name}".encode())
+        assert storage.uri_of(name) == f"{storage.uri}/{name}"
+    assert Storage(storage.uri + "/").names() == sorted(NAMES)
 
 
-def test_a_place_that_is_not_there_yet_is_empty(place):
-    assert place.names() == place.names("shards") == []
-    assert place.read("index.parquet") is None
-    assert place.size("index.parquet") is None
-    place.remove("index.parquet")
+def test_a_place_that_is_not_there_yet_is_empty(storage):
+    assert storage.names() == storage.names("shards") == []
+    assert storage.read("index.parquet") is None
+    assert storage.size("index.parquet") is None
+    storage.remove("index.parquet")
 
 
-def test_a_file_that_is_written_again_is_the_new_one(place):
-    place.write("a.json", b"old and longer")
-    place.write("a.json", b"new")
-    assert (place.read("a.json"), place.size("a.json")) == (b"new", 3)
-    place.remove("a.json")
-    assert place.names() == []
+def test_a_file_that_is_written_again_is_the_new_one(storage):
+    storage.write("a.json", b"old and longer")
+    storage.write("a.json", b"new")
+    assert (storage.read("a.json"), storage.size("a.json")) == (b"new", 3)
+    storage.remove("a.json")
+    assert storage.names() == []
 
 
-def test_a_folder_is_no_file(place):
-    place.write("runs/one/plan.parquet", b"x")
-    assert place.size("runs") is None
-    assert place.read("runs/one/plan.parquet/below") is None
-    assert place.size("runs/one/plan.parquet/below") is None
-    place.remove("runs/one/plan.parquet/below")
-    assert place.names("runs/on") == []
+def test_a_folder_is_no_file(storage):
+    storage.write("runs/one/plan.parquet", b"x")
+    assert storage.size("runs") is None
+    assert storage.read("runs/one/plan.parquet/below") is None
+    assert storage.size("runs/one/plan.parquet/below") is None
+    storage.remove("runs/one/plan.parquet/below")
+    assert storage.names("runs/on") == []
 
 
-def test_an_empty_file_is_a_file(place):
-    place.write("empty", b"")
-    assert (place.read("empty"), place.size("empty"), place.names()) == (b"", 0, ["empty"])
+def test_an_empty_file_is_a_file(storage):
+    storage.write("empty", b"")
+    assert (storage.read("empty"), storage.size("empty"), storage.names()) == (b"", 0, ["empty"])
 
 
-def test_parquet_is_written_by_its_path_and_read_in_any_order(place):
+def test_parquet_is_written_by_its_path_and_read_in_any_order(storage):
     whole = table(20_000)
-    with place.writing("shards/a.parquet") as path:
+    with storage.writing("shards/a.parquet") as path:
         with pq.ParquetWriter(path, whole.schema) as writer:
             for at in range(0, whole.num_rows, 4_000):
                 writer.write_table(whole.slice(at, 4_000))
-        assert place.names() == []
-    assert place.size("shards/a.parquet") > 1 << 20
-    with place.reading("shards/a.parquet") as file:
+        assert storage.names() == []
+    assert storage.size("shards/a.parquet") > 1 << 20
+    with storage.reading("shards/a.parquet") as file:
         parts = pq.ParquetFile(file)
         assert parts.metadata.num_row_groups == 5
         assert parts.read_row_group(3).equals(whole.slice(12_000, 4_000))
         assert parts.read_row_group(0, columns=["row"])["row"].to_pylist() == list(range(4_000))
-    with place.reading("shards/a.parquet") as file:
+    with storage.reading("shards/a.parquet") as file:
         assert pq.read_table(file).equals(whole)
 
 
-def test_an_error_while_writing_leaves_what_was_there(place):
-    place.write("a.json", b"old")
+def test_an_error_while_writing_leaves_what_was_there(storage):
+    storage.write("a.json", b"old")
     for error in (ZeroDivisionError(), KeyboardInterrupt(), SystemExit(1), OSError("any")):
-        assert not begin_and_fail(place, "a.json", error).exists()
-        assert not begin_and_fail(place, "b.json", error).exists()
-    assert place.names() == ["a.json"]
-    assert place.read("a.json") == b"old"
+        assert not begin_and_fail(storage, "a.json", error).exists()
+        assert not begin_and_fail(storage, "b.json", error).exists()
+    assert storage.names() == ["a.json"]
+    assert storage.read("a.json") == b"old"
 
 
-def test_a_defect_in_the_block_is_not_called_the_stores_trouble(place):
-    place.write("a.parquet", b"no Parquet")
-    with place.reading("a.parquet") as file, pytest.raises(pa.ArrowInvalid):
+def test_a_defect_in_the_block_is_not_called_the_stores_trouble(storage):
+    storage.write("a.parquet", b"no Parquet")
+    with storage.reading("a.parquet") as file, pytest.raises(pa.ArrowInvalid):
         pq.read_table(file)
-    with pytest.raises(pa.ArrowInvalid), place.reading("a.parquet") as file:
+    with pytest.raises(pa.ArrowInvalid), storage.reading("a.parquet") as file:
         pq.read_table(file)
-    with pytest.raises(KeyError), place.writing("b") as _:
+    with pytest.raises(KeyError), storage.writing("b") as _:
         raise KeyError("b")
 
 
-def test_a_file_that_is_not_there_cannot_be_opened(place):
-    with pytest.raises(StorageError, match="cannot be read"), place.reading("gone.parquet"):
+def test_a_file_that_is_not_there_cannot_be_opened(storage):
+    with pytest.raises(StorageError, match="cannot be read"), storage.reading("gone.parquet"):
         pass
 
 
-def test_of_many_who_write_one_name_one_wins_and_is_whole(place):
+def test_of_many_who_write_one_name_one_wins_and_is_whole(storage):
     contents = [bytes([n]) * (100_000 + n) for n in range(8)]
     together = threading.Barrier(len(contents))
 
     def write(content: bytes) -> None:
-        with place.writing("one") as path:
+        with storage.writing("one") as path:
             path.write_bytes(content)
             together.wait(20)
 
     with ThreadPoolExecutor(len(contents)) as pool:
         list(pool.map(write, contents))
-    assert place.read("one") in contents
-    assert place.names() == ["one"]
+    assert storage.read("one") in contents
+    assert storage.names() == ["one"]
 
 
-def test_what_is_hidden_is_not_listed(place):
+def test_what_is_hidden_is_not_listed(storage):
     for name in (".hidden", "shards/.c3d-0123", ".git/config", "runs/.x/y", "shown"):
-        place.write(name, b"x")
-    assert place.names() == ["shown"]
-    assert place.names("runs") == []
+        storage.write(name, b"x")
+    assert storage.names() == ["shown"]
+    assert storage.names("runs") == []
 
 
-def test_a_full_disk_is_said(place):
+def test_a_full_disk_is_said(storage):
     def write() -> None:
-        with place.writing("a.parquet") as path:
+        with storage.writing("a.parquet") as path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    refused(write, f"{place.uri}/a.parquet: cannot be written (", "No space left on device)")
-    assert place.names() == []
+    refused(write, f"{storage.uri}/a.parquet: cannot be written (", "No space left on device)")
+    assert storage.names() == []
 
 
 def test_what_is_no_place_is_refused():
-    refused(lambda: Place(""), "is no place")
-    refused(lambda: Place("  "), "is no place")
-    refused(lambda: Place("https://host/a?sig=secret"), "cannot be written to", "sig=***")
-    refused(lambda: Place("ftp://host/a"), "is not a path, file://, s3:// or gs://")
+    refused(lambda: Storage(""), "is no place")
+    refused(lambda: Storage("  "), "is no place")
+    refused(lambda: Storage("https://host/a?sig=secret"), "cannot be written to", "sig=***")
+    refused(lambda: Storage("ftp://host/a"), "is not a path, file://, s3:// or gs://")
     for uri in ("s3://", "s3:///", "gs://"):
-        refused(lambda uri=uri: Place(uri), "names no bucket")
-    said = refused(lambda: Place("s3://key:hush@bucket/out"), "holds credentials")
+        refused(lambda uri=uri: Storage(uri), "names no bucket")
+    said = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
     assert "hush" not in said
 
 
 def test_a_store_without_its_library_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(stores.STORES, "gs", ("no-such-store", "gcs"))
     monkeypatch.setattr(stores, "_OPENED", {})
     import fsspec
 
@@ -219,7 +218,7 @@ def test_a_store_without_its_library_says_how_to_get_it(monkeypatch):
         raise ImportError(f"install {name}")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    said = refused(lambda: Place("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
+    said = refused(lambda: Storage("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
     assert said.count("gs://bucket/out") == 1
 
 
@@ -227,11 +226,11 @@ def test_a_store_without_its_library_says_how_to_get_it(monkeypatch):
 
 
 def test_a_path_may_be_written_as_a_file_url(tmp_path):
-    place = Place(f"file://{tmp_path}/a%20b")
-    place.write("x", b"x")
+    storage = Storage(f"file://{tmp_path}/a%20b")
+    storage.write("x", b"x")
     assert (tmp_path / "a b" / "x").read_bytes() == b"x"
-    assert place.is_local
-    assert Place(f"file://localhost{tmp_path}/a%20b").names() == ["x"]
+    assert storage.is_local
+    assert Storage(f"file://localhost{tmp_path}/a%20b").names() == ["x"]
 
 
 def test_the_file_itself_and_then_its_name_reach_the_disk(tmp_path, monkeypatch):
@@ -249,7 +248,7 @@ def test_the_file_itself_and_then_its_name_reach_the_disk(tmp_path, monkeypatch)
     rename = os.replace
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
-    with Place(tmp_path).writing("a.parquet") as path:
+    with Storage(tmp_path).writing("a.parquet") as path:
         pq.write_table(table(10), path)
     file, folder = (tmp_path / "a.parquet").stat().st_ino, tmp_path.stat().st_ino
     assert steps == [("sync", file, False), ("name", file, False), ("sync", folder, True)]
@@ -264,19 +263,19 @@ def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(tmp_path, monkey
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(module, "sync", cannot)
-    Place(tmp_path).write("a", b"x")
+    Storage(tmp_path).write("a", b"x")
     monkeypatch.setattr(module, "sync", broken)
-    refused(lambda: Place(tmp_path).write("a", b"x"), "cannot be written (Input/output error)")
+    refused(lambda: Storage(tmp_path).write("a", b"x"), "cannot be written (Input/output error)")
 
 
 def test_a_file_where_a_folder_should_be_is_said(tmp_path):
     (tmp_path / "out").write_bytes(b"a file")
-    place = Place(tmp_path / "out")
-    refused(lambda: place.write("index.parquet", b""), "out/index.parquet: cannot be written (")
-    assert (place.names(), place.read("x"), place.size("x")) == ([], None, None)
+    storage = Storage(tmp_path / "out")
+    refused(lambda: storage.write("index.parquet", b""), "out/index.parquet: cannot be written (")
+    assert (storage.names(), storage.read("x"), storage.size("x")) == ([], None, None)
     (tmp_path / "index.parquet").mkdir()
-    refused(lambda: Place(tmp_path).write("index.parquet", b""), "Is a directory")
-    refused(lambda: Place(tmp_path).read("index.parquet"), "cannot be read (Is a directory)")
+    refused(lambda: Storage(tmp_path).write("index.parquet", b""), "Is a directory")
+    refused(lambda: Storage(tmp_path).read("index.parquet"), "cannot be read (Is a directory)")
     assert sorted(os.listdir(tmp_path)) == ["index.parquet", "out"]
 
 
@@ -297,16 +296,16 @@ def test_a_folder_that_may_not_be_written_or_read_is_said(tmp_path, request):
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if os.stat(folder).st_uid == os.geteuid() and folder != Path("/tmp"):
             folder.chmod(0o755)
-    place = Place(tmp_path)
-    place.write("shards/a.parquet", b"x")
+    storage = Storage(tmp_path)
+    storage.write("shards/a.parquet", b"x")
     (tmp_path / "shards").chmod(0)
     request.getfixturevalue("unprivileged")
-    refused(lambda: place.write("index.parquet", b""), "cannot be written (Permission denied)")
+    refused(lambda: storage.write("index.parquet", b""), "cannot be written (Permission denied)")
     # Not an empty list: what cannot be seen is not done again.
-    refused(place.names, "cannot be listed (Permission denied)")
-    refused(lambda: place.size("shards/a.parquet"), "cannot be asked for (Permission denied)")
-    refused(lambda: place.read("shards/a.parquet"), "cannot be read (Permission denied)")
-    refused(lambda: place.remove("shards/a.parquet"), "cannot be removed (Permission denied)")
+    refused(storage.names, "cannot be listed (Permission denied)")
+    refused(lambda: storage.size("shards/a.parquet"), "cannot be asked for (Permission denied)")
+    refused(lambda: storage.read("shards/a.parquet"), "cannot be read (Permission denied)")
+    refused(lambda: storage.remove("shards/a.parquet"), "cannot be removed (Permission denied)")
 
 
 def test_a_disk_that_is_full_in_truth_is_said(tmp_path):
@@ -314,13 +313,13 @@ def test_a_disk_that_is_full_in_truth_is_said(tmp_path):
     import resource
     import signal
 
-    place = Place(tmp_path)
+    storage = Storage(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        said = refused(lambda: place.write("big", bytes(1_000_000)), "big: cannot be written (")
-        with pytest.raises(StorageError), place.writing("a.parquet") as path:
+        said = refused(lambda: storage.write("big", bytes(1_000_000)), "big: cannot be written (")
+        with pytest.raises(StorageError), storage.writing("a.parquet") as path:
             pq.write_table(table(20_000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -357,7 +356,7 @@ def test_a_browser_is_told_what_an_object_is(bucket):
 
 def test_a_neighbour_with_the_same_beginning_is_another_place(bucket):
     bucket.write("a", b"x")
-    neighbour = Place(bucket.uri + "-2")
+    neighbour = Storage(bucket.uri + "-2")
     neighbour.write("b", b"y")
     assert (bucket.names(), neighbour.names()) == (["a"], ["b"])
 

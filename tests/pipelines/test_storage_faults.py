@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client.video import stores
 from c3d_pipelines.errors import StorageError
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.s3_faults import (
     Fault,
     answers,
@@ -73,8 +73,8 @@ def proxy(running, s3):
 
 
 @pytest.fixture
-def place(s3) -> Place:
-    return Place("s3://bucket/out")
+def storage(s3) -> Storage:
+    return Storage("s3://bucket/out")
 
 
 def refused(call, *parts: str) -> str:
@@ -115,13 +115,13 @@ def films(rows: int) -> pa.Table:
     [SLOW_DOWN, INTERNAL, answers(502, "BadGateway"), resets, resets_after_doing, waits(0.1)],
     ids=["slow down", "internal", "gateway", "reset", "answer lost", "late"],
 )
-def test_one_stumble_is_not_noticed(proxy, place, s3, spoil):
+def test_one_stumble_is_not_noticed(proxy, storage, s3, spoil):
     for method, call in {
-        "PUT": lambda: place.write("a.json", b"right"),
-        "GET /bucket/out": lambda: place.read("a.json"),
-        "GET /bucket?": place.names,
-        "HEAD": lambda: place.size("a.json"),
-        "DELETE": lambda: place.remove("a.json"),
+        "PUT": lambda: storage.write("a.json", b"right"),
+        "GET /bucket/out": lambda: storage.read("a.json"),
+        "GET /bucket?": storage.names,
+        "HEAD": lambda: storage.size("a.json"),
+        "DELETE": lambda: storage.remove("a.json"),
     }.items():
         fault = Fault(spoil, method, times=1)
         proxy.faults = [fault]
@@ -130,15 +130,15 @@ def test_one_stumble_is_not_noticed(proxy, place, s3, spoil):
         assert s3.exists("bucket/out/a.json") == (method != "DELETE")
 
 
-def test_a_file_is_read_whole_though_its_connection_is_cut(proxy, place):
-    place.write("big", BIG)
+def test_a_file_is_read_whole_though_its_connection_is_cut(proxy, storage):
+    storage.write("big", BIG)
     proxy.faults = [Fault(cuts, "GET", times=2)]
-    assert place.read("big") == BIG
+    assert storage.read("big") == BIG
 
 
-def test_parquet_is_read_right_though_connections_are_cut(proxy, place):
+def test_parquet_is_read_right_though_connections_are_cut(proxy, storage):
     whole = films(8_000)
-    with place.writing("a.parquet") as path:
+    with storage.writing("a.parquet") as path:
         pq.write_table(whole, path, row_group_size=1_000)
     proxy.faults = [
         Fault(cuts, "GET", times=1),
@@ -146,14 +146,14 @@ def test_parquet_is_read_right_though_connections_are_cut(proxy, place):
         Fault(resets, "GET", after=2, times=1),
         Fault(cuts, "GET", after=1, times=2),
     ]
-    with place.reading("a.parquet") as file:
+    with storage.reading("a.parquet") as file:
         parts = pq.ParquetFile(file)
         rows = [parts.read_row_group(n) for n in (7, 0, 6, 1, 5, 2, 4, 3)]
     assert pa.concat_tables(rows).sort_by("row").equals(whole)
     assert [fault.struck for fault in proxy.faults] == [1, 1, 1, 2]
 
 
-def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, place, s3):
+def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, storage, s3):
     stumbles = [
         Fault(SLOW_DOWN, "?uploads", times=1),
         Fault(resets, "partNumber=2", times=1),
@@ -161,7 +161,7 @@ def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, place, s
         Fault(resets_after_doing, "partNumber=4", times=1),
     ]
     proxy.faults = list(stumbles)
-    place.write("big", BIG)
+    storage.write("big", BIG)
     assert [fault.struck for fault in stumbles] == [1, 1, 1, 1]
     assert s3.cat("bucket/out/big") == BIG
     parts = [r for r in proxy.requests if "partNumber" in r]
@@ -169,12 +169,12 @@ def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, place, s
     assert unfinished(s3) == []
 
 
-def test_a_small_file_goes_up_in_one_request(proxy, place):
-    place.write("a", bytes(15 * MEGABYTE))
+def test_a_small_file_goes_up_in_one_request(proxy, storage):
+    storage.write("a", bytes(15 * MEGABYTE))
     assert [request.split()[0] for request in proxy.requests] == ["PUT"]
 
 
-def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, place):
+def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, storage):
     """After the library's own tries."""
     asked = []
 
@@ -185,11 +185,11 @@ def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, place):
         return True
 
     proxy.faults = [Fault(INTERNAL, "PUT")]
-    place.write("a", b"x", again=again)
-    assert (len(asked), place.read("a")) == (2, b"x")
+    storage.write("a", b"x", again=again)
+    assert (len(asked), storage.read("a")) == (2, b"x")
     proxy.faults = [Fault(resets, "PUT")]
-    refused(lambda: place.write("a", b"y", again=lambda error: False), "Could not connect")
-    assert place.read("a") == b"x"
+    refused(lambda: storage.write("a", b"y", again=lambda error: False), "Could not connect")
+    assert storage.read("a") == b"x"
 
 
 # What stays
@@ -200,46 +200,46 @@ def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, place):
     [(INTERNAL, "so it was asked"), (resets, "Could not connect")],
     ids=["internal", "reset"],
 )
-def test_a_part_that_cannot_be_sent_leaves_no_object_and_no_parts(proxy, place, s3, spoil, said):
-    place.write("before", b"x")
+def test_a_part_that_cannot_be_sent_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, said):
+    storage.write("before", b"x")
     proxy.faults = [Fault(spoil, "partNumber=3")]
-    refused(lambda: place.write("big", BIG), "s3://bucket/out/big: cannot be written (", said)
-    assert place.names() == ["before"]
+    refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", said)
+    assert storage.names() == ["before"]
     assert unfinished(s3) == []
     # None is on its way any more when the upload is given up.
     assert not [request for request in proxy.requests if "partNumber=4" in request]
 
 
-def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, place, s3):
-    place.write("big", b"old")
+def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, storage, s3):
+    storage.write("big", b"old")
     proxy.faults = [Fault(answers(403, "AccessDenied"), "POST /bucket/out/big?uploadId=")]
-    refused(lambda: place.write("big", BIG), "cannot be written (access denied")
-    assert place.read("big") == b"old"
+    refused(lambda: storage.write("big", BIG), "cannot be written (access denied")
+    assert storage.read("big") == b"old"
     assert unfinished(s3) == []
 
 
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("PUT", lambda place: place.write("a", b"new")),
-        ("GET", lambda place: place.read("a")),
-        ("GET", lambda place: place.names()),
-        ("HEAD", lambda place: place.size("a")),
-        ("DELETE", lambda place: place.remove("a")),
+        ("PUT", lambda storage: storage.write("a", b"new")),
+        ("GET", lambda storage: storage.read("a")),
+        ("GET", lambda storage: storage.names()),
+        ("HEAD", lambda storage: storage.size("a")),
+        ("DELETE", lambda storage: storage.remove("a")),
     ],
     ids=["write", "read", "names", "size", "remove"],
 )
-def test_a_server_that_stays_down_is_one_line(proxy, place, method, call):
-    place.write("a", b"old")
+def test_a_server_that_stays_down_is_one_line(proxy, storage, method, call):
+    storage.write("a", b"old")
     proxy.faults = [Fault(resets, method)]
-    refused(lambda: call(place), "s3://bucket/out", "127.0.0.1")
+    refused(lambda: call(storage), "s3://bucket/out", "127.0.0.1")
     proxy.faults = []
-    assert place.read("a") == b"old"
+    assert storage.read("a") == b"old"
 
 
-def test_a_server_that_pushes_back_for_good_is_one_line(proxy, place):
+def test_a_server_that_pushes_back_for_good_is_one_line(proxy, storage):
     proxy.faults = [Fault(SLOW_DOWN, "PUT")]
-    refused(lambda: place.write("a", b"x"), "cannot be written (", "reduce your request rate")
+    refused(lambda: storage.write("a", b"x"), "cannot be written (", "reduce your request rate")
     assert len(proxy.requests) > 3
 
 
@@ -247,28 +247,28 @@ def test_a_server_that_says_nothing_is_given_up(proxy, s3, monkeypatch):
     monkeypatch.setattr(stores, "_SILENCE_S", 0.3)
     monkeypatch.setattr(stores, "_TRIES", 1)
     monkeypatch.setattr(stores, "_OPENED", {})
-    place = Place("s3://bucket/out")
+    storage = Storage("s3://bucket/out")
     proxy.faults = [Fault(waits(8))]
     began = time.monotonic()
-    refused(lambda: place.read("a"), "s3://bucket/out/a: cannot be read (")
+    refused(lambda: storage.read("a"), "s3://bucket/out/a: cannot be read (")
     assert time.monotonic() - began < 7
 
 
-def test_no_server_is_said(place, monkeypatch):
+def test_no_server_is_said(storage, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr(stores, "_OPENED", {})
-    refused(lambda: Place("s3://bucket/out").read("a"), "Could not connect", "127.0.0.1:1")
+    refused(lambda: Storage("s3://bucket/out").read("a"), "Could not connect", "127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("AWS_SECRET_ACCESS_KEY", "hush hush"), ("AWS_ACCESS_KEY_ID", "nobody")],
 )
-def test_wrong_credentials_are_said_without_them(place, s3, monkeypatch, name, value):
-    place.write("a", b"x")
+def test_wrong_credentials_are_said_without_them(storage, s3, monkeypatch, name, value):
+    storage.write("a", b"x")
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(stores, "_OPENED", {})
-    stranger = Place("s3://bucket/out")
+    stranger = Storage("s3://bucket/out")
     for call in (
         lambda: stranger.read("a"),
         lambda: stranger.write("a", b"y"),
@@ -279,18 +279,18 @@ def test_wrong_credentials_are_said_without_them(place, s3, monkeypatch, name, v
     ):
         said = refused(call, "access denied", "AWS_ACCESS_KEY_ID")
         assert value not in said
-    assert place.names() == ["a"]
+    assert storage.names() == ["a"]
 
 
 def test_no_credentials_are_said(s3, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setattr(stores, "_OPENED", {})
-    refused(lambda: Place("s3://bucket/out").write("a", b"x"), "access denied", "credentials")
+    refused(lambda: Storage("s3://bucket/out").write("a", b"x"), "access denied", "credentials")
 
 
 def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
-    gone = Place("s3://no-such-bucket/out")
+    gone = Storage("s3://no-such-bucket/out")
     for call in (
         gone.names,
         lambda: gone.read("a"),
@@ -301,41 +301,41 @@ def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
     assert not s3.exists("no-such-bucket")
 
 
-def test_a_bucket_that_vanishes_while_a_file_goes_up_is_said(proxy, place, s3):
+def test_a_bucket_that_vanishes_while_a_file_goes_up_is_said(proxy, storage, s3):
     def vanish(handler) -> None:
         s3.rm("bucket", recursive=True)
         handler.reply(*handler.ask())
 
     proxy.faults = [Fault(vanish, "partNumber=2", times=1)]
-    said = refused(lambda: place.write("big", BIG), "s3://bucket/out/big: cannot be written (")
+    said = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
     assert "there is no such" in said
-    refused(place.names, "there is no such bucket")
-    refused(lambda: place.read("big"), "there is no such bucket")
+    refused(storage.names, "there is no such bucket")
+    refused(lambda: storage.read("big"), "there is no such bucket")
     assert not s3.exists("bucket")
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(place):
-    with place.writing("a.parquet") as path:
+def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(storage):
+    with storage.writing("a.parquet") as path:
         pq.write_table(films(8_000), path, row_group_size=1_000)
 
     def read() -> None:
-        with place.reading("a.parquet") as file:
+        with storage.reading("a.parquet") as file:
             parts = pq.ParquetFile(file)
             parts.read_row_group(0)
-            with place.writing("a.parquet") as path:
+            with storage.writing("a.parquet") as path:
                 pq.write_table(films(7_000), path, row_group_size=1_000)
             parts.read_row_group(6)
 
     refused(read, "cannot be read (was replaced while it was read; try again)")
 
 
-def test_no_more_is_read_of_parquet_than_is_asked_for(proxy, place):
-    with place.writing("a.parquet") as path:
+def test_no_more_is_read_of_parquet_than_is_asked_for(proxy, storage):
+    with storage.writing("a.parquet") as path:
         pq.write_table(films(16_000), path, row_group_size=1_000)
-    assert place.size("a.parquet") > 15 * MEGABYTE
+    assert storage.size("a.parquet") > 15 * MEGABYTE
     proxy.requests.clear()
     proxy.faults = [Fault(counting := Counting(), "GET")]
-    with place.reading("a.parquet") as file:
+    with storage.reading("a.parquet") as file:
         assert pq.read_table(file, columns=["row"]).num_rows == 16_000
     assert counting.bytes < 2 * MEGABYTE
 
@@ -352,7 +352,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_server_that_stumbles_at_random_loses_nothing(proxy, place, s3, seed):
+def test_a_server_that_stumbles_at_random_loses_nothing(proxy, storage, s3, seed):
     """One request in eight fails; each call ends right, or says that it did not."""
     dice = random.Random(seed)
 
@@ -366,13 +366,13 @@ def test_a_server_that_stumbles_at_random_loses_nothing(proxy, place, s3, seed):
     proxy.faults = [Sometimes(spoil)]
     names = {f"d{n % 3}/f{n}": 9 * MEGABYTE if n % 4 == 0 else 100 for n in range(12)}
     sent = {name: random.Random(name).randbytes(size) for name, size in names.items()}
-    done = {name for name in sent if ends_well(place.write, name, sent[name])}
-    reread = {name: ends_well(place.read, name) for name in done}
+    done = {name for name in sent if ends_well(storage.write, name, sent[name])}
+    reread = {name: ends_well(storage.read, name) for name in done}
     assert all(data is None or data == sent[name] for name, data in reread.items())
     proxy.faults = []
     # What was not acknowledged may be there, but then it is right.
-    assert done <= set(place.names()) <= set(sent)
-    assert all(place.read(name) == sent[name] for name in place.names())
+    assert done <= set(storage.names()) <= set(sent)
+    assert all(storage.read(name) == sent[name] for name in storage.names())
     assert len(done) >= 10
     assert unfinished(s3) == []
 
