@@ -321,7 +321,7 @@ def test_as_many_videos_are_in_flight_as_asked_for(server, tmp_path, out):
     together = []
 
     def on_predict(*_):
-        together.append(server.here)
+        together.append(server.in_flight)
         time.sleep(0.02)
 
     settings = job(out, server.target, workers=3, batch_size=1)

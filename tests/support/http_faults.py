@@ -49,10 +49,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FileServer:
-    """One file at every path.
+    """The state of a server that has the same file at every path.
 
-    `faults` are used for one request each, then `always`; without either, the file is sent.
-    `requests` are the paths and headers received; `sent` counts the bytes of bodies.
+    Attributes:
+        content: the file.
+        faults: the faults of the next requests, one for each.
+        always: the fault of every request after those; None to send the file.
+        requests: path and headers of the requests so far.
+        sent: the number of bytes of bodies sent so far.
     """
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
