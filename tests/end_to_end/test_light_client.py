@@ -49,6 +49,21 @@ def test_the_client_alone_extracts_a_video_without_tensorflow(
         assert np.linalg.norm(file["video_feature"]) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_the_page_of_a_classification_needs_no_extra(
+    environment, narrow_server, carphone, tmp_path
+):
+    page = tmp_path / "page.html"
+    done = subprocess.run(
+        [environment / "c3d", "classify", carphone, "--server", narrow_server.target]
+        + ["--html", page],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 def test_only_small_packages_come_with_it(environment):
     done = subprocess.run(
         [environment / "python", "-m", "pip", "list", "--format=freeze"],
