@@ -67,14 +67,17 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
-def share_cores(workers: int | None, *, videos: int | None = None) -> tuple[int, int]:
+def share_cores(
+    workers: int | None, *, videos: int | None = None, cores: int | None = None
+) -> tuple[int, int]:
     """Return how many videos to process at a time, and the decoder threads of each.
 
     Args:
         workers: videos at a time; None for the number of cores.
         videos: the total number of videos, where it is known; more workers would be idle.
+        cores: the cores to share; by default all that this process may use.
     """
-    cores = core_count()
+    cores = core_count() if cores is None else cores
     workers = cores if workers is None else workers
     if videos is not None:
         workers = min(workers, max(1, videos))

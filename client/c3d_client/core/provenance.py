@@ -14,7 +14,7 @@ import copy
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,9 +151,11 @@ class ModelCard:
         return part
 
 
-@dataclass(frozen=True)
-class Provenance:
+@dataclass(frozen=True, eq=False)
+class Provenance(Mapping[str, Any]):
     """The record of how a result was made: model, preprocessing, clips, software, video.
+
+    It is also a read-only mapping of the record's fields, equal to a mapping of the same fields.
 
     Args:
         data: the record as it was made or read, including fields that this release does not know.
@@ -170,8 +172,14 @@ class Provenance:
         """Return a copy of the provenance as a mapping, including unknown fields."""
         return copy.deepcopy(dict(self.data))
 
-    def __bool__(self) -> bool:
-        return bool(self.data)
+    def __getitem__(self, name: str) -> Any:
+        return self.data[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
 
     @property
     def model(self) -> Mapping[str, Any]:

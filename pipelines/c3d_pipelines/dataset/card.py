@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import ProvenanceError
-from c3d_client.core.provenance import differences, provenance_digest
+from c3d_client.core.provenance import Provenance, differences, provenance_digest
 from c3d_client.core.uri import redact
 
 from c3d_pipelines.dataset.index import Index, committed_shards
 from c3d_pipelines.errors import ShardError
+from c3d_pipelines.records import Record
 from c3d_pipelines.shards.reader import parquet_file
 from c3d_pipelines.shards.schema import OK, STATUSES, video_file
 from c3d_pipelines.storage import Storage
@@ -27,7 +28,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(Record):
     """What a dataset is.
 
     Args:
@@ -50,7 +51,7 @@ class Card:
     answer: str
     size: int
     labels: tuple[str, ...]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     provenance_digest: str
     videos: Mapping[str, int]
     duplicates: int
@@ -63,7 +64,7 @@ class Card:
 
     def to_json(self) -> str:
         """As text, for :func:`read_card`."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True, ensure_ascii=False)
 
 
 def read_card(storage: Storage) -> Card | None:
@@ -77,12 +78,11 @@ def read_card(storage: Storage) -> Card | None:
     if text is None:
         return None
     try:
-        values = json.loads(text)
-        known = {one.name for one in fields(Card)}
-        if not isinstance(values, dict) or set(values) != known or values["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT} with {', '.join(sorted(known))}")
-        return Card(**{**values, "labels": tuple(values["labels"])})
-    except (ValueError, TypeError) as error:
+        card = Card.from_dict(json.loads(text))
+        if card.format != FORMAT:
+            raise ValueError(f"its format is {card.format!r}, and this release reads {FORMAT}")
+        return card
+    except (ValueError, TypeError, AttributeError) as error:
         raise ShardError(
             f"{redact(storage.uri_of(CARD_FILE))}: is not the card of a dataset ({error}); take it "
             "away and run the pipeline again: it is written anew"
@@ -132,7 +132,7 @@ def card_of(
         answer=answer,
         size=len(labels) if answer == "classes" else FEATURE_SIZE,
         labels=tuple(labels),
-        provenance=provenance,
+        provenance=Provenance.from_dict(provenance),
         provenance_digest=provenance_digest(provenance),
         videos={status: counted.get(status, 0) for status in STATUSES},
         duplicates=int(pc.sum(pc.not_equal(table["duplicate_of"], "")).as_py() or 0),

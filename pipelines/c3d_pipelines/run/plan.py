@@ -15,7 +15,6 @@ from c3d_client.core.uri import OBJECT_STORES, STORES, redact, scheme
 
 from c3d_pipelines.dataset.card import read_card
 from c3d_pipelines.dataset.index import load_index
-from c3d_pipelines.inputs.content_keys import QUICK
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import (
@@ -27,7 +26,7 @@ from c3d_pipelines.inputs.plan import (
     cut_into_shards,
 )
 from c3d_pipelines.inputs.uris import bucket_of, same_place
-from c3d_pipelines.settings import ANSWERS
+from c3d_pipelines.parameters import ANSWERS, QUICK
 from c3d_pipelines.shards.schema import CORRUPT, OK, TOO_SHORT
 from c3d_pipelines.storage import Storage
 

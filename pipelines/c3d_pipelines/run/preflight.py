@@ -6,7 +6,6 @@ What would make every shard fail is found here in seconds, and said once.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import numpy as np
 from c3d_client import C3DClient
@@ -60,7 +59,7 @@ def preflight(settings: JobSettings) -> JobSettings:
     probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"
     storage.write(probe, b"can be written")
     storage.remove(probe)
-    return replace(settings, provenance=provenance)
+    return settings.with_provenance(provenance)
 
 
 def _ask_for_a_clip(c3d: C3DClient, signature: Signature) -> None:

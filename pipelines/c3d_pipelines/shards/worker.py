@@ -48,6 +48,7 @@ def do_shard(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     halt: threading.Event | None = None,
+    cores: int | None = None,
 ) -> ShardReport:
     """Do one shard: every video ends in one row, and then there is a report.
 
@@ -61,6 +62,7 @@ def do_shard(
         index: its number in the run's plan.
         on_progress: called after each video and at the end, in this thread.
         halt: set by another thread to give the shard up.
+        cores: how many cores the decoder threads may use; all of this process by default.
 
     Raises:
         UsageError: the settings hold no provenance, or the model gives no classes.
@@ -87,7 +89,7 @@ def do_shard(
         return done
     remove_stale(storage)
     with (
-        contextlib.closing(_Work(settings, rows, halt or threading.Event())) as work,
+        contextlib.closing(_Work(settings, rows, halt or threading.Event(), cores=cores)) as work,
         ShardProgress(
             settings.run,
             index,
@@ -134,7 +136,7 @@ def _report(
         timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
         clips_answered=work.c3d.clips_answered if work else 0,
         retries=work.patience.retried if work else 0,
-        provenance=dict(settings.provenance),
+        provenance=settings.provenance,
     )
 
 
@@ -175,13 +177,20 @@ class _Work:
     """What the videos of one shard share: the connection, the patience, the wish to end it."""
 
     def __init__(
-        self, settings: JobSettings, rows: Sequence[ManifestRow], halt: threading.Event
+        self,
+        settings: JobSettings,
+        rows: Sequence[ManifestRow],
+        halt: threading.Event,
+        *,
+        cores: int | None,
     ) -> None:
         self._settings = settings
         self._rows = rows
         self._halt = halt
         self._signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
-        self._workers, self._threads = share_cores(settings.workers or None, videos=len(rows))
+        self._workers, self._threads = share_cores(
+            settings.workers or None, videos=len(rows), cores=cores
+        )
         self._in_hand: set[_Either] = set()
         self._lock = threading.Lock()
         self.c3d = settings.client()
