@@ -140,7 +140,7 @@ def test_the_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_
 
     again = job()
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith(f"{store}/1: made of the same")
+    assert again.stdout.startswith(f"{store}/1: has the same inputs")
     other = job(MEAN="1,2,3")
     assert other.returncode == 0, other.stderr
     assert other.stdout.startswith(f"{store}/2: C3D random:3")
