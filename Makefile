@@ -77,7 +77,6 @@ protos: $(VENV)/.developer  ## Generate the client's messages from wire.proto
 
 docs: $(VENV)/.developer  ## Write the commands' references in docs/ from their help
 	@$(BIN)/python docs/generate_cli.py
-	@$(BIN)/python docs/generate_diagram.py
 
 export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MODEL)
 	@$(BIN)/c3d-export build --weights "$(WEIGHTS)" --precision "$(PRECISION)" --out "$(MODEL)" $(ARGS)
