@@ -33,11 +33,11 @@ def test_a_halt_ends_the_shard_at_once_even_where_the_server_says_nothing(starte
         released.wait(30)
 
     server.on_predict = on_predict
-    halt = threading.Event()
-    threading.Thread(target=lambda: (asked.wait(10), halt.set())).start()
+    cancel = threading.Event()
+    threading.Thread(target=lambda: (asked.wait(10), cancel.set())).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        do_shard(settings, rows, 0, halt=halt)
+        do_shard(settings, rows, 0, cancel=cancel)
     released.set()
     assert time.monotonic() - began < 20
     assert files_in(out) == []
@@ -49,19 +49,19 @@ def test_a_halt_ends_the_waiting_for_a_server(started, rows, out):
     server = started()
     settings = job(out, server.target, patience_s=60.0)
     server.stop()
-    halt = threading.Event()
-    threading.Timer(0.3, halt.set).start()
+    cancel = threading.Event()
+    threading.Timer(0.3, cancel.set).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        do_shard(settings, rows, 0, halt=halt)
+        do_shard(settings, rows, 0, cancel=cancel)
     assert time.monotonic() - began < 20
 
 
 def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
-    halt = threading.Event()
+    cancel = threading.Event()
     settings = job(out, started().target, workers=1)
     with pytest.raises(Cancelled):
-        do_shard(settings, rows, 0, halt=halt, on_progress=after(3, halt.set))
+        do_shard(settings, rows, 0, cancel=cancel, on_progress=after(3, cancel.set))
     assert files_in(out) == []
 
 

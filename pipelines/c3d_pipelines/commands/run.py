@@ -140,8 +140,8 @@ def told(ended: LocalRun, summary: RunSummary) -> list[str]:
     """What became of a run, in lines for people."""
     from c3d_client.core.uri import redact
 
-    from c3d_pipelines.reports.figures import count
     from c3d_pipelines.shards.schema import STATUSES
+    from c3d_pipelines.text import count
 
     by_status = [f"{count(summary.ended(one))} {one}" for one in STATUSES if summary.ended(one)]
     lines = [f"{summary.verdict}." + (f" ({', '.join(by_status)})" if by_status else "")]
@@ -164,8 +164,8 @@ def told(ended: LocalRun, summary: RunSummary) -> list[str]:
 
 def _again(summary: RunSummary) -> list[str]:
     """How to have failures tried again."""
-    from c3d_pipelines.reports.figures import count
     from c3d_pipelines.shards.schema import FINAL, OK
+    from c3d_pipelines.text import count
 
     lasting = sum(summary.ended(status) for status in FINAL - {OK})
     passing = len(summary.failures) - lasting

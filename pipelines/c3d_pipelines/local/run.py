@@ -72,7 +72,7 @@ class LocalRun:
 
     def file(self, name: str) -> str:
         """The path or URL of a file of this run, such as ``report.html``."""
-        return Storage(self.out).uri_of(run_file(self.run, name))
+        return Storage(self.out).uri_of(run_file(self.run, name)).raw
 
 
 def run_local(
@@ -249,4 +249,4 @@ def _keep_log(folder: LocalFolder, storage: Storage, run: str, given: Mapping[st
         storage.write(name, log)
     except StorageError:
         return ""
-    return storage.uri_of(name)
+    return storage.uri_of(name).raw

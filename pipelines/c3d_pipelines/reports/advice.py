@@ -20,8 +20,16 @@ from c3d_client.core.contract import (
 )
 
 from c3d_pipelines.inputs.plan import KNOWN_FAILURE
-from c3d_pipelines.reports.summary import ROW_MISSING, SHARD_MISSING, Failure, RunSummary
-from c3d_pipelines.shards.schema import CORRUPT, FAILED, OK, TOO_SHORT, UNREADABLE
+from c3d_pipelines.reports.summary import Failure, RunSummary
+from c3d_pipelines.shards.schema import (
+    CORRUPT,
+    FAILED,
+    OK,
+    ROW_MISSING,
+    SHARD_MISSING,
+    TOO_SHORT,
+    UNREADABLE,
+)
 from c3d_pipelines.storage import PLAN, run_file
 
 MISSING = "missing"

@@ -9,10 +9,10 @@ from c3d_client.core.text import weights_text
 
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
 from c3d_pipelines.reports.advice import STATUS_WORDS, advice, kind_of
-from c3d_pipelines.reports.figures import count, length, share, significant, size
 from c3d_pipelines.reports.markup import LONGEST, markdown, visible
 from c3d_pipelines.reports.summary import PARTS, SUCCEEDED, Failure, RunSummary
 from c3d_pipelines.shards.schema import OK, STATUSES
+from c3d_pipelines.text import count, length, share, significant, size
 
 MOST_FAILURES = 20
 _DECISION_WORDS = {

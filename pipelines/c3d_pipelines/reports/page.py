@@ -22,7 +22,6 @@ from c3d_client.core.text import weights_text
 
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
 from c3d_pipelines.reports.advice import KINDS, MISSING, STATUS_WORDS, Advice, advice, kind_of
-from c3d_pipelines.reports.figures import count, instant, length, share, significant, size, was
 from c3d_pipelines.reports.markdown import to_markdown
 from c3d_pipelines.reports.markup import (
     block,
@@ -40,6 +39,7 @@ from c3d_pipelines.reports.summary import (
 )
 from c3d_pipelines.shards.schema import FAILED, OK, STATUSES
 from c3d_pipelines.storage import PLAN, SETTINGS, SUMMARY, run_file
+from c3d_pipelines.text import count, instant, length, share, significant, size, was
 
 __all__ = ["to_html", "to_markdown"]
 

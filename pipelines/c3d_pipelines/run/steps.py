@@ -12,7 +12,6 @@ import shutil
 
 from c3d_client import ClipWindow
 from c3d_client.core.errors import ProvenanceError, UsageError
-from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import read_plan, shard_rows, write_plan
@@ -167,7 +166,7 @@ def extract_step(*, shard: str, model_digest: str, plan_path: str, settings_path
 
         served = digest_of_model(settings.provenance)
         _refuse_other_model(model_digest, served, settings.server)
-        report = do_shard(settings, shard_rows(read_plan(plan_path), index), index, halt=halt)
+        report = do_shard(settings, shard_rows(read_plan(plan_path), index), index, cancel=halt)
         return report.name
 
 
@@ -205,7 +204,7 @@ def gate_step(*, unsuccessful: float, max_failed: float, out: str, run: str) -> 
     with failing_in_one_line("gate", out=out, run=run):
         failed, allowed = whole("unsuccessful", unsuccessful), whole("max_failed", max_failed)
         if 0 <= allowed < failed:
-            report = redact(Storage(out).uri_of(run_file(run, PAGE)))
+            report = Storage(out).uri_of(run_file(run, PAGE))
             raise RunError(
                 f"{failed} videos did not end ok, and max_failed is {allowed}; {report} has the "
                 "reasons; the dataset holds all the others"
