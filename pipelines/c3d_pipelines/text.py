@@ -1,9 +1,10 @@
-"""Format numbers for people: counts, sizes, lengths of time, shares and dates."""
+"""Format numbers and foreign text for people: counts, sizes, times, shares, one-line messages."""
 
 from __future__ import annotations
 
 import datetime
 
+LONGEST = 4000  # characters of one text in a report; a message may hold a whole log
 _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -88,3 +89,14 @@ def share(part: float, whole: float) -> str:
     if percent < 0.05 or percent >= 99.95:
         return "< 0.1 %" if percent < 50 else "> 99.9 %"
     return f"{percent:.1f} %"
+
+
+def shortened(value: str, longest: int) -> str:
+    """Return a text, cut and marked with an ellipsis where it is too long."""
+    return value if len(value) <= longest else value[: longest - 1] + "…"
+
+
+def visible(value: str) -> str:
+    """Return a text with a mark for each character that cannot be seen, line ends included."""
+    value = value.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
