@@ -64,7 +64,7 @@ class PlannedRow:
     decision: str = DO
     shard: int = -1
     duplicate_of: str = ""
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         is_consistent = (

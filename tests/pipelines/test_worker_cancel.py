@@ -6,7 +6,7 @@ import time
 
 import pytest
 from c3d_client import Cancelled
-from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.shards.worker import AnyEvent, do_shard
 from support.shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -65,9 +65,35 @@ def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
     assert files_in(out) == []
 
 
+def test_wait_for_any_of_two_events_wakes_when_either_is_set():
+    for number in range(2):
+        events = threading.Event(), threading.Event()
+        either = AnyEvent(*events)
+        assert not either.wait(0.01), number
+        threading.Timer(0.05, events[number].set).start()
+        began = time.monotonic()
+        assert either.wait(20), number
+        assert time.monotonic() - began < 5, number
+        assert either.is_set(), number
+    either = AnyEvent(threading.Event())
+    threading.Timer(0.05, either.set).start()
+    assert either.wait(20)
+
+
+def test_former_name_of_cancel_is_accepted_with_a_warning(started, rows, out):
+    halt = threading.Event()
+    halt.set()
+    with (
+        pytest.warns(DeprecationWarning, match="halt is called cancel now"),
+        pytest.raises(Cancelled),
+    ):
+        do_shard(job(out, started().target), rows, 0, halt=halt)
+    assert files_in(out) == []
+
+
 INTERRUPTED = """
 import signal, sys
-from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.shards.worker import AnyEvent, do_shard
 from support.shard_runs import job, mixed_rows
 
 def interrupt(number, frame):
