@@ -38,7 +38,9 @@ class Record:
         unknown: the fields of a file that this release does not know.
     """
 
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    unknown: Mapping[str, Any] = field(
+        default_factory=dict, repr=False, compare=False, kw_only=True
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, unknown fields included."""

@@ -10,7 +10,7 @@ import pytest
 from c3d_client.serving import channel
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import Package
-from c3d_pipelines.shards import retry as patience
+from c3d_pipelines.shards import retry
 from support.fake_kfp import fake_kfp
 from support.fake_serving import FakeServing
 from support.sample_dataset import two_runs
@@ -34,8 +34,8 @@ def started() -> Iterator:
 def short_pauses(monkeypatch):
     """Pauses are short; how often and whether there are any is what the tests look at."""
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE_S", 0.2)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,7 +195,7 @@ class TestShardsThatChange:
             "a.mp4": ("failed", "ShardMissing", "", -1),
             "b.mp4": ("ok", "", *told(storage, "shard", "row")["b.mp4"]),
         }
-        assert "not there any more" in told(storage, "error_message")["a.mp4"][0]
+        assert "does not exist any more" in told(storage, "error_message")["a.mp4"][0]
         assert told(storage, "key", "uri")["a.mp4"] == (A.key, A.uri)
 
     def test_a_shard_that_comes_late_takes_the_place_of_its_absence(self, storage):
@@ -243,19 +242,19 @@ class TestRefusals:
         keep(storage)
         whole = storage.read(INDEX_FILE)
         storage.write(INDEX_FILE, whole[:-20] if damage == "cut" else b"PAR1 not so PAR1")
-        with pytest.raises(ShardError, match=r"index.parquet: is damaged \(.*take it away") as told:
+        with pytest.raises(ShardError, match=r"index.parquet: is damaged \(.*remove it") as told:
             read_index(storage)
         assert "\n" not in str(told.value)
 
     def test_another_table_in_its_place_is_refused(self, storage):
         storage.write("x", b"")
-        pq.write_table(pa.table({"video": ["a"]}), Path(storage.uri) / INDEX_FILE)
+        pq.write_table(pa.table({"video": ["a"]}), storage.path_of(INDEX_FILE))
         with pytest.raises(ShardError, match="is not the index of a dataset .* columns are video"):
             read_index(storage)
 
     def test_a_shard_whose_bytes_rotted_is_one_clear_line(self, storage):
         report = commit(settings(storage.uri), [A])
-        path = Path(storage.uri) / video_file(report.name)
+        path = storage.path_of(video_file(report.name))
         whole = bytearray(path.read_bytes())
         whole[20:60] = bytes(40)
         path.write_bytes(whole)

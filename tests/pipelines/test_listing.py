@@ -149,7 +149,7 @@ def test_nothing_there_is_one_line(folder, tmp_path):
     assert "matches no videos" in refusal(folder / "*.ogv")
     assert "no such file or folder" in refusal(tmp_path / "absent")
     assert "no such file or folder" in refusal(tmp_path / "absent.mp4")
-    assert "is not called as a video" in refusal(folder / "notes.txt")
+    assert "has neither the name of a video" in refusal(folder / "notes.txt")
     assert "no such file" in refusal(folder / "*.csv")
     for videos in ("rtsp://host/stream", "ftp://host/a.mp4"):
         assert "cannot be listed there" in refusal(videos)
@@ -210,7 +210,7 @@ def test_nothing_in_a_bucket_is_one_line(bucket):
     for absent in ("s3://bucket/absent", "s3://bucket/in/absent.mp4", "s3://bucket/in/empty/"):
         assert "no videos there" in refusal(absent)
     assert "matches no videos" in refusal("s3://bucket/in/*.ogv")
-    assert "is not called as a video" in refusal("s3://bucket/in/notes.txt")
+    assert "has neither the name of a video" in refusal("s3://bucket/in/notes.txt")
     assert "no such file" in refusal("s3://bucket/absent.csv")
     for videos in ("s3://absent", "s3://absent/in/*", "s3://absent/in/*/a.mp4"):
         assert "there is no such bucket" in refusal(videos)
@@ -297,7 +297,7 @@ def test_a_store_that_never_answers_is_given_up_and_the_others_are_not(monkeypat
     told = with_keys(rows)
     assert [bool(row.key) for row in told] == [row.video_id.startswith("up") for row in rows]
     assert sum("dead" in uri for uri in asked) == 64
-    assert "s3://dead: none of 64 videos could be asked for" in caplog.text
+    assert "s3://dead: none of 64 videos could be looked up" in caplog.text
 
 
 def test_an_error_that_is_not_of_one_video_ends_it_all(monkeypatch):

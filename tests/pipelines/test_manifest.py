@@ -219,8 +219,8 @@ def test_thousands_of_bad_rows_are_counted_and_twenty_named(tmp_path):
         ("m.csv", b"", "is empty (0 bytes)"),
         ("m.parquet", b"", "is empty (0 bytes)"),
         ("m.csv", b"\n\r\n", "has no header"),
-        ("m.csv", b"video_id,name\na,b\n", "has no column uri; the columns that it names are:"),
-        ("m.csv", b"uri;video_id\na;b\n", "has no column uri; the columns that it names are: uri;"),
+        ("m.csv", b"video_id,name\na,b\n", "has no column uri; its columns are:"),
+        ("m.csv", b"uri;video_id\na;b\n", "has no column uri; its columns are: uri;"),
         ("m.csv", b"uri,uri\na,b\n", "its column uri comes twice"),
         ("m.csv", b"uri\n", "holds no rows; there is nothing to do"),
         ("m.jsonl", b"\n\n", "holds no rows; there is nothing to do"),
@@ -239,13 +239,13 @@ def test_a_file_that_is_no_manifest_is_one_line(tmp_path, name, content, words):
 def test_what_is_wrong_before_a_csv_breaks_off_is_told_as_well(tmp_path):
     message = refusal(written(tmp_path / "m.csv", 'uri,size_bytes\na,big\n"b,1\n'))
     assert "line 2: size_bytes is 'big'" in message
-    assert message.endswith("(unexpected end of data); what follows was not read")
+    assert message.endswith("(unexpected end of data); the rest of the file was not read")
 
 
 def test_a_parquet_manifest_that_is_cut_short_or_has_no_uri_is_one_line(tmp_path):
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"url": ["/a"]}), path)
-    assert refusal(path) == "has no column uri; the columns that it names are: url"
+    assert refusal(path) == "has no column uri; its columns are: url"
     write_manifest(path, ROWS)
     os.truncate(path, path.stat().st_size - 10)
     assert refusal(path).startswith("cannot be read as Parquet")
@@ -260,8 +260,8 @@ def test_a_file_without_header_does_not_show_a_password(tmp_path):
 
 def test_a_file_that_is_not_there_or_is_called_otherwise_is_one_line(tmp_path):
     assert refusal(tmp_path / "absent.csv").startswith("no such file")
-    assert "is not called as a manifest is; .csv, .jsonl" in refusal(tmp_path / "list.txt")
-    with pytest.raises(ManifestError, match="is not called as a manifest is"):
+    assert "does not have the suffix of a manifest; .csv, .jsonl" in refusal(tmp_path / "list.txt")
+    with pytest.raises(ManifestError, match="does not have the suffix of a manifest"):
         write_manifest(tmp_path / "list.txt", ROWS)
 
 

@@ -194,12 +194,12 @@ def test_a_duplicate_whose_original_is_gone_is_done_itself(manifest, out):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"answer": "classes"}, "answer: 'features' there, 'classes' asked for"),
-        ({"window": ClipWindow(stride=16)}, "clips.stride: 8 there, 16 asked for"),
-        ({"window": ClipWindow(frame_step=2)}, "clips.frame_step: 1 there, 2 asked for"),
-        ({"window": ClipWindow(tail="pad")}, "clips.tail: 'drop' there, 'pad' asked for"),
-        ({"window": ClipWindow(short="loop")}, "clips.short: 'error' there, 'loop' asked for"),
-        ({"window": ClipWindow(fps=12.5)}, "clips.fps: None there, 12.5 asked for"),
+        ({"answer": "classes"}, "answer: 'features' there, 'classes' requested"),
+        ({"window": ClipWindow(stride=16)}, "clips.stride: 8 there, 16 requested"),
+        ({"window": ClipWindow(frame_step=2)}, "clips.frame_step: 1 there, 2 requested"),
+        ({"window": ClipWindow(tail="pad")}, "clips.tail: 'drop' there, 'pad' requested"),
+        ({"window": ClipWindow(short="loop")}, "clips.short: 'error' there, 'loop' requested"),
+        ({"window": ClipWindow(fps=12.5)}, "clips.fps: None there, 12.5 requested"),
         ({"window": ClipWindow(resize="fast")}, "preprocessing.resize: '171x128 opencv-linear' th"),
     ],
 )

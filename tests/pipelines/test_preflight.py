@@ -94,7 +94,7 @@ def test_an_answer_that_is_no_number_is_named(started, out):
 
 def test_classes_need_a_model_that_has_them_and_names_them(started, out):
     server = started(card=model_card(labels=["one"]))
-    with pytest.raises(ContractMismatch, match="gives 3 probabilities and names 1 labels"):
+    with pytest.raises(ContractMismatch, match="returns 3 probabilities and has 1 labels"):
         preflight(plain_job(out, server.target, answer="classes"))
     server = started()
     del server.signatures["classify"]

@@ -137,7 +137,7 @@ def test_failures_are_filtered_by_words_and_by_status(shown):
     assert page.texts("#shown") == ["1 – 1 of 1 (7 in the table)"]
     assert choose(page, kind="unreadable") == ["class 0/film 00196.mp4"]
     assert choose(page, words="moov", kind="failed") == []
-    assert page.texts("#shown") == ["None of 7 fits"]
+    assert page.texts("#shown") == ["None of 7 match"]
     assert len(choose(page)) == 7
     assert page.texts("#kind option") == [
         "All (7)",
@@ -300,7 +300,7 @@ def test_a_run_that_failed_in_its_plan_says_why(shown):
 
 def test_a_run_without_failures_or_without_work_shows_no_empty_sections(shown):
     page = shown(drawn_run(["ok"] * 5, shards=1))
-    assert "What failed, and how to try it again" not in page.texts("h2")
+    assert "What failed, and how to retry it" not in page.texts("h2")
     assert page.texts(".notice") == []
     assert "good" in page.value("document.querySelector('.state').className")
     done = summary([plan_row("a", decision="done")], [index_row("a", run="run-1")])

@@ -5,16 +5,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from c3d_client.core.errors import VideoDecodeError
+from c3d_client.core.provenance import Provenance
 from c3d_client.results import Timings, VideoFeatures
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.shards.schema import clip_file, clip_schema, video_file, video_schema
-from c3d_pipelines.shards.writer import key_read, writing_shard
+from c3d_pipelines.shards.writer import key_when_read, writing_shard
 from c3d_pipelines.storage import Storage
 
 NAME = "0123456789abcdef"
 MADE = {"clips": {"stride": 8}}
-WAYS = {"answer": "features", "size": 4096, "provenance": MADE}
+WAYS = {"answer": "features", "size": 4096, "provenance": Provenance(MADE)}
 
 
 def features(clips, seed=0):
@@ -150,4 +151,4 @@ def test_neither_file_is_there_before_the_block_ends(tmp_path):
     ],
 )
 def test_the_key_is_of_what_was_read(planned, told, recorded):
-    assert key_read(ManifestRow("a", "a.mp4", 0, 0.0, planned), told) == recorded
+    assert key_when_read(ManifestRow("a", "a.mp4", 0, 0.0, planned), told) == recorded

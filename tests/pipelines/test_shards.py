@@ -85,7 +85,7 @@ def test_bytes_that_are_no_report_are_none(shard, text):
 
 def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
     storage, report = shard
-    path = storage.uri_of(report_file(report.name))
+    path = storage.path_of(report_file(report.name))
     os.unlink(path)
     os.symlink(path, path)
     with pytest.raises(StorageError, match="Too many levels of symbolic links"):
@@ -95,8 +95,7 @@ def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
 def test_what_a_killed_worker_left_goes_after_a_day(shard):
     storage, report = shard
     hidden = f"{TEMPORARY_PREFIX}0123"
-    left = [storage.uri_of(video_file("x").replace("x.parquet", hidden))]
-    left.append(storage.uri_of(clip_file("x").replace("x.parquet", hidden)))
+    left = [storage.path_of(file("x")).with_name(hidden) for file in (video_file, clip_file)]
     for path in left:
         with open(path, "w"):
             pass
@@ -105,7 +104,7 @@ def test_what_a_killed_worker_left_goes_after_a_day(shard):
     assert all(map(os.path.exists, left))
     for path in left:
         os.utime(path, (0, time.time() - 25 * 3600))
-        os.utime(storage.uri_of(video_file(report.name)), (0, 0))
+        os.utime(storage.path_of(video_file(report.name)), (0, 0))
     remove_stale(storage)
     assert not any(map(os.path.exists, left))
     assert read_report(storage, report.name) == report

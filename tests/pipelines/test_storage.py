@@ -94,8 +94,8 @@ def test_what_is_written_is_read_and_listed_under_its_name(storage):
     for name in NAMES:
         assert storage.read(name) == f"of {name}".encode()
         assert storage.size(name) == len(f"of {name}".encode())
-        assert storage.uri_of(name) == f"{storage.uri}/{name}"
-    assert Storage(storage.uri + "/").names() == sorted(NAMES)
+        assert storage.uri_of(name).raw == f"{storage.uri}/{name}"
+    assert Storage(storage.uri.raw + "/").names() == sorted(NAMES)
 
 
 def test_a_place_that_is_not_there_yet_is_empty(storage):
@@ -200,8 +200,8 @@ def test_a_full_disk_is_said(storage):
 
 
 def test_what_is_no_place_is_refused():
-    refused(lambda: Storage(""), "is no place")
-    refused(lambda: Storage("  "), "is no place")
+    refused(lambda: Storage(""), "is no folder")
+    refused(lambda: Storage("  "), "is no folder")
     refused(lambda: Storage("https://host/a?sig=secret"), "cannot be written to", "sig=***")
     refused(lambda: Storage("ftp://host/a"), "is not a path, file://, s3:// or gs://")
     for uri in ("s3://", "s3:///", "gs://"):
@@ -341,7 +341,7 @@ def test_nothing_of_what_was_sent_is_kept_on_this_machine(bucket, tmp_path, monk
 def test_no_room_for_what_is_to_be_sent_is_said_of_this_machine(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "gone"))
     gone = f"on this machine, below {tmp_path}/gone: No such file or directory"
-    refused(lambda: bucket.write("a.json", b"x"), bucket.uri_of("a.json"), gone)
+    refused(lambda: bucket.write("a.json", b"x"), str(bucket.uri_of("a.json")), gone)
 
 
 def test_a_browser_is_told_what_an_object_is(bucket):
@@ -356,7 +356,7 @@ def test_a_browser_is_told_what_an_object_is(bucket):
 
 def test_a_neighbour_with_the_same_beginning_is_another_place(bucket):
     bucket.write("a", b"x")
-    neighbour = Storage(bucket.uri + "-2")
+    neighbour = Storage(bucket.uri.raw + "-2")
     neighbour.write("b", b"y")
     assert (bucket.names(), neighbour.names()) == (["a"], ["b"])
 

@@ -185,10 +185,10 @@ def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, storage)
         return True
 
     proxy.faults = [Fault(INTERNAL, "PUT")]
-    storage.write("a", b"x", again=again)
+    storage.write("a", b"x", retry=again)
     assert (len(asked), storage.read("a")) == (2, b"x")
     proxy.faults = [Fault(resets, "PUT")]
-    refused(lambda: storage.write("a", b"y", again=lambda error: False), "Could not connect")
+    refused(lambda: storage.write("a", b"y", retry=lambda error: False), "Could not connect")
     assert storage.read("a") == b"x"
 
 

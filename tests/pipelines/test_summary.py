@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.reports.advice import advice, retry_command
-from c3d_pipelines.reports.figures import length, share, significant, size
 from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
 from c3d_pipelines.shards.schema import STATUSES
+from c3d_pipelines.text import length, share, significant, size
 from support.sample_summary import (
     PROVENANCE,
     START,

@@ -160,7 +160,7 @@ def test_an_empty_shard_has_a_report_and_no_files(out):
 
 
 def test_without_provenance_nothing_is_begun(rows, out):
-    with pytest.raises(UsageError, match="hold no provenance; ask the server first"):
+    with pytest.raises(UsageError, match="have no provenance; run the preflight"):
         do_shard(plain_job(out, "localhost:1"), rows, 0)
 
 
@@ -275,7 +275,7 @@ def test_the_log_has_a_line_for_each_twentieth(server, rows, out, caplog, monkey
     assert lines[2].endswith(" clips/s")
     assert len(lines) == 7
     caplog.clear()
-    monkeypatch.setattr(shard_progress, "_LINES_A_SHARD", 2)
+    monkeypatch.setattr(shard_progress, "_LINES_PER_SHARD", 2)
     do_shard(job(out, server.target, clip_rows=False), rows, 4)
     assert [line.split(" (")[0] for line in caplog.messages] == [
         "shard 4: 4 of 7 videos",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from c3d_client.core.provenance import Provenance
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import DO, PlannedRow
 from c3d_pipelines.reports.summary import RunSummary, summarise
@@ -122,7 +123,7 @@ def shard_report(
         "timings": {"wall_s": 2.0 * len(statuses)},
         "clips_answered": 30 * statuses.count(OK),
         "retries": 0,
-        "provenance": PROVENANCE,
+        "provenance": Provenance(PROVENANCE),
         **changes,
     }
     return ShardReport(**values)

@@ -112,6 +112,13 @@ class Uri:
         """The scheme and the bucket or host, such as ``s3://bucket``."""
         return f"{self.scheme}://{self.bucket}"
 
+    @property
+    def parent(self) -> Uri:
+        """The folder or prefix that holds this file; ``.`` for a bare file name."""
+        local = self.local_path
+        folder, slash, _ = (self.raw if local is None else local).rpartition("/")
+        return Uri(folder or slash or ".")
+
     def join(self, name: str) -> Uri:
         """Return the address of a file below this folder."""
         return Uri(f"{self.raw.rstrip('/')}/{name}")

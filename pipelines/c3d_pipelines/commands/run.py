@@ -126,8 +126,8 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
     """Return the result of a run as lines for the terminal."""
     from c3d_client.core.uri import redact
 
-    from c3d_pipelines.reports.figures import count
     from c3d_pipelines.shards.schema import STATUSES
+    from c3d_pipelines.text import count
 
     by_status = [
         f"{count(summary.ended(status))} {status}" for status in STATUSES if summary.ended(status)
@@ -152,8 +152,8 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
 
 def _retry_lines(summary: RunSummary) -> list[str]:
     """Return how to retry the videos that failed."""
-    from c3d_pipelines.reports.figures import count
     from c3d_pipelines.shards.schema import FINAL, OK
+    from c3d_pipelines.text import count
 
     final = sum(summary.ended(status) for status in FINAL - {OK})
     passing = len(summary.failures) - final

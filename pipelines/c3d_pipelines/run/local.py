@@ -106,7 +106,7 @@ class LocalRun:
 
     def file(self, name: str) -> str:
         """Return the path or URL of a file of this run, such as ``report.html``."""
-        return Storage(self.out).uri_of(run_file(self.run, name))
+        return Storage(self.out).uri_of(run_file(self.run, name)).raw
 
 
 def run_local(
@@ -293,7 +293,7 @@ class _Run:
             storage.write(name, text)
         except StorageError:
             return ""
-        return storage.uri_of(name)
+        return storage.uri_of(name).raw
 
 
 class _StepFailed(Exception):

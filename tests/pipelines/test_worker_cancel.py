@@ -6,7 +6,7 @@ import time
 
 import pytest
 from c3d_client import Cancelled
-from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.shards.worker import AnyEvent, do_shard
 from support.shard_runs import after, files_in, job, mixed_rows, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -33,11 +33,11 @@ def test_a_halt_ends_the_shard_at_once_even_where_the_server_says_nothing(starte
         released.wait(30)
 
     server.on_predict = on_predict
-    halt = threading.Event()
-    threading.Thread(target=lambda: (asked.wait(10), halt.set())).start()
+    cancel = threading.Event()
+    threading.Thread(target=lambda: (asked.wait(10), cancel.set())).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        do_shard(settings, rows, 0, halt=halt)
+        do_shard(settings, rows, 0, cancel=cancel)
     released.set()
     assert time.monotonic() - began < 20
     assert files_in(out) == []
@@ -49,25 +49,51 @@ def test_a_halt_ends_the_waiting_for_a_server(started, rows, out):
     server = started()
     settings = job(out, server.target, patience_s=60.0)
     server.stop()
-    halt = threading.Event()
-    threading.Timer(0.3, halt.set).start()
+    cancel = threading.Event()
+    threading.Timer(0.3, cancel.set).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        do_shard(settings, rows, 0, halt=halt)
+        do_shard(settings, rows, 0, cancel=cancel)
     assert time.monotonic() - began < 20
 
 
 def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
-    halt = threading.Event()
+    cancel = threading.Event()
     settings = job(out, started().target, workers=1)
     with pytest.raises(Cancelled):
-        do_shard(settings, rows, 0, halt=halt, on_progress=after(3, halt.set))
+        do_shard(settings, rows, 0, cancel=cancel, on_progress=after(3, cancel.set))
+    assert files_in(out) == []
+
+
+def test_wait_for_any_of_two_events_wakes_when_either_is_set():
+    for number in range(2):
+        events = threading.Event(), threading.Event()
+        either = AnyEvent(*events)
+        assert not either.wait(0.01), number
+        threading.Timer(0.05, events[number].set).start()
+        began = time.monotonic()
+        assert either.wait(20), number
+        assert time.monotonic() - began < 5, number
+        assert either.is_set(), number
+    either = AnyEvent(threading.Event())
+    threading.Timer(0.05, either.set).start()
+    assert either.wait(20)
+
+
+def test_former_name_of_cancel_is_accepted_with_a_warning(started, rows, out):
+    halt = threading.Event()
+    halt.set()
+    with (
+        pytest.warns(DeprecationWarning, match="halt is called cancel now"),
+        pytest.raises(Cancelled),
+    ):
+        do_shard(job(out, started().target), rows, 0, halt=halt)
     assert files_in(out) == []
 
 
 INTERRUPTED = """
 import signal, sys
-from c3d_pipelines.shards.worker import do_shard
+from c3d_pipelines.shards.worker import AnyEvent, do_shard
 from support.shard_runs import job, mixed_rows
 
 def interrupt(number, frame):
