@@ -56,7 +56,7 @@ def classes_dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
-    """An environment that says nothing of Kubeflow, and a home that nothing is written to."""
+    """An environment without Kubeflow's variables, and a home folder that nothing is written to."""
     for name in ("ENDPOINT", "UI_ENDPOINT", "TOKEN", "COOKIE", "SA_TOKEN_PATH"):
         monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -68,7 +68,7 @@ def bare(monkeypatch, tmp_path):
 
 @pytest.fixture
 def kfp():
-    """A Kubeflow Pipelines API of the test's own."""
+    """A fake Kubeflow Pipelines API for one test."""
     with fake_kfp() as server:
         yield server
 

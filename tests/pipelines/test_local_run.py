@@ -379,19 +379,43 @@ def test_run_killed_at_any_moment_continues_with_what_is_left(slow_server, tmp_p
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("compiled", [False, True], ids=["steps", "compiled"])
+def test_keyboard_interrupt_ends_the_processes_and_is_raised(
+    slow_server, tmp_path, temporary, compiled
+):
+    videos = make_videos(tmp_path / "videos", 2, frames=400)
+    notes = []
+
+    def interrupt(state):
+        if state.clips:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_local(
+            slow_arguments(videos, tmp_path / "out", slow_server),
+            show=interrupt,
+            note=notes.append,
+            pipeline=compiled_path(EXTRACTION) if compiled else None,
+        )
+    assert time.monotonic() - began < 60
+    assert notes == ["stopping; what is done stays done; press Ctrl-C again to kill"]
+    assert not processes_of(str(temporary))
+    assert temporary_files(tmp_path) == []
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.faults
 def test_second_ctrl_c_kills_the_processes(tmp_path, temporary):
-    def stuck(request, rows, context):
-        time.sleep(60)
-
     videos = make_videos(tmp_path / "videos", 1)
-    answered = []
+    requests = []
 
-    def first_only(request, rows, context):
-        if answered:
-            stuck(request, rows, context)
-        answered.append(rows)
+    def stuck_after_the_preflight(request, rows, context):
+        requests.append(rows)
+        if len(requests) > 1:
+            time.sleep(20)
 
-    server = FakeServing(first_only)
+    server = FakeServing(stuck_after_the_preflight)
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + _COMMAND
     command = [sys.executable, "-c", script, "--videos", videos, "--out", tmp_path / "out"]
     run = subprocess.Popen(

@@ -8,13 +8,8 @@ import pytest
 from c3d_client import ClipWindow, ServingOptions
 from c3d_client.core.errors import UsageError
 from c3d_client.core.provenance import Provenance
-from c3d_pipelines.settings import (
-    CLUSTER_SERVER,
-    PARAMETERS,
-    SERVER_VARIABLE,
-    JobParameters,
-    JobSettings,
-)
+from c3d_pipelines.parameters import CLUSTER_SERVER, PARAMETERS, SERVER_VARIABLE, JobParameters
+from c3d_pipelines.settings import JobSettings
 
 
 def test_every_parameter_has_a_type_a_default_of_that_type_and_one_sentence_of_help():
@@ -32,7 +27,8 @@ def test_every_parameter_has_a_type_a_default_of_that_type_and_one_sentence_of_h
 
 
 def test_defaults_are_those_of_the_settings_and_of_the_client():
-    made = JobParameters(out="out", server="localhost:8500").settings(run="r", answer="features")
+    parameters = JobParameters(out="out", server="localhost:8500")
+    made = JobSettings.from_parameters(parameters, run="r", answer="features")
     assert made == JobSettings("out", "r")
     assert made.window == JobParameters().window == ClipWindow()
     for name in ("batch_size", "max_in_flight", "timeout_s", "model"):
@@ -76,7 +72,8 @@ def test_configured_server_is_that_of_the_environment_or_of_the_cluster(monkeypa
         ("other:8500", "mine:8500", "mine:8500"),
     ):
         monkeypatch.setenv(SERVER_VARIABLE, variable)
-        made = JobParameters(server=parameter).settings(run="r", answer="features")
+        parameters = JobParameters(server=parameter)
+        made = JobSettings.from_parameters(parameters, run="r", answer="features")
         assert made.server == server, (variable, parameter)
 
 

@@ -488,10 +488,12 @@ class _CompiledRun(_Run):
     def _reasons(self, code: int) -> list[tuple[str, str]]:
         if code < 0:
             return [("", f"the run's process {_end_of(code)}")]
+        reasons: dict[str, str] = {}
         if self.name:
-            reasons = failure_reasons(Storage(self.out), self.name)
-            if reasons:
-                return [(step.partition("-")[0], text) for step, text in reasons.items()]
+            with contextlib.suppress(C3DError):  # storage that is away may be the reason
+                reasons = failure_reasons(Storage(self.out), self.name)
+        if reasons:
+            return [(step.partition("-")[0], text) for step, text in reasons.items()]
         lines = self.folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1].strip() if lines else "nothing in its log"
         return [("", f"Kubeflow ended with: {last}")]
