@@ -29,7 +29,7 @@ def published(out: Path, provenance=PROVENANCE, **kind) -> str:
 
 
 class TestForPrograms:
-    def test_what_was_written_is_read(self, tmp_path):
+    def test_card_is_read_as_it_was_written(self, tmp_path):
         published(tmp_path, answer="classes")
         card = read_card(Storage(tmp_path))
         assert card.answer == "classes"
@@ -38,11 +38,11 @@ class TestForPrograms:
         assert card.videos["ok"] == 1
         assert json.loads((tmp_path / "dataset.json").read_text()) == json.loads(card.to_json())
 
-    def test_where_there_is_none_there_is_none(self, tmp_path):
+    def test_folder_without_a_card_has_none(self, tmp_path):
         assert read_card(Storage(tmp_path)) is None
 
     @pytest.mark.parametrize("text", ["", "[]", '{"answer": "features"}', "\xff", "FORMAT 2"])
-    def test_what_is_none_is_one_clear_line(self, tmp_path, text):
+    def test_invalid_card_is_one_line(self, tmp_path, text):
         published(tmp_path)
         path = tmp_path / "dataset.json"
         if text == "FORMAT 2":
@@ -52,7 +52,7 @@ class TestForPrograms:
             read_card(Storage(tmp_path))
         assert "\n" not in str(told.value)
 
-    def test_classes_with_other_labels_never_come_together(self, tmp_path):
+    def test_shards_with_different_labels_are_refused(self, tmp_path):
         job = settings(tmp_path, answer="classes")
         commit(job, [A])
         commit(job, [B], index=1, labels=["archery", "bowling", "cricket"])
@@ -63,7 +63,7 @@ class TestForPrograms:
 
 class TestWhatMayJoin:
     @pytest.mark.parametrize("finished", [True, False])
-    def test_numbers_made_the_same_way_may_and_others_may_not(self, tmp_path, finished):
+    def test_only_numbers_made_the_same_way_are_accepted(self, tmp_path, finished):
         job = settings(tmp_path)
         commit(job, [A])
         if finished:
@@ -75,12 +75,12 @@ class TestWhatMayJoin:
         with pytest.raises(ProvenanceError, match="answer: 'features' against 'classes'"):
             require_same_dataset(storage, answer="classes", provenance=PROVENANCE)
 
-    def test_into_an_empty_place_all_may(self, tmp_path):
+    def test_empty_folder_accepts_all_numbers(self, tmp_path):
         require_same_dataset(Storage(tmp_path), answer="classes", provenance=OTHER)
 
 
 class TestForPeople:
-    def test_its_front_matter_names_the_parts(self, tmp_path):
+    def test_front_matter_lists_the_files(self, tmp_path):
         text = published(tmp_path / 'films: "new" & more')
         _, front, _ = text.split("---\n", 2)
         said = yaml.safe_load(front)
@@ -93,14 +93,14 @@ class TestForPeople:
         }
         assert [one.get("default", False) for one in said["configs"]] == [True, False, False]
 
-    def test_parts_that_are_not_there_are_not_named(self, tmp_path):
+    def test_missing_files_are_not_listed(self, tmp_path):
         text = published(tmp_path / "a", clip_rows=False)
         assert "config_name: clips" not in text
-        assert "this dataset keeps none" in text
+        assert "this dataset stores none" in text
         publish(settings(tmp_path / "b"), to_do(A))
         assert "config_name: videos" not in (tmp_path / "b/README.md").read_text()
 
-    def test_it_counts_and_names_what_made_the_numbers(self, tmp_path):
+    def test_readme_has_counts_and_provenance(self, tmp_path):
         text = published(tmp_path)
         assert "C3D features of 2 videos" in text
         assert "| `ok` | 1 |" in text
@@ -111,7 +111,7 @@ class TestForPeople:
         shown = re.search(r"```json\n(.*?)```", text, re.DOTALL)
         assert json.loads(shown[1]) == PROVENANCE
 
-    def test_it_names_every_column(self, tmp_path):
+    def test_readme_lists_every_column(self, tmp_path):
         text = published(tmp_path)
         names = {*INDEX_SCHEMA.names, *video_schema("features").names}
         names |= set(clip_schema("features").names)
@@ -122,17 +122,17 @@ class TestForPeople:
         [
             ({}, "A clip is 16 frames: consecutive frames, each frame of the file."),
             ({"stride": 4}, "the next clip starts 4 frames later"),
-            ({"frame_step": 2, "fps": 12.5}, "one frame in 2, taken at 12.5 frames a second"),
+            ({"frame_step": 2, "fps": 12.5}, "one frame in 2, sampled at 12.5 frames per second"),
             ({"tail": "loop"}, "get one that repeats its frames from the first on"),
             ({"short": "pad"}, "fewer frames than one clip gets one that repeats its last frame"),
             ({}, "fewer frames than one clip is `too_short`"),
         ],
     )
-    def test_it_says_what_a_clip_is(self, tmp_path, clips, said):
+    def test_readme_describes_the_clips(self, tmp_path, clips, said):
         made = {**PROVENANCE, "clips": {**PROVENANCE["clips"], **clips}}
         assert said in published(tmp_path, made)
 
-    def test_random_weights_are_called_so(self, tmp_path):
+    def test_random_weights_are_marked(self, tmp_path):
         weights = {"source": "seed 7", "random": True, "sha256": "00" * 32}
         made = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
         assert "**the numbers mean nothing**" in published(tmp_path, made)

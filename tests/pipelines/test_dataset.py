@@ -61,7 +61,7 @@ def shard_of(folder: Path, video_id: str) -> str:
 
 
 class TestRows:
-    def test_every_video_is_given_once_whatever_became_of_it(self, films):
+    def test_every_video_is_yielded_once_whatever_its_status(self, films):
         rows = {row.video_id: row for row in films}
         assert len(films) == len(rows) == len(list(films)) == 9
         assert {name: row.status for name, row in rows.items()} == {
@@ -78,7 +78,7 @@ class TestRows:
         assert (rows["1.mp4"].run, rows["0.mp4"].run) == ("run-2", "run-1")
 
     @pytest.mark.parametrize("name", ["0.mp4", "1.mp4", "2.mp4", "4.mp4", "twin.mp4"])
-    def test_one_is_found_by_its_id(self, films, name):
+    def test_row_is_found_by_its_id(self, films, name):
         row = films.row(name)
         assert row.video_id == name
         if name in OK:
@@ -86,11 +86,11 @@ class TestRows:
         else:
             assert row.feature is None
 
-    def test_an_id_that_is_not_there_is_one_clear_line(self, films):
+    def test_unknown_id_is_one_line(self, films):
         with pytest.raises(UsageError, match=r"has no video 'x'; ids\(None\) lists"):
             films.row("x")
 
-    def test_ids_are_those_of_a_status_and_sorted(self, films):
+    def test_ids_are_sorted_and_of_one_status(self, films):
         assert films.ids() == OK
         assert films.ids("corrupt") == ["2.mp4"]
         assert films.ids("too_short") == []
@@ -98,19 +98,19 @@ class TestRows:
         with pytest.raises(UsageError, match="status is 'good'; give one of ok, "):
             films.ids("good")
 
-    def test_the_table_is_the_index(self, out, films):
+    def test_table_is_the_index(self, out, films):
         assert films.table().equals(pq.read_table(out / "index.parquet").replace_schema_metadata())
 
 
 class TestMatrix:
-    def test_has_the_newest_numbers_in_the_order_of_the_ids(self, films):
+    def test_matrix_has_the_newest_numbers_in_the_order_of_the_ids(self, films):
         ids, matrix = films.matrix()
         assert ids == films.ids() == OK
         assert (matrix.dtype, matrix.shape) == (np.float32, (7, 4096))
         assert np.array_equal(matrix, [feature_of(CURRENT[name]) for name in OK])
         assert np.allclose(np.linalg.norm(matrix, axis=1), 1)
 
-    def test_goes_to_a_file_where_memory_is_too_small(self, films, tmp_path):
+    def test_matrix_is_written_to_a_memory_mapped_file(self, films, tmp_path):
         ids, mapped = films.matrix(tmp_path / "features.npy")
         assert ids == OK
         assert isinstance(mapped, np.memmap)
@@ -118,11 +118,11 @@ class TestMatrix:
         assert np.array_equal(np.load(tmp_path / "features.npy"), mapped)
         assert os.listdir(tmp_path) == ["features.npy"]
 
-    def test_a_file_that_cannot_be_written_is_one_clear_line(self, films, tmp_path):
+    def test_file_that_cannot_be_written_is_one_line(self, films, tmp_path):
         with pytest.raises(StorageError, match="cannot be written"):
             films.matrix(tmp_path / "no" / "features.npy")
 
-    def test_of_a_dataset_where_nothing_is_ok_is_empty(self, tmp_path):
+    def test_matrix_of_a_dataset_without_ok_videos_is_empty(self, tmp_path):
         publish(settings(tmp_path / "out"), to_do(ROWS[0]))
         films = dataset.open(tmp_path / "out")
         assert films.matrix()[1].shape == (0, 4096)
@@ -134,7 +134,7 @@ class TestMatrix:
 
 class TestClips:
     @pytest.mark.parametrize("name", OK)
-    def test_are_those_of_the_video(self, films, name):
+    def test_clips_are_those_of_the_video(self, films, name):
         clips = films.clips(name)
         assert clips.video_id == name
         assert np.array_equal(clips.clip_features, numbers_of(CURRENT[name]))
@@ -143,11 +143,11 @@ class TestClips:
         assert np.allclose(clips.clip_times_s, [[0, 16 / 25], [8 / 25, 24 / 25]])
         assert clips.clip_probabilities is None
 
-    def test_of_a_video_that_is_not_ok_are_refused_with_its_reason(self, films):
+    def test_clips_of_a_video_that_is_not_ok_are_refused_with_its_reason(self, films):
         with pytest.raises(UsageError, match="2.mp4 has no clips; it is corrupt: /films/2.mp4"):
             films.clips("2.mp4")
 
-    def test_that_were_not_kept_are_refused(self, tmp_path):
+    def test_clips_that_are_not_stored_are_refused(self, tmp_path):
         job = settings(tmp_path, clip_rows=False)
         commit(job, ROWS)
         publish(job, to_do(*ROWS))
@@ -169,26 +169,26 @@ class TestClasses:
         assert row.top_probability == pytest.approx(expected.max())
         assert films.row("2.mp4").top_label is None
 
-    def test_the_matrix_has_a_column_a_class(self, classified):
+    def test_matrix_has_a_column_per_class(self, classified):
         ids, matrix = dataset.open(classified).matrix()
         assert np.array_equal(matrix, [feature_of(CURRENT[name], size=3) for name in ids])
 
-    def test_clips_have_theirs(self, classified):
+    def test_clips_have_probabilities(self, classified):
         clips = dataset.open(classified).clips("twin.mp4")
         assert np.array_equal(clips.clip_probabilities, numbers_of(TWIN, size=3))
         assert clips.clip_features is None
 
-    def test_have_no_neighbours(self, classified):
+    def test_classes_have_no_neighbours(self, classified):
         with pytest.raises(UsageError, match="holds classes, and no features"):
             dataset.open(classified).nearest("1.mp4")
 
 
 class TestDamage:
-    def test_a_place_without_a_dataset_is_one_clear_line(self, tmp_path):
+    def test_folder_without_a_dataset_is_one_line(self, tmp_path):
         with pytest.raises(StorageError, match="is not a dataset: it has no dataset.json"):
             dataset.open(tmp_path)
 
-    def test_an_index_that_is_gone_is_one_clear_line(self, own):
+    def test_missing_index_is_one_line(self, own):
         (own / "index.parquet").unlink()
         with pytest.raises(
             ShardError, match="index.parquet: is missing, though dataset.json exists"
@@ -204,7 +204,7 @@ class TestDamage:
             lambda films: films.nearest("0.mp4"),
         ],
     )
-    def test_a_shard_that_is_gone_is_one_clear_line(self, own, read):
+    def test_missing_shard_is_one_line(self, own, read):
         name = video_file(shard_of(own, "1.mp4"))
         (own / name).unlink()
         with pytest.raises(ShardError, match=f"{name}: is missing, though the index") as told:
@@ -212,7 +212,7 @@ class TestDamage:
         assert "run the pipeline again" in str(told.value)
 
     @pytest.mark.parametrize("damage", ["cut", "rotted"])
-    def test_a_shard_that_is_damaged_is_one_clear_line(self, own, damage):
+    def test_damaged_shard_is_one_line(self, own, damage):
         path = own / video_file(shard_of(own, "1.mp4"))
         whole = path.read_bytes()
         middle = len(whole) // 2
@@ -222,13 +222,13 @@ class TestDamage:
             dataset.open(own).matrix()
         assert "\n" not in str(told.value)
 
-    def test_a_matrix_that_fails_leaves_no_file(self, own, tmp_path):
+    def test_failed_matrix_writes_no_file(self, own, tmp_path):
         (own / video_file(shard_of(own, "1.mp4"))).unlink()
         with pytest.raises(ShardError):
             dataset.open(own).matrix(tmp_path / "x.npy")
         assert sorted(os.listdir(tmp_path)) == ["own"]
 
-    def test_a_shard_that_was_done_again_meanwhile_is_not_mistaken(self, own):
+    def test_shard_that_was_done_again_is_detected(self, own):
         films = dataset.open(own)
         commit(settings(own), ROWS[:5], reverse=True)
         with pytest.raises(ShardError, match="is not the shard that the index describes"):
@@ -236,20 +236,20 @@ class TestDamage:
         with pytest.raises(ShardError, match="the index names|is not the shard"):
             films.clips("0.mp4")
 
-    def test_a_video_that_lost_its_numbers_is_not_taken_for_one_that_has_them(self, own):
+    def test_video_that_lost_its_numbers_is_detected(self, own):
         films = dataset.open(own)
         commit(settings(own), ROWS[:5], statuses={"0.mp4": "failed"})
         with pytest.raises(ShardError, match="'0.mp4' has no numbers"):
             films.row("0.mp4")
 
-    def test_a_shard_that_became_shorter_is_not_mistaken(self, own):
+    def test_shard_that_became_shorter_is_detected(self, own):
         films = dataset.open(own)
         path = own / video_file(films.row("4.mp4").shard)
         pq.write_table(pq.read_table(path).slice(0, 4), path)
         with pytest.raises(ShardError, match="it has 4 rows and no row 4"):
             films.matrix()
 
-    def test_clips_that_are_gone_are_one_clear_line(self, own):
+    def test_missing_clips_are_one_line(self, own):
         name = clip_file(shard_of(own, "1.mp4"))
         (own / name).unlink()
         with pytest.raises(ShardError, match=f"{name}: is missing"):
@@ -257,7 +257,7 @@ class TestDamage:
 
 
 class TestInABucket:
-    def test_a_dataset_is_published_and_read(self, tmp_path, monkeypatch):
+    def test_dataset_in_a_bucket_is_published_and_read(self, tmp_path, monkeypatch):
         fsspec = pytest.importorskip("fsspec")
         pytest.importorskip("s3fs", reason="s3fs is not installed: datasets on S3 not run")
         with s3_server(tmp_path) as server:
@@ -287,7 +287,7 @@ class TestWithThePipelineItself:
     def answer(self, request) -> str:
         return request.param
 
-    def test_what_is_planned_done_and_published_is_what_the_client_gives(
+    def test_published_numbers_are_those_of_the_client(
         self, narrow_server, bikes, carphone, tmp_path, answer
     ):
         films = tmp_path / "films"

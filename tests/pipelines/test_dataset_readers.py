@@ -81,7 +81,7 @@ class TestOthersReadIt:
         numbers = np.asarray(videos[self.column(folder)][:], np.float32)
         self.same(dict(zip(ids, numbers, strict=True)), expected)
 
-    def test_hugging_face_takes_the_files_and_rows_that_we_name(self, out, tmp_path):
+    def test_hugging_face_reads_files_and_file_rows(self, out, tmp_path):
         datasets = hugging_face()
         films = dataset.open(out)
         loaded = datasets.load_dataset(
@@ -92,7 +92,7 @@ class TestOthersReadIt:
         assert np.array_equal(np.asarray(rows["feature"][:]), films.matrix()[1])
 
     @pytest.mark.parametrize(("part", "rows"), [("index", 9), ("videos", 10), ("clips", 14)])
-    def test_hugging_face_knows_the_parts_by_the_readme(self, out, tmp_path, part, rows):
+    def test_hugging_face_reads_the_configs_of_the_readme(self, out, tmp_path, part, rows):
         datasets = hugging_face()
         cache = str(tmp_path / "cache")
         assert len(datasets.load_dataset(str(out), part, split="train", cache_dir=cache)) == rows

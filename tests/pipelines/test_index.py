@@ -46,12 +46,12 @@ def keep(storage: Storage) -> None:
 
 
 class TestWhatIsCommitted:
-    def test_a_place_with_nothing_in_it_has_no_rows(self, storage):
+    def test_empty_folder_has_no_rows(self, storage):
         table = read_index(storage)
         assert len(table) == 0
         assert table.schema.equals(INDEX_SCHEMA)
 
-    def test_rows_of_committed_shards_are_known_before_anybody_published_them(self, storage):
+    def test_index_has_rows_of_committed_shards_before_they_are_published(self, storage):
         report = commit(settings(storage.uri), [B, A], statuses={"a.mp4": "corrupt"})
         table = read_index(storage)
         assert table.schema.equals(INDEX_SCHEMA)
@@ -64,14 +64,14 @@ class TestWhatIsCommitted:
         assert {row["run"] for row in (good, bad)} == {"run-1"}
         assert good["top_label"] is None
 
-    def test_the_best_class_is_in_the_index(self, storage):
+    def test_index_has_the_best_class(self, storage):
         commit(settings(storage.uri, answer="classes"), [A])
         [row] = read_index(storage).to_pylist()
         assert row["top_label"]
         assert 1 / 3 < row["top_probability"] < 1
 
     @pytest.mark.parametrize("part", ["report", "videos"])
-    def test_a_shard_without_a_report_that_fits_does_not_exist(self, storage, part):
+    def test_shard_without_a_fitting_report_is_ignored(self, storage, part):
         report = commit(settings(storage.uri), [A])
         if part == "report":
             storage.remove(report_file(report.name))
@@ -79,7 +79,7 @@ class TestWhatIsCommitted:
             storage.write(video_file(report.name), b"half of it")
         assert told(storage) == {}
 
-    def test_an_index_that_is_written_says_the_same_and_is_the_same_bytes(self, storage):
+    def test_written_index_has_the_same_rows_and_bytes(self, storage):
         commit(settings(storage.uri), [A, B], statuses={"b.mp4": "too_short"})
         before = read_index(storage)
         keep(storage)
@@ -90,13 +90,13 @@ class TestWhatIsCommitted:
 
 
 class TestWhichRowCounts:
-    def test_the_newest_result_of_a_video_wins_whatever_the_shards_are_called(self, storage):
+    def test_newest_result_of_a_video_wins_whatever_the_shards_names(self, storage):
         for number, at in enumerate([START + 5, START + 9, START]):
             others = [video(f"{number}.mp4")]
             commit(settings(storage.uri, f"run-{number}"), [A, *others], at=at)
         assert told(storage, "run")["a.mp4"] == ("run-1",)
 
-    def test_a_failure_does_not_replace_a_success_of_the_same_content(self, storage):
+    def test_failure_does_not_replace_a_success_of_the_same_content(self, storage):
         commit(settings(storage.uri), [A])
         keep(storage)
         commit(settings(storage.uri, "run-2"), [A, B], statuses={"a.mp4": "failed"}, at=START + 9)
@@ -105,7 +105,7 @@ class TestWhichRowCounts:
             "b.mp4": ("ok", "run-2"),
         }
 
-    def test_a_failure_replaces_a_success_of_what_the_video_was_before(self, storage):
+    def test_failure_replaces_a_success_of_the_earlier_content(self, storage):
         commit(settings(storage.uri), [A])
         keep(storage)
         commit(
@@ -113,7 +113,7 @@ class TestWhichRowCounts:
         )
         assert told(storage, "status", "key") == {"a.mp4": ("failed", "sha256:changed")}
 
-    def test_without_a_key_a_video_is_known_by_its_place(self, storage):
+    def test_video_without_a_key_is_identified_by_its_uri(self, storage):
         here, there = video("a.mp4", " "), video("a.mp4", " ", uri="/elsewhere/a.mp4")
         here, there = (type(one)(one.video_id, one.uri) for one in (here, there))
         commit(settings(storage.uri), [here])
@@ -124,13 +124,13 @@ class TestWhichRowCounts:
         commit(settings(storage.uri, "run-3"), [there, C], **failed | {"at": START + 10})
         assert told(storage)["a.mp4"] == ("failed",)
 
-    def test_a_success_replaces_a_failure(self, storage):
+    def test_success_replaces_a_failure(self, storage):
         commit(settings(storage.uri), [A], statuses={"a.mp4": "unreadable"})
         keep(storage)
         commit(settings(storage.uri, "run-2"), [A, B], at=START + 9)
         assert told(storage)["a.mp4"] == ("ok",)
 
-    def test_many_rows_are_merged_as_one_by_one(self):
+    def test_many_rows_are_merged_like_row_by_row(self):
         dice = random.Random(7)
         rows = [
             {
@@ -168,7 +168,7 @@ class TestWhichRowCounts:
 
 
 class TestShardsThatChange:
-    def test_a_shard_that_was_done_again_is_read_again(self, storage):
+    def test_shard_that_was_done_again_is_read_again(self, storage):
         job = settings(storage.uri)
         commit(job, [A, B], statuses={"a.mp4": "unreadable"})
         keep(storage)
@@ -178,7 +178,7 @@ class TestShardsThatChange:
             "b.mp4": ("ok", 0, "run-2"),
         }
 
-    def test_what_was_superseded_does_not_come_back(self, storage):
+    def test_superseded_row_does_not_come_back(self, storage):
         commit(settings(storage.uri), [A])
         commit(settings(storage.uri, "run-2"), [CHANGED], at=START + 9)
         keep(storage)
@@ -186,7 +186,7 @@ class TestShardsThatChange:
         keep(storage)
         assert told(storage, "key") == {"a.mp4": ("sha256:changed",)}
 
-    def test_rows_of_a_shard_that_is_gone_are_failed_and_say_why(self, storage):
+    def test_rows_of_a_missing_shard_are_failed_with_a_reason(self, storage):
         report = commit(settings(storage.uri), [A])
         commit(settings(storage.uri), [B], index=1)
         keep(storage)
@@ -198,7 +198,7 @@ class TestShardsThatChange:
         assert "does not exist any more" in told(storage, "error_message")["a.mp4"][0]
         assert told(storage, "key", "uri")["a.mp4"] == (A.key, A.uri)
 
-    def test_a_shard_that_comes_late_takes_the_place_of_its_absence(self, storage):
+    def test_late_shard_replaces_its_missing_row(self, storage):
         own = {"video_id": A.video_id, "uri": A.uri, "key": A.key, "size_bytes": 1000}
         absent = missing_rows(
             pa.Table.from_pylist([own | {"run": "run-1", "duplicate_of": ""}]), message="not yet"
@@ -208,7 +208,7 @@ class TestShardsThatChange:
         commit(settings(storage.uri), [A])
         assert told(storage) == {"a.mp4": ("ok",)}
 
-    def test_a_duplicate_follows_its_original_s_shard(self, storage):
+    def test_duplicate_follows_its_originals_shard(self, storage):
         from c3d_pipelines.inputs.plan import PlannedRow
 
         job, twin = settings(storage.uri), video("twin.mp4", A.key)
@@ -222,7 +222,7 @@ class TestShardsThatChange:
 
 
 class TestRefusals:
-    def test_shards_that_were_made_differently_are_never_read_together(self, storage):
+    def test_shards_that_were_made_differently_are_refused(self, storage):
         commit(settings(storage.uri), [A])
         commit(settings(storage.uri, "run-2", provenance=OTHER), [B])
         with pytest.raises(ProvenanceError, match="model.precision: '.*float.*' against") as failed:
@@ -230,14 +230,14 @@ class TestRefusals:
         assert "run-1" in str(failed.value)
         assert "run-2" in str(failed.value)
 
-    def test_features_and_classes_are_never_read_together(self, storage):
+    def test_features_and_classes_together_are_refused(self, storage):
         commit(settings(storage.uri), [A])
         commit(settings(storage.uri, answer="classes"), [B])
         with pytest.raises(ProvenanceError, match="answer: '(features|classes)' against"):
             read_index(storage)
 
     @pytest.mark.parametrize("damage", ["cut", "other bytes"])
-    def test_an_index_that_is_damaged_is_one_clear_line(self, storage, damage):
+    def test_damaged_index_is_one_line(self, storage, damage):
         commit(settings(storage.uri), [A])
         keep(storage)
         whole = storage.read(INDEX_FILE)
@@ -246,13 +246,13 @@ class TestRefusals:
             read_index(storage)
         assert "\n" not in str(told.value)
 
-    def test_another_table_in_its_place_is_refused(self, storage):
+    def test_foreign_table_is_refused(self, storage):
         storage.write("x", b"")
         pq.write_table(pa.table({"video": ["a"]}), storage.path_of(INDEX_FILE))
         with pytest.raises(ShardError, match="is not the index of a dataset .* columns are video"):
             read_index(storage)
 
-    def test_a_shard_whose_bytes_rotted_is_one_clear_line(self, storage):
+    def test_corrupted_shard_is_one_line(self, storage):
         report = commit(settings(storage.uri), [A])
         path = storage.path_of(video_file(report.name))
         whole = bytearray(path.read_bytes())

@@ -47,7 +47,7 @@ def out(tmp_path):
 
 
 class TestWhatComesOut:
-    def test_has_every_video_with_its_numbers_and_clips(self, tmp_path, out):
+    def test_merged_dataset_has_every_video_with_its_numbers_and_clips(self, tmp_path, out):
         one = made(tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "too_short"})
         two = made(tmp_path / "two", [C, D], "run-2")
         films = merge([one, two], out)
@@ -64,14 +64,14 @@ class TestWhatComesOut:
         assert films.card.videos == {**dict.fromkeys(films.card.videos, 0), "ok": 3, "too_short": 1}
         assert "features of 4 videos" in (out / "README.md").read_text()
 
-    def test_keeps_the_runs_reports(self, tmp_path, out):
+    def test_reports_of_the_runs_are_copied(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         two = made(tmp_path / "two", [B], "run-2")
         merge([one, two], out)
         for folder, run in ((one, "run-1"), (two, "run-2")):
             assert files(out / "runs" / run) == files(folder / "runs" / run)
 
-    def test_of_a_video_in_both_has_the_newest(self, tmp_path, out):
+    def test_newest_result_of_a_video_in_both_wins(self, tmp_path, out):
         one = made(tmp_path / "one", [A, B], "run-1", at=START + 9)
         two = made(tmp_path / "two", [CHANGED, C], "run-2")
         for order in ([one, two], [two, one]):
@@ -82,7 +82,7 @@ class TestWhatComesOut:
                 "c.mp4": (C.key, "run-2"),
             }
 
-    def test_keeps_a_success_where_the_newest_is_a_failure(self, tmp_path, out):
+    def test_success_wins_over_a_newer_failure(self, tmp_path, out):
         one = made(tmp_path / "one", [A, B], "run-1")
         two = made(
             tmp_path / "two", [A, C], "run-2", at=START + 9, statuses={"a.mp4": "unreadable"}
@@ -90,7 +90,7 @@ class TestWhatComesOut:
         merge([one, two], out)
         assert told(out)["a.mp4"] == ("ok",)
 
-    def test_has_a_result_rather_than_none(self, tmp_path, out):
+    def test_result_wins_over_a_missing_one(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         publish(settings(tmp_path / "two", "run-2"), to_do(CHANGED, B))
         merge([one, tmp_path / "two"], out)
@@ -99,7 +99,7 @@ class TestWhatComesOut:
             "b.mp4": ("failed", B.key),
         }
 
-    def test_leaves_out_shards_that_nothing_refers_to(self, tmp_path, out):
+    def test_unused_shards_are_not_copied(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         two = made(tmp_path / "two", [CHANGED], "run-2", at=START + 9)
         films = merge([one, two], out)
@@ -107,7 +107,7 @@ class TestWhatComesOut:
         assert films.card.shards == len(list((out / "shards").glob("*.parquet"))) == 1
         assert len(list((out / "clips").iterdir())) == 1
 
-    def test_keeps_two_shards_of_the_same_videos_apart(self, tmp_path, out):
+    def test_two_shards_of_the_same_videos_are_both_copied(self, tmp_path, out):
         one = made(tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "failed"}, salt="one")
         two = made(
             tmp_path / "two",
@@ -128,7 +128,7 @@ class TestWhatComesOut:
             assert len(shards) == films.card.shards == 2
             assert all(read_report(Storage(target), name).name == name for name in shards)
 
-    def test_has_duplicates_with_their_originals_numbers(self, tmp_path, out):
+    def test_duplicates_have_their_originals_numbers(self, tmp_path, out):
         job, twin = settings(tmp_path / "one"), video("twin.mp4", A.key)
         commit(job, [A])
         publish(job, [*to_do(A), PlannedRow(twin, "duplicate", duplicate_of="a.mp4")])
@@ -137,12 +137,12 @@ class TestWhatComesOut:
         assert films.row("twin.mp4").duplicate_of == "a.mp4"
         assert np.array_equal(films.row("twin.mp4").feature, feature_of(A))
 
-    def test_has_shards_that_nobody_published_yet(self, tmp_path, out):
+    def test_unpublished_shards_are_merged(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         commit(settings(one, "run-2"), [B])
         assert sorted(row.video_id for row in merge([one], out)) == ["a.mp4", "b.mp4"]
 
-    def test_of_classes_has_the_labels(self, tmp_path, out):
+    def test_classes_have_their_labels(self, tmp_path, out):
         folders = [
             made(tmp_path / row.video_id, [row], row.video_id, answer="classes") for row in (A, B)
         ]
@@ -150,7 +150,7 @@ class TestWhatComesOut:
         assert films.labels == LABELS
         assert np.array_equal(films.row("b.mp4").probabilities, feature_of(B, size=3))
 
-    def test_may_be_published_into_by_a_later_run(self, tmp_path, out):
+    def test_later_run_can_publish_into_a_merged_dataset(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         merge([one], out)
         made(out, [B], "run-2", at=START + 9)
@@ -158,7 +158,7 @@ class TestWhatComesOut:
 
 
 class TestDoneAgain:
-    def test_it_changes_nothing(self, tmp_path, out):
+    def test_repeated_merge_changes_nothing(self, tmp_path, out):
         one = made(tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "failed"}, salt="one")
         two = made(tmp_path / "two", [A, B], "run-2", at=START + 9, statuses={"a.mp4": "failed"})
         merge([one, two], out)
@@ -168,7 +168,7 @@ class TestDoneAgain:
         merge([out, two, one], out)
         assert files(out) == before
 
-    def test_it_finishes_what_was_interrupted(self, tmp_path, out):
+    def test_interrupted_merge_is_finished_by_the_next(self, tmp_path, out):
         one = made(tmp_path / "one", [A, B], "run-1")
         two = made(tmp_path / "two", [C, D], "run-2")
         (out / "README.md").mkdir(parents=True)  # cannot be written
@@ -178,12 +178,12 @@ class TestDoneAgain:
         (out / "README.md").rmdir()
         assert len(merge([one, two], out)) == 4
 
-    def test_it_adds_to_what_is_there(self, tmp_path, out):
+    def test_merge_adds_to_an_existing_dataset(self, tmp_path, out):
         made(out, [A], "run-1")
         merge([made(tmp_path / "two", [B], "run-2")], out)
         assert told(out, "run") == {"a.mp4": ("run-1",), "b.mp4": ("run-2",)}
 
-    def test_the_sources_stay_as_they_are(self, tmp_path, out):
+    def test_sources_are_not_changed(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         before = files(one)
         merge([one], out)
@@ -198,7 +198,7 @@ class TestRefusals:
             ({"answer": "classes"}, "answer: 'features' against 'classes'"),
         ],
     )
-    def test_what_was_made_differently_is_never_merged(self, tmp_path, out, other, said):
+    def test_datasets_that_were_made_differently_are_refused(self, tmp_path, out, other, said):
         one = made(tmp_path / "one", [A], "run-1")
         two = made(tmp_path / "two", [B], "run-2", **other)
         with pytest.raises(ProvenanceError, match=f"one and .*two were made.*: {said}"):
@@ -206,7 +206,7 @@ class TestRefusals:
         assert not out.exists()
 
     @pytest.mark.parametrize("finished", [True, False])
-    def test_nor_into_what_was_made_differently(self, tmp_path, out, finished):
+    def test_target_that_was_made_differently_is_refused(self, tmp_path, out, finished):
         one = made(tmp_path / "one", [A], "run-1")
         commit(settings(out, provenance=OTHER), [B])
         if finished:
@@ -216,7 +216,7 @@ class TestRefusals:
             merge([one], out)
         assert files(out) == before
 
-    def test_classes_of_other_labels_are_never_merged(self, tmp_path, out):
+    def test_datasets_with_different_labels_are_refused(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1", answer="classes")
         job = settings(tmp_path / "two", "run-2", answer="classes")
         commit(job, [B], labels=["x", "y", "z"])
@@ -224,7 +224,7 @@ class TestRefusals:
         with pytest.raises(ProvenanceError, match="different labels"):
             merge([one, tmp_path / "two"], out)
 
-    def test_one_id_of_two_videos_is_refused_and_both_are_named(self, tmp_path, out):
+    def test_same_id_of_two_videos_is_refused_with_both_uris(self, tmp_path, out):
         other = video("a.mp4", uri="s3://me:secret@elsewhere/a.mp4")
         one = made(tmp_path / "one", [A, B], "run-1")
         two = made(tmp_path / "two", [other, B], "run-2")
@@ -234,24 +234,24 @@ class TestRefusals:
         assert "secret" not in str(no.value)
         assert not out.exists()
 
-    def test_all_such_ids_are_counted(self, tmp_path, out):
+    def test_many_conflicting_ids_are_counted(self, tmp_path, out):
         rows = [video(f"{number}.mp4") for number in range(8)]
         moved = [video(row.video_id, row.key, uri=f"/moved/{row.video_id}") for row in rows]
         one, two = made(tmp_path / "one", rows, "run-1"), made(tmp_path / "two", moved, "run-2")
         with pytest.raises(ManifestError, match="8 ids are .*'4.mp4' is .*; and 3 more; give each"):
             merge([one, two], out)
 
-    def test_a_place_without_a_dataset_is_refused(self, tmp_path, out):
+    def test_folder_without_a_dataset_is_refused(self, tmp_path, out):
         one = made(tmp_path / "one", [A], "run-1")
         with pytest.raises(StorageError, match="two: is not a dataset: it has no dataset.json"):
             merge([one, tmp_path / "two"], out)
 
-    def test_nothing_to_merge_is_refused(self, out):
+    def test_merge_of_no_datasets_is_refused(self, out):
         with pytest.raises(UsageError, match="merge of no datasets"):
             merge([], out)
 
 
-def test_the_command_says_what_there_is_now(tmp_path, out):
+def test_command_prints_the_merged_counts(tmp_path, out):
     one = made(tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "corrupt"})
     two = made(tmp_path / "two", [C], "run-2")
     said = CliRunner().invoke(command, [str(one), str(two), "--out", str(out)])

@@ -55,7 +55,7 @@ def has(out, rows, *, published=True, **kind):
         publish(job, sample_shards.to_do(*rows))
 
 
-def test_every_input_is_planned_once_in_order_and_shards_are_of_those_to_do(manifest, out):
+def test_every_input_is_planned_once_in_order_with_shards_for_those_to_do(manifest, out):
     rows = [row(f"v{n}", SHA[n], size=3_000_000) for n in range(6)]
     planned = make_plan(manifest(*rows), str(out), shard_mb=6)
     assert [one.row for one in planned] == rows
@@ -66,7 +66,7 @@ def test_every_input_is_planned_once_in_order_and_shards_are_of_those_to_do(mani
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["published", "killed before"])
-def test_what_is_done_is_not_done_again(manifest, out, published):
+def test_done_videos_are_not_done_again(manifest, out, published):
     rows = [row(f"v{n}", SHA[n]) for n in range(5)]
     statuses = {"v1": "too_short", "v2": "corrupt", "v3": "unreadable", "v4": "failed"}
     has(out, rows, statuses=statuses, published=published)
@@ -86,7 +86,7 @@ def test_what_is_done_is_not_done_again(manifest, out, published):
     assert decisions(again) == {**expected, "v1": "do", "v2": "do"}
 
 
-def test_what_changed_is_done_again(manifest, out):
+def test_changed_videos_are_done_again(manifest, out):
     has(out, [row("a", SHA[1]), row("b", SHA[2]), row("c", SHA[3]), row("d", "", uri="rtsp://h/d")])
     changed = [
         row("a", SHA[8]),
@@ -97,13 +97,13 @@ def test_what_changed_is_done_again(manifest, out):
     assert set(decisions(make_plan(manifest(*changed), str(out))).values()) == {"do"}
 
 
-def test_a_url_that_is_signed_anew_names_the_same_video(manifest, out):
+def test_url_with_a_new_signature_is_the_same_video(manifest, out):
     uri = "https://me:pw@host/a.mp4?token="
     has(out, [row("a", uri=uri + "1")])
     assert decisions(make_plan(manifest(row("a", uri=uri + "2")), str(out))) == {"a": "done"}
 
 
-def test_the_same_place_twice_is_one_video(manifest):
+def test_same_uri_twice_is_one_video(manifest):
     rows = [
         row("a", "", uri="/films/a.mp4"),
         row("b", "", uri="/films/x/../a.mp4"),
@@ -127,7 +127,7 @@ def test_the_same_place_twice_is_one_video(manifest):
     }
 
 
-def test_the_same_content_is_one_video_where_keys_can_tell(manifest):
+def test_same_content_is_one_video_where_keys_show_it(manifest):
     empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     rows = [
         row("sha", SHA[1]),
@@ -161,14 +161,14 @@ def test_the_same_content_is_one_video_where_keys_can_tell(manifest):
     assert all((one.shard == -1) == (one.decision == "duplicate") for one in planned)
 
 
-def test_duplicates_take_no_room_in_shards(manifest):
+def test_duplicates_are_in_no_shard(manifest):
     rows = [row("a", SHA[1], size=3_000_000), row("b", SHA[1], size=3_000_000)]
     rows.append(row("c", SHA[2], size=3_000_000))
     planned = make_plan(manifest(*rows), "", shard_mb=3)
     assert [one.shard for one in planned] == [0, -1, 1]
 
 
-def test_a_duplicate_is_of_the_one_that_was_done_and_stays_so(manifest, out):
+def test_duplicate_refers_to_the_done_video_and_stays_so(manifest, out):
     rows = [row("a", SHA[1]), row("b", SHA[1]), row("c", SHA[1])]
     assert decisions(make_plan(manifest(*rows), str(out))) == {
         "a": "do",
@@ -183,7 +183,7 @@ def test_a_duplicate_is_of_the_one_that_was_done_and_stays_so(manifest, out):
         publish(sample_shards.settings(out), planned)
 
 
-def test_a_duplicate_whose_original_is_gone_is_done_itself(manifest, out):
+def test_duplicate_without_its_original_is_done(manifest, out):
     rows = [row("a", SHA[1]), row("b", SHA[1])]
     has(out, rows[:1])
     publish(sample_shards.settings(out), make_plan(manifest(*rows), str(out)))
@@ -203,7 +203,7 @@ def test_a_duplicate_whose_original_is_gone_is_done_itself(manifest, out):
         ({"window": ClipWindow(resize="fast")}, "preprocessing.resize: '171x128 opencv-linear' th"),
     ],
 )
-def test_a_dataset_that_was_made_differently_is_refused(manifest, out, asked, words, published):
+def test_dataset_that_was_made_differently_is_refused(manifest, out, asked, words, published):
     rows = [row("a")]
     has(out, rows, published=published)
     with pytest.raises(ProvenanceError) as caught:
@@ -213,7 +213,7 @@ def test_a_dataset_that_was_made_differently_is_refused(manifest, out, asked, wo
     assert "\n" not in str(caught.value)
 
 
-def test_a_dataset_of_the_same_window_is_taken(manifest, out):
+def test_dataset_of_the_same_window_is_accepted(manifest, out):
     window = ClipWindow(fps=25)
     provenance = sample_shards.PROVENANCE
     provenance = {**provenance, "clips": {**provenance["clips"], "fps": 25.0}}
@@ -231,18 +231,18 @@ def test_a_dataset_of_the_same_window_is_taken(manifest, out):
         {"max_shards": 0},
     ],
 )
-def test_wrong_arguments_are_told_before_anything_is_listed(wrong):
+def test_wrong_arguments_are_refused_before_listing(wrong):
     with pytest.raises(UsageError):
         make_plan("/absent", "", **wrong)
 
 
-def test_without_inputs_there_is_no_plan(tmp_path, out):
+def test_plan_without_inputs_is_refused(tmp_path, out):
     with pytest.raises(ManifestError, match="no videos there"):
         make_plan(str(tmp_path), str(out))
     assert not out.exists()
 
 
-def test_a_hundred_thousand_inputs_are_planned_in_seconds(manifest):
+def test_hundred_thousand_inputs_are_planned_in_seconds(manifest):
     videos = manifest(*(row(f"v{n}", f"etag:{n}", uri=f"s3://b/{n}") for n in range(100_000)))
     started = time.monotonic()
     planned = make_plan(videos, "", shard_mb=1)
@@ -251,9 +251,7 @@ def test_a_hundred_thousand_inputs_are_planned_in_seconds(manifest):
 
 
 @pytest.mark.parametrize("keys", ["quick", "content"])
-def test_from_the_first_run_to_the_third_only_what_is_new_is_done(
-    narrow_server, tmp_path, out, keys
-):
+def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, keys):
     videos = tmp_path / "videos"
     videos.mkdir()
     write_film(videos / "a.mp4", 20)

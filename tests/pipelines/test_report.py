@@ -80,7 +80,7 @@ def hostile_run():
     )
 
 
-def test_a_run_shows_all_there_is_without_complaint_or_request(shown):
+def test_page_shows_the_run_without_console_errors_or_requests(shown):
     made = mixed()
     page = shown(made)
     assert page.texts("h1") == ["203 of 210 videos have features; 7 do not"]
@@ -108,7 +108,7 @@ def test_a_run_shows_all_there_is_without_complaint_or_request(shown):
     assert page.value("document.getElementById('on').hidden")  # one page is all
 
 
-def test_the_time_bar_and_the_status_bar_are_as_long_as_their_numbers(shown):
+def test_bars_are_as_long_as_their_numbers(shown):
     made = mixed()
     page = shown(made)
     for place, numbers in (
@@ -130,7 +130,7 @@ def test_the_time_bar_and_the_status_bar_are_as_long_as_their_numbers(shown):
         )
 
 
-def test_failures_are_filtered_by_words_and_by_status(shown):
+def test_failures_are_filtered_by_text_and_by_status(shown):
     page = shown(mixed())
     assert len(choose(page, words="MOOV class")) == 3
     assert choose(page, words="moov 00191") == ["class 2/film 00191.mp4"]
@@ -164,7 +164,7 @@ def test_failures_are_sorted_by_a_column_both_ways(shown):
     assert sorts == ["none", "ascending", "none"]
 
 
-def test_of_thousands_of_failures_some_of_every_kind_are_shown_in_pages(shown):
+def test_thousands_of_failures_are_paged_with_some_of_every_kind(shown):
     statuses = ["corrupt"] * 1500 + ["failed"] * 500 + ["too_short"]
     made = drawn_run(statuses, shards=40, missing=(3,))
     assert len(made.failures) == 2001
@@ -203,7 +203,7 @@ def test_hostile_names_and_messages_are_text(shown):
     assert command[command.index("--out") + 1] == made.out
 
 
-def test_a_script_that_got_in_would_not_run(browser, tmp_path):
+def test_injected_script_does_not_run(browser, tmp_path):
     path = tmp_path / "report.html"
     injected = "</main><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
     path.write_text(to_html(mixed()).replace("</main>", injected), "utf-8")
@@ -214,7 +214,7 @@ def test_a_script_that_got_in_would_not_run(browser, tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("make", [mixed, hostile_run])
-def test_it_fits_a_telephone_and_follows_the_colour_scheme(shown, make, dark):
+def test_page_fits_a_phone_and_follows_the_colour_scheme(shown, make, dark):
     page = shown(make(), width=360, dark=dark)
     assert page.value("document.documentElement.scrollWidth <= innerWidth")
     ground = page.value("getComputedStyle(document.body).backgroundColor")
@@ -223,7 +223,7 @@ def test_it_fits_a_telephone_and_follows_the_colour_scheme(shown, make, dark):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_stands_out_from_its_ground(shown, dark):
+def test_text_has_enough_contrast(shown, dark):
     page = shown(mixed(state="FAILED", message="why"), dark=dark)
     worst = page.value(
         """(() => {
@@ -251,7 +251,7 @@ def test_all_text_stands_out_from_its_ground(shown, dark):
     assert worst[0] >= 4.5, worst
 
 
-def test_every_table_has_headers_and_every_field_a_name(shown):
+def test_tables_have_headers_and_fields_have_labels(shown):
     page = shown(mixed())
     headers = "[...document.querySelectorAll('thead th')].every(h => h.scope === 'col')"
     assert page.value(headers)
@@ -263,9 +263,7 @@ def test_every_table_has_headers_and_every_field_a_name(shown):
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-def test_its_links_lead_to_the_datasets_files_and_nowhere_when_shown_elsewhere(
-    shown, browser, tmp_path
-):
+def test_links_lead_to_the_datasets_files_and_a_copy_has_none(shown, browser, tmp_path):
     shown(mixed())
     links = browser.value("[...document.querySelectorAll('a')].map(a => a.href)")
     assert links[0] == (tmp_path / "index.parquet").as_uri()
@@ -275,7 +273,7 @@ def test_its_links_lead_to_the_datasets_files_and_nowhere_when_shown_elsewhere(
     assert browser.value("document.querySelectorAll('a[href]').length") == 0
 
 
-def test_without_javascript_all_of_it_is_there(browser, tmp_path):
+def test_page_is_complete_without_javascript(browser, tmp_path):
     path = tmp_path / "report.html"
     made = drawn_run(["failed"] * 80, shards=2)
     path.write_text(to_html(made), "utf-8")
@@ -289,7 +287,7 @@ def test_without_javascript_all_of_it_is_there(browser, tmp_path):
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_a_run_that_failed_in_its_plan_says_why(shown):
+def test_run_that_failed_in_its_plan_shows_the_reason(shown):
     why = "s3://films/empty: no videos there\nlook again"
     page = shown(summary([], [], state="FAILED", message=why, provenance={}))
     assert page.texts("h1") == ["No videos were done: the run ended before there was a plan"]
@@ -298,7 +296,7 @@ def test_a_run_that_failed_in_its_plan_says_why(shown):
     assert page.value("document.querySelectorAll('.tile, .stack').length") == 0
 
 
-def test_a_run_without_failures_or_without_work_shows_no_empty_sections(shown):
+def test_empty_sections_are_not_shown(shown):
     page = shown(drawn_run(["ok"] * 5, shards=1))
     assert "What failed, and how to retry it" not in page.texts("h2")
     assert page.texts(".notice") == []
@@ -315,17 +313,17 @@ def test_a_run_without_failures_or_without_work_shows_no_empty_sections(shown):
     assert page.texts(".tile dt") == ["Inputs"]
 
 
-def test_a_server_that_tells_no_times_is_said_to_tell_none(shown):
+def test_server_that_reports_no_times_is_mentioned(shown):
     silent = index_row("a", queue_s=None, compute_s=None)
     made = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])], answer="classes")
     page = shown(made)
     assert len(page.texts(".parts tbody tr")) == 2
-    assert "server does not tell" in page.texts("section[aria-labelledby=time] p")[0]
+    assert "server does not report" in page.texts("section[aria-labelledby=time] p")[0]
     assert page.texts(".over")[0].startswith("C3D bulk classification")
     assert "| time | 0.500 s | 0.250 s |" in to_markdown(made)
 
 
-def test_what_people_must_know_of_the_weights_is_said_first(shown):
+def test_note_on_the_weights_is_shown_first(shown):
     weights = {**PROVENANCE["model"]["weights"], "note": "random, not Sports-1M"}
     told = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
     made = drawn_run(["ok"], shards=1, provenance=told)
@@ -333,7 +331,7 @@ def test_what_people_must_know_of_the_weights_is_said_first(shown):
     assert "**Weights: random, not Sports\\-1M**" in to_markdown(made)
 
 
-def test_the_file_names_nothing_outside_itself_and_allows_its_own_script_alone():
+def test_page_refers_to_nothing_outside_and_allows_its_own_script_only():
     text = to_html(mixed())
     assert not re.findall(r"""src=["']|@import|url\(|https?://""", text)
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -351,7 +349,7 @@ def rendered(made):
     )
 
 
-def test_the_markdown_has_the_verdict_the_counts_the_failures_and_the_split():
+def test_markdown_has_verdict_counts_failures_and_times():
     made = mixed()
     text = rendered(made)
     assert "<h1>203 of 210 videos have features; 7 do not</h1>" in text
@@ -366,7 +364,7 @@ def test_the_markdown_has_the_verdict_the_counts_the_failures_and_the_split():
     assert "clips/s" in text
 
 
-def test_the_markdown_of_thousands_of_failures_is_short_and_of_none_has_no_such_part():
+def test_markdown_lists_few_of_thousands_of_failures_and_no_section_of_none():
     many = to_markdown(
         drawn_run(["failed"] * 2000, shards=2, missing=(1,), state="FAILED", message="x")
     )
@@ -377,7 +375,7 @@ def test_the_markdown_of_thousands_of_failures_is_short_and_of_none_has_no_such_
     assert "failed" not in to_markdown(drawn_run(["ok"] * 3, shards=1))
 
 
-def test_hostile_names_are_text_in_markdown_and_break_no_table():
+def test_hostile_names_are_escaped_in_markdown():
     made = hostile_run()
     text = rendered(made)
     assert not re.findall(
@@ -390,7 +388,7 @@ def test_hostile_names_are_text_in_markdown_and_break_no_table():
     assert "&lt;b&gt;bold&lt;/b&gt;" in text
 
 
-def test_a_command_with_backticks_stays_one_block():
+def test_command_with_backticks_is_one_block():
     made = drawn_run(["failed"], shards=1, out="/data/```/x")
     assert "\n````\n" in to_markdown(made)  # some readers end a block in the middle of a line
     assert rendered(made).count("<pre>") == 1

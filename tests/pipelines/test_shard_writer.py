@@ -37,7 +37,7 @@ def asked(number):
     return ManifestRow(f"video {number}", f"/videos/{number}.mp4", 5, 0.0, "stat:5-7")
 
 
-def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch):
+def test_numbers_are_bit_exact_whatever_the_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_CLIP_GROUP_ROWS", 100)
     monkeypatch.setattr(shard_writer, "_VIDEO_GROUP_ROWS", 3)
     storage = Storage(tmp_path)
@@ -76,7 +76,7 @@ def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch)
     assert writer.clip_bytes == storage.size(clip_file(NAME))
 
 
-def test_the_columns_are_those_of_the_format(tmp_path):
+def test_columns_are_those_of_the_schema(tmp_path):
     with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
         writer.add(asked(0), features(2))
     for file, schema in (
@@ -90,7 +90,7 @@ def test_the_columns_are_those_of_the_format(tmp_path):
             assert one.type == other.type or pa.types.is_list(one.type)
 
 
-def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
+def test_row_groups_are_bounded_compressed_and_have_checksums(tmp_path):
     with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
         for number in range(130):
             writer.add(asked(number), features(5, number))
@@ -118,7 +118,7 @@ def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, VideoDecodeError("a", "b")])
-def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
+def test_error_while_writing_leaves_no_file(tmp_path, error):
     def break_off():
         with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
             writer.add(asked(0), features(600))
@@ -129,7 +129,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_neither_file_is_there_before_the_block_ends(tmp_path):
+def test_files_appear_when_the_block_ends(tmp_path):
     storage = Storage(tmp_path)
     with writing_shard(storage, NAME, **WAYS) as writer:
         writer.add(asked(0), features(600))
@@ -150,5 +150,5 @@ def test_neither_file_is_there_before_the_block_ends(tmp_path):
         ("", {}, ""),
     ],
 )
-def test_the_key_is_of_what_was_read(planned, told, recorded):
+def test_key_is_of_the_video_when_it_was_read(planned, told, recorded):
     assert key_when_read(ManifestRow("a", "a.mp4", 0, 0.0, planned), told) == recorded

@@ -39,36 +39,36 @@ def test_shards_stay_below_their_size_and_a_larger_video_is_alone():
     assert sizes(shards) == [5, 6, 20, 6, 6, 9]
 
 
-def test_no_more_shards_are_made_than_the_limit_asks_for_and_they_are_even():
+def test_shards_are_few_and_even():
     assert sizes(cut(of_sizes(*[1] * 12))) == [6, 6]
     assert sizes(cut(of_sizes(*[1] * 10))) == [10]
     assert sizes(cut(of_sizes(4, 4, 4, 1, 1, 1))) == [8, 7]
 
 
-def test_where_all_lengths_are_known_they_are_the_work():
+def test_work_is_the_length_where_all_lengths_are_known():
     rows = of_minutes(6, 6, 3, 3, 3)
     assert [shard.duration_s / 60 for shard in cut(rows)] == [6, 9, 6]
     some = [*rows, ManifestRow("w", "w.mp4", MB)]
     assert len(cut(some, shard_mb=6)) == 1
 
 
-def test_a_row_without_a_size_counts_as_the_mean_of_the_others():
+def test_row_without_a_size_counts_as_the_mean_of_the_others():
     assert [len(shard.rows) for shard in cut(of_sizes(6, 0, 4, 0))] == [1, 2, 1]
     assert len(cut(of_sizes(9, 0, 0, 0))) == 4
 
 
-def test_where_nothing_is_known_each_row_counts_as_a_minute():
+def test_row_counts_as_a_minute_where_nothing_is_known():
     assert [len(shard.rows) for shard in cut(of_sizes(*[0] * 20))] == [10, 10]
 
 
-def test_with_too_many_shards_the_limit_grows_evenly():
+def test_limit_is_raised_evenly_for_too_many_shards():
     shards = cut(of_sizes(*[5] * 100), max_shards=7)
     assert len(shards) == 7
     assert max(sizes(shards)) == 75
     assert len(cut(of_sizes(1, 50, 1), max_shards=1)) == 1
 
 
-def test_no_inputs_give_no_shards_and_one_gives_one():
+def test_no_input_is_no_shard_and_one_input_is_one_shard():
     assert cut([]) == []
     assert sizes(cut(of_sizes(500))) == [500]
     assert sizes(cut(of_sizes(0.000001), shard_mb=0.000001)) == [0.000001]
@@ -110,7 +110,7 @@ def simply_cut(rows, limit):
         ("max_shards", 0),
     ],
 )
-def test_a_limit_that_leaves_no_room_is_refused(name, value):
+def test_limit_that_is_not_positive_is_refused(name, value):
     with pytest.raises(UsageError, match=f"{name} is {value}; give"):
         cut(of_sizes(1), **{name: value})
 

@@ -20,7 +20,7 @@ MADE = {"model": {"weights": {"sha256": "ab" * 32}}, "clips": {"stride": 8}}
 SETTINGS = replace(plain_job("out", "localhost:1"), provenance=MADE)
 
 
-def test_a_name_is_of_the_videos_and_of_what_makes_the_content():
+def test_name_depends_on_the_videos_and_the_settings_of_the_content():
     name = name_of(SETTINGS, ROWS)
     others = [
         name_of(SETTINGS, ROWS[::-1]),
@@ -35,7 +35,7 @@ def test_a_name_is_of_the_videos_and_of_what_makes_the_content():
     assert len({name, *others}) == len(others) + 1
 
 
-def test_a_name_is_not_of_how_the_work_is_done():
+def test_name_does_not_depend_on_how_the_work_is_done():
     name = name_of(SETTINGS, ROWS)
     assert name_of(replace(SETTINGS, run="run-2", workers=7, server="other:8500"), ROWS) == name
     assert name_of(SETTINGS, [replace(ROWS[0], size_bytes=6), ROWS[1]]) == name
@@ -52,7 +52,7 @@ def shard(started, tmp_path):
     return Storage(tmp_path / "out"), report
 
 
-def test_a_report_that_fits_its_files_is_a_shard(shard):
+def test_report_that_fits_its_files_is_read(shard):
     storage, report = shard
     assert read_report(storage, report.name) == report
     assert read_report(storage, "0" * 16) is None
@@ -68,7 +68,7 @@ def test_a_report_that_fits_its_files_is_a_shard(shard):
         {"name": "0" * 16},
     ],
 )
-def test_a_report_that_does_not_fit_is_none(shard, change):
+def test_report_that_does_not_fit_is_none(shard, change):
     storage, report = shard
     if "counts" in change:
         change = {**change, "counts": {**change["counts"], "failed": 0}}
@@ -77,13 +77,13 @@ def test_a_report_that_does_not_fit_is_none(shard, change):
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"name": 3', b"\xff\xfe"])
-def test_bytes_that_are_no_report_are_none(shard, text):
+def test_invalid_report_is_none(shard, text):
     storage, report = shard
     storage.write(report_file(report.name), text)
     assert read_report(storage, report.name) is None
 
 
-def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
+def test_unreadable_report_is_an_error(shard):
     storage, report = shard
     path = storage.path_of(report_file(report.name))
     os.unlink(path)
@@ -92,7 +92,7 @@ def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
         read_report(storage, report.name)
 
 
-def test_what_a_killed_worker_left_goes_after_a_day(shard):
+def test_files_of_a_killed_worker_are_removed_after_a_day(shard):
     storage, report = shard
     hidden = f"{TEMPORARY_PREFIX}0123"
     left = [storage.path_of(file("x")).with_name(hidden) for file in (video_file, clip_file)]
@@ -110,6 +110,6 @@ def test_what_a_killed_worker_left_goes_after_a_day(shard):
     assert read_report(storage, report.name) == report
 
 
-def test_a_place_without_folders_has_nothing_stale(tmp_path):
+def test_folder_without_shards_has_no_stale_files(tmp_path):
     remove_stale(Storage(tmp_path / "nowhere"))
     remove_stale(Storage("memory://nowhere/out"))

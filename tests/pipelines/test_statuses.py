@@ -28,7 +28,7 @@ def test_each_error_has_its_status(error, status):
     assert status_of(error) == status
 
 
-def test_no_error_is_ok_and_every_status_is_one_that_there_is():
+def test_every_error_has_a_known_status_other_than_ok():
     named = (errors.VideoError, errors.ServingError, errors.OutputError)
     for _, kind in inspect.getmembers(errors, inspect.isclass):
         if issubclass(kind, C3DError):
@@ -36,7 +36,7 @@ def test_no_error_is_ok_and_every_status_is_one_that_there_is():
             assert status_of(error) in set(STATUSES) - {OK}
 
 
-def test_a_message_is_one_line_of_five_hundred_characters_at_most():
+def test_message_is_one_line_of_at_most_500_characters():
     assert message_of(errors.UsageError("a\n  b\tc ")) == "a b c"
     assert message_of(errors.UsageError("x" * 500)) == "x" * 500
     long = message_of(errors.UsageError("x" * 501))
@@ -44,11 +44,11 @@ def test_a_message_is_one_line_of_five_hundred_characters_at_most():
     assert long.endswith("x…")
 
 
-def test_a_name_that_is_no_utf8_can_be_told():
+def test_message_with_a_name_that_is_not_utf8_can_be_encoded():
     assert message_of(errors.UsageError("caf\udce9.mp4: no")).encode() == b"caf\\udce9.mp4: no"
 
 
-def test_what_cannot_be_read_is_told_from_what_cannot_be_decoded(started, tmp_path, carphone):
+def test_unreadable_and_corrupt_videos_have_different_statuses(started, tmp_path, carphone):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "text.mp4").write_text("no pictures" * 99)

@@ -115,7 +115,7 @@ def films(rows: int) -> pa.Table:
     [SLOW_DOWN, INTERNAL, answers(502, "BadGateway"), resets, resets_after_doing, waits(0.1)],
     ids=["slow down", "internal", "gateway", "reset", "answer lost", "late"],
 )
-def test_one_stumble_is_not_noticed(proxy, storage, s3, spoil):
+def test_single_fault_is_retried(proxy, storage, s3, spoil):
     for method, call in {
         "PUT": lambda: storage.write("a.json", b"right"),
         "GET /bucket/out": lambda: storage.read("a.json"),
@@ -130,13 +130,13 @@ def test_one_stumble_is_not_noticed(proxy, storage, s3, spoil):
         assert s3.exists("bucket/out/a.json") == (method != "DELETE")
 
 
-def test_a_file_is_read_whole_though_its_connection_is_cut(proxy, storage):
+def test_file_is_read_completely_after_a_cut_connection(proxy, storage):
     storage.write("big", BIG)
     proxy.faults = [Fault(cuts, "GET", times=2)]
     assert storage.read("big") == BIG
 
 
-def test_parquet_is_read_right_though_connections_are_cut(proxy, storage):
+def test_parquet_is_read_correctly_after_cut_connections(proxy, storage):
     whole = films(8_000)
     with storage.writing("a.parquet") as path:
         pq.write_table(whole, path, row_group_size=1_000)
@@ -153,7 +153,7 @@ def test_parquet_is_read_right_though_connections_are_cut(proxy, storage):
     assert [fault.struck for fault in proxy.faults] == [1, 1, 1, 2]
 
 
-def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, storage, s3):
+def test_large_file_is_uploaded_in_parts_and_failed_parts_again(proxy, storage, s3):
     stumbles = [
         Fault(SLOW_DOWN, "?uploads", times=1),
         Fault(resets, "partNumber=2", times=1),
@@ -169,12 +169,12 @@ def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, storage,
     assert unfinished(s3) == []
 
 
-def test_a_small_file_goes_up_in_one_request(proxy, storage):
+def test_small_file_is_uploaded_in_one_request(proxy, storage):
     storage.write("a", bytes(15 * MEGABYTE))
     assert [request.split()[0] for request in proxy.requests] == ["PUT"]
 
 
-def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, storage):
+def test_file_is_uploaded_again_while_retry_returns_true(proxy, storage):
     """After the library's own tries."""
     asked = []
 
@@ -200,7 +200,7 @@ def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, storage)
     [(INTERNAL, "so it was asked"), (resets, "Could not connect")],
     ids=["internal", "reset"],
 )
-def test_a_part_that_cannot_be_sent_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, said):
+def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, said):
     storage.write("before", b"x")
     proxy.faults = [Fault(spoil, "partNumber=3")]
     refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", said)
@@ -210,7 +210,7 @@ def test_a_part_that_cannot_be_sent_leaves_no_object_and_no_parts(proxy, storage
     assert not [request for request in proxy.requests if "partNumber=4" in request]
 
 
-def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, storage, s3):
+def test_upload_that_cannot_be_completed_keeps_the_old_object(proxy, storage, s3):
     storage.write("big", b"old")
     proxy.faults = [Fault(answers(403, "AccessDenied"), "POST /bucket/out/big?uploadId=")]
     refused(lambda: storage.write("big", BIG), "cannot be written (access denied")
@@ -229,7 +229,7 @@ def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, storage, s3
     ],
     ids=["write", "read", "names", "size", "remove"],
 )
-def test_a_server_that_stays_down_is_one_line(proxy, storage, method, call):
+def test_server_that_stays_down_is_one_line(proxy, storage, method, call):
     storage.write("a", b"old")
     proxy.faults = [Fault(resets, method)]
     refused(lambda: call(storage), "s3://bucket/out", "127.0.0.1")
@@ -237,13 +237,13 @@ def test_a_server_that_stays_down_is_one_line(proxy, storage, method, call):
     assert storage.read("a") == b"old"
 
 
-def test_a_server_that_pushes_back_for_good_is_one_line(proxy, storage):
+def test_server_that_always_throttles_is_one_line(proxy, storage):
     proxy.faults = [Fault(SLOW_DOWN, "PUT")]
     refused(lambda: storage.write("a", b"x"), "cannot be written (", "reduce your request rate")
     assert len(proxy.requests) > 3
 
 
-def test_a_server_that_says_nothing_is_given_up(proxy, s3, monkeypatch):
+def test_silent_server_times_out(proxy, s3, monkeypatch):
     monkeypatch.setattr(stores, "_SILENCE_S", 0.3)
     monkeypatch.setattr(stores, "_TRIES", 1)
     monkeypatch.setattr(stores, "_OPENED", {})
@@ -254,7 +254,7 @@ def test_a_server_that_says_nothing_is_given_up(proxy, s3, monkeypatch):
     assert time.monotonic() - began < 7
 
 
-def test_no_server_is_said(storage, monkeypatch):
+def test_missing_server_is_one_line(storage, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr(stores, "_OPENED", {})
     refused(lambda: Storage("s3://bucket/out").read("a"), "Could not connect", "127.0.0.1:1")
@@ -264,7 +264,7 @@ def test_no_server_is_said(storage, monkeypatch):
     ("name", "value"),
     [("AWS_SECRET_ACCESS_KEY", "hush hush"), ("AWS_ACCESS_KEY_ID", "nobody")],
 )
-def test_wrong_credentials_are_said_without_them(storage, s3, monkeypatch, name, value):
+def test_wrong_credentials_are_reported_without_their_values(storage, s3, monkeypatch, name, value):
     storage.write("a", b"x")
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(stores, "_OPENED", {})
@@ -282,14 +282,14 @@ def test_wrong_credentials_are_said_without_them(storage, s3, monkeypatch, name,
     assert storage.names() == ["a"]
 
 
-def test_no_credentials_are_said(s3, monkeypatch):
+def test_missing_credentials_are_one_line(s3, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setattr(stores, "_OPENED", {})
     refused(lambda: Storage("s3://bucket/out").write("a", b"x"), "access denied", "credentials")
 
 
-def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
+def test_missing_bucket_is_not_an_empty_folder(s3):
     gone = Storage("s3://no-such-bucket/out")
     for call in (
         gone.names,
@@ -301,7 +301,7 @@ def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
     assert not s3.exists("no-such-bucket")
 
 
-def test_a_bucket_that_vanishes_while_a_file_goes_up_is_said(proxy, storage, s3):
+def test_bucket_that_vanishes_during_an_upload_is_one_line(proxy, storage, s3):
     def vanish(handler) -> None:
         s3.rm("bucket", recursive=True)
         handler.reply(*handler.ask())
@@ -314,7 +314,7 @@ def test_a_bucket_that_vanishes_while_a_file_goes_up_is_said(proxy, storage, s3)
     assert not s3.exists("bucket")
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(storage):
+def test_file_that_is_replaced_while_it_is_read_is_an_error(storage):
     with storage.writing("a.parquet") as path:
         pq.write_table(films(8_000), path, row_group_size=1_000)
 
@@ -329,7 +329,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(storage)
     refused(read, "cannot be read (was replaced while it was read; try again)")
 
 
-def test_no_more_is_read_of_parquet_than_is_asked_for(proxy, storage):
+def test_only_the_requested_columns_are_downloaded(proxy, storage):
     with storage.writing("a.parquet") as path:
         pq.write_table(films(16_000), path, row_group_size=1_000)
     assert storage.size("a.parquet") > 15 * MEGABYTE
@@ -352,7 +352,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_server_that_stumbles_at_random_loses_nothing(proxy, storage, s3, seed):
+def test_random_faults_lose_no_file(proxy, storage, s3, seed):
     """One request in eight fails; each call ends right, or says that it did not."""
     dice = random.Random(seed)
 

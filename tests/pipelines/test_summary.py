@@ -57,7 +57,7 @@ def test_every_input_is_counted_once_by_decision_and_by_status():
     assert made.bytes_in == 10_000_000
 
 
-def test_a_duplicate_of_what_an_earlier_run_did_is_as_that_is():
+def test_duplicate_of_an_earlier_video_counts_like_it():
     planned = [plan_row("copy", decision="duplicate", duplicate_of="first")]
     assert (
         summary(planned, [index_row("first", "unreadable", run="run-1")]).ended("unreadable") == 1
@@ -68,7 +68,7 @@ def test_a_duplicate_of_what_an_earlier_run_did_is_as_that_is():
     assert "first" in lost.error_message
 
 
-def test_what_this_run_was_to_do_and_did_not_failed_whatever_an_earlier_run_left():
+def test_input_that_was_not_done_is_failed_whatever_an_earlier_run_did():
     planned = [plan_row(name, shard=shard) for name, shard in (("a", 0), ("b", 1), ("c", 2))]
     rows = [
         index_row("a", shard="s0"),
@@ -88,7 +88,7 @@ def test_what_this_run_was_to_do_and_did_not_failed_whatever_an_earlier_run_left
     assert made.bytes_in == 5_000_000
 
 
-def test_a_video_that_another_run_did_well_in_the_same_shard_is_done_but_no_work_of_this_run():
+def test_success_of_another_run_in_the_same_shard_is_no_work_of_this_run():
     rows = [index_row("a", run="run-6"), index_row("b", "failed", run="run-6")]
     made = summary(
         [plan_row("a"), plan_row("b")], rows, [shard_report(0, ["ok", "failed"], run="run-6")]
@@ -99,7 +99,7 @@ def test_a_video_that_another_run_did_well_in_the_same_shard_is_done_but_no_work
     assert made.wall_s is None
 
 
-def test_speed_is_of_this_runs_shards_from_the_first_start_to_the_last_end():
+def test_speed_is_measured_from_the_first_shards_start_to_the_last_shards_end():
     planned = [plan_row("a"), plan_row("b", shard=1), plan_row("c", shard=1)]
     rows = [index_row("a"), index_row("b", shard="s1"), index_row("c", "corrupt", shard="s1")]
     reports = [shard_report(0, ["ok"]), shard_report(1, ["ok", "corrupt"], retries=2)]
@@ -117,7 +117,7 @@ def test_speed_is_of_this_runs_shards_from_the_first_start_to_the_last_end():
     assert all(type(value) is float for value in metrics.values())
 
 
-def test_what_the_server_does_not_tell_is_none_and_no_metric():
+def test_unreported_times_are_none_and_no_metric():
     silent = index_row("a", queue_s=None, compute_s=None)
     made = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])])
     assert made.seconds["queue_s"] is made.seconds["compute_s"] is None
@@ -125,7 +125,7 @@ def test_what_the_server_does_not_tell_is_none_and_no_metric():
     assert not {"queue_s", "compute_s"} & set(made.metrics())
 
 
-def test_a_run_that_failed_before_its_plan_has_a_summary_too():
+def test_run_that_failed_before_its_plan_has_a_summary():
     made = summary([], [], state="FAILED", message="no videos there", provenance={})
     assert (made.inputs, made.unsuccessful, made.failures, made.shards) == (0, 0, (), ())
     assert made.verdict == "No videos were done: the run ended before there was a plan"
@@ -146,11 +146,11 @@ def test_a_run_that_failed_before_its_plan_has_a_summary_too():
         (0, 1, "classes", "The one video is not classified"),
     ],
 )
-def test_the_verdict_is_one_sentence(ok, lost, answer, verdict):
+def test_verdict_is_one_sentence(ok, lost, answer, verdict):
     assert drawn_run(["ok"] * ok + ["corrupt"] * lost, shards=1, answer=answer).verdict == verdict
 
 
-def test_a_run_with_nothing_left_to_do_says_so():
+def test_verdict_mentions_that_nothing_was_to_do():
     made = summary(
         [plan_row("a", decision="done")], [index_row("a", run="run-1")], [shard_report(0, [])]
     )
@@ -160,7 +160,7 @@ def test_a_run_with_nothing_left_to_do_says_so():
     assert made.unsuccessful == 0
 
 
-def test_no_secret_of_an_address_is_kept():
+def test_summary_has_no_secrets_of_addresses():
     url = "https://me:secret@host/a.mp4?token=secret"
     row = index_row("a", "unreadable", uri=url, error_message=f"{url}: HTTP 403")
     made = summary(
@@ -175,7 +175,7 @@ def test_no_secret_of_an_address_is_kept():
     assert "https://***@host/a.mp4" in made.failures[0].uri
 
 
-def test_it_is_read_back_as_it_was_and_nothing_else_is():
+def test_summary_is_read_back_and_other_text_is_refused():
     made = drawn_run(["ok"] * 30 + ["corrupt", "failed"], shards=3, earlier=4, missing=(1,))
     assert RunSummary.from_json(made.to_json()) == made
     values = json.loads(made.to_json())
@@ -185,7 +185,7 @@ def test_it_is_read_back_as_it_was_and_nothing_else_is():
             RunSummary.from_json(text)
 
 
-def test_durations_and_clips_are_of_all_inputs_but_not_of_duplicates():
+def test_histograms_are_of_all_inputs_without_duplicates():
     planned = [
         plan_row("a"),
         plan_row("old", decision="done"),
@@ -209,7 +209,7 @@ def test_durations_and_clips_are_of_all_inputs_but_not_of_duplicates():
     assert made.clip_counts.total == 12_009
 
 
-def test_a_histogram_counts_a_value_at_an_edge_to_the_bin_that_begins_there():
+def test_value_at_an_edge_is_in_the_bin_that_begins_there():
     made = Histogram.of(np.array([1.0, 2.0, 1e9]), DURATION_EDGES_S)
     assert [bin_.low for bin_ in made.bins if bin_.count] == [1, 2, 14400]
     assert made.bins[-1].high is None
@@ -217,7 +217,7 @@ def test_a_histogram_counts_a_value_at_an_edge_to_the_bin_that_begins_there():
     assert Histogram.of(np.array([]), DURATION_EDGES_S).bins == ()
 
 
-def test_each_kind_of_failure_has_its_own_advice_and_the_command_that_tries_it_again():
+def test_each_kind_of_failure_has_advice_and_a_retry_command():
     made = drawn_run(
         ["ok"] * 8 + ["corrupt", "corrupt", "unreadable", "failed", "too_short", "ok"],
         shards=7,
@@ -244,7 +244,7 @@ def test_each_kind_of_failure_has_its_own_advice_and_the_command_that_tries_it_a
     assert one.command == f"{loop} --short loop".replace(" --classify --server tf:8500", "")
 
 
-def test_a_video_too_short_even_for_a_policy_is_not_told_to_take_that_policy():
+def test_video_too_short_for_a_policy_is_not_advised_that_policy():
     clips = {**PROVENANCE["clips"], "short": "loop", "frame_step": 2}
     made = drawn_run(["too_short"], shards=1, provenance={**PROVENANCE, "clips": clips})
     (one,) = advice(made)
@@ -252,7 +252,7 @@ def test_a_video_too_short_even_for_a_policy_is_not_told_to_take_that_policy():
     assert "31 that one clip spans" in one.meaning
 
 
-def test_the_retry_is_made_the_same_way_as_the_run():
+def test_retry_command_has_the_runs_options():
     changed = {**PROVENANCE, "preprocessing": {"resize": "another"}, "model": {"name": "mine"}}
     made = drawn_run(["failed"], shards=1, provenance=changed)
     assert retry_command(made).endswith("--model mine --resize fast")
@@ -283,5 +283,5 @@ def test_the_retry_is_made_the_same_way_as_the_run():
         (share(1, 3), "33.3 %"),
     ],
 )
-def test_numbers_read_as_people_write_them(made, text):
+def test_numbers_are_formatted_for_people(made, text):
     assert made == text

@@ -49,7 +49,7 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def test_every_video_ends_in_one_row_in_the_order_of_the_plan(narrow_server, rows, out):
+def test_every_video_is_one_row_in_the_order_of_the_plan(narrow_server, rows, out):
     settings = job(out, narrow_server.target)
     report = do_shard(settings, rows, 3)
     found = read_videos(out, report)
@@ -92,7 +92,7 @@ def test_every_video_ends_in_one_row_in_the_order_of_the_plan(narrow_server, row
     )
 
 
-def test_the_numbers_are_the_clients_own(narrow_server, rows, out):
+def test_numbers_are_those_of_the_client(narrow_server, rows, out):
     settings = job(out, narrow_server.target, batch_size=3)
     report = do_shard(settings, rows, 0)
     videos, clips = read_videos(out, report), read_clips(out, report)
@@ -112,7 +112,7 @@ def test_the_numbers_are_the_clients_own(narrow_server, rows, out):
             np.testing.assert_allclose(one["feature"], alone.video_feature, rtol=1e-4, atol=1e-6)
 
 
-def test_the_files_say_what_made_them(server, rows, out):
+def test_files_have_the_provenance(server, rows, out):
     settings = job(out, server.target, window=ClipWindow(stride=16))
     report = do_shard(settings, rows, 0)
     assert report.provenance == settings.provenance
@@ -125,7 +125,7 @@ def test_the_files_say_what_made_them(server, rows, out):
         assert "video" not in said
 
 
-def test_classes_come_with_their_labels_and_the_best_of_them(server, rows, out):
+def test_classes_have_labels_and_the_best_class(server, rows, out):
     settings = job(out, server.target, answer="classes")
     report = do_shard(settings, rows, 0)
     videos = read_videos(out, report)
@@ -138,33 +138,33 @@ def test_classes_come_with_their_labels_and_the_best_of_them(server, rows, out):
     assert json.loads(said) == LABELS
 
 
-def test_a_run_may_keep_no_clips(server, rows, out):
+def test_clips_need_not_be_stored(server, rows, out):
     report = do_shard(job(out, server.target, clip_rows=False), rows, 0)
     assert (report.clips, report.clip_bytes, report.clips_answered) == (0, 0, 13)
     assert files_in(out) == [report_file(report.name), video_file(report.name)]
     assert {one["first_clip_row"] for one in read_videos(out, report)} == {None}
 
 
-def test_a_shard_in_which_nothing_is_well_is_a_shard_too(server, rows, out):
+def test_shard_without_ok_videos_is_a_shard(server, rows, out):
     report = do_shard(job(out, server.target), [rows[1], rows[3], rows[5]], 0)
     assert (report.videos, report.clips, report.counts["ok"]) == (3, 0, 0)
     assert read_clips(out, report) == []
     assert read_report(Storage(out), report.name) == report
 
 
-def test_an_empty_shard_has_a_report_and_no_files(out):
+def test_empty_shard_has_a_report_and_no_files(out):
     settings = replace(plain_job(out, "localhost:1"), provenance={"clips": {"stride": 8}})
     report = do_shard(settings, [], 0)
     assert (report.videos, report.clips, report.video_bytes) == (0, 0, 0)
     assert not out.exists()
 
 
-def test_without_provenance_nothing_is_begun(rows, out):
+def test_settings_without_provenance_are_refused(rows, out):
     with pytest.raises(UsageError, match="have no provenance; run the preflight"):
         do_shard(plain_job(out, "localhost:1"), rows, 0)
 
 
-def test_what_is_done_is_not_done_again(server, rows, out):
+def test_done_shard_is_not_done_again(server, rows, out):
     settings = job(out, server.target)
     report = do_shard(settings, rows, 0)
     before = {name: (out / name).stat().st_mtime_ns for name in files_in(out)}
@@ -176,7 +176,7 @@ def test_what_is_done_is_not_done_again(server, rows, out):
     assert [(one.state, one.done, one.ok) for one in told] == [("done", 7, 4)]
 
 
-def test_another_run_does_again_what_nobody_can_know_again(server, rows, out):
+def test_another_run_repeats_videos_without_a_key(server, rows, out):
     rows = [replace(rows[0], key=""), rows[2]]
     settings = job(out, server.target)
     first = do_shard(settings, rows, 0)
@@ -186,7 +186,7 @@ def test_another_run_does_again_what_nobody_can_know_again(server, rows, out):
     assert (again.name, again.run) == (first.name, "run-2")
 
 
-def test_another_run_does_again_what_was_not_well(server, rows, out):
+def test_another_run_repeats_failures(server, rows, out):
     settings = job(out, server.target)
     all_well = [rows[0], rows[2]]
     well, mixed = do_shard(settings, all_well, 0), do_shard(settings, rows, 1)
@@ -198,9 +198,7 @@ def test_another_run_does_again_what_was_not_well(server, rows, out):
     assert read_videos(out, again)[5]["status"] == "ok"
 
 
-def test_an_earlier_report_is_gone_before_other_files_take_their_names(
-    server, rows, out, monkeypatch
-):
+def test_earlier_report_is_removed_before_its_files_are_replaced(server, rows, out, monkeypatch):
     settings = job(out, server.target)
     earlier = do_shard(settings, rows[5:6], 0)
     write = Storage.write
@@ -220,7 +218,7 @@ def test_an_earlier_report_is_gone_before_other_files_take_their_names(
 
 
 @pytest.mark.parametrize("damage", ["report", "videos", "clips", "no clips", "longer", "no videos"])
-def test_a_shard_whose_files_do_not_fit_its_report_is_done_again(server, rows, out, damage):
+def test_shard_whose_files_do_not_fit_its_report_is_done_again(server, rows, out, damage):
     settings = job(out, server.target)
     report = do_shard(settings, rows[:3], 0)
     whole = meaning(out, report)
@@ -240,7 +238,7 @@ def test_a_shard_whose_files_do_not_fit_its_report_is_done_again(server, rows, o
     assert read_report(Storage(out), report.name) == again
 
 
-def test_the_row_tells_which_content_was_read(server, tmp_path, out):
+def test_row_has_the_key_of_the_content_that_was_read(server, tmp_path, out):
     path = write_film(tmp_path / "a.mp4", 16)
     planned = row(path)
     write_film(path, 32)
@@ -257,7 +255,7 @@ def test_the_row_tells_which_content_was_read(server, tmp_path, out):
     assert report.name == name_of(job(out, server.target), [planned, digest, unasked, own])
 
 
-def test_progress_is_told_of_each_video(server, rows, out):
+def test_progress_is_reported_for_each_video(server, rows, out):
     told = []
     do_shard(job(out, server.target), rows, 4, on_progress=told.append)
     assert [one.done for one in told] == [1, 2, 3, 4, 5, 6, 7, 7]
@@ -267,7 +265,7 @@ def test_progress_is_told_of_each_video(server, rows, out):
     assert all(one.ok + one.failed == one.done for one in told)
 
 
-def test_the_log_has_a_line_for_each_twentieth(server, rows, out, caplog, monkeypatch):
+def test_log_has_a_line_for_each_twentieth(server, rows, out, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "c3d_pipelines.shards.worker")
     do_shard(job(out, server.target), rows, 4)
     lines = caplog.messages
@@ -283,7 +281,7 @@ def test_the_log_has_a_line_for_each_twentieth(server, rows, out, caplog, monkey
     ]
 
 
-def test_a_watcher_finds_a_file_that_is_whole_at_any_time(server, rows, out, tmp_path, monkeypatch):
+def test_progress_file_is_complete_at_any_time(server, rows, out, tmp_path, monkeypatch):
     folder = tmp_path / "progress"
     folder.mkdir()
     monkeypatch.setenv("C3D_PROGRESS_FOLDER", str(folder))
@@ -310,12 +308,12 @@ def test_a_watcher_finds_a_file_that_is_whole_at_any_time(server, rows, out, tmp
     assert json.loads((folder / "run-1-2.json").read_text())["done"] == 7
 
 
-def test_a_progress_folder_that_is_not_there_stops_nothing(server, rows, out, monkeypatch):
+def test_missing_progress_folder_is_ignored(server, rows, out, monkeypatch):
     monkeypatch.setenv("C3D_PROGRESS_FOLDER", str(out / "nowhere"))
     assert do_shard(job(out, server.target), rows, 2).videos == 7
 
 
-def test_as_many_videos_are_in_flight_as_asked_for(server, tmp_path, out):
+def test_number_of_videos_at_a_time_is_the_workers_setting(server, tmp_path, out):
     path = write_film(tmp_path / "a.mp4", 32)
     rows = [row(path, str(number)) for number in range(12)]
     together = []
@@ -332,7 +330,7 @@ def test_as_many_videos_are_in_flight_as_asked_for(server, tmp_path, out):
     assert [one["video_id"] for one in read_videos(out, report)] == [str(n) for n in range(12)]
 
 
-def test_a_model_without_classes_is_named_before_any_video(server, rows, out):
+def test_model_without_classes_is_refused_before_any_video(server, rows, out):
     settings = job(out, server.target, answer="classes")
     del server.signatures["classify"]
     with pytest.raises(UsageError, match="no signature 'classify'"):

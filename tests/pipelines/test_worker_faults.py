@@ -36,7 +36,7 @@ def refuse(code, details="no"):
     return on_predict
 
 
-def test_a_server_that_is_away_for_a_while_costs_time_and_nothing_else(started, rows, out):
+def test_temporary_outage_costs_only_time(started, rows, out):
     whole = meaning(out, do_shard(job(out, started().target), rows, 0))
     lost = Counter()
 
@@ -51,7 +51,7 @@ def test_a_server_that_is_away_for_a_while_costs_time_and_nothing_else(started, 
     assert report.retries >= 1
 
 
-def test_a_server_that_loses_a_third_of_all_requests_is_good_enough(narrow_server, rows, out):
+def test_third_of_all_requests_may_fail(narrow_server, rows, out):
     whole = meaning(out, do_shard(job(out, narrow_server.target), rows, 0))
     trouble = Trouble(narrow_server.target, seed=3, share=0.35)
     try:
@@ -63,7 +63,7 @@ def test_a_server_that_loses_a_third_of_all_requests_is_good_enough(narrow_serve
     require_close(meaning(out / "2", report), whole)
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(narrow_base, rows, out):
+def test_killed_server_is_retried_until_it_restarts(narrow_base, rows, out):
     server = LocalServer(narrow_base)
     server.start()
     whole = meaning(out, do_shard(job(out, server.target), rows, 0))
@@ -98,9 +98,7 @@ def require_close(found, whole):
                     assert one[name] == other[name]
 
 
-def test_a_server_that_stays_away_ends_the_shard_in_one_line_and_a_later_run_does_it(
-    started, rows, out
-):
+def test_lost_server_ends_the_shard_in_one_line_and_a_later_run_does_it(started, rows, out):
     server = started()
     settings = job(out, server.target, patience_s=0.5)
     with pytest.raises(ShardError) as failed:
@@ -115,7 +113,7 @@ def test_a_server_that_stays_away_ends_the_shard_in_one_line_and_a_later_run_doe
     assert do_shard(settings, rows, 7).counts["ok"] == 4
 
 
-def test_a_server_that_is_away_when_the_shard_begins_is_waited_for(started, rows, out):
+def test_server_that_is_away_at_the_start_is_retried(started, rows, out):
     server = started()
     settings = job(out, server.target)
     server.stop()
@@ -125,7 +123,7 @@ def test_a_server_that_is_away_when_the_shard_begins_is_waited_for(started, rows
     timer.join()
 
 
-def test_a_server_that_has_not_loaded_its_model_yet_is_waited_for(started, rows, out):
+def test_server_that_is_loading_its_model_is_retried(started, rows, out):
     server = started()
     settings = job(out, server.target)
     refused = []
@@ -141,7 +139,7 @@ def test_a_server_that_has_not_loaded_its_model_yet_is_waited_for(started, rows,
     assert report.retries >= 1
 
 
-def test_a_server_that_lets_nobody_in_is_not_waited_for(started, rows, out):
+def test_server_that_refuses_the_client_is_not_retried(started, rows, out):
     server = started()
     settings = job(out, server.target)
     server.on_predict = refuse(grpc.StatusCode.UNAUTHENTICATED, "token expired")
@@ -159,7 +157,7 @@ def test_a_server_that_lets_nobody_in_is_not_waited_for(started, rows, out):
         (grpc.StatusCode.INTERNAL, "ServingError"),
     ],
 )
-def test_videos_that_the_server_refuses_are_rows_however_many(started, rows, out, code, kind):
+def test_rejected_videos_are_rows_however_many(started, rows, out, code, kind):
     server = started()
     settings = job(out, server.target)
     server.on_predict = refuse(code)
@@ -171,7 +169,7 @@ def test_videos_that_the_server_refuses_are_rows_however_many(started, rows, out
     assert report.clips == 0
 
 
-def test_an_answer_that_is_no_number_fails_its_video_alone(started, rows, out):
+def test_answer_that_is_not_a_number_fails_only_its_video(started, rows, out):
     def on_predict(request, clips, context):
         if len(clips) == 2:  # b.mp4's
             return np.full((2, 4096), np.nan, np.float32)
@@ -186,7 +184,7 @@ def test_an_answer_that_is_no_number_fails_its_video_alone(started, rows, out):
     assert "cannot be used" in found[2]["error_message"]
 
 
-def test_a_server_that_answers_for_all_but_one_video_is_not_gone(started, rows, out):
+def test_server_that_rejects_one_video_is_not_lost(started, rows, out):
     def on_predict(request, clips, context):
         if len(clips) == 2:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for this")

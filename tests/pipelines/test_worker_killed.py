@@ -73,7 +73,7 @@ print(json.dumps([name, ended]))
 """
 
 
-def test_killed_at_any_moment_and_called_again_it_is_the_same_shard(started, tmp_path):
+def test_worker_killed_at_any_moment_makes_the_same_shard_when_called_again(started, tmp_path):
     videos, base = tmp_path / "videos", tmp_path / "out"
     mixed_rows(videos)
     settings = job(base, started().target, workers=1)

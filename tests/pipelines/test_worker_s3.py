@@ -44,7 +44,7 @@ def asked(name):
     return ManifestRow(name, uri, int(told["size"]), 0.0, quick_key(told))
 
 
-def test_from_a_bucket_into_a_bucket(bucket, server):
+def test_shard_is_read_from_and_written_to_a_bucket(bucket, server):
     rows = [asked(name) for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")]
     rows.append(ManifestRow("e.mp4", "s3://videos/e.mp4", 0, 0.0, "etag:gone"))
     rows.append(ManifestRow("f.mp4", "s3://nobody/f.mp4"))
@@ -68,7 +68,7 @@ def test_from_a_bucket_into_a_bucket(bucket, server):
     assert do_shard(settings, rows, 0) == report
 
 
-def test_a_bucket_that_is_not_there_or_not_ours_is_one_clear_line(bucket, server, monkeypatch):
+def test_missing_or_forbidden_bucket_is_one_line(bucket, server, monkeypatch):
     settings = job("s3://videos/out", server.target)
     elsewhere = type(settings)(**{**vars(settings), "out": "s3://nobody/out"})
     with pytest.raises(StorageError, match=r"^s3://nobody/out/.*no such bucket"):

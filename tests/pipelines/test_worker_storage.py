@@ -41,7 +41,7 @@ except StorageError as error:
 
 
 @pytest.mark.parametrize("group_rows", [8, 10_000])  # fails on the way, and at the end
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(narrow_server, bikes, out, group_rows):
+def test_full_disk_is_one_line_and_leaves_no_file(narrow_server, bikes, out, group_rows):
     # The limit of the process on its files, in place of the disk's: the same calls fail.
     with run_python(FULL_DISK, out, bikes, narrow_server.target, group_rows) as process:
         said = process.communicate(timeout=60)[0]
@@ -53,7 +53,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(narrow_server, bikes, 
     assert files_in(out) == []
 
 
-def test_a_place_that_cannot_be_written_to_is_one_clear_line(started, rows, out):
+def test_folder_that_cannot_be_written_is_one_line(started, rows, out):
     settings = job(out, started().target)
     for folder in out.iterdir():
         folder.rmdir()
@@ -63,7 +63,7 @@ def test_a_place_that_cannot_be_written_to_is_one_clear_line(started, rows, out)
         do_shard(settings, rows, 0)
 
 
-def test_a_place_that_vanishes_half_way_is_one_clear_line(started, rows, out):
+def test_folder_that_vanishes_is_one_line(started, rows, out):
     settings = job(out, started().target, workers=1)
 
     def vanish():
@@ -89,7 +89,7 @@ class Weather:
         return self.sound(*args, **kwargs)
 
 
-def test_a_bucket_that_is_away_for_a_while_costs_no_video(started, rows, monkeypatch):
+def test_temporary_outage_of_a_bucket_costs_no_video(started, rows, monkeypatch):
     settings = job("memory://bulk/out", started().target)
     weather = Weather(monkeypatch, [OSError("slow down"), TimeoutError(), ConnectionError("gone")])
     report = do_shard(settings, rows, 0)
@@ -101,9 +101,7 @@ def test_a_bucket_that_is_away_for_a_while_costs_no_video(started, rows, monkeyp
 @pytest.mark.parametrize(
     ("error", "tries"), [(PermissionError("denied"), 1), (OSError("slow down"), 3)]
 )
-def test_a_bucket_that_does_not_come_back_is_one_clear_line(
-    started, rows, monkeypatch, error, tries
-):
+def test_bucket_that_does_not_come_back_is_one_line(started, rows, monkeypatch, error, tries):
     settings = job("memory://bulk/out", started().target, patience_s=0.3)
     weather = Weather(monkeypatch, [error] * 1000)
     with pytest.raises(StorageError, match="cannot be written"):

@@ -243,7 +243,7 @@ class RowGroups:
             self._file,
             schema,
             compression="zstd",
-            # A network's numbers hardly repeat, and nobody filters by their minimum and maximum.
+            # A network's numbers hardly repeat, and filters by their minimum and maximum are of no use.
             use_dictionary=[name for name in plain if pa.types.is_string(schema.field(name).type)],
             write_statistics=plain,
             write_page_checksum=True,
