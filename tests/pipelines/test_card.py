@@ -1,4 +1,4 @@
-"""A dataset says what it is, to programs and to people, and is held against it."""
+"""The cards of a dataset: dataset.json, README.md, and the check of further numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ A, B = video("a.mp4"), video("b.mp4")
 
 
 def published(out: Path, provenance=PROVENANCE, **kind) -> str:
-    """A dataset's README; one video of two is ok."""
+    """Publish a dataset with one ok video of two and return its README."""
     job = settings(out, provenance=provenance, **kind)
     commit(job, [A, B], statuses={"b.mp4": "corrupt"})
     publish(job, to_do(A, B))
@@ -48,9 +48,11 @@ class TestForPrograms:
         if text == "FORMAT 2":
             text = path.read_text().replace('"format": 1', '"format": 2')
         path.write_text(text, "latin-1")
-        with pytest.raises(ShardError, match="dataset.json: is not the card of a dataset") as told:
+        with pytest.raises(
+            ShardError, match="dataset.json: is not the card of a dataset"
+        ) as caught:
             read_card(Storage(tmp_path))
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
     def test_shards_with_different_labels_are_refused(self, tmp_path):
         job = settings(tmp_path, answer="classes")
@@ -83,15 +85,19 @@ class TestForPeople:
     def test_front_matter_lists_the_files(self, tmp_path):
         text = published(tmp_path / 'films: "new" & more')
         _, front, _ = text.split("---\n", 2)
-        said = yaml.safe_load(front)
-        assert said["pretty_name"] == 'films: "new" & more'
-        files = {one["config_name"]: one["data_files"] for one in said["configs"]}
+        text_part = yaml.safe_load(front)
+        assert text_part["pretty_name"] == 'films: "new" & more'
+        files = {config["config_name"]: config["data_files"] for config in text_part["configs"]}
         assert files == {
             "index": "index.parquet",
             "videos": "shards/*.parquet",
             "clips": "clips/*.parquet",
         }
-        assert [one.get("default", False) for one in said["configs"]] == [True, False, False]
+        assert [config.get("default", False) for config in text_part["configs"]] == [
+            True,
+            False,
+            False,
+        ]
 
     def test_missing_files_are_not_listed(self, tmp_path):
         text = published(tmp_path / "a", clip_rows=False)
@@ -108,8 +114,8 @@ class TestForPeople:
         assert "| `failed` | 0 |" in text
         assert "float32 `[4096]`, fc6 after ReLU" in text
         assert "C3D of Sports-1M" in text
-        shown = re.search(r"```json\n(.*?)```", text, re.DOTALL)
-        assert json.loads(shown[1]) == PROVENANCE
+        block = re.search(r"```json\n(.*?)```", text, re.DOTALL)
+        assert json.loads(block[1]) == PROVENANCE
 
     def test_readme_lists_every_column(self, tmp_path):
         text = published(tmp_path)
@@ -118,7 +124,7 @@ class TestForPeople:
         assert [name for name in names if f"`{name}`" not in text] == []
 
     @pytest.mark.parametrize(
-        ("clips", "said"),
+        ("clips", "text_part"),
         [
             ({}, "A clip is 16 frames: consecutive frames, each frame of the file."),
             ({"stride": 4}, "the next clip starts 4 frames later"),
@@ -128,11 +134,11 @@ class TestForPeople:
             ({}, "fewer frames than one clip is `too_short`"),
         ],
     )
-    def test_readme_describes_the_clips(self, tmp_path, clips, said):
-        made = {**PROVENANCE, "clips": {**PROVENANCE["clips"], **clips}}
-        assert said in published(tmp_path, made)
+    def test_readme_describes_the_clips(self, tmp_path, clips, text_part):
+        changed = {**PROVENANCE, "clips": {**PROVENANCE["clips"], **clips}}
+        assert text_part in published(tmp_path, changed)
 
     def test_random_weights_are_marked(self, tmp_path):
         weights = {"source": "seed 7", "random": True, "sha256": "00" * 32}
-        made = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
-        assert "**the numbers mean nothing**" in published(tmp_path, made)
+        changed = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
+        assert "**the numbers mean nothing**" in published(tmp_path, changed)

@@ -1,4 +1,4 @@
-"""Inputs are listed the same way from a disk, a bucket and a manifest, each with its key."""
+"""Listing of inputs on a disk, in a bucket and in a manifest, with their keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with a bucket that holds the same."""
+    """A server with a bucket of the same files."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: listing on S3 not run")
     import fsspec
 
@@ -52,7 +52,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bucket(server, monkeypatch):
-    """The bucket as the environment's own; gives fsspec's view of it, for writing."""
+    """The bucket with its environment set, as an fsspec file system to write to."""
     running, store = server
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
@@ -61,7 +61,7 @@ def bucket(server, monkeypatch):
 
 
 def refusal(videos, kind=ManifestError):
-    """The one line that says why nothing can be listed."""
+    """Return the one-line error of a listing."""
     with pytest.raises(kind) as caught:
         list_inputs(str(videos))
     assert "\n" not in str(caught.value)
@@ -219,10 +219,10 @@ def test_bucket_without_videos_is_one_line(bucket):
 def test_forbidden_bucket_is_one_line_without_the_secret(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another secret")
     for videos in ("s3://bucket/in", "s3://bucket/in/*/*.avi", "s3://bucket/in/b.mp4"):
-        said = refusal(videos)
-        assert "access denied" in said
-        assert "AWS_SECRET_ACCESS_KEY" in said
-        assert "another secret" not in said
+        message = refusal(videos)
+        assert "access denied" in message
+        assert "AWS_SECRET_ACCESS_KEY" in message
+        assert "another secret" not in message
     assert "access denied" in refusal("s3://bucket/lists/m.csv", StorageError)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -232,7 +232,7 @@ def test_forbidden_bucket_is_one_line_without_the_secret(bucket, monkeypatch):
 
 def test_unreachable_store_is_one_line(bucket, monkeypatch):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # without listening
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setattr(stores, "_TRIES", 1)
         assert "Could not connect" in refusal("s3://bucket/in")
@@ -242,20 +242,23 @@ def test_unreachable_store_is_one_line(bucket, monkeypatch):
 
 
 def test_manifest_rows_keep_their_values_and_the_rest_is_looked_up(folder, tmp_path):
-    given = [
+    written = [
         ManifestRow("one", str(folder / "a.MKV"), 7, 2.5, "sha256:given"),
         ManifestRow("two", str(folder / "b.mp4"), 99, 3.5),
         ManifestRow("three", f"file://{folder}/z/d.mp4".replace(" ", "%20")),
     ]
-    write_manifest(tmp_path / "m.csv", given)
-    one, two, three = list_inputs(str(tmp_path / "m.csv"))
-    assert one == given[0]
+    write_manifest(tmp_path / "m.csv", written)
+    first, two, three = list_inputs(str(tmp_path / "m.csv"))
+    assert first == written[0]
     assert (two.size_bytes, two.duration_s) == (5, 3.5)
     assert two.key == list_inputs(str(folder / "b.mp4"))[0].key
     assert (three.size_bytes, three.key.partition("-")[0]) == (7, "stat:7")
     hashed = list_inputs(str(tmp_path / "m.csv"), keys="content")
     digests = [hashlib.sha256(name).hexdigest() for name in (b"b.mp4", b"z/d.mp4")]
-    assert [row.key for row in hashed] == ["sha256:given", *(f"sha256:{one}" for one in digests)]
+    assert [row.key for row in hashed] == [
+        "sha256:given",
+        *(f"sha256:{first}" for first in digests),
+    ]
 
 
 def test_missing_or_denied_objects_are_inputs(bucket, tmp_path):
@@ -276,27 +279,27 @@ def test_keys_are_looked_up_in_parallel_and_stay_in_order(monkeypatch):
 
     monkeypatch.setattr(keys_module, "fingerprint", slow)
     rows = [ManifestRow(f"v{n}", f"memory://{n % 4}/{n:03}.mp4") for n in range(160)]
-    asked = with_keys(rows)
-    assert [row.key for row in asked] == [f"etag:{row.uri}" for row in rows]
-    assert [row.video_id for row in asked] == [row.video_id for row in rows]
+    requested = with_keys(rows)
+    assert [row.key for row in requested] == [f"etag:{row.uri}" for row in rows]
+    assert [row.video_id for row in requested] == [row.video_id for row in rows]
 
 
 def test_only_a_store_that_never_answers_is_given_up(monkeypatch, caplog):
-    asked = []
+    requested = []
 
     def fingerprint(uri):
-        asked.append(uri)
+        requested.append(uri)
         if "dead" in uri:
-            raise keys_module.VideoUnreadableError(uri, "nobody answers")
+            raise keys_module.VideoUnreadableError(uri, "no answer")
         return {"size": 1, "etag": uri}
 
     monkeypatch.setattr(keys_module, "fingerprint", fingerprint)
     rows = [
         ManifestRow(f"{s}{n}", f"s3://{s}/{n}.mp4") for n in range(1000) for s in ("dead", "up")
     ]
-    told = with_keys(rows)
-    assert [bool(row.key) for row in told] == [row.video_id.startswith("up") for row in rows]
-    assert sum("dead" in uri for uri in asked) == 64
+    properties = with_keys(rows)
+    assert [bool(row.key) for row in properties] == [row.video_id.startswith("up") for row in rows]
+    assert sum("dead" in uri for uri in requested) == 64
     assert "s3://dead: none of 64 videos could be looked up" in caplog.text
 
 
@@ -309,9 +312,8 @@ def test_error_that_is_not_of_one_video_is_raised(monkeypatch):
         with_keys([ManifestRow("a", "s3://b/a.mp4")])
 
 
-@pytest.mark.parametrize(
-    ("told", "key"),
-    [
+def test_quick_key_uses_the_best_property():
+    for properties, key in [
         ({"size": 5, "mtime_ns": 7}, "stat:5-7"),
         ({"size": 5, "etag": '"ab-3"', "modified": "now"}, "etag:ab-3"),
         ({"size": 5, "etag": "gcs=/1", "checksum": "md5=="}, "checksum:md5=="),
@@ -319,7 +321,5 @@ def test_error_that_is_not_of_one_video_is_raised(monkeypatch):
         ({"modified": "2026-01-01"}, "modified:2026-01-01-"),
         ({"size": 5}, ""),
         ({}, ""),
-    ],
-)
-def test_quick_key_uses_the_best_property(told, key):
-    assert quick_key(told) == key
+    ]:
+        assert quick_key(properties) == key, (properties, key)

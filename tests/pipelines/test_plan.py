@@ -1,4 +1,4 @@
-"""A plan has every input once, and only the work that no earlier run has done."""
+"""Plans: every input once, and only the work that no earlier run has done."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def manifest(tmp_path):
-    """Writes rows as a manifest and gives its path."""
+    """Write rows as a manifest and return its path."""
 
     def write(*rows, name="m.jsonl"):
         write_manifest(tmp_path / name, rows)
@@ -43,12 +43,12 @@ def row(name, key=SHA[0], *, uri="", size=1000):
 
 
 def decisions(planned):
-    """By id: the decision, and for a duplicate of which."""
-    return {one.row.video_id: f"{one.decision} {one.duplicate_of}".strip() for one in planned}
+    """Return the decision by id, with the original of a duplicate."""
+    return {item.row.video_id: f"{item.decision} {item.duplicate_of}".strip() for item in planned}
 
 
-def has(out, rows, *, published=True, **kind):
-    """A dataset that an earlier run made of these."""
+def publish_dataset(out, rows, *, published=True, **kind):
+    """Make the dataset of an earlier run."""
     job = sample_shards.settings(out, **kind.pop("job", {}))
     sample_shards.commit(job, rows, **kind)
     if published:
@@ -58,10 +58,10 @@ def has(out, rows, *, published=True, **kind):
 def test_every_input_is_planned_once_in_order_with_shards_for_those_to_do(manifest, out):
     rows = [row(f"v{n}", SHA[n], size=3_000_000) for n in range(6)]
     planned = make_plan(manifest(*rows), str(out), shard_mb=6)
-    assert [one.row for one in planned] == rows
-    assert [one.shard for one in planned] == [0, 0, 1, 1, 2, 2]
+    assert [item.row for item in planned] == rows
+    assert [item.shard for item in planned] == [0, 0, 1, 1, 2, 2]
     assert set(decisions(planned).values()) == {"do"}
-    assert [one.shard for one in make_plan(manifest(*rows), "", max_shards=1)] == [0] * 6
+    assert [item.shard for item in make_plan(manifest(*rows), "", max_shards=1)] == [0] * 6
     assert not out.exists()
 
 
@@ -69,7 +69,7 @@ def test_every_input_is_planned_once_in_order_with_shards_for_those_to_do(manife
 def test_done_videos_are_not_done_again(manifest, out, published):
     rows = [row(f"v{n}", SHA[n]) for n in range(5)]
     statuses = {"v1": "too_short", "v2": "corrupt", "v3": "unreadable", "v4": "failed"}
-    has(out, rows, statuses=statuses, published=published)
+    publish_dataset(out, rows, statuses=statuses, published=published)
     videos = manifest(*rows, row("new", SHA[7]))
     expected = {
         "v0": "done",
@@ -81,13 +81,15 @@ def test_done_videos_are_not_done_again(manifest, out, published):
     }
     planned = make_plan(videos, str(out))
     assert decisions(planned) == expected
-    assert [one.shard for one in planned] == [-1, -1, -1, 0, 0, 0]
-    again = make_plan(videos, str(out), retry_failed=True)
-    assert decisions(again) == {**expected, "v1": "do", "v2": "do"}
+    assert [item.shard for item in planned] == [-1, -1, -1, 0, 0, 0]
+    repeated = make_plan(videos, str(out), retry_failed=True)
+    assert decisions(repeated) == {**expected, "v1": "do", "v2": "do"}
 
 
 def test_changed_videos_are_done_again(manifest, out):
-    has(out, [row("a", SHA[1]), row("b", SHA[2]), row("c", SHA[3]), row("d", "", uri="rtsp://h/d")])
+    publish_dataset(
+        out, [row("a", SHA[1]), row("b", SHA[2]), row("c", SHA[3]), row("d", "", uri="rtsp://h/d")]
+    )
     changed = [
         row("a", SHA[8]),
         row("b", SHA[2], uri="/moved/b"),
@@ -99,7 +101,7 @@ def test_changed_videos_are_done_again(manifest, out):
 
 def test_url_with_a_new_signature_is_the_same_video(manifest, out):
     uri = "https://me:pw@host/a.mp4?token="
-    has(out, [row("a", uri=uri + "1")])
+    publish_dataset(out, [row("a", uri=uri + "1")])
     assert decisions(make_plan(manifest(row("a", uri=uri + "2")), str(out))) == {"a": "done"}
 
 
@@ -118,8 +120,8 @@ def test_same_uri_twice_is_one_video(manifest):
         row("k", "v", uri="https://host/a.mp4?part=2"),
     ]
     planned = make_plan(manifest(*rows), "")
-    found = {name: what for name, what in decisions(planned).items() if what != "do"}
-    assert found == {
+    duplicates = {name: decided for name, decided in decisions(planned).items() if decided != "do"}
+    assert duplicates == {
         "b": "duplicate a",
         "c": "duplicate a",
         "e": "duplicate d",
@@ -152,20 +154,20 @@ def test_same_content_is_one_video_where_keys_show_it(manifest):
         row("no etag other", "etag:y", uri="s3://bucket/5.mp4", size=0),
     ]
     planned = make_plan(manifest(*rows), "")
-    found = {name: what for name, what in decisions(planned).items() if what != "do"}
-    assert found == {
+    duplicates = {name: decided for name, decided in decisions(planned).items() if decided != "do"}
+    assert duplicates == {
         "sha again": "duplicate sha",
         "etag again": "duplicate etag",
         "md5 again": "duplicate md5",
     }
-    assert all((one.shard == -1) == (one.decision == "duplicate") for one in planned)
+    assert all((item.shard == -1) == (item.decision == "duplicate") for item in planned)
 
 
 def test_duplicates_are_in_no_shard(manifest):
     rows = [row("a", SHA[1], size=3_000_000), row("b", SHA[1], size=3_000_000)]
     rows.append(row("c", SHA[2], size=3_000_000))
     planned = make_plan(manifest(*rows), "", shard_mb=3)
-    assert [one.shard for one in planned] == [0, -1, 1]
+    assert [item.shard for item in planned] == [0, -1, 1]
 
 
 def test_duplicate_refers_to_the_done_video_and_stays_so(manifest, out):
@@ -175,7 +177,7 @@ def test_duplicate_refers_to_the_done_video_and_stays_so(manifest, out):
         "b": "duplicate a",
         "c": "duplicate a",
     }
-    has(out, [rows[1]])
+    publish_dataset(out, [rows[1]])
     for _ in range(2):
         planned = make_plan(manifest(*rows), str(out))
         expected = {"a": "duplicate b", "b": "done", "c": "duplicate b"}
@@ -185,14 +187,14 @@ def test_duplicate_refers_to_the_done_video_and_stays_so(manifest, out):
 
 def test_duplicate_without_its_original_is_done(manifest, out):
     rows = [row("a", SHA[1]), row("b", SHA[1])]
-    has(out, rows[:1])
+    publish_dataset(out, rows[:1])
     publish(sample_shards.settings(out), make_plan(manifest(*rows), str(out)))
     assert decisions(make_plan(manifest(rows[1]), str(out))) == {"b": "do"}
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["published", "killed before"])
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "message"),
     [
         ({"answer": "classes"}, "answer: 'features' there, 'classes' requested"),
         ({"window": ClipWindow(stride=16)}, "clips.stride: 8 there, 16 requested"),
@@ -203,12 +205,12 @@ def test_duplicate_without_its_original_is_done(manifest, out):
         ({"window": ClipWindow(resize="fast")}, "preprocessing.resize: '171x128 opencv-linear' th"),
     ],
 )
-def test_dataset_that_was_made_differently_is_refused(manifest, out, asked, words, published):
+def test_dataset_that_was_made_differently_is_refused(manifest, out, requested, message, published):
     rows = [row("a")]
-    has(out, rows, published=published)
+    publish_dataset(out, rows, published=published)
     with pytest.raises(ProvenanceError) as caught:
-        make_plan(manifest(*rows), str(out), **asked)
-    assert words in str(caught.value)
+        make_plan(manifest(*rows), str(out), **requested)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(f"{out}: ")
     assert "\n" not in str(caught.value)
 
@@ -217,7 +219,7 @@ def test_dataset_of_the_same_window_is_accepted(manifest, out):
     window = ClipWindow(fps=25)
     provenance = sample_shards.PROVENANCE
     provenance = {**provenance, "clips": {**provenance["clips"], "fps": 25.0}}
-    has(out, [row("a")], job={"provenance": provenance, "window": window})
+    publish_dataset(out, [row("a")], job={"provenance": provenance, "window": window})
     assert decisions(make_plan(manifest(row("a")), str(out), window=window)) == {"a": "done"}
 
 
@@ -247,7 +249,7 @@ def test_hundred_thousand_inputs_are_planned_in_seconds(manifest):
     started = time.monotonic()
     planned = make_plan(videos, "", shard_mb=1)
     assert time.monotonic() - started < 20
-    assert len({one.shard for one in planned}) == 100
+    assert len({item.shard for item in planned}) == 100
 
 
 @pytest.mark.parametrize("keys", ["quick", "content"])
@@ -264,7 +266,7 @@ def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, k
         settings = sample_shards.settings(out, name, server=narrow_server.target, workers=1)
         with settings.client() as c3d:
             settings = dataclasses.replace(settings, provenance=c3d.provenance())
-        rows = [one.row for one in planned if one.decision == "do"]
+        rows = [item.row for item in planned if item.decision == "do"]
         if rows:
             do_shard(settings, rows, 0)
         publish(settings, planned)
@@ -272,12 +274,12 @@ def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, k
 
     copy = "duplicate a.mp4" if keys == "content" else "do"
     assert run("one") == {"a.mp4": "do", "broken.mp4": "do", "copy.mp4": copy, "short.mp4": "do"}
-    known = {"broken.mp4": "known_failure", "short.mp4": "known_failure"}
+    failures = {"broken.mp4": "known_failure", "short.mp4": "known_failure"}
     copy = copy.replace("do", "done") if copy == "do" else copy
-    assert run("two") == {"a.mp4": "done", "copy.mp4": copy, **known}
+    assert run("two") == {"a.mp4": "done", "copy.mp4": copy, **failures}
     write_film(videos / "b.mp4", 16)
     os.replace(videos / "b.mp4", videos / "short.mp4")
     write_film(videos / "new.mp4", 17)
-    after = {"a.mp4": "done", "copy.mp4": copy, **known, "short.mp4": "do", "new.mp4": "do"}
+    after = {"a.mp4": "done", "copy.mp4": copy, **failures, "short.mp4": "do", "new.mp4": "do"}
     assert run("three") == after
     assert [row.video_id for row in list_inputs(str(videos))] == sorted(after)

@@ -1,4 +1,4 @@
-"""What would make every shard fail is found before the first, and said in one line."""
+"""Preflight checks: faults that would fail every shard are one line before the first."""
 
 import threading
 import time
@@ -36,11 +36,11 @@ def out(tmp_path):
 @pytest.mark.parametrize("answer", ["features", "classes"])
 def test_preflight_returns_the_provenance_and_writes_nothing(narrow_server, out, answer):
     window = ClipWindow(stride=16)
-    asked = plain_job(out, narrow_server.target, answer=answer, window=window)
-    settings = preflight(asked)
+    plain = plain_job(out, narrow_server.target, answer=answer, window=window)
+    settings = preflight(plain)
     with C3DClient(narrow_server.target, window=window) as c3d:
         assert settings.provenance == c3d.provenance()
-    assert replace(settings, provenance={}) == asked
+    assert replace(settings, provenance={}) == plain
     assert JobSettings.from_json(settings.to_json()) == settings
     assert files_in(out) == []
 
@@ -51,7 +51,7 @@ def test_preflight_returns_the_provenance_and_writes_nothing(narrow_server, out,
 def test_preflight_requests_one_clip_of_the_answer(started, out, answer, signature):
     server = started()
     preflight(plain_job(out, server.target, answer=answer))
-    assert [one.model_spec.signature_name for one in server.requests] == [signature]
+    assert [request.model_spec.signature_name for request in server.requests] == [signature]
 
 
 def test_server_that_is_starting_is_retried(started, out):

@@ -1,4 +1,4 @@
-"""Publishing ends a run: one row for every input, the dataset's files, and nothing lost."""
+"""Publishing a run: one row for every input, and the dataset's files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def out(tmp_path) -> Path:
     return tmp_path / "out"
 
 
-def told(out: Path, *columns: str) -> dict[str, tuple]:
+def indexed(out: Path, *columns: str) -> dict[str, tuple]:
     rows = read_index(Storage(out)).select(["video_id", *(columns or ("status",))]).to_pylist()
     assert len({row["video_id"] for row in rows}) == len(rows)
     return {row.pop("video_id"): tuple(row.values()) for row in rows}
 
 
 def files(out: Path) -> dict[str, str]:
-    """Every file below a folder and its content's digest."""
+    """Return every file below a folder with the digest of its content."""
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
@@ -54,18 +54,18 @@ class TestEveryInputHasOneRow:
         commit(job, [A, B], statuses={"b.mp4": "too_short"})
         commit(job, [C], index=1, statuses={"c.mp4": "unreadable"})
         summary = publish(job, [*to_do(A, B), *to_do(C, shard=1)])
-        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("too_short",), "c.mp4": ("unreadable",)}
+        assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("too_short",), "c.mp4": ("unreadable",)}
         assert (summary.inputs, summary.ok, summary.unsuccessful) == (3, 1, 2)
-        assert [one.missing for one in summary.shards] == [False, False]
+        assert [item.missing for item in summary.shards] == [False, False]
 
     def test_done_input_has_the_row_of_an_earlier_run(self, out):
         first, second = settings(out), settings(out, "run-2")
         commit(first, [A, B], statuses={"b.mp4": "corrupt"})
         publish(first, to_do(A, B))
-        commit(second, [C], at=START + 9)
+        commit(second, [C], done_at=START + 9)
         plan = [decided(A, "done"), decided(B, "known_failure"), *to_do(C)]
         summary = publish(second, plan)
-        assert told(out, "status", "run") == {
+        assert indexed(out, "status", "run") == {
             "a.mp4": ("ok", "run-1"),
             "b.mp4": ("corrupt", "run-1"),
             "c.mp4": ("ok", "run-2"),
@@ -75,9 +75,9 @@ class TestEveryInputHasOneRow:
     def test_run_with_nothing_to_do_has_all_earlier_rows(self, out):
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
-        before = told(out, "status", "shard", "row", "run")
+        before = indexed(out, "status", "shard", "row", "run")
         summary = publish(settings(out, "run-2"), [decided(A, "done")])
-        assert told(out, "status", "shard", "row", "run") == before
+        assert indexed(out, "status", "shard", "row", "run") == before
         assert summary.unsuccessful == 0
 
     def test_input_of_a_missing_shard_is_failed_until_a_run_does_it(self, out):
@@ -85,30 +85,30 @@ class TestEveryInputHasOneRow:
         commit(job, [A])
         plan = [*to_do(A), *to_do(B, C, shard=1)]
         summary = publish(job, plan, state="FAILED", message="a pod was lost")
-        assert told(out, "status", "error_type", "shard", "row")["b.mp4"] == (
+        assert indexed(out, "status", "error_type", "shard", "row")["b.mp4"] == (
             *("failed", "ShardMissing"),
             *("", -1),
         )
-        assert "the next run does it" in told(out, "error_message")["c.mp4"][0]
+        assert "the next run does it" in indexed(out, "error_message")["c.mp4"][0]
         assert (summary.inputs, summary.ok, summary.unsuccessful) == (3, 1, 2)
-        assert [one.missing for one in summary.shards] == [False, True]
+        assert [item.missing for item in summary.shards] == [False, True]
         assert (summary.state, summary.message) == ("FAILED", "a pod was lost")
 
-        commit(job, [B, C], index=1, at=START + 9)
+        commit(job, [B, C], index=1, done_at=START + 9)
         assert publish(job, plan).ok == 3
-        assert set(told(out).values()) == {("ok",)}
+        assert set(indexed(out).values()) == {("ok",)}
 
     def test_input_has_a_row_even_where_the_only_shard_is_missing(self, out):
         publish(settings(out), to_do(A, B))
-        assert told(out) == {"a.mp4": ("failed",), "b.mp4": ("failed",)}
+        assert indexed(out) == {"a.mp4": ("failed",), "b.mp4": ("failed",)}
 
     def test_missing_shard_does_not_hide_an_earlier_success(self, out):
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
         publish(settings(out, "run-2"), to_do(A, B))
-        assert told(out, "status", "run")["a.mp4"] == ("ok", "run-1")
+        assert indexed(out, "status", "run")["a.mp4"] == ("ok", "run-1")
         publish(settings(out, "run-3"), to_do(CHANGED, B))
-        assert told(out, "status", "error_type", "key")["a.mp4"] == (
+        assert indexed(out, "status", "error_type", "key")["a.mp4"] == (
             *("failed", "ShardMissing"),
             CHANGED.key,
         )
@@ -121,10 +121,10 @@ class TestEveryInputHasOneRow:
         plan.append(decided(twins[1], "duplicate", "b.mp4"))
         summary = publish(job, plan)
         columns = ("status", "shard", "row", "first_clip_row", "n_clips", "duration_s")
-        rows = told(out, *columns)
+        rows = indexed(out, *columns)
         assert rows["twin of a.mp4"] == rows["a.mp4"]
         assert rows["twin of b.mp4"] == rows["b.mp4"]
-        own = told(out, "uri", "duplicate_of", "wall_s")
+        own = indexed(out, "uri", "duplicate_of", "wall_s")
         assert own["twin of a.mp4"] == (twins[0].uri, "a.mp4", None)
         assert own["a.mp4"] == (A.uri, "", 0.5)
         assert summary.counts["duplicate"]["ok"] == 1
@@ -136,36 +136,36 @@ class TestEveryInputHasOneRow:
         twin = video("twin.mp4", A.key)
         plan = [decided(A, "done"), decided(twin, "duplicate", "a.mp4")]
         publish(settings(out, "run-2"), plan)
-        rows = told(out, "status", "shard", "row")
+        rows = indexed(out, "status", "shard", "row")
         assert rows["twin.mp4"] == rows["a.mp4"]
-        assert told(out, "run")["twin.mp4"] == ("run-2",)
+        assert indexed(out, "run")["twin.mp4"] == ("run-2",)
 
     def test_duplicate_of_a_replaced_video_waits_for_the_next_run(self, out):
-        # The worker records what it read, which here is not what was planned.
+        # The worker records the key of what it read, which differs from the planned key.
         report = commit(settings(out, "read"), [CHANGED])
-        named = replace(report, name=shards.name_of(settings(out), [A]))
+        renamed = replace(report, name=shards.name_of(settings(out), [A]))
         for file in (video_file, clip_file):
-            (out / file(report.name)).rename(out / file(named.name))
-        (out / report_file(named.name)).write_text(named.to_json())
+            (out / file(report.name)).rename(out / file(renamed.name))
+        (out / report_file(renamed.name)).write_text(renamed.to_json())
         (out / report_file(report.name)).unlink()
-        twin, again = video("twin.mp4", A.key), video("again.mp4", A.key, uri=f"file://{A.uri}")
-        plan = [*to_do(A), *(decided(row, "duplicate", "a.mp4") for row in (twin, again))]
+        twin, same_file = video("twin.mp4", A.key), video("again.mp4", A.key, uri=f"file://{A.uri}")
+        plan = [*to_do(A), *(decided(row, "duplicate", "a.mp4") for row in (twin, same_file))]
         publish(settings(out), plan)
-        rows = told(out, "status", "error_type", "key")
+        rows = indexed(out, "status", "error_type", "key")
         assert rows["a.mp4"] == ("ok", "", CHANGED.key)
         assert rows["again.mp4"] == ("ok", "", CHANGED.key)  # the same file
         assert rows["twin.mp4"] == ("failed", "ShardMissing", A.key)
-        assert "was replaced after" in told(out, "error_message")["twin.mp4"][0]
+        assert "was replaced after" in indexed(out, "error_message")["twin.mp4"][0]
 
     def test_video_that_changed_back_has_its_first_numbers(self, out):
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
-        commit(settings(out, "run-2"), [CHANGED], at=START + 9)
+        commit(settings(out, "run-2"), [CHANGED], done_at=START + 9)
         publish(settings(out, "run-2"), to_do(CHANGED))
-        # Its shard is that of the first run, and is not done again.
+        # Its shard is the first run's, which is not done again.
         publish(settings(out, "run-3"), to_do(A))
-        assert told(out, "key", "run")["a.mp4"] == (A.key, "run-1")
-        assert told(out, "key", "run")["a.mp4"] == (A.key, "run-1")
+        assert indexed(out, "key", "run")["a.mp4"] == (A.key, "run-1")
+        assert indexed(out, "key", "run")["a.mp4"] == (A.key, "run-1")
 
     def test_plan_that_refers_to_missing_rows_is_refused(self, out):
         with pytest.raises(ShardError, match=r"1 have none \(a.mp4\); make a new plan"):
@@ -181,9 +181,9 @@ class TestRunsAfterEachOther:
     def test_two_runs_are_both_in_the_index(self, out):
         for number, row in enumerate([A, B]):
             job = settings(out, f"run-{number}")
-            commit(job, [row], at=START + number)
+            commit(job, [row], done_at=START + number)
             publish(job, to_do(row))
-        assert told(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
+        assert indexed(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
 
     def test_two_runs_are_both_in_the_index_though_one_overwrote_the_other(self, out):
         jobs = [settings(out, f"run-{number}") for number in range(2)]
@@ -192,30 +192,30 @@ class TestRunsAfterEachOther:
             publish(job, to_do(row))
             if job is jobs[0]:
                 first = (out / "index.parquet").read_bytes()
-        (out / "index.parquet").write_bytes(first)  # it was the slower one
-        assert told(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
+        (out / "index.parquet").write_bytes(first)  # the slower run wrote last
+        assert indexed(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
         publish(settings(out, "run-3"), [])
-        assert told(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
+        assert indexed(out, "run") == {"a.mp4": ("run-0",), "b.mp4": ("run-1",)}
 
     def test_former_input_keeps_its_row(self, out):
         commit(settings(out), [A, B])
         publish(settings(out), to_do(A, B))
         summary = publish(settings(out, "run-2"), [decided(B, "done")])
-        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
         assert summary.inputs == 1
 
     def test_run_that_was_killed_before_publishing_is_not_lost(self, out):
         commit(settings(out), [A])
         commit(settings(out, "run-2"), [B])
         publish(settings(out, "run-2"), to_do(B))
-        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
 
     def test_failure_that_succeeds_in_the_same_shard_is_ok(self, out):
         commit(settings(out), [A, B], statuses={"a.mp4": "failed"})
         publish(settings(out), to_do(A, B))
-        commit(settings(out, "run-2"), [A, B], at=START + 9, reverse=True)
+        commit(settings(out, "run-2"), [A, B], done_at=START + 9, reverse=True)
         publish(settings(out, "run-2"), to_do(A, B))
-        assert told(out, "status", "row") == {"a.mp4": ("ok", 1), "b.mp4": ("ok", 0)}
+        assert indexed(out, "status", "row") == {"a.mp4": ("ok", 1), "b.mp4": ("ok", 0)}
 
     def test_publishing_again_writes_the_same_bytes(self, out):
         job = settings(out)
@@ -244,7 +244,7 @@ class TestWhatIsWritten:
     def test_card_counts_the_whole_dataset(self, out):
         commit(settings(out), [A, B], statuses={"b.mp4": "corrupt"})
         publish(settings(out), to_do(A, B))
-        commit(settings(out, "run-2"), [C, D], at=START + 9)
+        commit(settings(out, "run-2"), [C, D], done_at=START + 9)
         twin = video("twin.mp4", C.key)
         publish(settings(out, "run-2"), [*to_do(C, D), decided(twin, "duplicate", "c.mp4")])
         card = json.loads((out / "dataset.json").read_text())
@@ -273,29 +273,29 @@ class TestWhatIsWritten:
         signed = video("a.mp4", uri="https://me:hush@host/a.mp4?signature=hush")
         twin = video("b.mp4", signed.key, uri="https://host/b.mp4?signature=hush")
         publish(settings(out), [*to_do(signed), decided(twin, "duplicate", "a.mp4")])
-        assert told(out, "uri") == {
+        assert indexed(out, "uri") == {
             "a.mp4": ("https://***@host/a.mp4?signature=***",),
             "b.mp4": ("https://host/b.mp4?signature=***",),
         }
 
     def test_empty_plan_is_a_dataset_too(self, out):
         assert publish(settings(out), []).inputs == 0
-        assert told(out) == {}
+        assert indexed(out) == {}
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("other", "said"),
+        ("other", "expected_message"),
         [
             ({"provenance": OTHER}, "model.precision: 'float32' against 'bfloat16'"),
             ({"answer": "classes"}, "answer: 'features' against 'classes'"),
         ],
     )
-    def test_numbers_that_were_made_differently_are_refused(self, out, other, said):
+    def test_numbers_that_were_made_differently_are_refused(self, out, other, expected_message):
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
         before = files(out)
-        with pytest.raises(ProvenanceError, match=said):
+        with pytest.raises(ProvenanceError, match=expected_message):
             publish(settings(out, "run-2", **other), to_do(B))
         assert files(out) == before
 
@@ -320,9 +320,9 @@ class TestRefusals:
         publish(settings(out), to_do(A))
         newer = {**PROVENANCE, "model": {**PROVENANCE["model"], "version": 4}}
         job = settings(out, "run-2", provenance=newer)
-        commit(job, [B], at=START + 9)
+        commit(job, [B], done_at=START + 9)
         publish(job, to_do(B))
-        assert told(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
         assert json.loads((out / "dataset.json").read_text())["provenance"] == PROVENANCE
 
     def test_run_without_provenance_is_refused(self, out):
@@ -334,5 +334,5 @@ class TestRefusals:
         publish(settings(out), to_do(A))
         (out / report_file(report.name)).unlink()
         summary = publish(settings(out, "run-2"), [decided(A, "done")])
-        assert told(out, "status", "error_type")["a.mp4"] == ("failed", "ShardMissing")
+        assert indexed(out, "status", "error_type")["a.mp4"] == ("failed", "ShardMissing")
         assert summary.ok == 0

@@ -1,4 +1,4 @@
-"""Shards: every row once, in order, of about equal work."""
+"""The cut into shards: every row once, in order, with about equal work."""
 
 import random
 import time
@@ -12,7 +12,7 @@ MB = 1_000_000
 
 
 def cut(rows, *, shard_mb=10.0, shard_minutes=10.0, max_shards=200):
-    """Shards that hold every row once and in order."""
+    """Cut rows into shards and check that they hold every row once and in order."""
     shards = cut_into_shards(
         rows, shard_mb=shard_mb, shard_minutes=shard_minutes, max_shards=max_shards
     )
@@ -74,23 +74,25 @@ def test_no_input_is_no_shard_and_one_input_is_one_shard():
     assert sizes(cut(of_sizes(0.000001), shard_mb=0.000001)) == [0.000001]
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_any_inputs_are_cut_within_their_limits(seed):
-    drawn = random.Random(seed)
-    rows = of_sizes(*(drawn.lognormvariate(0, 2) for _ in range(drawn.randrange(1, 300))))
-    limit, most = drawn.uniform(0.5, 50), drawn.randrange(1, 40)
-    shards = cut(rows, shard_mb=limit, max_shards=most)
-    total, largest = sum(sizes(shards)), max(row.size_bytes for row in rows) / MB
-    if (fewest := simply_cut(rows, limit * MB)) <= most:
-        assert len(shards) == fewest
-        assert all(len(one.rows) == 1 or one.size_bytes <= limit * MB for one in shards)
-    else:
-        assert len(shards) <= most
-        assert max(sizes(shards)) <= total / most + largest
+def test_any_inputs_are_cut_within_their_limits():
+    for seed in range(30):
+        rng = random.Random(seed)
+        rows = of_sizes(*(rng.lognormvariate(0, 2) for _ in range(rng.randrange(1, 300))))
+        limit, most = rng.uniform(0.5, 50), rng.randrange(1, 40)
+        shards = cut(rows, shard_mb=limit, max_shards=most)
+        total, largest = sum(sizes(shards)), max(row.size_bytes for row in rows) / MB
+        if (fewest := simply_cut(rows, limit * MB)) <= most:
+            assert len(shards) == fewest, seed
+            assert all(len(part.rows) == 1 or part.size_bytes <= limit * MB for part in shards), (
+                seed
+            )
+        else:
+            assert len(shards) <= most, seed
+            assert max(sizes(shards)) <= total / most + largest, seed
 
 
 def simply_cut(rows, limit):
-    """How many shards come out where each takes what it has room for."""
+    """Return the number of shards that are each filled up to the limit."""
     count, filled = 0, limit
     for row in rows:
         filled += row.size_bytes
@@ -116,10 +118,10 @@ def test_limit_that_is_not_positive_is_refused(name, value):
 
 
 def test_two_hundred_thousand_videos_are_cut_in_seconds():
-    drawn = random.Random(0)
+    rng = random.Random(0)
     rows = [
         ManifestRow(f"v{n}", "u", 1, length)
-        for n, length in enumerate(drawn.lognormvariate(4, 1.5) for _ in range(200_000))
+        for n, length in enumerate(rng.lognormvariate(4, 1.5) for _ in range(200_000))
     ]
     started = time.monotonic()
     shards = cut_into_shards(rows, shard_mb=4000, shard_minutes=240, max_shards=200)

@@ -1,4 +1,4 @@
-"""A place is a folder or a bucket, and behaves as one thing: files appear whole, or not at all."""
+"""Storage of a dataset on a disk and in a bucket: files appear whole, or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet",
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with one bucket, in the environment."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
+    pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
     with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
@@ -37,44 +37,44 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bucket(server) -> Storage:
-    """A part of the bucket that no other test has."""
+    """A folder of the bucket for one test."""
     return Storage(f"s3://bucket/a folder/ü {secrets.token_hex(4)}")
 
 
 @pytest.fixture(params=["disk", "s3"])
 def storage(request, tmp_path) -> Storage:
-    """An empty place, on a disk and in a bucket."""
+    """An empty folder, on a disk and in a bucket."""
     if request.param == "disk":
         return Storage(tmp_path / "out put" / "ü")
     return request.getfixturevalue("bucket")
 
 
 def refused(call, *parts: str) -> str:
-    """The one line that is said."""
+    """Return the one-line error of a call, which has the given parts."""
     with pytest.raises(StorageError) as failed:
         call()
-    said = str(failed.value)
-    assert "\n" not in said
-    assert said == f"{failed.value.uri}: {failed.value.reason}"
+    message = str(failed.value)
+    assert "\n" not in message
+    assert message == f"{failed.value.uri}: {failed.value.reason}"
     for part in parts:
-        assert part in said
-    return said
+        assert part in message
+    return message
 
 
 def begin_and_fail(storage: Storage, name: str, error: BaseException) -> Path:
-    """Half a file, then an error; gives where it was written."""
-    seen = []
+    """Write half a file, raise an error, and return the path that was written."""
+    paths = []
 
     def write() -> None:
         with storage.writing(name) as path:
-            seen.append(path)
+            paths.append(path)
             path.write_bytes(b"half of the new one")
             raise error
 
     expected = StorageError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
         write()
-    return seen[0]
+    return paths[0]
 
 
 def table(rows: int) -> pa.Table:
@@ -83,7 +83,7 @@ def table(rows: int) -> pa.Table:
     return pa.table({"row": pa.array(range(rows)), "feature": features})
 
 
-# A disk and a bucket alike
+# A disk and a bucket
 
 
 def test_written_file_is_read_and_listed_under_its_name(storage):
@@ -128,20 +128,20 @@ def test_an_empty_file_is_a_file(storage):
 
 
 def test_parquet_is_written_by_its_path_and_read_at_random(storage):
-    whole = table(20_000)
+    full = table(20_000)
     with storage.writing("shards/a.parquet") as path:
-        with pq.ParquetWriter(path, whole.schema) as writer:
-            for at in range(0, whole.num_rows, 4_000):
-                writer.write_table(whole.slice(at, 4_000))
+        with pq.ParquetWriter(path, full.schema) as writer:
+            for start in range(0, full.num_rows, 4_000):
+                writer.write_table(full.slice(start, 4_000))
         assert storage.names() == []
     assert storage.size("shards/a.parquet") > 1 << 20
     with storage.reading("shards/a.parquet") as file:
         parts = pq.ParquetFile(file)
         assert parts.metadata.num_row_groups == 5
-        assert parts.read_row_group(3).equals(whole.slice(12_000, 4_000))
+        assert parts.read_row_group(3).equals(full.slice(12_000, 4_000))
         assert parts.read_row_group(0, columns=["row"])["row"].to_pylist() == list(range(4_000))
     with storage.reading("shards/a.parquet") as file:
-        assert pq.read_table(file).equals(whole)
+        assert pq.read_table(file).equals(full)
 
 
 def test_error_while_writing_keeps_the_old_file(storage):
@@ -206,8 +206,8 @@ def test_unusable_addresses_are_refused():
     refused(lambda: Storage("ftp://host/a"), "is not a path, file://, s3:// or gs://")
     for uri in ("s3://", "s3:///", "gs://"):
         refused(lambda uri=uri: Storage(uri), "names no bucket")
-    said = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
-    assert "hush" not in said
+    message = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
+    assert "hush" not in message
 
 
 def test_missing_library_is_reported_with_the_command_to_install_it(monkeypatch):
@@ -218,8 +218,8 @@ def test_missing_library_is_reported_with_the_command_to_install_it(monkeypatch)
         raise ImportError(f"install {name}")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    said = refused(lambda: Storage("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
-    assert said.count("gs://bucket/out") == 1
+    message = refused(lambda: Storage("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
+    assert message.count("gs://bucket/out") == 1
 
 
 # A disk
@@ -234,7 +234,7 @@ def test_path_may_be_a_file_url(tmp_path):
 
 
 def test_file_is_synced_before_its_name(tmp_path, monkeypatch):
-    """What others wrote to by its name is what is synced and renamed, and then its folder."""
+    """The written file is synced and renamed, and then its folder is synced."""
     steps = []
 
     def fsync(descriptor: int) -> None:
@@ -281,7 +281,7 @@ def test_file_instead_of_a_folder_is_one_line(tmp_path):
 
 @pytest.fixture
 def unprivileged():
-    """Modes count: they do not for root, who becomes nobody meanwhile."""
+    """File modes apply: root, for whom they do not, becomes another user meanwhile."""
     if os.geteuid():
         yield
         return
@@ -301,7 +301,7 @@ def test_folder_without_permission_is_one_line(tmp_path, request):
     (tmp_path / "shards").chmod(0)
     request.getfixturevalue("unprivileged")
     refused(lambda: storage.write("index.parquet", b""), "cannot be written (Permission denied)")
-    # Not an empty list: what cannot be seen is not done again.
+    # Not an empty list, which would mean that nothing is done yet.
     refused(storage.names, "cannot be listed (Permission denied)")
     refused(lambda: storage.size("shards/a.parquet"), "cannot be looked up (Permission denied)")
     refused(lambda: storage.read("shards/a.parquet"), "cannot be read (Permission denied)")
@@ -309,7 +309,7 @@ def test_folder_without_permission_is_one_line(tmp_path, request):
 
 
 def test_write_beyond_the_file_size_limit_is_one_line(tmp_path):
-    """A limit of the process stands for the disk's: writing ends in an error half-way."""
+    """A limit of the process makes a write fail half-way, like a full disk."""
     import resource
     import signal
 
@@ -318,13 +318,15 @@ def test_write_beyond_the_file_size_limit_is_one_line(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        said = refused(lambda: storage.write("big", bytes(1_000_000)), "big: cannot be written (")
+        message = refused(
+            lambda: storage.write("big", bytes(1_000_000)), "big: cannot be written ("
+        )
         with pytest.raises(StorageError), storage.writing("a.parquet") as path:
             pq.write_table(table(20_000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "File too large" in said
+    assert "File too large" in message
     assert os.listdir(tmp_path) == []
 
 

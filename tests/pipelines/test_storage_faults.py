@@ -1,4 +1,4 @@
-"""A bucket whose server stumbles: what passes is tried again, what stays is one clear line."""
+"""Storage in a bucket whose server fails: retries, and errors of one line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from support.s3_server import s3_server
 
 pytestmark = pytest.mark.faults
 
-fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: places on S3 not run")
-pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: storage on S3 not tested")
+pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
 
 MEGABYTE = 1 << 20
 BIG = random.Random(0).randbytes(24 * MEGABYTE + 12345)  # four parts
@@ -37,7 +37,7 @@ INTERNAL = answers(500, "InternalError")
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """The proxy in the environment, and beside it the server itself as fsspec shows it."""
+    """The proxy, with its environment set, and the server behind it as an fsspec file system."""
     with (
         s3_server(tmp_path_factory.mktemp("s3")) as server,
         s3_proxy(server.endpoint) as proxy,
@@ -48,7 +48,7 @@ def running(tmp_path_factory):
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         patch.setattr(stores, "_OPENED", {})
         sleep = asyncio.sleep
-        # The libraries' waits before they try again, a twentieth as long.
+        # The libraries' pauses before retries, at a twentieth of their length.
         patch.setattr(asyncio, "sleep", lambda delay, *result: sleep(delay / 20, *result))
         keys = {"key": server.access_key, "secret": server.secret_key}
         direct = {"endpoint_url": server.endpoint, "use_listings_cache": False}
@@ -57,7 +57,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def s3(running):
-    """The server, with one bucket that is empty."""
+    """The server, with one empty bucket."""
     proxy, direct = running
     direct.mkdir("bucket")
     proxy.requests.clear()
@@ -78,26 +78,26 @@ def storage(s3) -> Storage:
 
 
 def refused(call, *parts: str) -> str:
-    """The one line that is said."""
+    """Return the one-line error of a call, which has the given parts."""
     with pytest.raises(StorageError) as failed:
         call()
-    said = str(failed.value)
-    assert "\n" not in said
-    assert said.startswith(failed.value.uri)
-    assert "tests' secret" not in said
+    message = str(failed.value)
+    assert "\n" not in message
+    assert message.startswith(failed.value.uri)
+    assert "tests' secret" not in message
     assert failed.value.__cause__ is None
     for part in parts:
-        assert part in said
-    return said
+        assert part in message
+    return message
 
 
 def unfinished(s3) -> list[str]:
-    """Uploads that were begun and neither ended nor given up."""
-    found = s3.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", [])
-    return [upload["Key"] for upload in found]
+    """Return the uploads that were neither completed nor aborted."""
+    uploads = s3.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", [])
+    return [upload["Key"] for upload in uploads]
 
 
-def films(rows: int) -> pa.Table:
+def video_table(rows: int) -> pa.Table:
     features = np.random.default_rng(0).random(rows * 256, dtype=np.float32)
     return pa.table(
         {
@@ -107,7 +107,7 @@ def films(rows: int) -> pa.Table:
     )
 
 
-# What passes
+# Temporary faults
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_file_is_read_completely_after_a_cut_connection(proxy, storage):
 
 
 def test_parquet_is_read_correctly_after_cut_connections(proxy, storage):
-    whole = films(8_000)
+    full = video_table(8_000)
     with storage.writing("a.parquet") as path:
-        pq.write_table(whole, path, row_group_size=1_000)
+        pq.write_table(full, path, row_group_size=1_000)
     proxy.faults = [
         Fault(cuts, "GET", times=1),
         Fault(SLOW_DOWN, "GET", after=1, times=1),
@@ -149,20 +149,20 @@ def test_parquet_is_read_correctly_after_cut_connections(proxy, storage):
     with storage.reading("a.parquet") as file:
         parts = pq.ParquetFile(file)
         rows = [parts.read_row_group(n) for n in (7, 0, 6, 1, 5, 2, 4, 3)]
-    assert pa.concat_tables(rows).sort_by("row").equals(whole)
+    assert pa.concat_tables(rows).sort_by("row").equals(full)
     assert [fault.struck for fault in proxy.faults] == [1, 1, 1, 2]
 
 
 def test_large_file_is_uploaded_in_parts_and_failed_parts_again(proxy, storage, s3):
-    stumbles = [
+    planned_faults = [
         Fault(SLOW_DOWN, "?uploads", times=1),
         Fault(resets, "partNumber=2", times=1),
         Fault(INTERNAL, "partNumber=3", times=1),
         Fault(resets_after_doing, "partNumber=4", times=1),
     ]
-    proxy.faults = list(stumbles)
+    proxy.faults = list(planned_faults)
     storage.write("big", BIG)
-    assert [fault.struck for fault in stumbles] == [1, 1, 1, 1]
+    assert [fault.struck for fault in planned_faults] == [1, 1, 1, 1]
     assert s3.cat("bucket/out/big") == BIG
     parts = [r for r in proxy.requests if "partNumber" in r]
     assert len({r.split("&")[0] for r in parts}) == 4
@@ -175,38 +175,38 @@ def test_small_file_is_uploaded_in_one_request(proxy, storage):
 
 
 def test_file_is_uploaded_again_while_retry_returns_true(proxy, storage):
-    """After the library's own tries."""
-    asked = []
+    """These uploads follow the library's own retries."""
+    failures = []
 
-    def again(error: Exception) -> bool:
-        asked.append(error)
-        if len(asked) == 2:
+    def is_retry(error: Exception) -> bool:
+        failures.append(error)
+        if len(failures) == 2:
             proxy.faults = []
         return True
 
     proxy.faults = [Fault(INTERNAL, "PUT")]
-    storage.write("a", b"x", retry=again)
-    assert (len(asked), storage.read("a")) == (2, b"x")
+    storage.write("a", b"x", retry=is_retry)
+    assert (len(failures), storage.read("a")) == (2, b"x")
     proxy.faults = [Fault(resets, "PUT")]
     refused(lambda: storage.write("a", b"y", retry=lambda error: False), "Could not connect")
     assert storage.read("a") == b"x"
 
 
-# What stays
+# Permanent faults
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [(INTERNAL, "so it was asked"), (resets, "Could not connect")],
     ids=["internal", "reset"],
 )
-def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, said):
+def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, message):
     storage.write("before", b"x")
     proxy.faults = [Fault(spoil, "partNumber=3")]
-    refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", said)
+    refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", message)
     assert storage.names() == ["before"]
     assert unfinished(s3) == []
-    # None is on its way any more when the upload is given up.
+    # No part is in flight when the upload is aborted.
     assert not [request for request in proxy.requests if "partNumber=4" in request]
 
 
@@ -277,8 +277,8 @@ def test_wrong_credentials_are_reported_without_their_values(storage, s3, monkey
         lambda: stranger.remove("a"),
         stranger.names,
     ):
-        said = refused(call, "access denied", "AWS_ACCESS_KEY_ID")
-        assert value not in said
+        message = refused(call, "access denied", "AWS_ACCESS_KEY_ID")
+        assert value not in message
     assert storage.names() == ["a"]
 
 
@@ -307,8 +307,8 @@ def test_bucket_that_vanishes_during_an_upload_is_one_line(proxy, storage, s3):
         handler.reply(*handler.ask())
 
     proxy.faults = [Fault(vanish, "partNumber=2", times=1)]
-    said = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
-    assert "there is no such" in said
+    message = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
+    assert "there is no such" in message
     refused(storage.names, "there is no such bucket")
     refused(lambda: storage.read("big"), "there is no such bucket")
     assert not s3.exists("bucket")
@@ -316,14 +316,14 @@ def test_bucket_that_vanishes_during_an_upload_is_one_line(proxy, storage, s3):
 
 def test_file_that_is_replaced_while_it_is_read_is_an_error(storage):
     with storage.writing("a.parquet") as path:
-        pq.write_table(films(8_000), path, row_group_size=1_000)
+        pq.write_table(video_table(8_000), path, row_group_size=1_000)
 
     def read() -> None:
         with storage.reading("a.parquet") as file:
             parts = pq.ParquetFile(file)
             parts.read_row_group(0)
             with storage.writing("a.parquet") as path:
-                pq.write_table(films(7_000), path, row_group_size=1_000)
+                pq.write_table(video_table(7_000), path, row_group_size=1_000)
             parts.read_row_group(6)
 
     refused(read, "cannot be read (was replaced while it was read; try again)")
@@ -331,7 +331,7 @@ def test_file_that_is_replaced_while_it_is_read_is_an_error(storage):
 
 def test_only_the_requested_columns_are_downloaded(proxy, storage):
     with storage.writing("a.parquet") as path:
-        pq.write_table(films(16_000), path, row_group_size=1_000)
+        pq.write_table(video_table(16_000), path, row_group_size=1_000)
     assert storage.size("a.parquet") > 15 * MEGABYTE
     proxy.requests.clear()
     proxy.faults = [Fault(counting := Counting(), "GET")]
@@ -341,7 +341,7 @@ def test_only_the_requested_columns_are_downloaded(proxy, storage):
 
 
 class Counting:
-    """Passes everything on and counts what is sent back."""
+    """Forwards all requests and counts the bytes of the responses."""
 
     bytes = 0
 
@@ -353,7 +353,7 @@ class Counting:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_random_faults_lose_no_file(proxy, storage, s3, seed):
-    """One request in eight fails; each call ends right, or says that it did not."""
+    """One request in eight fails; each call succeeds or raises an error."""
     dice = random.Random(seed)
 
     class Sometimes(Fault):
@@ -366,19 +366,19 @@ def test_random_faults_lose_no_file(proxy, storage, s3, seed):
     proxy.faults = [Sometimes(spoil)]
     names = {f"d{n % 3}/f{n}": 9 * MEGABYTE if n % 4 == 0 else 100 for n in range(12)}
     sent = {name: random.Random(name).randbytes(size) for name, size in names.items()}
-    done = {name for name in sent if ends_well(storage.write, name, sent[name])}
-    reread = {name: ends_well(storage.read, name) for name in done}
+    done = {name for name in sent if result_or_none(storage.write, name, sent[name])}
+    reread = {name: result_or_none(storage.read, name) for name in done}
     assert all(data is None or data == sent[name] for name, data in reread.items())
     proxy.faults = []
-    # What was not acknowledged may be there, but then it is right.
+    # A file without acknowledgement may exist, and is then complete.
     assert done <= set(storage.names()) <= set(sent)
     assert all(storage.read(name) == sent[name] for name in storage.names())
     assert len(done) >= 10
     assert unfinished(s3) == []
 
 
-def ends_well(call, *arguments):
-    """What it gives, or True; None if it does not end well, which is one line."""
+def result_or_none(call, *arguments):
+    """Return the call's result, or True; None after an error, which has one line."""
     try:
         return call(*arguments) or True
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""A model that changes while a shard is done: nothing of it is kept, and nothing mixed."""
+"""A model that changes while a shard is done: no file is written, and no numbers are mixed."""
 
 import time
 from dataclasses import replace
