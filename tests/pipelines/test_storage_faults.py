@@ -197,7 +197,7 @@ def test_file_is_uploaded_again_while_retry_returns_true(proxy, storage):
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(INTERNAL, "so it was asked"), (resets, "Could not connect")],
+    [(INTERNAL, "as requested"), (resets, "Could not connect")],
     ids=["internal", "reset"],
 )
 def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, message):
