@@ -8,13 +8,8 @@ import pytest
 from c3d_client import ClipWindow, ServingOptions
 from c3d_client.core.errors import UsageError
 from c3d_client.core.provenance import Provenance
-from c3d_pipelines.settings import (
-    CLUSTER_SERVER,
-    PARAMETERS,
-    SERVER_VARIABLE,
-    JobParameters,
-    JobSettings,
-)
+from c3d_pipelines.parameters import CLUSTER_SERVER, PARAMETERS, SERVER_VARIABLE, JobParameters
+from c3d_pipelines.settings import JobSettings
 
 
 def test_every_parameter_has_a_type_a_default_of_that_type_and_one_sentence_of_help():

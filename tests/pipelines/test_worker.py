@@ -325,7 +325,7 @@ def test_number_of_videos_at_a_time_is_the_workers_setting(server, tmp_path, out
     together = []
 
     def on_predict(*_):
-        together.append(server.here)
+        together.append(server.in_flight)
         time.sleep(0.02)
 
     settings = job(out, server.target, workers=3, batch_size=1)

@@ -10,7 +10,7 @@ import pytest
 from c3d_export.local_server import LocalServer
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
-from support.fake_serving import Trouble
+from support.fake_serving import LossyProxy
 from support.films import write_film
 from support.shard_runs import after, files_in, job, mixed_rows, read_videos, row, stable_content
 
@@ -53,7 +53,7 @@ def test_temporary_outage_costs_only_time(started, rows, out):
 
 def test_third_of_all_requests_may_fail(narrow_server, rows, out):
     expected = stable_content(out, do_shard(job(out, narrow_server.target), rows, 0))
-    trouble = Trouble(narrow_server.target, seed=3, share=0.35)
+    trouble = LossyProxy(narrow_server.target, seed=3, share=0.35)
     try:
         settings = job(out / "2", trouble.target, batch_size=2)
         report = do_shard(settings, rows, 0)

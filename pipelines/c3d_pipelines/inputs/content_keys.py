@@ -20,7 +20,7 @@ from c3d_client.core.uri import Uri
 from c3d_client.video.sources import fingerprint
 
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.settings import CONTENT, QUICK
+from c3d_pipelines.parameters import CONTENT, QUICK
 
 KEYS = (QUICK, CONTENT)
 

@@ -31,7 +31,7 @@ from c3d_client.video.sources import (
 from c3d_pipelines.errors import ManifestError
 from c3d_pipelines.inputs.content_keys import check_kind, quick_key, with_keys
 from c3d_pipelines.inputs.manifest import ManifestRow, is_manifest, read_manifest
-from c3d_pipelines.settings import QUICK
+from c3d_pipelines.parameters import QUICK
 
 _log = logging.getLogger(__name__)
 

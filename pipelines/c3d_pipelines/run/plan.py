@@ -25,7 +25,7 @@ from c3d_pipelines.inputs.plan import (
     PlannedRow,
     cut_into_shards,
 )
-from c3d_pipelines.settings import ANSWERS, QUICK, JobParameters
+from c3d_pipelines.parameters import ANSWERS, QUICK, JobParameters
 from c3d_pipelines.shards.schema import CORRUPT, OK, TOO_SHORT
 from c3d_pipelines.storage import Storage
 

@@ -1,6 +1,7 @@
 """Extract the videos of one shard: one row per video, and a report when all are done.
 
-This is the work of a pod of a bulk run; :func:`do_shard` is also usable as a library function. A call after a crash does the shard again, into the same files; a shard that is done is not touched.
+This is the work of a pod of a bulk run; :func:`do_shard` is also usable as a library function. A
+call after a crash does the shard again, into the same files; a shard that is done is not touched.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def do_shard(
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
     halt: threading.Event | None = None,
+    cores: int | None = None,
 ) -> ShardReport:
     """Extract or classify all videos of one shard, and write its files and its report.
 
@@ -65,6 +67,7 @@ def do_shard(
         on_progress: called after each video and at the end, in this thread.
         cancel: set by another thread to cancel the shard.
         halt: the former name of ``cancel``; accepted until release 0.3.
+        cores: how many cores the decoder threads may use; all of this process by default.
 
     Raises:
         UsageError: the settings have no provenance, or the model has no classes.
@@ -94,7 +97,7 @@ def do_shard(
         return done
     remove_stale(storage)
     with (
-        contextlib.closing(_Work(settings, rows, cancel or threading.Event())) as work,
+        contextlib.closing(_Work(settings, rows, cancel or threading.Event(), cores=cores)) as work,
         ShardProgress(
             settings.run,
             index,
@@ -191,13 +194,20 @@ class _Work:
     """The connection, the retries and the cancel event that the videos of one shard share."""
 
     def __init__(
-        self, settings: JobSettings, rows: Sequence[ManifestRow], cancel: threading.Event
+        self,
+        settings: JobSettings,
+        rows: Sequence[ManifestRow],
+        cancel: threading.Event,
+        *,
+        cores: int | None,
     ) -> None:
         self._settings = settings
         self._rows = rows
         self._cancel = cancel
         self._signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
-        self._workers, self._threads = share_cores(settings.workers or None, videos=len(rows))
+        self._workers, self._threads = share_cores(
+            settings.workers or None, videos=len(rows), cores=cores
+        )
         self._running: set[AnyEvent] = set()
         self._lock = threading.Lock()
         self.c3d = settings.client()
@@ -254,7 +264,7 @@ class _Work:
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Yield each row with the result or error of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, halt=self._cancel
+            self._one, self._rows, workers=self._workers, in_order=True, stop=self._cancel
         )
         # Requests in flight would delay the end of a cancelled shard until their deadline.
         with ticking(self._close_if_cancelled, every_s=_CHECK_CANCEL_EVERY_S, name="c3d-cancel"):
@@ -284,8 +294,8 @@ class _Work:
         return result
 
     def _require_same_model(self, info: ModelInfo) -> None:
-        made_by = self.c3d.model.made_by(info)
-        self.c3d.model.require_unchanged(self._settings.provenance, made_by)
+        provenance = self.c3d.model.provenance(info)
+        self.c3d.model.require_unchanged(self._settings.provenance, provenance)
 
     @contextlib.contextmanager
     def _counted(self, cancel: AnyEvent) -> Iterator[None]:
