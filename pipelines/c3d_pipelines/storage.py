@@ -213,7 +213,7 @@ class Storage:
         Raises:
             StorageError: the size cannot be read.
         """
-        with self._errors(name, "asked for"):
+        with self._errors(name, "looked up"):
             try:
                 if self._store is None:
                     status = os.stat(self._path(name))

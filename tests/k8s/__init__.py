@@ -1,5 +1,7 @@
-"""What can be known of `k8s/` without a cluster: rendered, checked, and the checks checked.
+"""Static checks of the Kubernetes manifests in `k8s/`, without a cluster.
 
-`bundle` renders, `objects` finds its way in what came out, `checks` lists every check, `mutations`
-lists what must not pass. A check takes objects (or source texts) and gives the problems as lines.
+`render` renders the bundles with kustomize and `objects` finds pods and labels in the result.
+The checks are in `links`, `pods`, `policies`, `server`, `monitoring` and `files`; `checks` lists
+them by name. A check takes the objects of a bundle (or the texts of the files) and yields one line
+per problem. `mistakes` lists the mistakes that each check must report.
 """

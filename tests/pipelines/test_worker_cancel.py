@@ -1,4 +1,4 @@
-"""A shard that is given up ends soon and leaves nothing."""
+"""A cancelled shard ends soon and leaves no file."""
 
 import signal
 import threading
@@ -22,19 +22,19 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def test_a_halt_ends_the_shard_at_once_even_where_the_server_says_nothing(started, rows, out):
+def test_cancel_ends_the_shard_at_once_even_with_a_silent_server(started, rows, out):
     server = started()
     settings = job(out, server.target, timeout_s=60.0)
-    asked = threading.Event()
+    requested = threading.Event()
     released = threading.Event()
 
     def on_predict(*_):
-        asked.set()
+        requested.set()
         released.wait(30)
 
     server.on_predict = on_predict
     cancel = threading.Event()
-    threading.Thread(target=lambda: (asked.wait(10), cancel.set())).start()
+    threading.Thread(target=lambda: (requested.wait(10), cancel.set())).start()
     began = time.monotonic()
     with pytest.raises(Cancelled):
         do_shard(settings, rows, 0, cancel=cancel)
@@ -45,7 +45,7 @@ def test_a_halt_ends_the_shard_at_once_even_where_the_server_says_nothing(starte
     assert do_shard(settings, rows, 0).counts["ok"] == 4
 
 
-def test_a_halt_ends_the_waiting_for_a_server(started, rows, out):
+def test_cancel_ends_the_retries_of_a_server(started, rows, out):
     server = started()
     settings = job(out, server.target, patience_s=60.0)
     server.stop()
@@ -57,7 +57,7 @@ def test_a_halt_ends_the_waiting_for_a_server(started, rows, out):
     assert time.monotonic() - began < 20
 
 
-def test_a_halt_between_two_videos_leaves_nothing(started, rows, out):
+def test_cancel_between_two_videos_leaves_no_file(started, rows, out):
     cancel = threading.Event()
     settings = job(out, started().target, workers=1)
     with pytest.raises(Cancelled):
@@ -107,13 +107,13 @@ do_shard(settings, mixed_rows(videos), 0)
 """
 
 
-def test_sigterm_as_ctrl_c_ends_the_process_soon_and_leaves_nothing(started, tmp_path, out):
-    asked, released = threading.Event(), threading.Event()
+def test_sigterm_as_ctrl_c_ends_the_process_soon_and_leaves_no_file(started, tmp_path, out):
+    requested, released = threading.Event(), threading.Event()
     server = started()
     with run_python(INTERRUPTED, out, tmp_path / "videos", server.target) as process:
         assert process.stdout.readline() == "ready\n"
-        server.on_predict = lambda *_: (asked.set(), released.wait(30))[2:] or None
-        assert asked.wait(20)
+        server.on_predict = lambda *_: (requested.set(), released.wait(30))[2:] or None
+        assert requested.wait(20)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) != 0

@@ -28,9 +28,9 @@ _PARTS = ("master", "volume", "filer", "s3")
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where it answers and who may use it.
+    """The address and credentials of a server.
 
-    `environment` is what a process needs to reach it, as AWS's own tools are told.
+    `environment` has the variables of AWS's tools that a process needs to reach it.
     """
 
     endpoint: str
@@ -45,14 +45,14 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            # Not this machine's own settings.
+            # Ignore this machine's own AWS settings.
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
 
 def weed() -> str:
-    """The server's program; skips the test where it is not installed."""
+    """Return the server's program; skip the test where it is not installed."""
     beside = Path(sys.executable).with_name("weed")
     program = str(beside) if beside.exists() else shutil.which("weed")
     if not program:
@@ -108,7 +108,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         _wait(server, process, log)
         yield server
     finally:
-        process.kill()  # asked politely, it takes ten seconds
+        process.kill()  # a graceful shutdown takes ten seconds
         process.wait()
         for part in _PARTS:
             Path(f"/tmp/seaweedfs-{part}-grpc-{grpc[part]}.sock").unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
         try:
             with urllib.request.urlopen(server.endpoint, timeout=1):
                 return
-        except urllib.error.HTTPError as answered:  # 403 without credentials: it is there
+        except urllib.error.HTTPError as answered:  # 403 without credentials: the server is up
             answered.close()
             return
         except OSError:

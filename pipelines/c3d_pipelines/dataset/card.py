@@ -223,7 +223,7 @@ def labels_of(storage: Storage, index: Index) -> tuple[str, ...]:
         one, other = list(shard_by_labels.items())[:2]
         raise ProvenanceError(
             f"{storage.uri}: its shards {one[1]} and {other[1]} have different labels "
-            f"({_first_difference(one[0], other[0])}); keep each in a dataset of its own"
+            f"({_first_difference(one[0], other[0])}); keep each in a separate dataset"
         )
     return next(iter(shard_by_labels), ())
 
@@ -252,7 +252,7 @@ def readme(card: Card, *, name: str) -> str:
         size=card.size,
         what=_WHAT[card.answer],
         of_clip=_OF_CLIP[card.answer],
-        kept="" if card.clip_rows else " (this dataset keeps none)",
+        clip_files="" if card.clip_rows else " (this dataset stores none)",
         meaning="\n".join(f"- {line}." for line in _meaning(provenance.clips)),
         weights=_weights(provenance.weights),
         precision=provenance.model.get("precision"),
@@ -272,7 +272,7 @@ def _configs(card: Card) -> str:
 
 def _meaning(clips: Mapping[str, Any]) -> list[str]:
     step, fps = clips.get("frame_step"), clips.get("fps")
-    rate = f"taken at {fps:g} frames a second" if fps else "each frame of the file"
+    rate = f"sampled at {fps:g} frames per second" if fps else "each frame of the file"
     steps = "consecutive frames" if step == 1 else f"one frame in {step}"
     return [
         f"A clip is {clips.get('frames')} frames: {steps}, {rate}",

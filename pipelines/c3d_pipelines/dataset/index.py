@@ -134,9 +134,12 @@ def load_index(storage: Storage, *, first: Collection[str] = ()) -> Index:
     is_fresh = _is_among(table["shard"], fresh)
     is_copy = pc.not_equal(table["duplicate_of"], "")
     # The rows of a shard that is read again come from the shard.
-    kept = table.filter(pc.invert(pc.or_(is_gone, is_fresh)))
+    unchanged = table.filter(pc.invert(pc.or_(is_gone, is_fresh)))
     lost = table.filter(pc.and_(is_gone, pc.invert(is_copy)))
-    parts = [timed(kept, times(kept, reports)), timed(missing_rows(lost, message=_GONE), OLDEST)]
+    parts = [
+        timed(unchanged, times(unchanged, reports)),
+        timed(missing_rows(lost, message=_GONE), OLDEST),
+    ]
     with ThreadPoolExecutor(_READERS) as pool:
         tables = pool.map(lambda name: shard_table(storage, reports[name]), fresh)
         for name, rows in zip(fresh, tables, strict=True):
@@ -255,7 +258,7 @@ def shard_table(storage: Storage, report: ShardReport) -> pa.Table:
 def newest(parts: Sequence[pa.Table]) -> pa.Table:
     """Return one row per video of tables of :func:`timed` rows, sorted by ``video_id``.
 
-    The newest row says what the video's content is. Of all rows with that content, the newest ok
+    The newest row decides what the video's content is. Of all rows with that content, the newest ok
     row wins, or else the newest row. Of rows of the same time, the row of the later part wins.
     """
     table = pa.concat_tables(parts).combine_chunks()
@@ -383,6 +386,6 @@ def _require_alike(storage: Storage, reports: Sequence[ShardReport]) -> None:
         differences = [f"answer: {one.answer!r} against {other.answer!r}", *differences]
     raise ProvenanceError(
         f"{storage.uri}: its shards {one.name} (of run {one.run}) and {other.name} (of run "
-        f"{other.run}) were made differently: {'; '.join(differences)}; keep each in a dataset of "
-        "its own"
+        f"{other.run}) were made differently: {'; '.join(differences)}; keep each in a separate "
+        "dataset"
     )

@@ -286,7 +286,7 @@ def _write(path: Path, kind: str, rows: Iterable[Sequence[Any]]) -> None:
         return
     with path.open("w", encoding="utf-8", newline="") as file:
         if kind == ".csv":
-            # All text is quoted, so that a leading space of a name is kept when the file is read:
+            # All text is quoted, so that a leading space of a name stays when the file is read:
             # the reader skips spaces after a comma.
             writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
             writer.writerow(COLUMNS)

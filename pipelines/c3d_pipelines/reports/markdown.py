@@ -75,15 +75,15 @@ def _counts(summary: RunSummary) -> str:
     heads = ["", *(status.replace("_", " ") for status in statuses), "inputs"]
     return _table(
         heads,
-        [[words, *map(count, numbers), count(sum(numbers))] for words, numbers in lines],
+        [[name, *map(count, numbers), count(sum(numbers))] for name, numbers in lines],
     )
 
 
 def _failures(summary: RunSummary) -> str:
     parts = ["## What failed, and how to retry it"]
-    for one in advice(summary):
-        heading = f"**{STATUS_WORDS[one.kind]}: {count(one.count, 'video')}.**"
-        parts += [f"{heading} {one.meaning} {one.remedy}", _code(one.command)]
+    for item in advice(summary):
+        heading = f"**{STATUS_WORDS[item.kind]}: {count(item.count, 'video')}.**"
+        parts += [f"{heading} {item.meaning} {item.remedy}", _code(item.command)]
     first = summary.failures[:MOST_FAILURES]
     if len(first) < len(summary.failures):
         parts.append(f"The first {count(len(first))} of {count(len(summary.failures))}:")

@@ -328,7 +328,7 @@ def summarise(
     inputs = _Inputs(planned, rows, run=run, reports=reports)
     is_ok, is_single = inputs.statuses == OK, inputs.decisions != DUPLICATE
     durations, clips = inputs.numbers("duration_s"), inputs.numbers("n_clips")
-    # A row without a shard stands for an input that no shard did.
+    # A row without a shard represents an input that no shard did.
     done = pc.and_(pc.equal(inputs.rows["run"], run), pc.not_equal(inputs.rows["shard"], ""))
     mine = inputs.fresh & _flags(done)
     videos = inputs.rows.filter(pa.array(mine))

@@ -1,6 +1,7 @@
 """Extract the videos of one shard: one row per video, and a report when all are done.
 
-This is the work of a pod of a bulk run; :func:`do_shard` is also usable as a library function. A call after a crash does the shard again, into the same files; a shard that is done is not touched.
+This is the work of a pod of a bulk run; :func:`do_shard` is also usable as a library function. A
+call after a crash does the shard again, into the same files; a shard that is done is not touched.
 """
 
 from __future__ import annotations
@@ -263,7 +264,7 @@ class _Work:
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Yield each row with the result or error of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, halt=self._cancel
+            self._one, self._rows, workers=self._workers, in_order=True, stop=self._cancel
         )
         # Requests in flight would delay the end of a cancelled shard until their deadline.
         with ticking(self._close_if_cancelled, every_s=_CHECK_CANCEL_EVERY_S, name="c3d-cancel"):
@@ -293,8 +294,8 @@ class _Work:
         return result
 
     def _require_same_model(self, info: ModelInfo) -> None:
-        made_by = self.c3d.model.made_by(info)
-        self.c3d.model.require_unchanged(self._settings.provenance, made_by)
+        provenance = self.c3d.model.provenance(info)
+        self.c3d.model.require_unchanged(self._settings.provenance, provenance)
 
     @contextlib.contextmanager
     def _counted(self, cancel: AnyEvent) -> Iterator[None]:

@@ -243,14 +243,14 @@ class RowGroups:
             self._file,
             schema,
             compression="zstd",
-            # A network's numbers hardly repeat, and nobody filters by their minimum and maximum.
+            # A network's numbers hardly repeat, and are not filtered by minimum and maximum.
             use_dictionary=[name for name in plain if pa.types.is_string(schema.field(name).type)],
             write_statistics=plain,
             write_page_checksum=True,
         )
 
     def add(self, columns: dict[str, Any], rows: int) -> None:
-        """Add rows by column; numbers are ``[rows, size]``, or a list with None for missing ones."""
+        """Add rows by column; numbers are ``[rows, size]``, or a list with None where missing."""
         self._buffer.append(columns)
         self._buffered_rows += rows
         if self._buffered_rows >= self._group_rows:
