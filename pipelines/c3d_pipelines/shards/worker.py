@@ -181,9 +181,11 @@ class AnyEvent(threading.Event):
         self._events = events
 
     def is_set(self) -> bool:
+        """Return whether this event or one of the events is set."""
         return super().is_set() or any(event.is_set() for event in self._events)
 
     def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the event is set, for at most a number of seconds; return whether it is."""
         until = math.inf if timeout is None else time.monotonic() + timeout
         while not self.is_set() and (left := until - time.monotonic()) > 0:
             super().wait(min(left, _POLL_S))
