@@ -290,12 +290,12 @@ class TestWithThePipelineItself:
     def test_published_numbers_are_those_of_the_client(
         self, narrow_server, bikes, carphone, tmp_path, answer
     ):
-        opened = tmp_path / "films"
-        opened.mkdir()
+        folder = tmp_path / "videos"
+        folder.mkdir()
         for name, source in (("a.mp4", carphone), ("b.mp4", bikes), ("twin.mp4", carphone)):
-            shutil.copy(source, opened / name)
-        (opened / "broken.mp4").write_bytes(b"not a film")
-        runs = [self.run(narrow_server, opened, tmp_path / "out", f"run-{n}", answer) for n in "12"]
+            shutil.copy(source, folder / name)
+        (folder / "broken.mp4").write_bytes(b"not a video")
+        runs = [self.run(narrow_server, folder, tmp_path / "out", f"run-{n}", answer) for n in "12"]
         assert [(run.inputs, run.ok, run.decided("do")) for run in runs] == [(4, 3, 3), (4, 3, 0)]
 
         read = dataset.open(tmp_path / "out")
@@ -319,8 +319,8 @@ class TestWithThePipelineItself:
             assert np.array_equal(clips.clip_starts, result.clip_starts)
             assert np.array_equal(clips.clip_times_s, result.clip_times_s)
 
-    def run(self, server, opened: Path, out: Path, run: str, answer: str):
-        plan = make_plan(str(opened), str(out), answer=answer, keys="content")
+    def run(self, server, folder: Path, out: Path, run: str, answer: str):
+        plan = make_plan(str(folder), str(out), answer=answer, keys="content")
         requested = settings(out, run, server=server.target, answer=answer, provenance={})
         job = preflight(requested)
         for shard in {item.shard for item in plan if item.shard >= 0}:

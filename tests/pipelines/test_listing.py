@@ -231,9 +231,9 @@ def test_forbidden_bucket_is_one_line_without_the_secret(bucket, monkeypatch):
 
 
 def test_unreachable_store_is_one_line(bucket, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # without listening
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # without listening
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
         monkeypatch.setattr(stores, "_TRIES", 1)
         assert "Could not connect" in refusal("s3://bucket/in")
 

@@ -258,7 +258,7 @@ def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, k
     videos.mkdir()
     write_film(videos / "a.mp4", 20)
     write_film(videos / "short.mp4", 5)
-    (videos / "broken.mp4").write_bytes(b"no film")
+    (videos / "broken.mp4").write_bytes(b"not a video")
     shutil.copy2(videos / "a.mp4", videos / "copy.mp4")
 
     def run(name):

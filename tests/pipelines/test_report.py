@@ -111,7 +111,7 @@ def test_page_shows_the_run_without_console_errors_or_requests(show_page):
 def test_bars_are_as_long_as_their_numbers(show_page):
     drawn = mixed()
     page = show_page(drawn)
-    for place, numbers in (
+    for index, numbers in (
         (
             0,
             [
@@ -121,7 +121,7 @@ def test_bars_are_as_long_as_their_numbers(show_page):
         ),
         (1, list(drawn.seconds.values())),
     ):
-        bar = f"document.querySelectorAll('.stack')[{place}]"
+        bar = f"document.querySelectorAll('.stack')[{index}]"
         widths = page.value(f"[...{bar}.children].map(i => i.offsetWidth)")
         wide = [width for width in widths if width > 4]
         expected = [number for number, width in zip(numbers, widths, strict=True) if width > 4]
@@ -183,8 +183,8 @@ def test_thousands_of_failures_are_paged_with_some_of_every_kind(show_page):
     assert not page.value("document.querySelector('details').open")
     kinds = {failure.status for failure in chosen(drawn.failures)}
     assert kinds == {"corrupt", "failed", "too_short"}
-    places = [drawn.failures.index(failure) for failure in chosen(drawn.failures)]
-    assert places == sorted(places)
+    indexes = [drawn.failures.index(failure) for failure in chosen(drawn.failures)]
+    assert indexes == sorted(indexes)
 
 
 def test_hostile_names_and_messages_are_text(show_page):

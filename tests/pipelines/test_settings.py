@@ -28,22 +28,21 @@ def test_every_parameter_has_a_type_a_default_of_that_type_and_one_sentence_of_h
 
 def test_defaults_are_those_of_the_settings_and_of_the_client():
     parameters = JobParameters(out="out", server="localhost:8500")
-    made = JobSettings.from_parameters(parameters, run="r", answer="features")
-    assert made == JobSettings("out", "r")
-    assert made.window == JobParameters().window == ClipWindow()
+    settings = JobSettings.from_parameters(parameters, run="r", answer="features")
+    assert settings == JobSettings("out", "r")
+    assert settings.window == JobParameters().window == ClipWindow()
     for name in ("batch_size", "max_in_flight", "timeout_s", "model"):
-        assert getattr(made.serving(), name) == getattr(ServingOptions(), name), name
+        assert getattr(settings.serving(), name) == getattr(ServingOptions(), name), name
 
 
 def test_arguments_of_kubeflow_are_converted():
-    made = JobSettings.from_parameters(
-        {"out": "out", "stride": 4.0, "fps": 12.5, "workers": 2.0, "clip_rows": False},
-        run="run-1",
-        answer="classes",
+    parameters = JobParameters.of(
+        {"out": "out", "stride": 4.0, "fps": 12.5, "workers": 2.0, "clip_rows": False}
     )
-    assert made.window == ClipWindow(stride=4, fps=12.5)
-    assert isinstance(made.window.stride, int)
-    assert (made.workers, made.clip_rows, made.answer) == (2, False, "classes")
+    settings = JobSettings.from_parameters(parameters, run="run-1", answer="classes")
+    assert settings.window == ClipWindow(stride=4, fps=12.5)
+    assert isinstance(settings.window.stride, int)
+    assert (settings.workers, settings.clip_rows, settings.answer) == (2, False, "classes")
 
 
 def test_wrong_parameters_are_one_line():
@@ -60,7 +59,9 @@ def test_wrong_parameters_are_one_line():
         ({"out": " "}, "out is empty"),
     ):
         with pytest.raises(UsageError) as caught:
-            JobSettings.from_parameters({"out": "out", **values}, run="r", answer="features")
+            JobSettings.from_parameters(
+                JobParameters.of({"out": "out", **values}), run="r", answer="features"
+            )
         assert message in str(caught.value), values
         assert "\n" not in str(caught.value), values
 
@@ -72,17 +73,18 @@ def test_configured_server_is_that_of_the_environment_or_of_the_cluster(monkeypa
         ("other:8500", "mine:8500", "mine:8500"),
     ):
         monkeypatch.setenv(SERVER_VARIABLE, variable)
-        parameters = JobParameters(server=parameter)
-        made = JobSettings.from_parameters(parameters, run="r", answer="features")
-        assert made.server == server, (variable, parameter)
+        settings = JobSettings.from_parameters(
+            JobParameters(server=parameter), run="r", answer="features"
+        )
+        assert settings.server == server, (variable, parameter)
 
 
 def test_provenance_is_a_provenance_and_reads_like_a_dictionary():
     plain = {"clips": {"stride": 8}, "later": 1}
     for provenance in (plain, Provenance(plain)):
-        made = JobSettings("out", "r", provenance=provenance)
-        assert isinstance(made.provenance, Provenance)
-        assert made.provenance == plain
-        assert made.provenance["clips"] == {"stride": 8}
-        assert json.loads(made.to_json())["provenance"] == plain
+        settings = JobSettings("out", "r", provenance=provenance)
+        assert isinstance(settings.provenance, Provenance)
+        assert settings.provenance == plain
+        assert settings.provenance["clips"] == {"stride": 8}
+        assert json.loads(settings.to_json())["provenance"] == plain
     assert not JobSettings("out", "r").provenance

@@ -352,28 +352,28 @@ from c3d_client.serving.client import Answer, ServingClient
 from c3d_pipelines.shards.worker import do_shard
 from support.shard_runs import job, row
 
-out, target, film, short = sys.argv[1:]
+out, target, long, short = sys.argv[1:]
 settings = job(out, target, workers=2, window=ClipWindow(stride=1))
 
 def answers(self, signature, batches):
-    # Without the wire, which the client measures for itself: so there can be many.
+    # Without the network, so that many videos take little time.
     for rows in batches:
         features = np.random.default_rng(0).random((len(rows), 4096), np.float32)
         yield Answer(features, version=1, latency_s=0.0, queue_s=None, compute_s=None)
 
 ServingClient.stream = answers
 
-def peak():  # of this process alone; getrusage counts the one that started it, too
+def peak():  # of this process alone; getrusage includes its parent
     return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 
-def films(path, count, name):
+def videos(path, count, name):
     return [row(path, f"{name} {number}") for number in range(count)]
 
 peaks = []
 for rows in (
-    films(short, 100, "few"),
-    films(short, 600, "many"),
-    films(film, 1, "long"),
+    videos(short, 100, "few"),
+    videos(short, 600, "many"),
+    videos(long, 1, "long"),
 ):
     do_shard(settings, rows, 0)
     peaks.append(peak())
@@ -384,11 +384,11 @@ print(json.dumps(peaks))
 def test_memory_does_not_grow_with_the_number_or_length_of_videos(server, tmp_path, out):
     # In MB: the features of 100 videos of 12 clips are 21, of 600 are 128, of the long video 82.
     short = write_film(tmp_path / "short.mp4", 27, width=64, height=48)
-    film = write_film(tmp_path / "long.mp4", 5_015, width=64, height=48)
-    with run_python(MEMORY, out, server.target, film, short) as process:
-        stored_metadata = process.communicate(timeout=120)[0]
+    long = write_film(tmp_path / "long.mp4", 5_015, width=64, height=48)
+    with run_python(MEMORY, out, server.target, long, short) as process:
+        output = process.communicate(timeout=120)[0]
     assert process.returncode == 0
-    few, many, long = json.loads(stored_metadata)
+    few, many, longest = json.loads(output)
     # The moment when a row group is written differs from run to run.
     assert many - few <= 40, (few, many)
-    assert long - few <= 40, (few, long)
+    assert longest - few <= 40, (few, longest)

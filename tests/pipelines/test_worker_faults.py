@@ -107,7 +107,7 @@ def test_lost_server_ends_the_shard_in_one_line_and_a_later_run_does_it(started,
     assert message.startswith("shard 7: the server did not come back within 0.5 s (127.0.0.1:")
     assert server.target in message
     assert message.endswith(
-        "start the run again when the server answers: shards that are done stay"
+        "start the run again when the server answers: shards that are done are not done again"
     )
     assert "\n" not in message
     assert files_in(out) == []

@@ -59,8 +59,8 @@ def run(out, kill_at=0):
         os._exit(0)
     os.close(writer)
     _, status = os.waitpid(child, 0)
-    with os.fdopen(reader) as told:
-        text = told.read()
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
     return json.loads(text) if text else ["", os.WTERMSIG(status)]
 
 name, steps = run(f"{base}/undisturbed")

