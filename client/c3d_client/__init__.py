@@ -1,4 +1,4 @@
-"""Videos to C3D features and labels, asked from a TensorFlow Serving server over gRPC.
+"""C3D features and class labels of videos, computed by TensorFlow Serving.
 
     from c3d_client import C3DClient
 
@@ -6,8 +6,12 @@
         feature = c3d.extract("video.mp4").video_feature      # float32 [4096], length 1
         best = c3d.classify("video.mp4", top_k=5).top[0]      # .label, .probability
 
-Names are loaded on first use, so that a module of the package that needs only the contract does
-not pay for the decoder.
+Start with :class:`c3d_client.client.C3DClient`. The packages are ``video`` (videos to clips),
+``serving`` (requests to the server), ``outputs`` (files of features), ``views`` (tables and pages),
+``commands`` (the command ``c3d``) and ``core`` (contract, errors and helpers for all of them).
+
+Names are imported on first use, so that code that needs only the contract does not import the
+decoder.
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from c3d_client.views.page import write_page
     from c3d_client.views.timeline import write_timeline
 
-_HOMES = {
+_MODULES = {
     "client": ("C3DClient",),
     "core.errors": (
         "C3DError",
@@ -120,7 +124,7 @@ _HOMES = {
     "views.page": ("write_page",),
     "views.timeline": ("write_timeline",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "C3DClient",
@@ -173,8 +177,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,6 @@
-"""What to expect of this machine and of that server: the measures of `c3d bench`.
+"""Measurements of `c3d bench`: decoding, messages, a server, and an extraction as a whole.
 
-Each part of the walk by itself, then the whole. A measure takes about as long as it is told to,
-longer where a server needs longer for its answers.
+A measurement takes about as many seconds as its argument, longer with a slow server.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ import numpy.typing as npt
 from c3d_client.client import C3DClient
 from c3d_client.core.contract import BATCH_SIZES, CLIP_SHAPE, FC6_FEATURES, MAX_BATCH_SIZE
 from c3d_client.core.errors import Cancelled, ContractMismatch, UsageError, VideoTooShortError
-from c3d_client.core.uri import redact
-from c3d_client.inference import Walk
+from c3d_client.core.uri import Uri
+from c3d_client.inference import VideoInference
 from c3d_client.results import Timings
 from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.client import ServingClient
@@ -34,25 +33,34 @@ from c3d_client.serving.model_info import ModelInfo
 from c3d_client.serving.options import ServingOptions
 from c3d_client.video.decode import Frame, decode_frames
 
-# Each way is measured so often, in turn, and the best is kept: other programs only make it worse.
+# Each variant is measured this often, in turn, and the best is used: other programs on the machine
+# only make a result worse.
 _ROUNDS = 3
-# With fewer, opening the film would be what is measured.
-_LEAST_FRAMES = 64
-# The first answer tells more of how long the first batch took to fill than of what follows.
-_LEAST_ANSWERS = 2
+# With fewer frames, the time to open the video would dominate.
+_MIN_FRAMES = 64
+# The time of the first answer is dominated by the time to decode the first batch.
+_MIN_ANSWERS = 2
+
+# The generated video. Two seconds are drawn and encoded, and repeated to a minute.
+WIDTH, HEIGHT, FPS = 1280, 720, 25
+_DRAWN_FRAMES = 2 * FPS
+_REPETITIONS = 30
+_BOX = np.s_[HEIGHT // 4 : 3 * HEIGHT // 4, WIDTH // 3 : 2 * WIDTH // 3]
+
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class DecodeSpeed:
-    """Frames of a film in a second of one core.
+    """Frames per second of one core.
 
     Args:
-        width: of the film, in pixels, as shown.
-        height: likewise.
-        frames: how many each number was measured on; a short film's count again.
-        decode: decoded alone.
-        exact: decoded and prepared, ``resize="exact"``.
-        fast: decoded and prepared, ``resize="fast"``.
+        width: width of the video in pixels, as displayed.
+        height: height of the video in pixels, as displayed.
+        frames: number of frames that each speed was measured on; a short video is repeated.
+        decode: speed of decoding alone.
+        exact: speed of decoding and preparing with ``resize="exact"``.
+        fast: speed of decoding and preparing with ``resize="fast"``.
     """
 
     width: int
@@ -65,13 +73,13 @@ class DecodeSpeed:
 
 @dataclass(frozen=True)
 class MessageSpeed:
-    """How quickly a request of the largest size is made from clips, and read back.
+    """Speed of serialising and parsing a request of the largest size.
 
     Args:
-        clips: in the request.
-        make_gb_per_s: of clips, in 10^9 bytes a second.
-        parse_gb_per_s: likewise.
-        gb_per_s: of both, one after the other.
+        clips: number of clips in the request.
+        make_gb_per_s: speed of serialising, in 10^9 bytes of clips per second.
+        parse_gb_per_s: speed of parsing, in the same unit.
+        gb_per_s: speed of both, one after the other.
     """
 
     clips: int
@@ -82,19 +90,18 @@ class MessageSpeed:
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """A server asked with batches of one size, as many on their way as it takes.
+    """Speed of a server with batches of one size and concurrent requests.
 
     Args:
         batch_size: clips in a request.
-        requests: answered.
-        clips_per_s: all requests together.
-        alone_s: how long one request takes with no other on its way.
-        p50_s: half of the answers came within this time, those on their way at once taken
-            together.
-        p95_s: 95 of 100.
-        p99_s: 99 of 100.
-        window: how many may be on their way at once, at the end.
-        push_backs: how many the server pushed back; they were sent again.
+        requests: number of answered requests.
+        clips_per_s: clips per second of all requests together.
+        alone_s: latency of a request without concurrent requests.
+        p50_s: median latency of concurrent requests.
+        p95_s: 95th percentile of their latency.
+        p99_s: 99th percentile of their latency.
+        window: the limit of concurrent requests at the end.
+        push_backs: number of requests that the server rejected as overloaded; they were retried.
     """
 
     batch_size: int
@@ -110,16 +117,16 @@ class BatchSpeed:
 
 @dataclass(frozen=True)
 class ExtractSpeed:
-    """A film on its whole walk, from its file to its features.
+    """Speed of an extraction from the file to the features.
 
     Args:
-        clips: answered.
-        wall_s: until the last of these answers.
-        clips_per_s: of the two.
-        frames_per_s: of the film, as far as these clips reach.
+        clips: number of answered clips.
+        wall_s: time until the last of these answers.
+        clips_per_s: clips per second of that time.
+        frames_per_s: frames of these clips per second of that time.
         timings: where the time went, for these clips.
-        bottleneck: what the rest waited for: ``decoding``, ``the server``, ``the network``, or
-            ``the server or the network`` where the server does not tell.
+        bottleneck: the slowest part: ``decoding``, ``the server``, ``the network``, or ``the server
+            or the network`` where the server does not report its times.
     """
 
     clips: int
@@ -131,45 +138,45 @@ class ExtractSpeed:
 
 
 def decode_speed(video: str | os.PathLike[str], *, seconds: float) -> DecodeSpeed:
-    """Decode the beginning of a film on one core, alone and with its frames prepared.
+    """Decode the start of a video on one core, without and with preparing its frames.
 
     Raises:
-        VideoDecodeError: the film cannot be decoded.
+        VideoDecodeError: the video cannot be decoded.
     """
     until = time.process_time() + seconds / _ROUNDS / 3
     frames, width, height = 0, 0, 0
-    for frame in _endless(video):
+    for frame in _repeated_frames(video):
         frame.picture.prepared()
         frames, width, height = frames + 1, frame.picture.width, frame.picture.height
-        if frames >= _LEAST_FRAMES and time.process_time() >= until:
+        if frames >= _MIN_FRAMES and time.process_time() >= until:
             break
 
-    def decode(use: Callable[[Frame], object] | None) -> None:
-        for frame in itertools.islice(_endless(video), frames):
-            if use is not None:
-                use(frame)
+    def decode(prepare: Callable[[Frame], object] | None) -> None:
+        for frame in itertools.islice(_repeated_frames(video), frames):
+            if prepare is not None:
+                prepare(frame)
 
-    ways: tuple[Callable[[Frame], object] | None, ...] = (
+    variants: tuple[Callable[[Frame], object] | None, ...] = (
         None,
         lambda frame: frame.picture.prepared("exact"),
         lambda frame: frame.picture.prepared("fast"),
     )
-    best = [math.inf] * len(ways)
-    for _, (way, use) in itertools.product(range(_ROUNDS), enumerate(ways)):
+    best = [math.inf] * len(variants)
+    for _, (index, prepare) in itertools.product(range(_ROUNDS), enumerate(variants)):
         started = time.process_time()
-        decode(use)
-        best[way] = min(best[way], time.process_time() - started)
+        decode(prepare)
+        best[index] = min(best[index], time.process_time() - started)
     decode_s, exact_s, fast_s = best
     return DecodeSpeed(width, height, frames, frames / decode_s, frames / exact_s, frames / fast_s)
 
 
-def _endless(video: str | os.PathLike[str]) -> Iterator[Frame]:
+def _repeated_frames(video: str | os.PathLike[str]) -> Iterator[Frame]:
     while True:
         yield from decode_frames(video, threads=1)
 
 
 def message_speed(*, seconds: float) -> MessageSpeed:
-    """Make and read a request of 32 clips, over and over."""
+    """Serialise and parse a request of 32 clips repeatedly."""
     clips = _clips(MAX_BATCH_SIZE)
     spec = wire.ModelSpec(signature_name=FC6_FEATURES.name)
     name = FC6_FEATURES.input.name
@@ -178,38 +185,38 @@ def message_speed(*, seconds: float) -> MessageSpeed:
     while both_s == math.inf or time.perf_counter() < until:
         started = time.perf_counter()
         request = predict_request(spec, name, clips)
-        made = time.perf_counter()
+        serialised = time.perf_counter()
         from_proto(wire.PredictRequest.FromString(request).inputs[name])
         parsed = time.perf_counter()
-        make_s, parse_s = min(make_s, made - started), min(parse_s, parsed - made)
+        make_s, parse_s = min(make_s, serialised - started), min(parse_s, parsed - serialised)
         both_s = min(both_s, parsed - started)
     size = clips.nbytes / 1e9
     return MessageSpeed(len(clips), size / make_s, size / parse_s, size / both_s)
 
 
 def batch_sizes(info: ModelInfo) -> tuple[int, ...]:
-    """1, 8 and 32, as far as the servable was made for them."""
+    """Return 1, 8 and 32, as far as the servable was exported for them."""
     largest = max(info.card.get("batch_sizes") or BATCH_SIZES)
     return tuple(size for size in BATCH_SIZES if size == 1 or size <= largest)
 
 
 def batch_speed(options: ServingOptions, size: int, *, seconds: float) -> BatchSpeed:
-    """Ask a server with batches of one size, through a window of their own.
+    """Send batches of one size to a server, through a connection with its own concurrency limit.
 
-    Where one request takes longer than ``seconds``, it is the only one.
+    Where one request takes longer than ``seconds``, no other is sent.
 
     Raises:
         ServingError: the server failed.
     """
     clips = _clips(size)
     with ServingClient(options) as serving:
-        serving.predict(FC6_FEATURES, clips[:1])  # connects
+        serving.predict(FC6_FEATURES, clips[:1])  # opens the connection
         started = time.perf_counter()
         alone_s = serving.predict(FC6_FEATURES, clips).latency_s
         latencies = [alone_s]
         if alone_s < seconds:
             started = time.perf_counter()
-            batches = _until(started + seconds, clips)
+            batches = _repeat_until(started + seconds, clips)
             latencies = [answer.latency_s for answer in serving.stream(FC6_FEATURES, batches)]
         wall_s = time.perf_counter() - started
         p50, p95, p99 = (float(p) for p in np.percentile(latencies, (50, 95, 99)))
@@ -221,8 +228,8 @@ def batch_speed(options: ServingOptions, size: int, *, seconds: float) -> BatchS
             p50_s=p50,
             p95_s=p95,
             p99_s=p99,
-            window=serving.window.size,
-            push_backs=serving.window.push_backs,
+            window=serving.concurrency.limit,
+            push_backs=serving.concurrency.rejected,
         )
 
 
@@ -230,50 +237,51 @@ def _clips(count: int) -> npt.NDArray[np.uint8]:
     return np.full((count, *CLIP_SHAPE), 127, np.uint8)
 
 
-def _until(end: float, clips: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+def _repeat_until(end: float, clips: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
     yield clips
     while time.perf_counter() < end:
         yield clips
 
 
 def extract_speed(c3d: C3DClient, video: str | os.PathLike[str], *, seconds: float) -> ExtractSpeed:
-    """Send a film on its walk, to its end or until the first answer after so many seconds.
+    """Extract a video to its end, or until the first answer after ``seconds``.
 
-    There are two answers at least, where the film has clips for them.
+    There are at least two answers, where the video has clips for them.
 
     Raises:
-        VideoDecodeError: the film cannot be decoded.
-        VideoTooShortError: it has too few frames for one clip.
+        VideoDecodeError: the video cannot be decoded.
+        VideoTooShortError: the video has too few frames for one clip.
         ServingError: the server failed.
     """
     version = c3d.model_info().version
     enough = threading.Event()
     answers, answered_s = 0, 0.0
 
-    def note(clips: int) -> None:
+    def count_answer(clips: int) -> None:
         nonlocal answers, answered_s
         answers, answered_s = answers + 1, time.perf_counter() - started
-        if answers >= _LEAST_ANSWERS and answered_s >= seconds:
+        if answers >= _MIN_ANSWERS and answered_s >= seconds:
             enough.set()
 
-    walk = Walk(video, c3d.window, cancelled=enough, on_clips=note)
+    inference = VideoInference(video, c3d.window, cancel=enough, on_clips=count_answer)
     started = time.perf_counter()
     try:
-        if walk.ask(c3d.serving, FC6_FEATURES, version=version) != version:
+        if inference.run(c3d.serving, FC6_FEATURES, version=version) != version:
             raise ContractMismatch(
                 c3d.serving.options.target,
                 "another version of the model was rolled out meanwhile; measure again",
             )
     except Cancelled:
         pass
-    clips, starts = walk.rows.count, walk.clip_starts()
+    clips, starts = inference.rows.count, inference.clip_starts()
     if not clips:
         raise VideoTooShortError(
-            redact(os.fspath(video)), f"has {walk.frames} frames; a clip needs {c3d.window.span}"
+            str(Uri.of(video)),
+            f"has {inference.frames} frames; a clip needs {c3d.window.span}",
         )
     frames = int(starts[clips - 1]) + c3d.window.span
-    timings = walk.timings()
-    # Where the film was left, more clips were decoded than answered.
+    timings = inference.timings()
+    # After a cancelled inference, more clips were decoded than answered.
     decode_s = timings.decode_s * clips / len(starts)
     timings = replace(timings, wall_s=answered_s, decode_s=decode_s)
     return ExtractSpeed(
@@ -287,7 +295,7 @@ def extract_speed(c3d: C3DClient, video: str | os.PathLike[str], *, seconds: flo
 
 
 def bottleneck(timings: Timings) -> str:
-    """What the other parts waited for."""
+    """Return the part that the others waited for."""
     if timings.decode_s >= timings.wall_s / 2:
         return "decoding"
     if timings.queue_s is None or timings.compute_s is None:
@@ -297,73 +305,63 @@ def bottleneck(timings: Timings) -> str:
     return "the network"
 
 
-WIDTH, HEIGHT, FPS = 1280, 720, 25
-# Two seconds are drawn and encoded, and are there often enough for a minute.
-_DRAWN = 2 * FPS
-_TIMES = 30
+def write_video(folder: Path) -> Path:
+    """Write a video of one minute: a moving texture, crossed by a box with another one.
 
-_BOX = np.s_[HEIGHT // 4 : 3 * HEIGHT // 4, WIDTH // 3 : 2 * WIDTH // 3]
-
-Pixels = npt.NDArray[np.uint8]
-
-
-def write_film(folder: Path) -> Path:
-    """Write a film of a minute: a texture drifts, and a part of another crosses it.
-
-    It takes as many bits as films of its size do, and so as much decoding.
+    It has the bit rate of usual videos of its size, and so the same decoding time.
 
     Args:
-        folder: where it goes.
+        folder: the folder for the file.
 
     Raises:
         UsageError: this FFmpeg has no encoder for H.264.
     """
     drawn = folder / "drawn.mp4"
-    one, other = _texture(0), _texture(1)
+    background, foreground = _texture(0), _texture(1)
     with av.open(str(drawn), "w") as container:
         try:
             stream = container.add_stream("libx264", rate=FPS)
         except ValueError as error:
             raise UsageError(
-                "this FFmpeg cannot encode H.264, so there is no film to measure with; name a video"
+                "this FFmpeg cannot encode H.264, so no video can be generated; name a video"
             ) from error
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for number in range(_DRAWN):
-            picture = _part(one, 3 * number).copy()
-            picture[_BOX] = _part(other, -2 * number)[_BOX]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for number in range(_DRAWN_FRAMES):
+            frame = _view(background, 3 * number).copy()
+            frame[_BOX] = _view(foreground, -2 * number)[_BOX]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    film = repeat(drawn, folder / "film.mp4", times=_TIMES)
+    video = repeat_video(drawn, folder / "video.mp4", times=_REPETITIONS)
     drawn.unlink()
-    return film
+    return video
 
 
-def repeat(source: Path, path: Path, *, times: int) -> Path:
-    """Write a film's packets into another file over and over; nothing is encoded anew."""
+def repeat_video(source: Path, path: Path, *, times: int) -> Path:
+    """Write a video's packets several times into another file, without encoding."""
     with av.open(str(path), "w") as target:
         stream = None
-        begins = 0
+        offset = 0
         for _ in range(times):
             with av.open(str(source)) as container:
                 video = container.streams.video[0]
                 stream = stream or target.add_stream_from_template(video)
                 for packet in container.demux(video):
-                    if packet.pts is None or packet.dts is None:  # the mark of the end
+                    if packet.pts is None or packet.dts is None:  # marks the end
                         continue
-                    packet.pts += begins
-                    packet.dts += begins
+                    packet.pts += offset
+                    packet.dts += offset
                     packet.stream = stream
                     target.mux(packet)
-                begins += video.duration or 0
+                offset += video.duration or 0
     return path
 
 
 def _texture(seed: int) -> Pixels:
-    """Soft spots of two sizes, twice as wide and high as the film."""
-    random = np.random.default_rng(seed)
+    """Return soft spots of two sizes, twice as wide and high as the video."""
+    rng = np.random.default_rng(seed)
     large, small = (
         cv2.resize(
-            random.integers(0, 256, (2 * HEIGHT // spot, 2 * WIDTH // spot, 3), dtype=np.uint8),
+            rng.integers(0, 256, (2 * HEIGHT // spot, 2 * WIDTH // spot, 3), dtype=np.uint8),
             (2 * WIDTH, 2 * HEIGHT),
             interpolation=cv2.INTER_CUBIC,
         )
@@ -372,6 +370,7 @@ def _texture(seed: int) -> Pixels:
     return cast("Pixels", cv2.addWeighted(large, 0.6, small, 0.4, 0))
 
 
-def _part(texture: Pixels, shift: int) -> Pixels:
+def _view(texture: Pixels, shift: int) -> Pixels:
+    """Return a part of a texture in the size of the video, moved from the middle."""
     top, left = HEIGHT // 2 + shift, WIDTH // 2 + 2 * shift
     return texture[top : top + HEIGHT, left : left + WIDTH]

@@ -1,4 +1,4 @@
-"""The command `c3d`: its commands are in commands/, the work is the library's.
+"""The command `c3d`. Its subcommands are in :mod:`c3d_client.commands`.
 
 Exit codes: 0 all done; 1 some videos failed; 2 nothing could be done; 130 interrupted; 143 ended by
 SIGTERM.
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
+from click.shell_completion import get_completion_class
 
 from c3d_client.commands.bench import bench
 from c3d_client.commands.classify import bars, classify
-from c3d_client.commands.completion import completion
 from c3d_client.commands.convert import convert
 from c3d_client.commands.extract import extract
 from c3d_client.commands.status import status
@@ -23,14 +23,29 @@ __all__ = ["bars", "cli", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; an error of ours is one line on standard error and exit code 2."""
+    """Run the command; a C3DError is one line on standard error and exit code 2."""
     run_command(cli, arguments, name="c3d", interrupted="files already written are complete")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="c3d-client", prog_name="c3d")
 def cli() -> None:
-    """Videos to C3D features and Sports-1M labels, asked from a TensorFlow Serving server."""
+    """Videos to C3D features and Sports-1M labels, computed by a TensorFlow Serving server."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> int:
+    """Print a script that completes this command in your shell.
+
+    For bash: c3d completion bash > ~/.local/share/bash-completion/completions/c3d
+    """
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None  # click has a class for each of the three shells
+    script = completion_class(context.find_root().command, {}, "c3d", "_C3D_COMPLETE")
+    click.echo(script.source())
+    return 0
 
 
 for command in (extract, classify, status, convert, bench, completion):

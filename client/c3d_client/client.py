@@ -1,6 +1,6 @@
-"""Videos to features and labels: what people import.
+"""Videos to features and class probabilities: :class:`C3DClient`, the public interface.
 
-`C3DClient` sends one video, or many side by side, on their walk, and makes one answer of each.
+:mod:`c3d_client.inference` runs one video; :mod:`c3d_client.parallel` runs many at the same time.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import importlib.metadata
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -20,8 +20,8 @@ import numpy as np
 from c3d_client.core.contract import CLASSIFY, CONTRACT_VERSION, FC6_FEATURES, Signature
 from c3d_client.core.errors import ContractMismatch, ServingError, UsageError, VideoTooShortError
 from c3d_client.core.provenance import ModelCard, Provenance
-from c3d_client.core.uri import redact
-from c3d_client.inference import Walk
+from c3d_client.core.uri import Uri, UriLike
+from c3d_client.inference import VideoInference
 from c3d_client.parallel import Outcome, map_parallel, share_cores
 from c3d_client.results import VideoClassification, VideoFeatures, l2_normalise, top_classes
 from c3d_client.serving.client import ServingClient, VersionStatus
@@ -31,10 +31,11 @@ from c3d_client.video.clips import ClipWindow
 from c3d_client.video.decode import Frame, decoder_versions
 from c3d_client.video.sources import fingerprint
 
-# A roll-out changes the served version once; a server that keeps changing is not to be waited for.
-_WALKS_PER_VIDEO = 3
+# A roll-out changes the served version once, so more attempts would not help.
+_ATTEMPTS_PER_VIDEO = 3
 
 Path = TypeVar("Path", str, os.PathLike[str])
+Fingerprint: TypeAlias = Mapping[str, "str | int"]
 
 
 class C3DClient:
@@ -50,15 +51,15 @@ class C3DClient:
                 print(outcome.source, outcome.error or outcome.result.video_feature)
 
     Args:
-        target: the server's gRPC address; it wins over the one in ``options``.
-        stride: frames from one clip's start to the next; it wins over the one in ``window``.
-        window: how clips are made of a film; the paper's way by default.
-        options: deadline, retries, batch size, requests in flight, credentials.
+        target: the server's gRPC address; overrides the one in ``options``.
+        stride: frames from one clip's start to the next; overrides the one in ``window``.
+        window: how clips are cut from a video; as in the paper by default.
+        options: timeout, retries, batch size, requests in flight, credentials.
 
     Attributes:
-        window: how clips are made of a film.
+        window: how clips are cut from a video.
         serving: the connection.
-        model: what is served.
+        model: the served model.
 
     Raises:
         UsageError: an argument is out of its range.
@@ -99,38 +100,34 @@ class C3DClient:
         self.serving.close()
 
     def model_info(self) -> ModelInfo:
-        """The served model, held against the contract on first use and remembered.
+        """Return the served model; it is checked on first use and then remembered.
 
         Raises:
-            ContractMismatch: it is not the C3D servable that this client speaks to.
-            ServingError: the server cannot be asked.
+            ContractMismatch: the model is not a C3D servable that this client can use.
+            ServingError: the request failed.
         """
         return self.model.info()
 
     def versions(self) -> tuple[VersionStatus, ...]:
-        """What the server says of each version of the model, newest first.
+        """Return the state of each version of the model on the server, newest first.
 
         Raises:
-            ServingError: the server cannot be asked.
+            ServingError: the request failed.
         """
         return self.serving.versions()
 
     @property
     def clips_answered(self) -> int:
-        """Clips that the server has answered for since this client was made."""
+        """Number of clips for which answers arrived since this client was made."""
         return self._clips_answered
 
-    def _note_clips(self, clips: int) -> None:
-        with self._lock:
-            self._clips_answered += clips
-
     def provenance(self) -> dict[str, Any]:
-        """What a result of now would say of how it was made, all but the video.
+        """Return the provenance that a result would have now, without the video.
 
         Raises:
             ContractMismatch, ServingError: as :meth:`model_info`.
         """
-        return self.model.made_by(self.model.info()).to_dict()
+        return self.model.provenance(self.model.info()).to_dict()
 
     def extract(
         self,
@@ -140,35 +137,55 @@ class C3DClient:
         cancel: threading.Event | None = None,
         unwanted: threading.Event | None = None,
     ) -> VideoFeatures:
-        """The fc6 features of a video, one row a clip, and of the video as a whole.
+        """Return the fc6 features of a video: one row for each clip, and one for the whole video.
 
         Args:
             source: a path; an ``s3://``, ``gs://`` or ``https://`` address; or another URL that
                 FFmpeg can open.
-            threads: of the decoder; 0 for as many as there are cores.
+            threads: decoder threads; 0 for as many as there are cores.
             cancel: set by another thread to cancel the video.
             unwanted: the former name of ``cancel``; accepted until release 0.3.
 
         Raises:
             VideoDecodeError: the video cannot be decoded to its end.
-            VideoTooShortError: it has too few frames for one clip.
-            OutputError: there is no room for its features.
-            ServingError: the server failed, or the model is not what it should be.
-            Cancelled: it was given up.
+            VideoTooShortError: the video has too few frames for one clip.
+            OutputError: the disk is too full for the temporary file of its features.
+            ServingError: the server failed, or the model is not usable.
+            Cancelled: ``cancel`` was set.
         """
-        cancel = _renamed(cancel, unwanted)
-        walk, _, provenance = self._walk(source, FC6_FEATURES, threads=threads, cancel=cancel)
+        return self._extract(source, threads=threads, cancel=_renamed(cancel, unwanted))
+
+    def _extract(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        threads: int = 0,
+        cancel: threading.Event | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> VideoFeatures:
+        """Extract features as :meth:`extract` does, for callers that know the fingerprint already.
+
+        Args:
+            source: as for :meth:`extract`.
+            threads: as for :meth:`extract`.
+            cancel: as for :meth:`extract`.
+            fingerprint: what :func:`c3d_client.video.sources.fingerprint` returned for the source
+                just now. It saves a remote video one request; None to request it here.
+        """
+        inference, _, provenance = self._infer(
+            source, FC6_FEATURES, threads=threads, cancel=cancel, known_fingerprint=fingerprint
+        )
         try:
-            video_feature = l2_normalise(walk.mean.value())
+            video_feature = l2_normalise(inference.mean.value())
         except ValueError as error:
-            raise self.model.unusable(redact(os.fspath(source)), error) from error
+            raise self.model.unusable(source, error) from error
         return VideoFeatures(
-            clip_starts=walk.clip_starts(),
-            clip_times_s=walk.clip_times_s(),
-            clip_features=walk.rows.array(),
+            clip_starts=inference.clip_starts(),
+            clip_times_s=inference.clip_times_s(),
+            clip_features=inference.rows.array(),
             video_feature=video_feature,
             provenance=provenance.to_dict(),
-            timings=walk.timings(),
+            timings=inference.timings(),
         )
 
     def extract_many(
@@ -178,31 +195,31 @@ class C3DClient:
         workers: int | None = None,
         in_order: bool = False,
     ) -> Iterator[Outcome[Path, VideoFeatures]]:
-        """The fc6 features of many videos, several at a time.
+        """Yield the fc6 features of many videos, several at a time.
 
         Args:
-            sources: as for :meth:`extract`, any number; taken one by one as there is room.
-            workers: videos at a time; as many as this process may use cores by default.
-            in_order: yield in the order of the sources; otherwise each as soon as it is there.
+            sources: as for :meth:`extract`, any number; read one by one, as workers become free.
+            workers: videos at a time; by default the number of cores that this process may use.
+            in_order: yield in the order of the sources; otherwise each as soon as it is done.
 
         Yields:
-            One outcome a source: its features, or the error that this video ended in.
+            One outcome for each source: its features, or the error of this video.
 
         Raises:
             UsageError: workers is below 1.
-            ContractMismatch: the model is not what it should be, or became another one on the way.
+            ContractMismatch: the model is not usable, or was replaced by another one meanwhile.
             ModelNotFound: the server does not have the model.
-            ServingError: the server answered for none of several videos in a row.
+            ServingError: the server failed for several videos in a row.
         """
         count, threads = share_cores(workers)
-        expected = self.model.made_by(self.model.info())
+        expected = self.model.provenance(self.model.info())
 
-        def one(source: Path, cancel: threading.Event) -> VideoFeatures:
-            features = self.extract(source, threads=threads, cancel=cancel)
+        def extract(source: Path, cancel: threading.Event) -> VideoFeatures:
+            features = self._extract(source, threads=threads, cancel=cancel)
             self.model.require_unchanged(expected, Provenance(features.provenance))
             return features
 
-        return map_parallel(one, sources, workers=count, in_order=in_order)
+        return map_parallel(extract, sources, workers=count, in_order=in_order)
 
     def classify(
         self,
@@ -214,48 +231,49 @@ class C3DClient:
         watch: Callable[[Iterator[Frame]], Iterator[Frame]] | None = None,
         unwanted: threading.Event | None = None,
     ) -> VideoClassification:
-        """The class probabilities of a video: the mean over its clips, and each clip's own.
+        """Return the class probabilities of a video: of each clip, and the mean over its clips.
 
         Args:
             source: as for :meth:`extract`.
-            top_k: how many classes to name, 1 or more.
+            top_k: number of classes in ``top``, 1 or more.
             threads: as for :meth:`extract`.
             cancel: as for :meth:`extract`.
-            watch: handed the decoded frames, hands them on; to look at them on their way, as
-                :meth:`c3d_client.views.thumbnails.FilmStrip.watch` does.
+            watch: a function that gets the iterator of decoded frames and returns one that yields
+                the same frames; it can look at them, as
+                :meth:`c3d_client.views.thumbnails.Thumbnails.watch` does.
+            unwanted: the former name of ``cancel``; accepted until release 0.3.
 
         Raises:
-            UsageError: top_k is below 1, or the model gives features only.
+            UsageError: top_k is below 1, or the model has no classes.
             VideoDecodeError, VideoTooShortError, ServingError, Cancelled: as :meth:`extract`.
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}; give 1 or more")
         cancel = _renamed(cancel, unwanted)
-        walk, info, provenance = self._walk(
+        inference, info, provenance = self._infer(
             source, CLASSIFY, threads=threads, cancel=cancel, watch=watch
         )
-        probabilities = walk.mean.value()
+        probabilities = inference.mean.value()
         if not np.isfinite(probabilities).all():
-            error = ValueError("a probability is NaN or infinity")
-            raise self.model.unusable(redact(os.fspath(source)), error)
+            raise self.model.unusable(source, ValueError("a probability is NaN or infinity"))
         if len(info.labels) != len(probabilities):
             raise ContractMismatch(
                 self.model.target,
-                f"the model gives {len(probabilities)} probabilities and names "
+                f"the model returns {len(probabilities)} probabilities and names "
                 f"{len(info.labels)} labels; export it again",
             )
         return VideoClassification(
             top=top_classes(probabilities, info.labels, top_k=top_k),
             probabilities=probabilities,
-            clip_probabilities=walk.rows.array(),
-            clip_starts=walk.clip_starts(),
-            clip_times_s=walk.clip_times_s(),
+            clip_probabilities=inference.rows.array(),
+            clip_starts=inference.clip_starts(),
+            clip_times_s=inference.clip_times_s(),
             labels=info.labels,
             provenance=provenance.to_dict(),
-            timings=walk.timings(),
+            timings=inference.timings(),
         )
 
-    def _walk(
+    def _infer(
         self,
         source: str | os.PathLike[str],
         signature: Signature,
@@ -263,54 +281,63 @@ class C3DClient:
         threads: int = 0,
         cancel: threading.Event | None = None,
         watch: Callable[[Iterator[Frame]], Iterator[Frame]] | None = None,
-    ) -> tuple[Walk, ModelInfo, Provenance]:
-        versions = []
-        for _ in range(_WALKS_PER_VIDEO):
+        known_fingerprint: Fingerprint | None = None,
+    ) -> tuple[VideoInference, ModelInfo, Provenance]:
+        """Run a video, and run it again where another version of the model answered."""
+        uri = Uri.of(source)
+        versions: set[int] = set()
+        for _ in range(_ATTEMPTS_PER_VIDEO):
             info = self.model.info(signature)
-            known_by = fingerprint(os.fspath(source))
-            walk = Walk(
+            if known_fingerprint is None:
+                known_fingerprint = fingerprint(uri)
+            size = known_fingerprint.get("size")
+            inference = VideoInference(
                 source,
                 self.window,
                 threads=threads,
-                cancelled=cancel,
-                on_clips=self._note_clips,
+                size=None if size is None else int(size),
+                cancel=cancel,
+                on_clips=self._count_clips,
                 watch=watch,
             )
-            answered = walk.ask(self.serving, signature, version=info.version)
-            if answered != info.version:
-                # Another version was rolled out: the video starts afresh with that one's card.
-                versions += [info.version, answered]
+            version = inference.run(self.serving, signature, version=info.version)
+            if version != info.version:
+                # Another version was rolled out: the video starts again with that version's card.
+                versions |= {info.version, version}
                 self.model.forget(info)
                 continue
-            if not walk.rows.count:
+            if not inference.rows.count:
                 raise VideoTooShortError(
-                    redact(os.fspath(source)),
-                    f"has {walk.frames} frames; a clip needs {self.window.span}",
+                    str(uri), f"has {inference.frames} frames; a clip needs {self.window.span}"
                 )
             video = {
-                "source": redact(os.fspath(source)),
-                "fingerprint": known_by,
-                "frames": walk.frames,
-                "duration_s": walk.end_s,
-                "fps": walk.frames / walk.end_s if walk.end_s else None,
-                "width": walk.width,
-                "height": walk.height,
-                "interlaced": walk.interlaced,
+                "source": str(uri),
+                "fingerprint": dict(known_fingerprint),
+                "frames": inference.frames,
+                "duration_s": inference.end_s,
+                "fps": inference.frames / inference.end_s if inference.end_s else None,
+                "width": inference.width,
+                "height": inference.height,
+                "interlaced": inference.interlaced,
             }
-            return walk, info, self.model.made_by(info).with_video(video)
+            return inference, info, self.model.provenance(info).with_video(video)
         raise ContractMismatch(
             self.model.target,
-            f"versions {', '.join(map(str, sorted(set(versions))))} of the model answer in turn; "
+            f"versions {', '.join(map(str, sorted(versions)))} of the model answer in turn; "
             "wait until the roll-out is over, or name a version or label",
         )
 
+    def _count_clips(self, clips: int) -> None:
+        with self._lock:
+            self._clips_answered += clips
+
 
 class ServedModel:
-    """What a server serves. Threads may share it.
+    """The model that a server serves. Threads may share it.
 
     Args:
         serving: the connection.
-        window: how clips are made, for provenance.
+        window: how clips are cut, for provenance.
     """
 
     def __init__(self, serving: ServingClient, window: ClipWindow) -> None:
@@ -325,15 +352,15 @@ class ServedModel:
         return self._serving.options.target
 
     def info(self, signature: Signature | None = None) -> ModelInfo:
-        """The model, held against the contract on first use and remembered.
+        """Return the model; it is checked against the contract on first use and then remembered.
 
         Args:
-            signature: one that it must have.
+            signature: a signature that the model must have.
 
         Raises:
-            UsageError: it does not have the signature.
-            ContractMismatch: it is not the C3D servable that this client speaks to.
-            ServingError: the server cannot be asked.
+            UsageError: the model does not have the signature.
+            ContractMismatch: the model is not a C3D servable that this client can use.
+            ServingError: the request failed.
         """
         with self._lock:
             if self._info is None:
@@ -347,12 +374,12 @@ class ServedModel:
         return info
 
     def forget(self, info: ModelInfo) -> None:
-        """Ask anew at the next use, unless somebody did so since."""
+        """Request the model again at the next use, unless another thread has already done so."""
         with self._lock:
             if self._info is info:
                 self._info = None
 
-    def made_by(self, info: ModelInfo) -> Provenance:
+    def provenance(self, info: ModelInfo) -> Provenance:
         """Return the provenance of a result of this model, without the video."""
         name = self._serving.options.model
         return Provenance(
@@ -369,10 +396,10 @@ class ServedModel:
         )
 
     def require_unchanged(self, expected: Provenance, provenance: Provenance) -> None:
-        """See that a result belongs to the run that it was made in.
+        """Check that a result was made by the model with which its run began.
 
         Raises:
-            ContractMismatch: the model became another one since the run began.
+            ContractMismatch: the model was replaced by another one during the run.
         """
         changed = expected.differences(provenance)
         if changed:
@@ -382,11 +409,11 @@ class ServedModel:
                 "start a run of its own for the new model",
             )
 
-    def unusable(self, name: str, error: ValueError) -> ServingError:
-        """The error for an answer that is no feature and no probability."""
+    def unusable(self, source: UriLike, error: ValueError) -> ServingError:
+        """Return the error for an answer that is not a feature or a probability."""
         return ServingError(
             self.target,
-            f"the model's answer for {name} cannot be used: {error}; "
+            f"the model's answer for {Uri.of(source)} cannot be used: {error}; "
             "check the servable with c3d-export verify",
         )
 

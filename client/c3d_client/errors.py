@@ -1,7 +1,7 @@
-"""The errors of :mod:`c3d_client.core.errors`, under the path that earlier releases documented.
+"""The errors of :mod:`c3d_client.core.errors`, at the path that earlier releases documented.
 
-The errors of the exporter and of bulk runs, which this module used to hold, are in
-``c3d_export.errors`` and ``c3d_pipelines.errors``; importing them from here still works where those
+The errors of the exporter and of bulk runs, which were in this module before, are in
+``c3d_export.errors`` and ``c3d_pipelines.errors``. Importing them from here still works where those
 packages are installed, with a DeprecationWarning.
 """
 
@@ -26,6 +26,6 @@ _MOVED = {
 def __getattr__(name: str) -> Any:
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = f"{_MOVED[name]}.errors"
-    warnings.warn(f"import {name} from {home}", DeprecationWarning, stacklevel=2)
-    return getattr(importlib.import_module(home), name)
+    module = f"{_MOVED[name]}.errors"
+    warnings.warn(f"import {name} from {module}", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""One video on its way through decoding, cutting and the server, and what is gathered from it."""
+"""One video through decoder and server: its batches are sent, its answers are collected."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ import numpy.typing as npt
 
 from c3d_client.core.contract import Signature
 from c3d_client.core.errors import Cancelled
+from c3d_client.core.uri import Uri
 from c3d_client.results import RowStore, RunningMean, Timings
 from c3d_client.serving.client import Answer, ServingClient
 from c3d_client.video.clips import ClipBatch, ClipWindow, iter_batches, resample
-from c3d_client.video.decode import Frame, decode_frames
+from c3d_client.video.decode import Frame, decode_source
 
 
-class Walk:
-    """One video, decoded and asked for once.
+class VideoInference:
+    """The inference of one video, which can be run once.
 
     Args:
         source: a path or URL.
-        window: how its clips are made.
-        threads: of the decoder; 0 for as many as there are cores.
-        cancelled: set to make the walk end with :class:`Cancelled` at the next batch.
+        window: how its clips are cut.
+        threads: decoder threads; 0 for as many as there are cores.
+        size: the video's size in bytes, from its fingerprint; saves a web server one request.
+        cancel: set by another thread to cancel the inference at the next batch.
         on_clips: called with the number of clips of each answer.
-        watch: handed the decoded frames, hands them on; to look at them on their way.
+        watch: a function that gets the iterator of decoded frames and returns one that yields the
+            same frames; it can look at them.
 
     Attributes:
-        frames: decoded so far; with a window's ``fps``, those taken.
+        frames: number of decoded frames; with a window's ``fps``, of resampled frames.
         height, width: of the last frame, as shown.
-        interlaced: whether any frame was two fields woven.
+        interlaced: whether any frame consists of two interlaced fields.
         end_s: when the last frame ends.
-        rows: the clips' outputs.
-        mean: their mean.
+        rows: the outputs of the clips.
+        mean: the mean of the outputs.
     """
 
     def __init__(
@@ -45,14 +48,16 @@ class Walk:
         window: ClipWindow,
         *,
         threads: int = 0,
-        cancelled: threading.Event | None = None,
+        size: int | None = None,
+        cancel: threading.Event | None = None,
         on_clips: Callable[[int], None] | None = None,
         watch: Callable[[Iterator[Frame]], Iterator[Frame]] | None = None,
     ) -> None:
         self._source = source
         self._window = window
         self._threads = threads
-        self._cancelled = cancelled
+        self._size = size
+        self._cancel = cancel
         self._on_clips = on_clips
         self._watch = watch
         self._started = time.perf_counter()
@@ -70,35 +75,40 @@ class Walk:
         self.rows = RowStore()
         self.mean = RunningMean()
 
-    def ask(self, serving: ServingClient, signature: Signature, *, version: int) -> int:
-        """Ask for every clip of the video.
+    def run(self, serving: ServingClient, signature: Signature, *, version: int) -> int:
+        """Send every clip of the video and collect the answers.
+
+        Args:
+            serving: the connection.
+            signature: the signature that is called.
+            version: the expected version of the model.
 
         Returns:
-            The version that answered: another one than was expected ends the walk at once, because
-            two models' numbers must not meet in one mean.
+            The version that answered. The inference ends at once where it is not the expected one,
+            because outputs of two models must not be averaged.
 
         Raises:
             VideoDecodeError: the video cannot be decoded to its end.
             ServingError: the server failed.
-            Cancelled: nobody wants it any more.
+            Cancelled: ``cancel`` was set.
         """
         answers = serving.stream(signature, self._batches(serving.options.batch_size))
         for answer in answers:
             if answer.version != version:
                 return answer.version
-            self._note_answer(answer)
+            self._add(answer)
         return version
 
     def clip_starts(self) -> npt.NDArray[np.int64]:
-        """The index of each clip's first frame, int64 ``[n]``."""
+        """Return the index of each clip's first frame, int64 ``[n]``."""
         return np.array(self._starts, np.int64)
 
     def clip_times_s(self) -> npt.NDArray[np.float64]:
-        """Start and end of each clip in seconds, float64 ``[n, 2]``."""
+        """Return start and end of each clip in seconds, float64 ``[n, 2]``."""
         return np.array(self._times_s, np.float64).reshape(-1, 2)
 
     def timings(self) -> Timings:
-        """Where the time went since this walk began."""
+        """Return how long the parts took since this object was made."""
         return Timings(
             wall_s=time.perf_counter() - self._started,
             decode_s=self._decode_s,
@@ -107,16 +117,16 @@ class Walk:
             compute_s=self._compute_s,
         )
 
-    def _batches(self, size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        frames: Iterator[Frame] = decode_frames(self._source, threads=self._threads)
+    def _batches(self, batch_size: int) -> Iterator[npt.NDArray[np.uint8]]:
+        frames = decode_source(self._source, threads=self._threads, size=self._size)
         if self._watch is not None:
             frames = self._watch(frames)
         if self._window.fps is not None:
             frames = resample(frames, fps=self._window.fps)
-        batches = iter_batches(self._noted(frames), self._window, size=size)
+        batches = iter_batches(self._recorded(frames), self._window, size=batch_size)
         while (batch := self._next(batches)) is not None:
-            if self._cancelled is not None and self._cancelled.is_set():
-                raise Cancelled
+            if self._cancel is not None and self._cancel.is_set():
+                raise Cancelled(f"{Uri.of(self._source)}: was cancelled")
             self._starts += batch.start_frames
             self._times_s += batch.times_s
             yield batch.pixels
@@ -127,7 +137,8 @@ class Walk:
         self._decode_s += time.perf_counter() - started
         return batch
 
-    def _noted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+    def _recorded(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Yield the frames and record their number, size and end."""
         frame: Frame | None = None
         for frame in frames:
             if frame.picture.interlaced:
@@ -138,7 +149,7 @@ class Walk:
             self.height, self.width = frame.picture.height, frame.picture.width
             self.end_s = frame.time_s + frame.duration_s
 
-    def _note_answer(self, answer: Answer) -> None:
+    def _add(self, answer: Answer) -> None:
         self._latency_s += answer.latency_s
         if answer.queue_s is not None:
             self._queue_s = (self._queue_s or 0.0) + answer.queue_s

@@ -1,7 +1,8 @@
-"""One run over many videos into one folder: what is there is kept, what failed is written down.
+"""Extraction of many videos into one folder, which a later run continues.
 
-Every video of a run ends in one row: done, skipped because its output is there already, or failed
-with a reason. The same run again does only what is left.
+Every video of a run ends as one row: done; skipped, because its output exists already; or failed
+with a reason, which is also written to ``failures.csv``. A run with the same arguments does only
+what is left.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ import csv
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from c3d_client.client import C3DClient
-from c3d_client.core.errors import C3DError, OutputError, VideoError
+from c3d_client.client import C3DClient, Fingerprint
+from c3d_client.core.errors import C3DError, OutputError, VideoError, VideoUnreadableError
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
-from c3d_client.core.uri import redact
+from c3d_client.core.uri import Uri
 from c3d_client.outputs import (
     output_path,
     prepare_folder,
@@ -32,18 +32,21 @@ from c3d_client.video.sources import Source, fingerprint
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
+FILE_NAME = "failures.csv"
+_COLUMNS = ("video", "uri", "error_type", "error", "fingerprint")
+
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one video.
+    """The outcome of one video.
 
     Args:
         source: the video.
-        path: its output; there unless the video failed.
+        path: its output, which exists unless the video failed.
         status: ``done``, ``skipped`` or ``failed``.
-        clips: how many, where it was done.
+        clips: number of clips, where it was done.
         error: why it failed; empty otherwise.
-        tried: False where an earlier run's failure was taken over.
+        tried: False where the failure of an earlier run is repeated without a new attempt.
     """
 
     source: Source
@@ -55,20 +58,20 @@ class Row:
 
 
 class ExtractJob:
-    """Features of many videos into one folder.
+    """Extraction of the features of many videos into one folder.
 
     Args:
-        c3d: the client, with how clips are to be made.
-        folder: where outputs go, each under its video's name; made if it is not there.
+        c3d: the client, which also defines how clips are cut.
+        folder: the folder for outputs, each under its video's name; created where it is missing.
         format: one of :data:`c3d_client.outputs.FORMATS`.
-        overwrite: do again what is done, and write over files of other videos.
-        retry_failed: try videos again that failed before for a reason of their own. What failed
-            because of the server or the disk is always tried again.
+        overwrite: extract videos that are done too, and replace outputs of other videos.
+        retry_failed: try videos again that failed before because of the video itself. Videos that
+            failed because of the server or the disk are always tried again.
 
     Raises:
-        UsageError: there is no such format, or its library is not installed.
-        OutputError: the folder cannot be written to.
-        ServingError: the server cannot be asked, or its model is not C3D.
+        UsageError: the format is unknown, or its library is not installed.
+        OutputError: the folder is not writable.
+        ServingError: the server does not answer, or its model is not C3D.
     """
 
     def __init__(
@@ -88,44 +91,47 @@ class ExtractJob:
         self._retry_failed = retry_failed
         self._expected = Provenance(c3d.provenance())
         prepare_folder(folder)
-        self._before = read_failures(folder)
+        self._earlier_failures = read_failures(folder)
 
     def run(
         self,
         sources: Sequence[Source],
         *,
         workers: int | None = None,
-        halt: threading.Event | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Row]:
-        """Do them, several at a time.
+        """Extract the videos, several at a time.
 
         Args:
-            sources: with names that differ.
+            sources: videos with different names.
             workers: videos at a time; as many as there are cores by default.
-            halt: set to begin no further video.
+            stop: set to start no further video.
 
         Yields:
-            One row a video, as they are done; none for those that were not begun.
+            One row for each video, as it ends; none for videos that were not started.
 
         Raises:
             UsageError: workers is below 1.
-            ContractMismatch, ModelNotFound: the model is not, or no longer, what it should be.
+            ContractMismatch, ModelNotFound: the model is not usable, or was replaced.
             ServingError: the server answered for none of several videos in a row.
         """
         count, threads = share_cores(workers, videos=len(sources))
-        failures = dict(self._before)
+        failures = dict(self._earlier_failures)
+        fingerprints: dict[str, Fingerprint] = {}
 
-        def one(source: Source, cancel: threading.Event) -> Row:
-            return self._one(source, threads=threads, cancel=cancel)
+        def extract(source: Source, cancel: threading.Event) -> Row:
+            fingerprints[source.name] = fingerprint(source.uri)
+            return self._extract(source, fingerprints[source.name], threads=threads, cancel=cancel)
 
         try:
-            for outcome in map_parallel(one, sources, workers=count, halt=halt):
+            for outcome in map_parallel(extract, sources, workers=count, stop=stop):
                 source = outcome.source
                 if outcome.result is not None:
                     row = outcome.result
                 else:
                     assert outcome.error is not None
-                    failures[source.name] = self._failure(source, outcome.error)
+                    known = fingerprints.get(source.name, {})
+                    failures[source.name] = _failure(source, outcome.error, known)
                     row = Row(source, self._path(source), FAILED, error=str(outcome.error))
                 if row.status != FAILED:
                     failures.pop(source.name, None)
@@ -133,20 +139,21 @@ class ExtractJob:
         finally:
             write_failures(self._folder, failures)
 
-    def _one(self, source: Source, *, threads: int, cancel: threading.Event) -> Row:
+    def _extract(
+        self, source: Source, known: Fingerprint, *, threads: int, cancel: threading.Event
+    ) -> Row:
         path = self._path(source)
-        known_by = fingerprint(source.uri)
-        if not self._overwrite and path.exists() and self._is_done(source, path, known_by):
+        if not self._overwrite and path.exists() and self._is_done(source, path, known):
             return Row(source, path, SKIPPED)
-        before = self._before.get(source.name)
+        earlier = self._earlier_failures.get(source.name)
         if (
             not self._retry_failed
-            and before is not None
-            and known_by
-            and before.fingerprint == as_fingerprint(known_by)
+            and earlier is not None
+            and known
+            and earlier.fingerprint == fingerprint_text(known)
         ):
-            return Row(source, path, FAILED, error=before.error, tried=False)
-        features = self._c3d.extract(source.uri, threads=threads, cancel=cancel)
+            return Row(source, path, FAILED, error=earlier.error, tried=False)
+        features = self._c3d._extract(source.uri, threads=threads, cancel=cancel, fingerprint=known)
         self._c3d.model.require_unchanged(self._expected, Provenance(features.provenance))
         prepare_folder(path.parent)
         write_features(path, features, format=self._format)
@@ -155,42 +162,29 @@ class ExtractJob:
     def _path(self, source: Source) -> Path:
         return output_path(self._folder, source.name, self._format)
 
-    def _is_done(self, source: Source, path: Path, known_by: dict[str, Any]) -> bool:
-        """Whether the output is of this very video, made this very way."""
+    def _is_done(self, source: Source, path: Path, known: Fingerprint) -> bool:
+        """Return whether the output is of the same video, extracted in the same way.
+
+        Raises:
+            OutputError: the output is of another video, or cannot be read.
+        """
         try:
-            found = Provenance(read_provenance(path, format=self._format))
+            provenance = Provenance(read_provenance(path, format=self._format))
         except OutputError as error:
             raise OutputError(
                 path, f"is in the way of {source.name} ({error.reason}); remove it or --overwrite"
             ) from error
-        video = found.video
-        if video.get("fingerprint") == known_by:
-            return not self._expected.differences(found)
-        if video.get("source") != redact(source.uri):
+        video = provenance.video
+        if video.get("fingerprint") == known:
+            return not self._expected.differences(provenance)
+        uri = Uri.of(source.uri)
+        if video.get("source") != str(uri):
             raise OutputError(
                 path,
-                f"holds the features of {video.get('source')}, not of {redact(source.uri)}; "
+                f"holds the features of {video.get('source')}, not of {uri}; "
                 "use another folder or --overwrite",
             )
         return False
-
-    def _failure(self, source: Source, error: C3DError) -> Failure:
-        known_by: dict[str, Any] = {}
-        if isinstance(error, VideoError):  # others are not the video's fault and are tried again
-            try:
-                known_by = fingerprint(source.uri)
-            except VideoError:
-                known_by = {}
-        return Failure(
-            video=source.name,
-            uri=redact(source.uri),
-            error_type=type(error).__name__,
-            error=" ".join(str(error).split()),
-            fingerprint=as_fingerprint(known_by),
-        )
-
-
-FILE_NAME = "failures.csv"
 
 
 @dataclass(frozen=True)
@@ -198,11 +192,12 @@ class Failure:
     """One video that has no output.
 
     Args:
-        video: its name in the run.
-        uri: where it is, without credentials.
+        video: the video's name in the run.
+        uri: the video's address, without credentials.
         error_type: the error's class, e.g. ``VideoDecodeError``.
         error: the error's message.
-        fingerprint: of the file that failed, JSON text; empty where it has none.
+        fingerprint: fingerprint of the file that failed, JSON text; empty where there is none.
+        unknown: values of columns that this release does not know, by column.
     """
 
     video: str
@@ -210,38 +205,45 @@ class Failure:
     error_type: str
     error: str
     fingerprint: str
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
 
-_COLUMNS = [field.name for field in fields(Failure)]
-
-
-def as_fingerprint(fingerprint: Mapping[str, Any]) -> str:
-    """A fingerprint as the file keeps it."""
+def fingerprint_text(fingerprint: Fingerprint) -> str:
+    """Return a fingerprint as it is stored in ``failures.csv``."""
     return json.dumps(dict(fingerprint), sort_keys=True) if fingerprint else ""
 
 
 def read_failures(folder: Path) -> dict[str, Failure]:
-    """The failures that an earlier run left in its folder, by name; none where there is no file.
+    """Return the failures of an earlier run by the video's name; none where there is no file.
+
+    Columns of later releases are stored in :attr:`Failure.unknown`.
 
     Raises:
-        OutputError: the file is not what a run leaves.
+        OutputError: the file is not a list of failures.
     """
     path = folder / FILE_NAME
+    failures = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if list(reader.fieldnames or ()) != _COLUMNS:
+            reader = csv.DictReader(file, restval="")
+            if not set(_COLUMNS) <= set(reader.fieldnames or ()):
                 raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
-            rows = [Failure(**row) for row in reader]
+            for row in reader:
+                if None in row:
+                    raise ValueError(f"line {reader.line_num} has more cells than columns")
+                known = {name: row.pop(name) for name in _COLUMNS}
+                failures[known["video"]] = Failure(**known, unknown=row)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise OutputError(path, f"is not a run's list of failures ({error}); remove it") from error
-    return {row.video: row for row in rows}
+    return failures
 
 
 def write_failures(folder: Path, failures: Mapping[str, Failure]) -> None:
-    """Write them, sorted by name; without failures there is no file.
+    """Write the failures, sorted by name; without failures the file is deleted.
+
+    Unknown columns follow the known ones; they are empty for failures of this run.
 
     Raises:
         OutputError: the file cannot be written.
@@ -252,9 +254,34 @@ def write_failures(folder: Path, failures: Mapping[str, Failure]) -> None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             return
+        rows = [asdict(failures[name]) for name in sorted(failures)]
+        rows = [{**row.pop("unknown"), **row} for row in rows]
+        unknown = dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS)
         with atomic_file(path, text=True) as file:
-            writer = csv.DictWriter(file, _COLUMNS)
+            writer = csv.DictWriter(file, (*_COLUMNS, *unknown), restval="")
             writer.writeheader()
-            writer.writerows(asdict(failures[name]) for name in sorted(failures))
+            writer.writerows(rows)
     except OSError as error:
         raise OutputError(path, f"cannot be written ({error.strerror or error})") from error
+
+
+def _failure(source: Source, error: C3DError, known: Fingerprint) -> Failure:
+    """Return the row of a video that failed.
+
+    Only a failure of the video itself has a fingerprint, so that the video is not tried again
+    while it is the same. A video that could not be read may have changed since ``known``.
+    """
+    if isinstance(error, VideoUnreadableError):
+        try:
+            known = fingerprint(source.uri)
+        except VideoError:
+            known = {}
+    elif not isinstance(error, VideoError):
+        known = {}
+    return Failure(
+        video=source.name,
+        uri=str(Uri.of(source.uri)),
+        error_type=type(error).__name__,
+        error=" ".join(str(error).split()),
+        fingerprint=fingerprint_text(known),
+    )

@@ -1,4 +1,4 @@
-"""Many videos side by side: so many at a time, whatever their number, and each accounted for."""
+"""The same work for many videos in parallel, with one outcome for each video."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from c3d_client.core.errors import (
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# One video after the other that the server did not answer for: it is gone, and asking it for ten
-# thousand more would take hours to say so.
-_MOST_UNSERVED = 3
+# After serving errors of this many videos in a row the work ends, because the server is gone and
+# trying ten thousand more videos would take hours.
+_MAX_SERVING_ERRORS = 3
 _WAKE_S = 0.2
 
 
-class _NotBegun(Exception):
-    """The work was halted before this item's turn."""
+class _NotStarted(Exception):
+    """The work was stopped before it started this item."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
-    """What became of one input: a result or an error, never both, never neither.
+    """The outcome of one input: either a result or an error.
 
     Args:
-        index: its place among the inputs, from 0.
-        source: the input, as it was given.
-        result: what it gave, or None.
-        error: why it gave nothing, or None.
+        index: the index of the input, from 0.
+        source: the input.
+        result: its result, or None.
+        error: why there is no result, or None.
     """
 
     index: int
@@ -49,10 +49,10 @@ class Outcome(Generic[Item, Result]):
     error: C3DError | None
 
     def unwrap(self) -> Result:
-        """The result.
+        """Return the result.
 
         Raises:
-            C3DError: there is none; this is why.
+            C3DError: the error of this input, where it has no result.
         """
         if self.error is not None:
             raise self.error
@@ -61,20 +61,23 @@ class Outcome(Generic[Item, Result]):
 
 
 def core_count() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def share_cores(workers: int | None, *, videos: int | None = None) -> tuple[int, int]:
-    """How many videos at a time, and how many decoder threads each has.
+def share_cores(
+    workers: int | None, *, videos: int | None = None, cores: int | None = None
+) -> tuple[int, int]:
+    """Return how many videos to process at a time, and the decoder threads of each.
 
     Args:
-        workers: as asked for; None for as many as there are cores.
-        videos: in all, where that is known: more workers would have nothing to do.
+        workers: videos at a time; None for the number of cores.
+        videos: the total number of videos, where it is known; more workers would be idle.
+        cores: the cores to share; by default all that this process may use.
     """
-    cores = core_count()
+    cores = core_count() if cores is None else cores
     workers = cores if workers is None else workers
     if videos is not None:
         workers = min(workers, max(1, videos))
@@ -87,71 +90,75 @@ def map_parallel(
     *,
     workers: int,
     in_order: bool = False,
-    halt: threading.Event | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Outcome[Item, Result]]:
     """Do the same work for many items, in threads.
 
-    Items are taken from their iterable as there is room: at most twice as many as there are
-    workers are begun and not yet yielded, so memory does not grow with their number.
+    At most twice as many items as there are workers are read and not yet yielded, so memory does
+    not grow with the number of items.
 
     Args:
-        work: called with an item and an event, which is set when nobody wants the result any more.
-        items: any number, taken one by one.
+        work: called with an item and an event, which is set when the work is cancelled.
+        items: any number, read one by one.
         workers: how many at a time, 1 or more.
-        in_order: yield in the order of the items; otherwise as they are done.
-        halt: set to take no further item; what has begun is finished.
+        in_order: yield in the order of the items; otherwise each as soon as it is done.
+        stop: set to start no further item; items that have started are finished.
 
     Yields:
-        One outcome an item. Errors of the video, of its output, and of the server that passed by
-        are outcomes.
+        One outcome for each item. Errors of a video and of its output are outcomes, and so are
+        serving errors of a few videos.
 
     Raises:
         UsageError: workers is below 1.
-        ContractMismatch, ModelNotFound: the model is not what it should be; no video will fare
-            better. What had begun is given up.
-        ServingError: the server answered for none of several videos in a row.
+        ContractMismatch, ModelNotFound: the model is not usable, so every video would fail. Items
+            that have started are cancelled.
+        ServingError: the server failed for several videos in a row.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; give 1 or more")
 
-    def begin(item: Item) -> Result:
-        if halt is not None and halt.is_set():
-            raise _NotBegun
+    def is_stopped() -> bool:
+        return stop is not None and stop.is_set()
+
+    def start(item: Item) -> Result:
+        if is_stopped():
+            raise _NotStarted
         return work(item, cancel)
 
     numbered = enumerate(items)
     pending: dict[Future[Result], tuple[int, Item]] = {}
     done: dict[int, Outcome[Item, Result]] = {}
-    following = unserved = 0
+    next_index = serving_errors = 0
     cancel = threading.Event()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="c3d-video")
     try:
         while True:
-            while len(pending) + len(done) < 2 * workers and not (halt and halt.is_set()):
+            while len(pending) + len(done) < 2 * workers and not is_stopped():
                 numbered_item = next(numbered, None)
                 if numbered_item is None:
                     break
-                pending[pool.submit(begin, numbered_item[1])] = numbered_item
+                pending[pool.submit(start, numbered_item[1])] = numbered_item
             if not pending:
                 break
-            # A signal may be taken by any thread; the main one sees it when it next wakes up.
+            # Another thread may receive a signal; the main thread handles it when it wakes up.
             completed = wait(pending, _WAKE_S, return_when=FIRST_COMPLETED).done
             for future in sorted(completed, key=lambda future: pending[future][0]):
                 index, item = pending.pop(future)
                 try:
                     outcome = _outcome(index, item, future)
-                except _NotBegun:
+                except _NotStarted:
                     continue
-                unserved = unserved + 1 if isinstance(outcome.error, ServingError) else 0
+                is_serving_error = isinstance(outcome.error, ServingError)
+                serving_errors = serving_errors + 1 if is_serving_error else 0
                 if in_order:
                     done[index] = outcome
                 else:
                     yield outcome
-                if unserved >= _MOST_UNSERVED and outcome.error is not None:
+                if serving_errors >= _MAX_SERVING_ERRORS and outcome.error is not None:
                     raise outcome.error
-            while following in done:
-                yield done.pop(following)
-                following += 1
+            while next_index in done:
+                yield done.pop(next_index)
+                next_index += 1
     finally:
         cancel.set()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What a video gives: its features or its class probabilities, with what made them."""
+"""Results of a video: features or class probabilities, with their provenance and timings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from c3d_client.core.provenance import require_same
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of one video went, in seconds. The parts overlap: they add up to more.
+    """How long the parts of one video took, in seconds. The parts overlap, so they add up to more.
 
     Args:
         wall_s: from start to end.
         decode_s: decoding, resizing and cropping.
-        wire_s: from sending requests to their answers' arrival, less queue and compute; with a
-            server that does not tell those, all of it.
-        queue_s: requests waiting in the server for their turn; None where it does not tell.
-        compute_s: the server computing; None where it does not tell.
+        wire_s: from sending requests to the arrival of their answers, without queue and compute;
+            including both where the server does not report them.
+        queue_s: requests waiting in the server; None where the server does not report it.
+        compute_s: the server computing; None where the server does not report it.
     """
 
     wall_s: float
@@ -45,8 +45,8 @@ class VideoFeatures:
         clip_times_s: float64 ``[n, 2]``, start and end of each clip in seconds.
         clip_features: float32 ``[n, 4096]``, fc6 after ReLU.
         video_feature: float32 ``[4096]``, the clips' mean, L2-normalised.
-        provenance: what made the numbers: contract, model, weights and mean, decoder, resize.
-        timings: where the time went.
+        provenance: how the features were made: contract, model, weights, mean, decoder, resize.
+        timings: how long the parts took.
     """
 
     clip_starts: npt.NDArray[np.int64]
@@ -62,14 +62,14 @@ class VideoClassification:
     """The class probabilities of one video of n clips.
 
     Args:
-        top: the best classes of the whole video, best first.
+        top: the most probable classes of the whole video, in descending order.
         probabilities: float64 ``[classes]``, the mean over the clips.
         clip_probabilities: float32 ``[n, classes]``.
         clip_starts: int64 ``[n]``.
         clip_times_s: float64 ``[n, 2]``, seconds.
         labels: one for each class.
         provenance: as in :class:`VideoFeatures`.
-        timings: where the time went.
+        timings: how long the parts took.
     """
 
     top: tuple[ClassScore, ...]
@@ -83,7 +83,7 @@ class VideoClassification:
 
 
 class RunningMean:
-    """The mean of rows that arrive in batches, summed in float64 so that order hardly matters."""
+    """The mean of rows that arrive in batches; a float64 sum hardly depends on their order."""
 
     def __init__(self) -> None:
         self._sum: npt.NDArray[np.float64] | None = None
@@ -96,10 +96,10 @@ class RunningMean:
         self.count += len(rows)
 
     def value(self) -> npt.NDArray[np.float64]:
-        """The mean so far, float64 ``[size]``.
+        """Return the mean so far, float64 ``[size]``.
 
         Raises:
-            ValueError: nothing was added.
+            ValueError: no rows were added.
         """
         if self._sum is None or not self.count:
             raise ValueError("the mean of no rows")
@@ -113,8 +113,8 @@ def l2_normalise(vector: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         float32, the same shape.
 
     Raises:
-        ValueError: the vector holds a NaN or infinity, or its length is zero: that is never a
-            feature, but the sign of a broken model.
+        ValueError: the vector contains NaN or infinity, or its length is zero, which only a broken
+            model returns.
     """
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(norm):
@@ -126,7 +126,7 @@ def l2_normalise(vector: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class of an answer: its index, its label and its probability (0 to 1)."""
+    """One class of a result: its index, its label and its probability (0 to 1)."""
 
     index: int
     label: str
@@ -136,12 +136,12 @@ class ClassScore:
 def top_classes(
     probabilities: npt.NDArray[Any], labels: Sequence[str], *, top_k: int
 ) -> tuple[ClassScore, ...]:
-    """The most probable classes, best first; among equals the lower index first.
+    """Return the most probable classes in descending order; of equal ones the lower index first.
 
     Args:
         probabilities: ``[classes]``.
         labels: one for each class.
-        top_k: how many, 1 or more; no more than there are.
+        top_k: how many, 1 or more; all classes where there are fewer.
 
     Raises:
         UsageError: top_k is below 1.
@@ -153,17 +153,17 @@ def top_classes(
 
 
 class RowStore:
-    """Collects float32 rows in order.
+    """Float32 rows in the order in which they are added, in memory or in a temporary file.
 
     Args:
-        most_in_memory: rows; more than these are in a temporary file, in the folder that TMPDIR
-            names, whose room on the disk is free again when its array is gone.
+        most_in_memory: number of rows. More rows are written to a temporary file in the folder
+            that TMPDIR names; its disk space is freed when its array is deleted.
     """
 
     def __init__(self, *, most_in_memory: int = CHUNK_ROWS) -> None:
-        self._most = most_in_memory
-        self._held: list[npt.NDArray[np.float32]] = []
-        self._held_rows = 0
+        self._most_in_memory = most_in_memory
+        self._buffer: list[npt.NDArray[np.float32]] = []
+        self._buffered_rows = 0
         self._size = 0
         self._file: IO[bytes] | None = None
         self.count = 0
@@ -175,21 +175,21 @@ class RowStore:
             OutputError: the temporary file cannot be written.
         """
         self._size = rows.shape[1]
-        self._held.append(rows)
-        self._held_rows += len(rows)
+        self._buffer.append(rows)
+        self._buffered_rows += len(rows)
         self.count += len(rows)
-        if self._held_rows > self._most:
+        if self._buffered_rows > self._most_in_memory:
             self._spill()
 
     def array(self) -> npt.NDArray[np.float32]:
-        """All rows, float32 ``[count, size]``: an array, or a read-only map of the file.
+        """Return all rows, float32 ``[count, size]``: an array, or a read-only map of the file.
 
         Raises:
             OutputError: the temporary file cannot be written.
             ValueError: there are no rows.
         """
         if self._file is None:
-            return np.concatenate(self._held)
+            return np.concatenate(self._buffer)
         self._spill()
         return np.memmap(self._file, np.float32, mode="r", shape=(self.count, self._size))
 
@@ -197,17 +197,17 @@ class RowStore:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="c3d-rows-")  # noqa: SIM115
-                weakref.finalize(self, self._file.close)  # also of a video that failed
-            for rows in self._held:
+                weakref.finalize(self, self._file.close)  # also where the video failed
+            for rows in self._buffer:
                 self._file.write(np.ascontiguousarray(rows, np.float32).data)
             self._file.flush()
         except OSError as error:
             raise OutputError(
                 tempfile.gettempdir(),
-                f"clip features cannot be kept there ({error.strerror or error}); "
-                "make room, or name another folder in TMPDIR",
+                f"clip features cannot be stored there ({error.strerror or error}); "
+                "free disk space, or name another folder in TMPDIR",
             ) from error
-        self._held, self._held_rows = [], 0
+        self._buffer, self._buffered_rows = [], 0
 
 
 def mean_feature(

@@ -1,4 +1,4 @@
-"""The names of :mod:`c3d_client.video.sources`, under the path that earlier releases documented."""
+"""The names of :mod:`c3d_client.video.sources`, at the path that earlier releases documented."""
 
 from __future__ import annotations
 

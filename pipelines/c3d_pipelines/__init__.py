@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from c3d_pipelines import dataset
     from c3d_pipelines.inputs.listing import list_inputs
     from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest, write_manifest
-    from c3d_pipelines.local.run import LocalRun, run_local
     from c3d_pipelines.reports.summary import RunSummary
+    from c3d_pipelines.run.local import LocalRun, run_local
     from c3d_pipelines.run.plan import make_plan
     from c3d_pipelines.settings import JobSettings
     from c3d_pipelines.shards.worker import do_shard
 
 _HOMES = {
     "inputs.listing": ("list_inputs",),
-    "local.run": ("LocalRun", "run_local"),
+    "run.local": ("LocalRun", "run_local"),
     "inputs.manifest": ("ManifestRow", "read_manifest", "write_manifest"),
     "run.plan": ("make_plan",),
     "settings": ("JobSettings",),

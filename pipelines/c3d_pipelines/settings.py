@@ -1,4 +1,4 @@
-"""All that one bulk run was asked to do, checked once and carried whole to every worker."""
+"""The settings of a bulk run that its workers receive."""
 
 from __future__ import annotations
 
@@ -6,26 +6,50 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from c3d_client import C3DClient, ClipWindow, ServingOptions
-from c3d_client.core.contract import DEFAULT_TARGET, MODEL_NAME
+from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.errors import UsageError
+from c3d_client.core.files import read_token
+from c3d_client.core.provenance import Provenance
 
-from c3d_pipelines.records import values_of
+from c3d_pipelines.parameters import (
+    ANSWERS,
+    ANY_MODEL,
+    CONFIGURED,
+    CONTENT,
+    LONGEST_PATIENCE_S,
+    NEWEST,
+    PARAMETERS,
+    QUICK,
+    JobParameters,
+    server_address,
+)
+from c3d_pipelines.records import Record
 
-ANSWERS = ("features", "classes")
-NEWEST = "newest"
-# What the workers find in their environment, from a Kubernetes Secret as a rule. Kubeflow prints
-# every parameter, so secrets never are parameters.
+__all__ = [
+    "ANSWERS",
+    "ANY_MODEL",
+    "CONFIGURED",
+    "CONTENT",
+    "NEWEST",
+    "PARAMETERS",
+    "QUICK",
+    "JobParameters",
+    "JobSettings",
+]
+
+# Environment variables of the workers, usually set from a Kubernetes Secret. Kubeflow prints
+# every parameter, so secrets are never parameters.
 ENVIRONMENT = ("C3D_TLS", "C3D_CA", "C3D_CERT", "C3D_KEY", "C3D_OVERRIDE_NAME", "C3D_TOKEN_FILE")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class JobSettings:
-    """What one bulk run was asked to do.
+class JobSettings(Record):
+    """The settings of one bulk run, checked once and passed whole to every worker.
 
     Args:
         out: the dataset's folder or bucket.
@@ -34,15 +58,15 @@ class JobSettings:
         server: the gRPC address.
         model: the served model's name.
         model_version: ``newest``, a number, or ``label:NAME``.
-        window: how clips are made of a film.
-        clip_rows: keep each clip's answer, not only the video's.
+        window: how clips are made of a video.
+        clip_rows: store each clip's numbers, not only the video's.
         workers: videos at a time in one shard; 0 for as many as there are cores.
         batch_size: clips in a request.
-        max_in_flight: the most requests on their way from one worker.
+        max_in_flight: most concurrent requests of one worker.
         timeout_s: the deadline of one request, in seconds.
         patience_s: how long a worker waits for a server or a store that went away, in seconds.
-        provenance: what makes the numbers, as the server said before the run began; empty until
-            then. Other numbers are refused.
+        provenance: how the numbers are made, as the server reported before the run began; empty
+            until then. Numbers that are made differently are refused.
 
     Raises:
         UsageError: a value is out of its range.
@@ -52,16 +76,16 @@ class JobSettings:
     run: str
     answer: str = "features"
     server: str = DEFAULT_TARGET
-    model: str = MODEL_NAME
-    model_version: str = NEWEST
+    model: str = JobParameters.model
+    model_version: str = JobParameters.model_version
     window: ClipWindow = field(default_factory=ClipWindow)
-    clip_rows: bool = True
-    workers: int = 0
-    batch_size: int = 8
-    max_in_flight: int = 16
-    timeout_s: float = 60.0
-    patience_s: float = 600.0
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    clip_rows: bool = JobParameters.clip_rows
+    workers: int = JobParameters.workers
+    batch_size: int = JobParameters.batch_size
+    max_in_flight: int = JobParameters.max_in_flight
+    timeout_s: float = JobParameters.timeout_s
+    patience_s: float = JobParameters.patience_s
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if not self.out.strip():
@@ -71,19 +95,47 @@ class JobSettings:
         if self.answer not in ANSWERS:
             raise UsageError(f"answer is {self.answer!r}; give one of {', '.join(ANSWERS)}")
         if self.workers < 0:
-            raise UsageError(f"workers is {self.workers}; give 1 or more, or 0 for one a core")
-        if not 0 <= self.patience_s <= 86_400:
-            raise UsageError(f"patience_s is {self.patience_s}; give 0 to 86400 seconds")
+            raise UsageError(f"workers is {self.workers}; give 1 or more, or 0 for one per core")
+        if not 0 <= self.patience_s <= LONGEST_PATIENCE_S:
+            raise UsageError(
+                f"patience_s is {self.patience_s}; give 0 to {LONGEST_PATIENCE_S} seconds"
+            )
+        # A plain mapping is accepted too.
+        object.__setattr__(self, "provenance", Provenance.from_dict(self.provenance))
         self.serving()
 
-    def serving(self) -> ServingOptions:
-        """How to reach the server: these settings, and certificates and token of the environment.
+    @classmethod
+    def from_parameters(cls, parameters: JobParameters, *, run: str, answer: str) -> JobSettings:
+        """Return the settings of a run with these parameters.
 
         Raises:
-            UsageError: they do not go together, or the token's file cannot be read.
+            UsageError: a value is out of its range.
+        """
+        return cls(
+            out=parameters.out,
+            run=run,
+            answer=answer,
+            server=server_address(parameters.server),
+            model=parameters.model,
+            model_version=parameters.model_version,
+            window=parameters.window,
+            clip_rows=parameters.clip_rows,
+            workers=parameters.workers,
+            batch_size=parameters.batch_size,
+            max_in_flight=parameters.max_in_flight,
+            timeout_s=parameters.timeout_s,
+            patience_s=parameters.patience_s,
+        )
+
+    def serving(self) -> ServingOptions:
+        """Return how to reach the server, with the environment's certificates and token.
+
+        Raises:
+            UsageError: two values do not go together, or the token's file cannot be read.
         """
         version, label = _version(self.model_version)
-        given = {name: os.environ.get(name) or None for name in ENVIRONMENT}
+        environment = {name: os.environ.get(name) or None for name in ENVIRONMENT}
+        token_file = environment["C3D_TOKEN_FILE"]
         return ServingOptions(
             target=self.server,
             model=self.model,
@@ -92,33 +144,32 @@ class JobSettings:
             timeout_s=self.timeout_s,
             batch_size=self.batch_size,
             max_in_flight=self.max_in_flight,
-            tls=given["C3D_TLS"] in ("1", "true", "yes"),
-            ca=given["C3D_CA"],
-            cert=given["C3D_CERT"],
-            key=given["C3D_KEY"],
-            override_name=given["C3D_OVERRIDE_NAME"],
-            token=_token(given["C3D_TOKEN_FILE"]),
+            tls=environment["C3D_TLS"] in ("1", "true", "yes"),
+            ca=environment["C3D_CA"],
+            cert=environment["C3D_CERT"],
+            key=environment["C3D_KEY"],
+            override_name=environment["C3D_OVERRIDE_NAME"],
+            token=read_token(token_file) if token_file else None,
         )
 
     def client(self) -> C3DClient:
-        """A client that works as these settings say; close it."""
+        """Return a client with these settings, to be closed by the caller."""
         return C3DClient(window=self.window, options=self.serving())
 
-    def to_json(self) -> str:
-        """As text, for :meth:`from_json`; nothing secret is in it."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+    def with_provenance(self, provenance: Mapping[str, Any]) -> JobSettings:
+        """Return the same settings with the provenance that the server reported."""
+        return replace(self, provenance=Provenance.from_dict(provenance))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> JobSettings:
-        """Read them back.
+        """Read settings that :meth:`to_json` wrote, in this or another release.
 
         Raises:
-            UsageError: it is not what :meth:`to_json` wrote, or a value is out of its range.
+            UsageError: the text is not settings, or a value is out of its range.
         """
         try:
-            values = values_of(text, cls)
-            return cls(**{**values, "window": ClipWindow(**values["window"])})
-        except (ValueError, TypeError) as error:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, TypeError, AttributeError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"the run's settings cannot be read ({error})") from error
@@ -132,13 +183,3 @@ def _version(text: str) -> tuple[int | None, str | None]:
     if text.isdecimal():
         return int(text), None
     raise UsageError(f"model_version is {text!r}; give {NEWEST}, a number, or label:NAME")
-
-
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the token cannot be read ({error})") from error

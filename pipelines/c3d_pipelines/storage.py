@@ -31,7 +31,7 @@ _AHEAD_BYTES = 64 << 10  # read beyond what is asked for
 _LIBRARIES = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3")
 
 
-class Place:
+class Storage:
     """A folder on a disk, or a prefix in a bucket. It need not exist; writing makes it.
 
     Args:

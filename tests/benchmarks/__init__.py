@@ -1,1 +1,1 @@
-"""Measurements: run by `make bench-client`, `make bench-estimate` and `make fidelity`."""
+"""Measurements, run by `make fidelity`, `make bench-client` and `make bench-estimate`."""

@@ -1,8 +1,8 @@
-"""`make bench-client`: what the client costs and gains, in ratios of what is measured together.
+"""`make bench-client`: cost and speed of the client, as ratios of values measured in the same run.
 
-Prints a Markdown table; a bound that is not met is a row that says so. Each part runs in a process
-of its own. `python -m benchmarks.client WORD...` runs the parts that have one of these words in their
-names.
+Prints a Markdown table with a row for each measurement and its bound. Each part runs in its own
+process. `python -m benchmarks.client WORD...` runs only the parts whose names contain one of the
+words, such as `starting` or `network`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ def main() -> int:
 
 
 def in_own_process(part: tuple[str, str]) -> list[Measure]:
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh) as process:
-        return process.submit(measure_part, *part).result()
+    """Run a function of a module in a new process, and return its measurements."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(run_part, *part).result()
 
 
-def measure_part(module: str, name: str) -> list[Measure]:
+def run_part(module: str, name: str) -> list[Measure]:
+    """Run a function of a module that takes no arguments."""
     return getattr(importlib.import_module(module), name)()
 
 

@@ -1,9 +1,9 @@
-"""`make bench-estimate`: the estimate held against runs that are measured.
+"""`make bench-estimate`: the estimate compared with measured runs.
 
-Rates are measured as `c3d bench` does, the time of a longer run of films of many lengths is
-predicted from them, and a shard's worker does it; the ratio of the two is printed. The server is in
-a process of its own, and on a core of its own as on a cluster, or shares all of them. Each round
-measures the rates anew, before and after, so that what else the machine does tells on both.
+Rates are measured as `c3d bench` does, the time of a longer run of videos of many lengths is
+estimated from them, and a shard's worker does that run; the ratio of the two times is printed. The
+server is another process, on another core as on a cluster, or shares all cores. Each round measures
+the rates before and after its run, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from c3d_client import ClipWindow
 from c3d_client.bench import batch_speed, decode_speed
 from c3d_client.parallel import core_count
-from c3d_pipelines.estimates.course import Job
-from c3d_pipelines.estimates.estimate import estimate
-from c3d_pipelines.estimates.footage import Footage
-from c3d_pipelines.estimates.rates import Cluster, read_bench
-from c3d_pipelines.estimates.workload import known_workload
+from c3d_pipelines.estimate.rates import Cluster, read_bench
+from c3d_pipelines.estimate.simulate import Job, estimate
+from c3d_pipelines.estimate.video_stats import VideoStats, known_workload
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
@@ -40,12 +38,12 @@ from benchmarks.measure import Measure, middle
 from benchmarks.server import server_process
 
 ROUNDS = 5
-SECONDS = 2.0  # for each measure of a rate
+SECONDS = 2.0  # for each measurement of a rate
 BATCH_SIZE = 8
 FPS = 25.0
-# How often a film is repeated, of each that is done: many short ones, few long ones.
+# Lengths of the run's videos, in repeats of one short video: many short ones, few long ones.
 LENGTHS = (1, 1, 3, 1, 2, 1, 1, 8, 1, 2, 1, 1, 4, 1, 1, 2, 1, 6, 1, 1, 3, 1, 2, 1)
-NEAR = 0.2
+MAX_ERROR = 0.2
 SERVE = """
 import os, sys
 if sys.argv[3:]:
@@ -72,18 +70,18 @@ class Case:
     """One run.
 
     Args:
-        what: it waits for.
-        film: makes the films, of so many repeats.
-        filters: of the network's first layer; 64 in the whole network.
+        name: its bottleneck and resolution, for the table.
+        video: which videos to make, ``large`` or ``small``.
+        filters: of the network's first layer; 64 in the full network.
         stride: of clips.
-        apart: the server has a core of its own.
+        own_core: the server has a core for itself.
     """
 
-    what: str
-    film: str
+    name: str
+    video: str
     filters: int
     stride: int
-    apart: bool
+    own_core: bool
 
 
 CASES = {
@@ -94,90 +92,98 @@ CASES = {
 }
 
 
-def waits_for_decoding() -> list[Measure]:
-    """Films of 1280x720, a small network."""
+def limited_by_decoding() -> list[Measure]:
+    """Videos of 1280x720 and a small network."""
     return [ratio_of(CASES["decoding"])]
 
 
-def small_films() -> list[Measure]:
-    """Short films of 320x240, of which each takes little beside its frames."""
+def small_videos() -> list[Measure]:
+    """Short videos of 320x240, whose time is mostly that of their frames."""
     return [ratio_of(CASES["small"])]
 
 
-def waits_for_the_server() -> list[Measure]:
-    """A larger network, and more clips for it."""
+def limited_by_the_server() -> list[Measure]:
+    """A larger network and more clips."""
     return [ratio_of(CASES["server"])]
 
 
-def shares_its_cores() -> list[Measure]:
-    """As `c3d-pipelines run` with a server on the same machine."""
+def shared_cores() -> list[Measure]:
+    """`c3d-pipelines run` with a server on the same machine."""
     return [ratio_of(CASES["together"])]
 
 
-PARTS = ("waits_for_decoding", "small_films", "waits_for_the_server", "shares_its_cores")
+PARTS = ("limited_by_decoding", "small_videos", "limited_by_the_server", "shared_cores")
 
 
 def ratio_of(case: Case) -> Measure:
-    """The time that is predicted over the time that it takes."""
+    """Measure the estimated time over the measured time."""
     ratios: list[float] = []
-    held: set[str] = set()
+    bottlenecks: set[str] = set()
     with tempfile.TemporaryDirectory() as folder, _server(case, Path(folder)) as target:
         rows = _rows(case, Path(folder))
         window = ClipWindow(stride=case.stride)
-        asked = JobSettings(
-            folder, "bench", server=target, window=window, batch_size=BATCH_SIZE, clip_rows=False
+        settings = preflight(
+            JobSettings(
+                folder,
+                "bench",
+                server=target,
+                window=window,
+                batch_size=BATCH_SIZE,
+                clip_rows=False,
+            )
         )
-        settings = preflight(asked)
-        _taken_s(settings, rows[:2], Path(folder) / "first")
+        _measured_s(settings, rows[:2], Path(folder) / "first")
         for number in range(ROUNDS):
-            before = _predicted_s(case, settings, rows, held)
-            taken_s = _taken_s(settings, rows, Path(folder) / f"out-{number}")
-            after = _predicted_s(case, settings, rows, held)
-            ratios.append((before + after) / 2 / taken_s)
-    found = middle(ratios)["measured"]
+            before = _estimated_s(case, settings, rows, bottlenecks)
+            measured_s = _measured_s(settings, rows, Path(folder) / f"out-{number}")
+            after = _estimated_s(case, settings, rows, bottlenecks)
+            ratios.append((before + after) / 2 / measured_s)
+    ratio = middle(ratios)["measured"]
     spread = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
     return Measure(
-        f"predicted over measured, how far from 1: {case.what}",
-        abs(found - 1),
-        at_most=NEAR,
+        f"estimated over measured, distance from 1: {case.name}",
+        abs(ratio - 1),
+        at_most=MAX_ERROR,
         digits=".2f",
-        note=f"{found:.2f}, of {spread}; held up by {' and '.join(sorted(held))}",
+        note=f"{ratio:.2f}, of {spread}; bottleneck: {' and '.join(sorted(bottlenecks))}",
     )
 
 
 @contextlib.contextmanager
 def _server(case: Case, folder: Path) -> Iterator[str]:
-    """The server, and this process on another core where each has its own."""
+    """Start the server; where it has a core for itself, this process moves to another."""
     core = []
-    if case.apart:
-        own, other = sorted(os.sched_getaffinity(0))[:2]
-        core = [str(other)]
+    if case.own_core:
+        client_core, server_core = sorted(os.sched_getaffinity(0))[:2]
+        core = [str(server_core)]
     with server_process("-c", SERVE, str(folder / "c3d"), str(case.filters), *core) as target:
-        if case.apart:
-            os.sched_setaffinity(0, {own})
+        if case.own_core:
+            os.sched_setaffinity(0, {client_core})
         yield target
 
 
 def _rows(case: Case, folder: Path) -> list[ManifestRow]:
-    make, frames = {"large": (large, 132), "small": (small, 250)}[case.film]
-    films = [make(folder, times=times) for times in LENGTHS]
+    make, frames = {"large": (large, 132), "small": (small, 250)}[case.video]
+    videos = [make(folder, times=times) for times in LENGTHS]
     return [
-        ManifestRow(f"film {number}", str(film), film.stat().st_size, times * frames / FPS, "key")
-        for number, (times, film) in enumerate(zip(LENGTHS, films, strict=True))
+        ManifestRow(
+            f"video {number}", str(video), video.stat().st_size, times * frames / FPS, "key"
+        )
+        for number, (times, video) in enumerate(zip(LENGTHS, videos, strict=True))
     ]
 
 
-def _predicted_s(
-    case: Case, settings: JobSettings, rows: Sequence[ManifestRow], held: set[str]
+def _estimated_s(
+    case: Case, settings: JobSettings, rows: Sequence[ManifestRow], bottlenecks: set[str]
 ) -> float:
-    """What the estimate makes of rates that are measured now."""
-    started, worked = time.perf_counter(), time.process_time()
+    """Estimate the run from rates that are measured now."""
+    started, used = time.perf_counter(), time.process_time()
     speed = decode_speed(rows[0].uri, seconds=SECONDS)
-    # A second of a core takes longer than one where others want the core too.
-    lasted = (time.perf_counter() - started) / (time.process_time() - worked)
+    # On a shared core, a second of its time takes longer than a second.
+    slowdown = (time.perf_counter() - started) / (time.process_time() - used)
     options = settings.serving()
-    bench = {
-        "frames_per_core_s": speed.exact / max(lasted, 1.0),
+    output = {
+        "frames_per_core_s": speed.exact / max(slowdown, 1.0),
         "cores": core_count(),
         "decode": asdict(speed),
         "server": {
@@ -186,17 +192,17 @@ def _predicted_s(
             ]
         },
     }
-    found = read_bench(json.dumps(bench), batch_size=BATCH_SIZE)
-    assert found.rates is not None
-    footage = Footage(fps=FPS, window=settings.window, batch_size=BATCH_SIZE)
-    machine = Cluster(pods=1, cores=found.cores, pod_start_s=0, one_machine=not case.apart)
-    work = known_workload([rows], footage=footage)
-    told = estimate(Job(work, found.rates, machine, failure_rate=0))
-    held.add(told.bottleneck)
-    return told.wall_h.likely * 3600
+    bench = read_bench(json.dumps(output), batch_size=BATCH_SIZE)
+    assert bench.rates is not None
+    stats = VideoStats(fps=FPS, window=settings.window, batch_size=BATCH_SIZE)
+    machine = Cluster(pods=1, cores=bench.cores, pod_start_s=0, one_machine=not case.own_core)
+    work = known_workload([rows], stats=stats)
+    result = estimate(Job(work, bench.rates, machine, failure_rate=0))
+    bottlenecks.add(result.bottleneck)
+    return result.wall_h.likely * 3600
 
 
-def _taken_s(settings: JobSettings, rows: Sequence[ManifestRow], out: Path) -> float:
+def _measured_s(settings: JobSettings, rows: Sequence[ManifestRow], out: Path) -> float:
     started = time.perf_counter()
     report = do_shard(replace(settings, out=str(out)), rows, 0)
     assert report.counts[OK] == len(rows), report.counts
@@ -204,10 +210,11 @@ def _taken_s(settings: JobSettings, rows: Sequence[ManifestRow], out: Path) -> f
 
 
 def main() -> int:
-    words = sys.argv[1:]
+    """Print a table row for each part, or for the parts whose names have one of the arguments."""
+    parts = sys.argv[1:]
     print("| what | bound | measured | verdict | |\n|---|---|---|---|---|")
     for name in PARTS:
-        if not words or any(word in name for word in words):
+        if not parts or any(part in name for part in parts):
             for measure in in_own_process(("benchmarks.estimate", name)):
                 print(measure.row(), flush=True)
     return 0

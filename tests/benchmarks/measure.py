@@ -1,4 +1,4 @@
-"""One measure of `make bench-client`: what was wanted, what was seen."""
+"""One measurement of a benchmark, with its bound."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measure:
-    """A number held against its bound.
+    """A measured number and its bound.
 
     Args:
-        what: was measured.
+        what: the name of the measurement.
         measured: the number.
         at_least: the bound, where more is better.
         at_most: the bound, where less is better.
-        unit: of both.
-        digits: how they are written.
-        note: on what, and how far apart the repetitions were.
+        unit: unit of number and bound.
+        digits: format specification of number and bound.
+        note: the conditions, such as the range of the repetitions.
     """
 
     what: str
@@ -31,14 +31,14 @@ class Measure:
 
     @property
     def bound(self) -> str:
-        """The bound in words."""
+        """The bound as text; empty for none."""
         if self.at_least is not None:
             return f"at least {self._text(self.at_least)}"
         return f"at most {self._text(self.at_most)}" if self.at_most is not None else ""
 
     @property
     def verdict(self) -> str:
-        """Whether it is met."""
+        """Whether the bound is met, as text."""
         if self.at_least is not None and self.measured < self.at_least:
             return f"not met: {self._text(self.measured)} of {self._text(self.at_least)}"
         if self.at_most is not None and self.measured > self.at_most:
@@ -46,7 +46,7 @@ class Measure:
         return "met"
 
     def row(self) -> str:
-        """A row of a Markdown table."""
+        """Return a row of a Markdown table."""
         cells = (self.what, self.bound, self._text(self.measured), self.verdict, self.note)
         return f"| {' | '.join(cells)} |"
 
@@ -54,7 +54,7 @@ class Measure:
         return f"{value:{self.digits}}{self.unit and ' '}{self.unit}"
 
 
-def middle(found: Sequence[float]) -> dict:
-    """The median of repetitions, and between which they were."""
-    spread = f"{min(found):.3g} to {max(found):.3g} in {len(found)} runs"
-    return {"measured": statistics.median(found), "note": spread}
+def middle(values: Sequence[float]) -> dict:
+    """Return the median of repetitions and their range, as arguments of :class:`Measure`."""
+    spread = f"{min(values):.3g} to {max(values):.3g} in {len(values)} runs"
+    return {"measured": statistics.median(values), "note": spread}

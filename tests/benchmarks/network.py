@@ -1,6 +1,6 @@
-"""The whole network behind a server, against the same network without one.
+"""Comparison of the served full-width network with the same network without a server.
 
-The servable has random weights: its speed is that of any. It is built once, into build/bench.
+The servable has random weights, which do not change its speed. It is built once, in build/bench.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.server import server_process
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "build" / "bench" / "c3d"
 VIDEOS = ("bikes", "bigbuckbunny", "carphone_pristine")
-STRIDE = 24  # for cosines: a clip takes the network half a second
+STRIDE = 24  # for cosines; the network needs half a second for a clip
 ROUNDS = 3
 SERVE = """
 import sys
@@ -43,7 +43,7 @@ sys.stdin.read()
 
 
 def servable() -> Path:
-    """The version's folder, built if it is not there."""
+    """Return the folder of the servable's version; build it if it does not exist."""
     if not (BASE / "1").is_dir():
         command = ["-m", "c3d_export", "build", "--weights", "random:0", "--batch-sizes", "1,8"]
         subprocess.run(
@@ -53,21 +53,21 @@ def servable() -> Path:
 
 
 def local_server() -> contextlib.AbstractContextManager[str]:
-    """The project's own server in a process of its own; gives its address."""
+    """Run the project's local server in its own process; yields its address."""
     servable()
     return server_process("-c", SERVE, str(BASE))
 
 
 def fast_against_exact() -> list[Measure]:
-    """fc6 of clips from pictures resized fast and exactly."""
+    """Compare fc6 of clips from frames that were resized fast and exactly."""
     videos = [h264_sample(name) for name in VIDEOS]
     if "C3D_TEST_ASSETS" in os.environ:
         videos.append(Path(os.environ["C3D_TEST_ASSETS"]) / "videos/v_BaseballPitch_g01_c01.avi")
     measures = []
-    with GraphServable(servable()) as bare:
+    with GraphServable(servable()) as network:
         for video in videos:
             exact, fast = (
-                np.concatenate([features(bare, clips) for clips in clips_of(video, resize)])
+                np.concatenate([features(network, clips) for clips in clips_of(video, resize)])
                 for resize in ("exact", "fast")
             )
             measures.append(
@@ -83,27 +83,32 @@ def fast_against_exact() -> list[Measure]:
 
 
 def clips_of(video: Path, resize: str, *, stride: int = STRIDE) -> list[np.ndarray]:
+    """Return a video's clips in batches of 8."""
     window = ClipWindow(stride=stride, resize=resize)
     return [batch.pixels for batch in iter_batches(decode_frames(video), window, size=8)]
 
 
-def features(bare: GraphServable, clips: np.ndarray) -> np.ndarray:
-    return bare.run("fc6_features", {"clips": clips})["features"]
+def features(network: GraphServable, clips: np.ndarray) -> np.ndarray:
+    return network.run("fc6_features", {"clips": clips})["features"]
 
 
 def against_the_bare_network() -> list[Measure]:
-    """Clips a second of extract() with the server, over those of the SavedModel's own session."""
+    """Compare clips per second of extract() with a server and of the SavedModel in a session."""
     video = h264_sample("bikes")
     batches = clips_of(video, "exact", stride=CLIP_STRIDE)
     ratios = []
-    with local_server() as target, C3DClient(target) as client, GraphServable(servable()) as bare:
+    with (
+        local_server() as target,
+        C3DClient(target) as client,
+        GraphServable(servable()) as network,
+    ):
         client.extract(video)
         for clips in batches:
-            features(bare, clips)
+            features(network, clips)
         for _ in range(ROUNDS):
             started = time.perf_counter()
             for clips in batches:
-                features(bare, clips)
+                features(network, clips)
             between = time.perf_counter()
             client.extract(video)
             ratios.append((between - started) / (time.perf_counter() - between))
@@ -111,7 +116,7 @@ def against_the_bare_network() -> list[Measure]:
 
 
 def against_predict() -> list[Measure]:
-    """extract() over the original way: the video into memory, then Keras's predict a clip."""
+    """Compare extract() with the original way: video in memory, Keras's predict clip by clip."""
     from c3d_export.architecture import build_c3d, features_extractor, set_weights
     from c3d_export.mean import SPORTS1M_SCALARS, read_mean
     from c3d_export.weights import random_weights
@@ -136,8 +141,8 @@ def against_predict() -> list[Measure]:
 
     ratios = []
     with local_server() as target, C3DClient(target) as client:
-        ours = client.extract(video).video_feature
-        apart = float(np.abs(ours - original()).max())
+        feature = client.extract(video).video_feature
+        difference = float(np.abs(feature - original()).max())
         for _ in range(ROUNDS):
             started = time.perf_counter()
             original()
@@ -146,5 +151,5 @@ def against_predict() -> list[Measure]:
             ratios.append((between - started) / (time.perf_counter() - between))
     return [
         Measure("extract over Keras's predict a clip at a time", at_least=1, **middle(ratios)),
-        Measure("largest difference of their video features", apart, at_most=1e-5),
+        Measure("largest difference of their video features", difference, at_most=1e-5),
     ]

@@ -1,7 +1,7 @@
-"""A server that answers at once, in a process of its own: what it does is not in our CPU time.
+"""Server with prepared answers in its own process, so that its CPU time is not measured.
 
-It reads of a request its length alone. `python -m benchmarks.server [CORE]` serves, on that core, and
-prints its address.
+It uses only the length of a request. `python -m benchmarks.server [CORE]` serves, on that core if
+one is named, and prints its address.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _CARD = {
 }
 
 
-class Instant(grpc.GenericRpcHandler):
-    """TensorFlow Serving's API, with answers that were made beforehand."""
+class InstantServing(grpc.GenericRpcHandler):
+    """TensorFlow Serving's API with prepared answers."""
 
     def __init__(self) -> None:
         features = np.random.default_rng(0).random((MAX_BATCH_SIZE, FEATURE_SIZE), np.float32)
@@ -55,7 +55,7 @@ class Instant(grpc.GenericRpcHandler):
 
 
 def _features(rows: np.ndarray) -> bytes:
-    """In float_val, as TensorFlow Serving answers unless it is told otherwise."""
+    """Return an answer with float_val, as TensorFlow Serving sends it by default."""
     if not len(rows):
         return b""
     response = wire.PredictResponse()
@@ -96,7 +96,7 @@ def _metadata() -> bytes:
 
 @contextlib.contextmanager
 def server_process(*command: str) -> Iterator[str]:
-    """Run a server that prints its address first; gives the address."""
+    """Run a server that prints its address first; yields the address."""
     process = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     )
@@ -104,7 +104,7 @@ def server_process(*command: str) -> Iterator[str]:
         assert process.stdout is not None
         target = process.stdout.readline().strip()
         if not target:
-            raise RuntimeError(f"{' '.join(command)} ended before it served")
+            raise RuntimeError(f"{' '.join(command)} ended before it printed an address")
         yield target
     finally:
         process.terminate()
@@ -112,7 +112,7 @@ def server_process(*command: str) -> Iterator[str]:
 
 
 def instant_server(core: int | None = None) -> contextlib.AbstractContextManager[str]:
-    """A server that answers at once, on one core where one is named; gives its address."""
+    """Run a server with prepared answers, on one core if one is named; yields its address."""
     return server_process(__file__, *([] if core is None else [str(core)]))
 
 
@@ -121,7 +121,7 @@ def main() -> None:
         os.sched_setaffinity(0, {int(sys.argv[1])})
     server = grpc.server(
         ThreadPoolExecutor(4),
-        handlers=[Instant()],
+        handlers=[InstantServing()],
         options=[
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
@@ -130,7 +130,7 @@ def main() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
-    sys.stdin.read()  # until the parent is gone, however it went
+    sys.stdin.read()  # blocks until the parent process has ended
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How much the walk costs beside decoding, and how it spreads over cores.
+"""Cost of an extraction compared with decoding alone, and speed on two cores.
 
-The server answers at once, in a process of its own, so what is measured is this one: decoding,
-cutting, messages and gRPC.
+The server has prepared answers and its own process, so the measured time is that of decoding,
+cutting clips, messages and gRPC.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ VIDEOS = 6
 
 
 def extract_over_decoding() -> list[Measure]:
-    """Frames per CPU-second of extract() over those of libavcodec alone, in turn on one core."""
-    own, other = sorted(os.sched_getaffinity(0))[:2]
-    os.sched_setaffinity(0, {own})
+    """Compare frames per CPU-second of extract() and of libavcodec alone, in turn on one core."""
+    client_core, server_core = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, {client_core})
     measures = []
-    with tempfile.TemporaryDirectory() as folder, instant_server(other) as target:
-        for size, film in ("1280x720", large(Path(folder))), ("320x240", small(Path(folder))):
+    with tempfile.TemporaryDirectory() as folder, instant_server(server_core) as target:
+        for size, video in ("1280x720", large(Path(folder))), ("320x240", small(Path(folder))):
             clients = {resize: _client(target, resize) for resize in ("exact", "fast")}
             ratios: dict[str, list[float]] = {resize: [] for resize in clients}
             for _ in range(ROUNDS):
-                alone_s = _alone_s(film)
+                decode_s = _decode_s(video)
                 for resize, client in clients.items():
-                    ratios[resize].append(alone_s / _extract_s(client, film))
+                    ratios[resize].append(decode_s / _extract_s(client, video))
             measures += [
                 Measure(
                     f"extract over decoding alone, {size}, {resize}",
                     at_least=BOUNDS[size, resize],
-                    **middle(found),
+                    **middle(values),
                 )
-                for resize, found in ratios.items()
+                for resize, values in ratios.items()
             ]
     return measures
 
@@ -59,42 +59,43 @@ def _client(target: str, resize: str) -> C3DClient:
     return client
 
 
-def _alone_s(film: Path) -> float:
+def _decode_s(video: Path) -> float:
+    """Return the CPU time of decoding alone."""
     started = time.process_time()
-    with av.open(str(film)) as container:
+    with av.open(str(video)) as container:
         container.streams.video[0].thread_type = "NONE"
         for _ in container.decode(video=0):
             pass
     return time.process_time() - started
 
 
-def _extract_s(client: C3DClient, film: Path) -> float:
-    """CPU time of all this process's threads."""
+def _extract_s(client: C3DClient, video: Path) -> float:
+    """Return the CPU time of an extraction in all threads of this process."""
     started = time.process_time()
-    client.extract(film, threads=1)
+    client.extract(video, threads=1)
     return time.process_time() - started
 
 
 def two_at_a_time() -> list[Measure]:
-    """Videos a second, two decoders over one."""
+    """Compare videos per second of two workers and of one."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder, instant_server() as target:
-        films = [large(Path(folder), times=2)] * VIDEOS
+        videos = [large(Path(folder), times=2)] * VIDEOS
         with C3DClient(target) as client:
             client.model_info()
             for _ in range(3):
                 started = time.perf_counter()
-                for film in films:
-                    client.extract(film, threads=1)
+                for video in videos:
+                    client.extract(video, threads=1)
                 between = time.perf_counter()
-                for outcome in client.extract_many(films, workers=2):
+                for outcome in client.extract_many(videos, workers=2):
                     outcome.unwrap()
                 ratios.append((between - started) / (time.perf_counter() - between))
     return [Measure("two videos at a time over one, 1280x720", at_least=1.7, **middle(ratios))]
 
 
 def messages() -> list[Measure]:
-    """A request of 32 clips, made and read."""
+    """Measure serialising and parsing a request of 32 clips."""
     speed = message_speed(seconds=1)
     return [
         Measure(

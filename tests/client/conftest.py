@@ -1,4 +1,4 @@
-"""Servers and addresses for the client's tests, and the command with a film for it."""
+"""Fixtures of the client's tests: servers, addresses, the command `c3d` and small videos."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.films import write_film
 
 @pytest.fixture(autouse=True)
 def short_backoff(monkeypatch):
-    """Retries follow each other at once; how many there are is what the tests look at."""
+    """Shorten the pauses between retries, because tests only count the retries."""
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
 
 
 @pytest.fixture
 def fake_serving() -> Iterator:
-    """Start a :class:`fake_serving.FakeServing` with the arguments given; stopped after the test."""
+    """Start :class:`FakeServing` servers with any arguments; they are stopped after the test."""
     started = []
 
     def start(*args, **kwargs):
@@ -34,32 +34,32 @@ def fake_serving() -> Iterator:
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """An address that refuses connections: the port is taken and nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{taken.getsockname()[1]}"
+    """An address that refuses connections: its port is bound but nothing listens there."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
 @pytest.fixture
 def run(capsys):
-    """Run the command; gives the exit code, standard output, and standard error's lines."""
+    """Run `c3d`; returns the exit code, standard output and the lines of standard error."""
 
     def run_command(*arguments):
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err.splitlines()
+        output = capsys.readouterr()
+        return exit_info.value.code, output.out, output.err.splitlines()
 
     return run_command
 
 
 @pytest.fixture
 def film(tmp_path):
-    """A film of two clips."""
+    """A video of two clips."""
     return write_film(tmp_path / "film.mp4", 24)
 
 
 @pytest.fixture(scope="session")
 def sixteen(tmp_path_factory):
-    """A film of exactly one clip."""
+    """A video of exactly one clip."""
     return write_film(tmp_path_factory.mktemp("films") / "sixteen.mp4", 16)

@@ -1,4 +1,4 @@
-"""`c3d bench`: what it measures adds up, and what it prints can be read by people and programs."""
+"""`c3d bench`: measurements are consistent, and are printed as tables or JSON."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from c3d_client.bench import (
     decode_speed,
     extract_speed,
     message_speed,
-    repeat,
-    write_film,
+    repeat_video,
+    write_video,
 )
 from c3d_client.results import Timings
-from support.films import write_film as write_index_film
+from support.films import write_film
 
 QUICK_S = 0.05
 TABLES = {
@@ -32,42 +32,42 @@ TABLES = {
 }
 
 
-def positive(values):
+def all_positive(values):
     return all(math.isfinite(value) and value > 0 for value in values)
 
 
 class TestDecodeSpeed:
-    def test_measures_a_short_film_on_frames_enough(self, film):
+    def test_short_video_is_repeated(self, film):
         speed = decode_speed(film, seconds=QUICK_S)
         assert (speed.width, speed.height) == (320, 240)
         assert speed.frames >= 64
-        assert positive((speed.decode, speed.exact, speed.fast))
+        assert all_positive((speed.decode, speed.exact, speed.fast))
 
 
 class TestMessageSpeed:
-    def test_both_ways_take_as_long_as_each_together_at_least(self):
+    def test_both_directions_take_at_least_the_time_of_each(self):
         speed = message_speed(seconds=QUICK_S)
         assert speed.clips == 32
-        assert positive((speed.make_gb_per_s, speed.parse_gb_per_s))
-        together = 1 / (1 / speed.make_gb_per_s + 1 / speed.parse_gb_per_s)
-        assert 0 < speed.gb_per_s <= together * (1 + 1e-9)
+        assert all_positive((speed.make_gb_per_s, speed.parse_gb_per_s))
+        fastest = 1 / (1 / speed.make_gb_per_s + 1 / speed.parse_gb_per_s)
+        assert 0 < speed.gb_per_s <= fastest * (1 + 1e-9)
 
 
 class TestBatchSpeed:
-    def test_asks_with_batches_of_the_size_alone(self, fake_serving):
+    def test_only_batches_of_the_size_are_sent(self, fake_serving):
         sizes = []
         server = fake_serving(lambda request, rows, context: sizes.append(len(rows)))
         speed = batch_speed(ServingOptions(target=server.target), 8, seconds=0.5)
         assert set(sizes) == {1, 8}
-        assert speed.requests == sizes.count(8) - 1  # one was alone
+        assert speed.requests == sizes.count(8) - 1  # the first was measured alone
         assert speed.requests > 1
         assert speed.batch_size == 8
-        assert positive((speed.clips_per_s, speed.alone_s))
+        assert all_positive((speed.clips_per_s, speed.alone_s))
         assert 0 < speed.p50_s <= speed.p95_s <= speed.p99_s
         assert speed.window >= 4
         assert speed.push_backs == 0
 
-    def test_asks_a_slow_server_once(self, fake_serving):
+    def test_slow_server_gets_one_request(self, fake_serving):
         server = fake_serving()
         speed = batch_speed(ServingOptions(target=server.target), 8, seconds=1e-9)
         assert speed.requests == 1
@@ -75,30 +75,27 @@ class TestBatchSpeed:
         assert speed.p50_s == speed.p99_s == speed.alone_s
         assert speed.clips_per_s <= 8 / speed.alone_s
 
-    def test_counts_what_is_pushed_back(self, fake_serving):
+    def test_rejected_requests_are_counted(self, fake_serving):
         def refuse_once(request, rows, context):
             if len(server.requests) == 2:
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
 
         server = fake_serving(refuse_once)
         options = ServingOptions(target=server.target)
         assert batch_speed(options, 1, seconds=QUICK_S).push_backs == 1
 
-    @pytest.mark.parametrize(
-        ("card", "sizes"),
-        [
+    def test_batch_sizes_are_those_of_the_model_card(self):
+        for card, sizes in (
             ({"batch_sizes": [1, 8]}, (1, 8)),
             ({"batch_sizes": [4]}, (1,)),
             ({"batch_sizes": [1, 64]}, (1, 8, 32)),
             ({}, (1, 8, 32)),
-        ],
-    )
-    def test_knows_from_the_card_what_the_servable_was_made_for(self, card, sizes):
-        assert batch_sizes(SimpleNamespace(card=card)) == sizes
+        ):
+            assert batch_sizes(SimpleNamespace(card=card)) == sizes, card
 
 
 class TestExtractSpeed:
-    def test_a_whole_film_adds_up(self, narrow_server, film):
+    def test_numbers_of_a_whole_video_are_consistent(self, narrow_server, film):
         with C3DClient(narrow_server.target) as c3d:
             speed = extract_speed(c3d, film, seconds=60)
         assert speed.clips == 2
@@ -107,19 +104,19 @@ class TestExtractSpeed:
         assert speed.wall_s == speed.timings.wall_s
         assert speed.timings.compute_s > 0
 
-    def test_a_long_film_is_left_when_the_time_is_over(self, fake_serving, film):
+    def test_long_video_ends_with_the_time(self, fake_serving, film):
         server = fake_serving()
-        long_film = repeat(film, film.with_name("long.mp4"), times=20)
-        assert sum(1 for _ in decode_frames(long_film)) == 480
+        long_video = repeat_video(film, film.with_name("long.mp4"), times=20)
+        assert sum(1 for _ in decode_frames(long_video)) == 480
         options = ServingOptions(target=server.target, batch_size=1, max_in_flight=1)
         with C3DClient(options=options) as c3d:
-            speed = extract_speed(c3d, long_film, seconds=1e-9)
+            speed = extract_speed(c3d, long_video, seconds=1e-9)
         assert speed.clips == 2
         assert speed.frames_per_s == pytest.approx(24 / speed.wall_s)
         assert len(server.requests) < 6
 
-    def test_a_film_too_short_for_a_clip_says_so(self, narrow_server, tmp_path):
-        short = write_index_film(tmp_path / "short.mp4", 15)
+    def test_video_shorter_than_a_clip_is_an_error(self, narrow_server, tmp_path):
+        short = write_film(tmp_path / "short.mp4", 15)
         with (
             C3DClient(narrow_server.target) as c3d,
             pytest.raises(VideoTooShortError, match="has 15 frames; a clip needs 16"),
@@ -127,87 +124,82 @@ class TestExtractSpeed:
             extract_speed(c3d, short, seconds=QUICK_S)
 
 
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
+def test_bottleneck_is_the_part_that_the_others_waited_for():
+    timings = Timings(wall_s=10.0, decode_s=1.0, wire_s=1.0, queue_s=0.0, compute_s=0.0)
+    for changes, expected in (
         ({"decode_s": 6.0}, "decoding"),
         ({"queue_s": 5.0}, "the server"),
         ({"compute_s": 5.0}, "the server"),
         ({"wire_s": 9.0}, "the network"),
         ({"queue_s": None, "compute_s": None}, "the server or the network"),
-    ],
-)
-def test_the_bottleneck_is_what_the_others_waited_for(changes, names):
-    timings = Timings(wall_s=10.0, decode_s=1.0, wire_s=1.0, queue_s=0.0, compute_s=0.0)
-    assert bottleneck(replace(timings, **changes)) == names
+    ):
+        assert bottleneck(replace(timings, **changes)) == expected, changes
 
 
 class TestCommand:
-    def test_prints_every_table_for_people(self, run, narrow_server, film):
-        code, told, errors = run(
+    def test_every_table_is_printed(self, run, narrow_server, film):
+        code, stdout, stderr = run(
             *("bench", film, "--seconds", QUICK_S, "--server", narrow_server.target)
         )
-        assert (code, errors) == (0, [])
-        starts = [line.split()[0] for line in told.splitlines() if line]
+        assert (code, stderr) == (0, [])
+        starts = [line.split()[0] for line in stdout.splitlines() if line]
         assert starts == [
-            *("film", "decode", "+", "+", "messages"),
+            *("video", "decode", "+", "+", "messages"),
             *("server", "batch", "1", "8", "decoding", "extract", "spent", "bottleneck:"),
         ]
 
-    def test_json_has_the_headlines_of_its_tables(self, run, narrow_server, film):
-        code, told, _ = run(
+    def test_json_has_the_main_numbers_and_the_tables(self, run, narrow_server, film):
+        code, stdout, _ = run(
             *("bench", film, "--seconds", QUICK_S, "--server", narrow_server.target),
             *("--json", "--resize", "fast"),
         )
-        found = json.loads(told)
+        results = json.loads(stdout)
         assert code == 0
-        assert [*found] == ["frames_per_core_s", "clips_per_s", "batch_size", "cores", *TABLES]
-        assert all(isinstance(found[name], kind) for name, kind in TABLES.items())
-        assert found["frames_per_core_s"] == found["decode"]["fast"]
-        assert found["film"] == str(film)
-        best = max(found["server"]["batches"], key=lambda row: row["clips_per_s"])
-        assert (found["clips_per_s"], found["batch_size"]) == (
+        assert [*results] == ["frames_per_core_s", "clips_per_s", "batch_size", "cores", *TABLES]
+        assert all(isinstance(results[name], kind) for name, kind in TABLES.items())
+        assert results["frames_per_core_s"] == results["decode"]["fast"]
+        assert results["film"] == str(film)
+        best = max(results["server"]["batches"], key=lambda row: row["clips_per_s"])
+        assert (results["clips_per_s"], results["batch_size"]) == (
             best["clips_per_s"],
             best["batch_size"],
         )
-        assert [row["batch_size"] for row in found["server"]["batches"]] == [1, 8]
-        assert found["extract"]["clips"] == 2
+        assert [row["batch_size"] for row in results["server"]["batches"]] == [1, 8]
+        assert results["extract"]["clips"] == 2
 
-    def test_measures_this_machine_alone(self, run, nobody, film):
-        code, told, errors = run(
+    def test_no_server_measures_this_machine_alone(self, run, nobody, film):
+        code, stdout, stderr = run(
             *("bench", film, "--seconds", QUICK_S, "--no-server", "--json", "--server", nobody)
         )
-        found = json.loads(told)
-        assert (code, errors) == (0, [])
-        assert found["frames_per_core_s"] == found["decode"]["exact"] > 0
-        assert found["clips_per_s"] is found["server"] is found["extract"] is None
+        results = json.loads(stdout)
+        assert (code, stderr) == (0, [])
+        assert results["frames_per_core_s"] == results["decode"]["exact"] > 0
+        assert results["clips_per_s"] is results["server"] is results["extract"] is None
 
-    @pytest.mark.parametrize("as_json", [True, False])
-    def test_without_a_server_says_what_it_measured_and_that(self, run, nobody, film, as_json):
-        code, told, errors = run(
-            *("bench", film, "--seconds", QUICK_S, "--server", nobody),
-            *(("--json",) if as_json else ()),
-        )
-        assert code == 2
-        assert len(errors) == 1
-        assert errors[0].startswith(f"c3d: {nobody}: no server answers")
-        if as_json:
-            assert json.loads(told)["decode"]["exact"] > 0
-            assert json.loads(told)["server"] is None
-        else:
-            assert "frames/s" in told
+    def test_missing_server_is_an_error_after_the_other_results(self, run, nobody, film):
+        for options in ((), ("--json",)):
+            code, stdout, stderr = run(
+                *("bench", film, "--seconds", QUICK_S, "--server", nobody), *options
+            )
+            assert (code, len(stderr)) == (2, 1)
+            assert stderr[0].startswith(f"c3d: {nobody}: no server answers")
+            if options:
+                assert json.loads(stdout)["decode"]["exact"] > 0
+                assert json.loads(stdout)["server"] is None
+            else:
+                assert "frames/s" in stdout
 
-    def test_a_film_that_is_not_there_is_one_line(self, run, tmp_path):
-        code, told, errors = run("bench", tmp_path / "absent.mp4", "--json")
-        assert (code, told) == (2, "")
-        assert errors == [f"c3d: {tmp_path / 'absent.mp4'}: no such file"]
+    def test_missing_video_is_one_line(self, run, tmp_path):
+        code, stdout, stderr = run("bench", tmp_path / "absent.mp4", "--json")
+        assert (code, stdout) == (2, "")
+        assert stderr == [f"c3d: {tmp_path / 'absent.mp4'}: no such file"]
 
 
-def test_the_film_that_is_made_is_a_minute_of_720p(tmp_path):
-    film = write_film(tmp_path)
-    assert [*tmp_path.iterdir()] == [film]
-    frame = next(decode_frames(film))
+def test_generated_video_is_a_minute_of_720p(tmp_path):
+    video = write_video(tmp_path)
+    assert [*tmp_path.iterdir()] == [video]
+    frame = next(decode_frames(video))
     assert (frame.picture.width, frame.picture.height) == (1280, 720)
-    with av.open(str(film)) as container:
+    with av.open(str(video)) as container:
         assert sum(1 for packet in container.demux(video=0) if packet.size) == 60 * 25
         assert container.duration == 60 * av.time_base

@@ -1,4 +1,4 @@
-"""One call: its deadline, its attempts, and what each gRPC code becomes."""
+"""Channel and Call: timeout, retries, and the error of each gRPC code."""
 
 import http.server
 import threading
@@ -17,7 +17,7 @@ from support.fake_serving import clips_of
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
-# gRPC code -> our error, and whether the request is sent again.
+# gRPC code -> error, and whether the request is retried.
 EXPECTED = {
     "CANCELLED": (errors.ServingError, False),
     "UNKNOWN": (errors.ServingError, False),
@@ -36,7 +36,7 @@ EXPECTED = {
     "DATA_LOSS": (errors.ServingError, False),
     "UNAUTHENTICATED": (errors.ServingError, False),
 }
-# TensorFlow Serving's own words.
+# Messages of TensorFlow Serving.
 QUEUE_FULL = (
     "The batch scheduling queue to which this task was submitted is full; currently 64 batches "
     "enqueued and max_enqueued_batches is 64"
@@ -44,8 +44,8 @@ QUEUE_FULL = (
 NO_LABEL = "Unrecognized servable version label: stable"
 
 
-def ask(target, **changes):
-    """Send one clip and wait."""
+def predict(target, **changes):
+    """Send one clip and wait for the answer."""
     options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 2, **changes})
     connection = Channel(options)
     spec = wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name)
@@ -56,30 +56,30 @@ def ask(target, **changes):
         connection.close()
 
 
-def failing(code, details="said the server"):
+def failing(code, details="message of the server"):
     def on_predict(_request, _rows, context):
         context.abort(grpc.StatusCode[code], details)
 
     return on_predict
 
 
-def test_every_code_that_grpc_has_is_expected():
+def test_every_grpc_code_has_an_expectation():
     assert set(EXPECTED) | {"OK"} == {code.name for code in grpc.StatusCode}
 
 
 @pytest.mark.parametrize("code", EXPECTED)
-def test_a_code_becomes_its_error_after_its_attempts(fake_serving, code):
+def test_grpc_code_becomes_its_error_after_all_attempts(fake_serving, code):
     kind, retried = EXPECTED[code]
-    server = fake_serving(failing(code, "said the server\non two lines"))
+    server = fake_serving(failing(code, "message of the server\non two lines"))
     with pytest.raises(errors.ServingError) as caught:
-        ask(server.target)
+        predict(server.target)
     assert type(caught.value) is kind
     assert caught.value.code == code
     assert caught.value.target == server.target
     assert isinstance(caught.value.__cause__, grpc.RpcError)
     message = str(caught.value)
     assert message.startswith(f"{server.target}: ")
-    assert message.endswith(f"[{code}: said the server on two lines]")
+    assert message.endswith(f"[{code}: message of the server on two lines]")
     assert "\n" not in message
     assert len(server.requests) == (3 if retried else 1)
 
@@ -93,40 +93,40 @@ def test_a_code_becomes_its_error_after_its_attempts(fake_serving, code):
         ("INVALID_ARGUMENT", NO_LABEL, errors.ModelNotFound, 1),
     ],
 )
-def test_the_servers_words_tell_apart_what_its_codes_do_not(
+def test_server_message_decides_where_the_code_is_ambiguous(
     fake_serving, code, details, kind, attempts
 ):
     server = fake_serving(failing(code, details))
     with pytest.raises(errors.ServingError) as caught:
-        ask(server.target)
+        predict(server.target)
     assert type(caught.value) is kind
     assert len(server.requests) == attempts
 
 
-def test_no_details_are_said_to_be_none(fake_serving):
+def test_error_without_details(fake_serving):
     with pytest.raises(errors.ServingError, match=r"\[ABORTED: no details\]"):
-        ask(fake_serving(failing("ABORTED", "")).target)
+        predict(fake_serving(failing("ABORTED", "")).target)
 
 
-def test_two_refusals_and_an_answer_are_an_answer(fake_serving):
+def test_third_attempt_succeeds(fake_serving):
     def on_predict(_request, _rows, context):
         if len(server.requests) < 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL)
 
     server = fake_serving(on_predict)
-    assert set(ask(server.target).outputs) == {"features"}
+    assert set(predict(server.target).outputs) == {"features"}
     assert len(server.requests) == 3
     assert server.requests[0] == server.requests[1] == server.requests[2]
 
 
-def test_without_retries_one_refusal_is_the_end(fake_serving):
+def test_without_retries_there_is_one_attempt(fake_serving):
     server = fake_serving(failing("UNAVAILABLE"))
     with pytest.raises(errors.ServingUnavailable):
-        ask(server.target, retries=0)
+        predict(server.target, retries=0)
     assert len(server.requests) == 1
 
 
-def test_attempts_are_spaced_wider_each_time_up_to_a_limit(fake_serving, monkeypatch):
+def test_pauses_grow_up_to_the_longest(fake_serving, monkeypatch):
     longest = []
 
     def uniform(low, high):
@@ -136,49 +136,49 @@ def test_attempts_are_spaced_wider_each_time_up_to_a_limit(fake_serving, monkeyp
     monkeypatch.setattr(channel.random, "uniform", uniform)
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.25)
     with pytest.raises(errors.ServingUnavailable):
-        ask(fake_serving(failing("UNAVAILABLE")).target, retries=7)
+        predict(fake_serving(failing("UNAVAILABLE")).target, retries=7)
     assert longest == [(0, s) for s in (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0)]
 
 
-def test_no_answer_before_the_deadline_is_a_timeout(fake_serving):
-    let_go = threading.Event()
-    server = fake_serving(lambda *_: let_go.wait(30) and None)
+def test_no_answer_within_the_timeout(fake_serving):
+    release = threading.Event()
+    server = fake_serving(lambda *_: release.wait(30) and None)
     try:
         with pytest.raises(errors.ServingTimeout, match=r"no answer within 0\.2 s") as caught:
-            ask(server.target, timeout_s=0.2, retries=1)
+            predict(server.target, timeout_s=0.2, retries=1)
     finally:
-        let_go.set()
+        release.set()
     assert len(server.requests) == 2
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
-def test_an_address_where_nobody_listens_is_unavailable(nobody):
+def test_address_without_a_server_is_unavailable(nobody):
     with pytest.raises(errors.ServingUnavailable, match="no server answers") as caught:
-        ask(nobody)
+        predict(nobody)
     assert (caught.value.target, caught.value.code) == (nobody, "UNAVAILABLE")
 
 
-def test_answers_larger_than_grpcs_default_of_4_mb_pass(fake_serving):
+def test_answers_may_be_larger_than_grpcs_default_of_4_mb(fake_serving):
     server = fake_serving(lambda *_: np.ones((1, 1_200_000), np.float32))
-    response = ask(server.target)
+    response = predict(server.target)
     assert response.ByteSize() > 4 * 2**20
 
 
-def test_a_message_larger_than_the_server_takes_is_not_sent_again(fake_serving, monkeypatch):
+def test_message_that_is_too_large_is_not_retried(fake_serving, monkeypatch):
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 600)
     monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
     server = fake_serving(options=[("grpc.max_receive_message_length", 9999)])
     with pytest.raises(errors.RequestRejected, match="give a smaller batch_size") as caught:
-        ask(server.target)
+        predict(server.target)
     assert caught.value.code == "RESOURCE_EXHAUSTED"
 
 
-def test_a_port_that_speaks_http_is_said_not_to_be_grpcs():
+def test_http_port_is_not_a_grpc_port():
     server = http.server.HTTPServer(("127.0.0.1", 0), _Quiet)
     threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     try:
         with pytest.raises(errors.ServingUnavailable, match="this is not a gRPC port"):
-            ask(f"127.0.0.1:{server.server_port}")
+            predict(f"127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
         server.server_close()
@@ -186,22 +186,22 @@ def test_a_port_that_speaks_http_is_said_not_to_be_grpcs():
 
 class _Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
-        """Say nothing on standard error."""
+        """Print nothing on standard error."""
 
 
-def test_a_server_that_comes_back_is_found_by_the_next_attempt(fake_serving, monkeypatch):
-    # Attempts after 0.1, 0.3 and 0.7 s; left to itself gRPC connects again after a second.
+def test_restarted_server_is_found_by_the_next_attempt(fake_serving, monkeypatch):
+    # Attempts after 0.1, 0.3 and 0.7 s; by default gRPC reconnects after a second.
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.1)
     monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
     first = fake_serving()
     first.stop()
     returns = threading.Timer(0.2, lambda: fake_serving(port=first.port))
     returns.start()
-    assert set(ask(first.target, retries=3).outputs) == {"features"}
+    assert set(predict(first.target, retries=3).outputs) == {"features"}
     returns.join()
 
 
-def test_the_server_is_left_in_peace_and_messages_may_be_large():
+def test_pings_are_rare_and_messages_may_be_large():
     options = dict(channel._CHANNEL_OPTIONS)
     # TensorFlow Serving answers pings more often than every 300 s with GOAWAY.
     assert options["grpc.keepalive_time_ms"] >= 300_000
@@ -209,19 +209,19 @@ def test_the_server_is_left_in_peace_and_messages_may_be_large():
     assert options["grpc.max_send_message_length"] == -1
 
 
-def test_the_missing_model_is_named_with_its_label(fake_serving):
+def test_missing_model_is_named_with_its_label(fake_serving):
     server = fake_serving(failing("INVALID_ARGUMENT", NO_LABEL))
     with pytest.raises(errors.ModelNotFound, match="does not have model 'c3d' label 'stable'"):
-        ask(server.target, label="stable")
+        predict(server.target, label="stable")
 
 
-def test_the_missing_model_is_named_with_its_version(fake_serving):
+def test_missing_model_is_named_with_its_version(fake_serving):
     server = fake_serving(failing("NOT_FOUND"))
     with pytest.raises(errors.ModelNotFound, match="does not have model 'other' version 7"):
-        ask(server.target, model="other", version=7)
+        predict(server.target, model="other", version=7)
 
 
-def test_the_time_that_the_server_tells_of_is_read(fake_serving):
+def test_times_in_the_trailing_metadata_are_read(fake_serving):
     def on_predict(_request, _rows, context):
         context.set_trailing_metadata((("c3d-compute-s", "0.125"),))
 

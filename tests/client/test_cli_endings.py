@@ -1,4 +1,4 @@
-"""The command where it can do nothing: servers that cannot help, bad arguments, and its help."""
+"""The command `c3d` without a usable server, with bad arguments, and its help."""
 
 import subprocess
 import sys
@@ -9,48 +9,49 @@ from c3d_client import cli
 from support.fake_serving import model_card, signature_defs
 
 
-@pytest.mark.parametrize("command", ["extract", "classify", "status"])
-class TestServersThatCannotHelp:
+class TestUnusableServers:
     @pytest.fixture
-    def ends(self, run, film, tmp_path, command):
-        """The command ends with 2, one line, and nothing written; gives the line."""
+    def errors_of(self, run, film, tmp_path):
+        """Run the three commands that use a server; return the one line of each on stderr."""
 
-        def check(*options):
-            videos = [] if command == "status" else [film]
-            out = ["--out", tmp_path / "out"] if command == "extract" else []
-            code, _, errors = run(command, *videos, *out, *options)
-            assert code == 2
-            assert len(errors) == 1
-            assert errors[0].startswith("c3d: ")
-            assert not list(tmp_path.rglob("*.npz"))
-            return errors[0]
+        def run_commands(*options):
+            lines = []
+            for command in ("extract", "classify", "status"):
+                videos = [] if command == "status" else [film]
+                out = ["--out", tmp_path / "out"] if command == "extract" else []
+                code, _, stderr = run(command, *videos, *out, *options)
+                assert (code, len(stderr)) == (2, 1), (command, options)
+                assert stderr[0].startswith("c3d: "), (command, options)
+                assert not list(tmp_path.rglob("*.npz"))
+                lines.append(stderr[0])
+            return lines
 
-        return check
+        return run_commands
 
-    def test_because_nobody_listens(self, ends, nobody):
-        assert "no server answers" in ends("--server", nobody)
+    def test_no_server(self, errors_of, nobody):
+        assert all("no server answers" in line for line in errors_of("--server", nobody))
 
-    def test_because_they_lack_the_model(self, ends, narrow_server):
-        line = ends("--server", narrow_server.target, "--model", "other")
-        assert "does not have model 'other'" in line
+    def test_server_without_the_model_or_version(self, errors_of, narrow_server):
+        for options, expected in (
+            (("--model", "other"), "does not have model 'other'"),
+            (("--model-version", 7), "does not have model 'c3d' version 7"),
+        ):
+            for line in errors_of("--server", narrow_server.target, *options):
+                assert expected in line
 
-    def test_because_they_lack_the_version(self, ends, narrow_server):
-        line = ends("--server", narrow_server.target, "--model-version", 7)
-        assert "does not have model 'c3d' version 7" in line
+    def test_model_of_another_contract(self, errors_of, fake_serving):
+        server = fake_serving(card=model_card(contract_version="2"))
+        for line in errors_of("--server", server.target):
+            assert "its contract version is '2', this client's is '1'" in line
 
-    def test_because_their_model_has_another_contract(self, ends, fake_serving):
-        line = ends("--server", fake_serving(card=model_card(contract_version="2")).target)
-        assert "its contract version is '2', this client's is '1'" in line
-
-    def test_because_their_model_is_another(self, ends, fake_serving):
+    def test_another_model(self, errors_of, fake_serving):
         signatures = signature_defs()
         del signatures["fc6_features"]
-        line = ends("--server", fake_serving(signatures=signatures).target)
-        assert "has no signature 'fc6_features'" in line
+        for line in errors_of("--server", fake_serving(signatures=signatures).target):
+            assert "has no signature 'fc6_features'" in line
 
-    @pytest.mark.parametrize(
-        ("option", "value"),
-        [
+    def test_bad_options(self, errors_of):
+        for options in (
             ("--server", "http://localhost:8501"),
             ("--timeout", "0"),
             ("--timeout", "inf"),
@@ -61,16 +62,17 @@ class TestServersThatCannotHelp:
             ("--cert", "absent.pem"),
             ("--token-file", "absent"),
             ("--retries", "-1"),
-        ],
-    )
-    def test_because_of_a_bad_option(self, ends, option, value):
-        ends(option, value)
+        ):
+            errors_of(*options)
 
 
 class TestArguments:
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
+    def test_values_out_of_range_are_refused_before_anything_is_written(
+        self, run, fake_serving, film, monkeypatch
+    ):
+        monkeypatch.chdir(film.parent)
+        server = fake_serving()
+        for arguments, expected in (
             (("extract", "--batch-size", "0"), "batch_size is 0; give 1 to 32"),
             (("extract", "--batch-size", "33"), "batch_size is 33; give 1 to 32"),
             (("extract", "--stride", "0"), "stride is 0"),
@@ -82,74 +84,72 @@ class TestArguments:
             (("extract", "--format", "csv"), "csv"),
             (("extract", "--max-in-flight", "0"), "max_in_flight is 0"),
             (("classify", "--top", "0"), "top_k is 0"),
-        ],
-    )
-    def test_out_of_range_end_with_2_and_make_nothing(
-        self, run, fake_serving, film, monkeypatch, arguments, words
-    ):
-        monkeypatch.chdir(film.parent)
-        out = ["--out", "out"] if arguments[0] == "extract" else []
-        code, told, errors = run(*arguments, film, *out, "--server", fake_serving().target)
-        assert (code, told, len(errors)) == (2, "", 1)
-        assert errors[0].startswith("c3d: ")
-        assert words in errors[0]
-        assert [p.name for p in film.parent.iterdir()] == ["film.mp4"]
+        ):
+            out = ["--out", "out"] if arguments[0] == "extract" else []
+            code, stdout, stderr = run(*arguments, film, *out, "--server", server.target)
+            assert (code, stdout, len(stderr)) == (2, "", 1), arguments
+            assert stderr[0].startswith("c3d: "), arguments
+            assert expected in stderr[0], arguments
+            assert [path.name for path in film.parent.iterdir()] == ["film.mp4"], arguments
 
-    @pytest.mark.parametrize("command", ["extract", "classify"])
-    def test_without_a_video_end_with_2(self, run, command):
-        code, _, errors = run(command)
-        assert (code, errors) == (2, ["c3d: Missing argument 'INPUT...'."])
+    def test_missing_video_is_an_error(self, run):
+        for command in ("extract", "classify"):
+            code, _, stderr = run(command)
+            assert (code, stderr) == (2, ["c3d: Missing argument 'INPUT...'."]), command
 
-    def test_that_are_missing_altogether_show_the_help(self, run):
-        code, told, errors = run()
-        assert (code, told) == (2, "")
-        assert errors[0].startswith("Usage: c3d")
-        assert len(errors) > 5
+    def test_no_arguments_show_the_help(self, run):
+        code, stdout, stderr = run()
+        assert (code, stdout) == (2, "")
+        assert stderr[0].startswith("Usage: c3d")
+        assert len(stderr) > 5
 
-    def test_an_interruption_is_one_line_and_130(self, run, fake_serving, film, monkeypatch):
-        def interrupted(*_arguments, **_options):
+    def test_interruption_is_one_line_and_exit_code_130(self, run, fake_serving, film, monkeypatch):
+        def interrupt(*_arguments, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("c3d_client.client.C3DClient.extract", interrupted)
-        code, _, errors = run(
+        monkeypatch.setattr("c3d_client.client.C3DClient._extract", interrupt)
+        code, _, stderr = run(
             "extract", film, "--out", film.parent, "--server", fake_serving().target
         )
         assert code == 130
-        # The terminal's ^C stands on a line that click ends first.
-        assert [line for line in errors if line] == [
+        # click first ends the line on which the terminal shows ^C.
+        assert [line for line in stderr if line] == [
             "c3d: interrupted; files already written are complete"
         ]
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", [(), *[(name,) for name in cli.cli.commands]])
-    def test_is_there_for_every_command(self, run, command):
-        for option in ("--help", "-h"):
-            code, told, errors = run(*command, option)
-            assert (code, errors) == (0, [])
-            assert told.startswith("Usage: c3d")
+    def test_help_of_every_command_fits_the_terminal(self, run, monkeypatch):
+        for columns in (60, 80):
+            monkeypatch.setenv("COLUMNS", str(columns))
+            for command in ((), *((name,) for name in cli.cli.commands)):
+                for option in ("--help", "-h"):
+                    code, stdout, stderr = run(*command, option)
+                    assert (code, stderr) == (0, []), command
+                    assert stdout.startswith("Usage: c3d"), command
+                    assert max(map(len, stdout.splitlines())) <= columns, (command, columns)
 
-    def test_of_the_module_loads_neither_grpc_nor_the_decoder(self):
+    def test_help_loads_neither_grpc_nor_the_decoder(self):
         code = (
             "import runpy, sys\n"
             "sys.argv = ['c3d', '--help']\n"
             "try: runpy.run_module('c3d_client', run_name='__main__')\n"
             "finally: print('LOADED', *sys.modules)"
         )
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert told.returncode == 0
-        assert "Usage: c3d" in told.stdout
-        loaded = {name.split(".")[0] for name in told.stdout.split("LOADED")[1].split()}
-        assert not {"grpc", "av", "cv2", "numpy", "google"} & loaded
+        completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert completed.returncode == 0
+        assert "Usage: c3d" in completed.stdout
+        modules = {name.split(".")[0] for name in completed.stdout.split("LOADED")[1].split()}
+        assert not {"grpc", "av", "cv2", "numpy", "google", "jinja2", "rich"} & modules
 
-    def test_of_the_module_is_the_commands(self):
-        told = subprocess.run(
+    def test_module_is_the_command(self):
+        completed = subprocess.run(
             [sys.executable, "-m", "c3d_client", "--help"],
             capture_output=True,
             text=True,
             check=True,
         )
-        assert told.stdout.startswith("Usage: c3d ")
+        assert completed.stdout.startswith("Usage: c3d ")
 
-    def test_the_version_is_the_distributions(self, run):
+    def test_version_is_that_of_the_distribution(self, run):
         assert run("--version") == (0, f"c3d, version {version('c3d-client')}\n", [])

@@ -1,4 +1,4 @@
-"""The numbers that both sides agree on, as the Caffe code has them."""
+"""The numbers that client and servable share, as in the Caffe code."""
 
 import ast
 import sys
@@ -9,26 +9,26 @@ from c3d_client.core import contract
 from c3d_export.architecture import build_c3d
 
 
-def test_the_crop_is_caffes_and_not_the_ports():
+def test_crop_is_that_of_caffe_and_not_of_its_ports():
     assert (contract.RESIZE_HEIGHT, contract.RESIZE_WIDTH) == (128, 171)
     assert contract.CROP_TOP == 8
     assert contract.CROP_LEFT == 29  # ports that round up have 30
 
 
-def test_a_clip_is_16_frames_of_112_by_112_rgb_in_602112_bytes():
+def test_clip_is_16_frames_of_112_by_112_rgb_in_602112_bytes():
     assert contract.CLIP_SHAPE == (16, 112, 112, 3)
     assert contract.CLIP_BYTES == 602_112
     assert contract.CLIP_STRIDE == 8
 
 
-def test_features_and_classes_are_those_of_the_network():
+def test_feature_size_and_classes_are_those_of_the_network():
     network = build_c3d()
     assert network.get_layer("fc6").output.shape == (None, contract.FEATURE_SIZE)
     assert network.get_layer("fc7").output.shape == (None, contract.FEATURE_SIZE)
     assert network.output.shape == (None, contract.SPORTS1M_CLASSES)
 
 
-def test_every_signature_is_found_under_its_own_name():
+def test_signatures_are_stored_by_their_names():
     assert {name: s.name for name, s in contract.SIGNATURES.items()} == {
         name: name for name in ("classify", "fc6_features", "fc7_features", "model_card")
     }
@@ -36,17 +36,17 @@ def test_every_signature_is_found_under_its_own_name():
 
 
 @pytest.mark.parametrize("signature", ["classify", "fc6_features", "fc7_features"])
-def test_clips_travel_as_uint8(signature):
+def test_clips_are_sent_as_uint8(signature):
     tensor = contract.SIGNATURES[signature].input
     assert (tensor.name, tensor.dtype, tensor.shape) == ("clips", "UINT8", contract.CLIP_SHAPE)
 
 
-def test_the_largest_request_is_the_largest_batch_that_servers_are_warmed_up_for():
+def test_largest_request_is_the_largest_batch_size_of_the_warm_up():
     assert list(contract.BATCH_SIZES) == sorted(set(contract.BATCH_SIZES))
     assert max(contract.BATCH_SIZES) == contract.MAX_BATCH_SIZE
 
 
-def test_the_preprocessing_is_said_in_words_with_the_same_numbers():
+def test_preprocessing_texts_contain_the_same_numbers():
     assert contract.PREPROCESSING == {
         "resize": "171x128 opencv-linear",
         "crop": "rows 8:120, columns 29:141",
@@ -55,7 +55,7 @@ def test_the_preprocessing_is_said_in_words_with_the_same_numbers():
 
 
 @pytest.mark.parametrize("name", ["contract", "errors"])
-def test_what_the_exporter_shares_needs_the_standard_library_alone(name):
+def test_contract_and_errors_import_only_the_standard_library(name):
     source = Path(contract.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     imported = set()
     for node in ast.walk(ast.parse(source)):

@@ -1,5 +1,6 @@
-"""The errors: the drawing is the hierarchy, and each is also what a Python person expects."""
+"""The errors: their hierarchy, builtin base classes and attributes, and former import paths."""
 
+import importlib
 import inspect
 import pickle
 import re
@@ -16,25 +17,25 @@ CLASSES = {
 }
 
 
-def drawn_parents():
-    """The docstring's tree: each error's parent, read from its indentation."""
+def documented_parents():
+    """Return each error's parent, read from the tree in the module's docstring."""
     parents, path = {}, []
     for line in errors.__doc__.splitlines():
-        found = re.match(r"^    ([│├└ ]*)(\w+)", line)
-        if not found:
+        match = re.match(r"^    ([│├└ ]*)(\w+)", line)
+        if not match:
             continue
-        depth = 0 if not found[1] else 1 + (len(found[1]) - 2) // 4
-        path = [*path[:depth], found[2]]
-        parents[found[2]] = path[-2] if depth else None
+        depth = 0 if not match[1] else 1 + (len(match[1]) - 2) // 4
+        path = [*path[:depth], match[2]]
+        parents[match[2]] = path[-2] if depth else None
     return parents
 
 
-def test_the_drawing_at_the_top_of_the_file_is_the_hierarchy():
+def test_tree_in_the_docstring_is_the_class_hierarchy():
     real = {
         name: next((b.__name__ for b in kind.__bases__ if issubclass(b, errors.C3DError)), None)
         for name, kind in CLASSES.items()
     }
-    assert drawn_parents() == real
+    assert documented_parents() == real
 
 
 @pytest.mark.parametrize(
@@ -47,14 +48,14 @@ def test_the_drawing_at_the_top_of_the_file_is_the_hierarchy():
         ("OutputError", OSError),
     ],
 )
-def test_errors_are_also_the_builtin_that_fits(name, builtin):
+def test_errors_are_subclasses_of_the_fitting_builtin(name, builtin):
     assert issubclass(CLASSES[name], builtin)
 
 
 @pytest.mark.parametrize(
     "name", ["VideoError", "VideoDecodeError", "VideoTooShortError", "VideoUnreadableError"]
 )
-def test_a_video_error_names_its_video(tmp_path, name):
+def test_video_error_names_its_video(tmp_path, name):
     error = CLASSES[name](tmp_path / "film.mp4", "has no pictures")
     assert error.source == str(tmp_path / "film.mp4")
     assert error.reason == "has no pictures"
@@ -64,13 +65,13 @@ def test_a_video_error_names_its_video(tmp_path, name):
 @pytest.mark.parametrize(
     "name", sorted(n for n, kind in CLASSES.items() if issubclass(kind, errors.ServingError))
 )
-def test_a_serving_error_names_its_target_and_code(name):
-    error = CLASSES[name]("localhost:8500", "said no", code="ABORTED")
-    assert (error.target, error.reason, error.code) == ("localhost:8500", "said no", "ABORTED")
-    assert str(error) == "localhost:8500: said no"
+def test_serving_error_names_its_target_and_code(name):
+    error = CLASSES[name]("localhost:8500", "refused", code="ABORTED")
+    assert (error.target, error.reason, error.code) == ("localhost:8500", "refused", "ABORTED")
+    assert str(error) == "localhost:8500: refused"
 
 
-def test_an_output_error_names_its_path(tmp_path):
+def test_output_error_names_its_path(tmp_path):
     error = errors.OutputError(tmp_path / "film.npz", "cannot be written")
     assert error.path == str(tmp_path / "film.npz")
     assert str(error) == f"{tmp_path / 'film.npz'}: cannot be written"
@@ -86,8 +87,43 @@ def test_an_output_error_names_its_path(tmp_path):
         WeightsError("w.h5: damaged"),
     ],
 )
-def test_errors_cross_to_another_process_whole(error):
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert vars(again) == vars(error)
+def test_errors_can_be_pickled(error):
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert str(copied) == str(error)
+    assert vars(copied) == vars(error)
+
+
+# The errors that c3d_client.errors contained before they were moved to the other distributions.
+MOVED = {
+    "c3d_export.errors": ("AssetError", "ExportError", "VerificationError", "WeightsError"),
+    "c3d_pipelines.errors": (
+        *("BatchError", "ManifestError", "RunError", "ShardError", "StorageError"),
+    ),
+}
+
+
+def test_moved_errors_can_be_imported_from_the_former_path_with_a_warning():
+    from c3d_client import errors as former_path
+
+    for module, names in MOVED.items():
+        for name in names:
+            with pytest.warns(DeprecationWarning, match=f"import {name} from {module}") as warned:
+                error = getattr(former_path, name)
+            assert error is getattr(importlib.import_module(module), name)
+            assert issubclass(error, errors.C3DError)
+            assert warned[0].filename == __file__
+
+
+def test_unknown_error_at_the_former_path_is_an_attribute_error():
+    from c3d_client import errors as former_path
+
+    with pytest.raises(AttributeError, match="has no attribute 'NoSuchError'"):
+        _ = former_path.NoSuchError
+
+
+def test_other_errors_at_the_former_path_are_the_same_classes():
+    from c3d_client import errors as former_path
+
+    for name, error in CLASSES.items():
+        assert getattr(former_path, name) is error, name

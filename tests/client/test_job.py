@@ -1,5 +1,6 @@
-"""A run over many videos into one folder: each accounted for, done once, and resumed."""
+"""Extraction of many videos: every video has an outcome, and a later run continues."""
 
+import csv
 import os
 import shutil
 import threading
@@ -14,15 +15,22 @@ from c3d_client.core.errors import (
     ServingUnavailable,
     UsageError,
 )
-from c3d_client.job import ExtractJob, read_failures
-from c3d_client.video.sources import Source, expand
+from c3d_client.job import (
+    ExtractJob,
+    Failure,
+    fingerprint_text,
+    read_failures,
+    write_failures,
+)
+from c3d_client.video.sources import Source, expand, fingerprint
+from support.errors import error_of
 from support.fake_serving import model_card
 from support.films import write_film
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """Videos: two good ones of one name, one in a folder, one too short, one damaged."""
+    """Three good videos, two of them with the same stem, one too short, and one damaged."""
     folder = tmp_path_factory.mktemp("library")
     (folder / "day 1").mkdir()
     write_film(folder / "a.mp4", 24)
@@ -35,7 +43,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def videos(library, tmp_path):
-    """A copy of the library for a test to change."""
+    """A copy of the library that a test may change."""
     return shutil.copytree(library, tmp_path / "videos")
 
 
@@ -44,11 +52,11 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def rows_of(target, videos, out, *, workers=2, halt=None, stride=8, **how):
-    """Run a job; its rows by the video's name."""
+def run_job(target, videos, out, *, workers=2, stop=None, stride=8, **options):
+    """Run a job and return its rows by the video's name."""
     with C3DClient(target, stride=stride) as c3d:
-        job = ExtractJob(c3d, out, **how)
-        rows = list(job.run(list(expand([videos])), workers=workers, halt=halt))
+        job = ExtractJob(c3d, out, **options)
+        rows = list(job.run(list(expand([videos])), workers=workers, stop=stop))
     assert len({row.source.name for row in rows}) == len(rows)
     return {row.source.name: row for row in rows}
 
@@ -75,8 +83,8 @@ def files_below(folder):
 
 
 class TestRun:
-    def test_every_video_ends_as_one_row_and_one_file_or_failure(self, narrow_server, library, out):
-        rows = rows_of(narrow_server.target, library, out)
+    def test_every_video_has_one_row_and_one_output_or_failure(self, narrow_server, library, out):
+        rows = run_job(narrow_server.target, library, out)
         assert statuses(rows) == ALL
         assert files_below(out) == [
             "a.avi.npz",
@@ -94,44 +102,78 @@ class TestRun:
         assert "has 9 frames; a clip needs 16" in failures["short.mp4"].error
         assert failures["torn.mp4"].error_type == "VideoDecodeError"
 
-    def test_features_are_those_of_the_video_alone(self, narrow_server, library, out):
-        rows_of(narrow_server.target, library, out, workers=3)
+    def test_features_are_those_of_a_single_extraction(self, narrow_server, library, out):
+        run_job(narrow_server.target, library, out, workers=3)
         with C3DClient(narrow_server.target) as c3d:
-            alone = c3d.extract(library / "day 1" / "b.mp4")
-        found = read_features(out / "day 1" / "b.mp4.npz")
-        assert found.clip_features == pytest.approx(alone.clip_features, rel=1e-6, abs=1e-6)
-        assert np.array_equal(found.clip_starts, alone.clip_starts)
+            single = c3d.extract(library / "day 1" / "b.mp4")
+        features = read_features(out / "day 1" / "b.mp4.npz")
+        assert features.clip_features == pytest.approx(single.clip_features, rel=1e-6, abs=1e-6)
+        assert np.array_equal(features.clip_starts, single.clip_starts)
 
-    def test_another_format_has_another_suffix(self, narrow_server, library, out):
-        rows_of(narrow_server.target, library, out, format="npy")
+    def test_outputs_of_another_format_have_its_suffix(self, narrow_server, library, out):
+        run_job(narrow_server.target, library, out, format="npy")
         assert {"a.mp4.npy", "a.avi.npy", "day 1/b.mp4.npy"} <= set(files_below(out))
         assert np.load(out / "a.mp4.npy").shape == (2, 4096)
 
-    def test_halting_leaves_the_rest_for_the_next_run(self, narrow_server, library, out):
-        halt = threading.Event()
+    def test_stopped_run_is_continued_by_the_next(self, narrow_server, library, out):
+        stop = threading.Event()
         with C3DClient(narrow_server.target) as c3d:
             job = ExtractJob(c3d, out)
-            begun = {}
-            for row in job.run(list(expand([library])), workers=1, halt=halt):
-                begun[row.source.name] = row.status
-                halt.set()
-        assert len(begun) < len(ALL)
-        again = statuses(rows_of(narrow_server.target, library, out))
-        assert again == {
-            name: "skipped" if begun.get(name) == "done" else status for name, status in ALL.items()
+            started = {}
+            for row in job.run(list(expand([library])), workers=1, stop=stop):
+                started[row.source.name] = row.status
+                stop.set()
+        assert len(started) < len(ALL)
+        second = statuses(run_job(narrow_server.target, library, out))
+        assert second == {
+            name: "skipped" if started.get(name) == "done" else status
+            for name, status in ALL.items()
         }
 
+    def test_each_video_is_fingerprinted_once(self, narrow_server, library, out, monkeypatch):
+        calls = []
 
-class TestAgain:
+        def count(uri):
+            calls.append(str(uri))
+            return fingerprint(uri)
+
+        monkeypatch.setattr("c3d_client.job.fingerprint", count)
+        monkeypatch.setattr("c3d_client.client.fingerprint", count)
+        assert statuses(run_job(narrow_server.target, library, out)) == ALL
+        assert sorted(calls) == sorted(str(library / name) for name in ALL)
+
+    def test_cancelled_video_is_not_a_failure(self, fake_serving, library, out):
+        release = threading.Event()
+
+        def on_predict(_request, _rows, _context):
+            if len(server.requests) > 2:  # the first video has two clips
+                release.wait(30)
+
+        server = fake_serving(on_predict)
+        names = ("a.mp4", "day 1/b.mp4")
+        sources = [Source(str(library / name), name) for name in names]
+        options = ServingOptions(server.target, batch_size=1, max_in_flight=1)
+        with C3DClient(options=options) as c3d:
+            rows = ExtractJob(c3d, out).run(sources, workers=1)
+            assert next(rows).status == "done"
+            timer = threading.Timer(0.5, release.set)
+            timer.start()
+            rows.close()  # cancels the second video
+            timer.join()
+        assert files_below(out) == ["a.mp4.npz"]
+
+
+class TestSecondRun:
     @pytest.fixture
     def done(self, narrow_server, videos, out):
-        rows_of(narrow_server.target, videos, out)
+        """The outputs of a first run with their times of modification."""
+        run_job(narrow_server.target, videos, out)
         return {path: (out / path).stat().st_mtime_ns for path in files_below(out)}
 
-    def test_what_is_done_is_skipped_and_what_is_damaged_not_tried(
+    def test_outputs_are_skipped_and_damaged_videos_not_tried(
         self, narrow_server, videos, out, done
     ):
-        rows = rows_of(narrow_server.target, videos, out)
+        rows = run_job(narrow_server.target, videos, out)
         assert statuses(rows) == {
             name: "skipped" if status == "done" else status for name, status in ALL.items()
         }
@@ -142,56 +184,50 @@ class TestAgain:
         }
         assert set(read_failures(out)) == {"short.mp4", "torn.mp4"}
 
-    def test_failed_videos_are_tried_when_that_is_asked_for(self, narrow_server, videos, out, done):
-        rows = rows_of(narrow_server.target, videos, out, retry_failed=True)
+    def test_retry_failed_tries_failed_videos(self, narrow_server, videos, out, done):
+        rows = run_job(narrow_server.target, videos, out, retry_failed=True)
         assert rows["torn.mp4"].status == "failed"
         assert rows["torn.mp4"].tried
 
-    def test_a_mended_video_is_done_and_leaves_the_list(self, narrow_server, videos, out, done):
+    def test_repaired_video_is_done_and_no_longer_listed(self, narrow_server, videos, out, done):
         shutil.copy(videos / "a.mp4", videos / "torn.mp4")
-        rows = rows_of(narrow_server.target, videos, out)
+        rows = run_job(narrow_server.target, videos, out)
         assert rows["torn.mp4"].status == "done"
         assert set(read_failures(out)) == {"short.mp4"}
 
-    def test_a_video_that_was_put_back_is_done_and_leaves_the_list(
-        self, narrow_server, videos, out, done
-    ):
-        sound = shutil.copy2(videos / "a.mp4", videos.parent / "sound")
+    def test_restored_video_is_skipped_and_no_longer_listed(self, narrow_server, videos, out, done):
+        original = shutil.copy2(videos / "a.mp4", videos.parent / "original")
         shutil.copy2(videos / "torn.mp4", videos / "a.mp4")
-        assert rows_of(narrow_server.target, videos, out)["a.mp4"].status == "failed"
+        assert run_job(narrow_server.target, videos, out)["a.mp4"].status == "failed"
         assert "a.mp4" in read_failures(out)
-        shutil.copy2(sound, videos / "a.mp4")
-        assert rows_of(narrow_server.target, videos, out)["a.mp4"].status == "skipped"
+        shutil.copy2(original, videos / "a.mp4")
+        assert run_job(narrow_server.target, videos, out)["a.mp4"].status == "skipped"
         assert "a.mp4" not in read_failures(out)
 
-    def test_everything_is_done_again_when_that_is_asked_for(
-        self, narrow_server, videos, out, done
-    ):
-        rows = rows_of(narrow_server.target, videos, out, overwrite=True)
+    def test_overwrite_extracts_everything(self, narrow_server, videos, out, done):
+        rows = run_job(narrow_server.target, videos, out, overwrite=True)
         assert statuses(rows) == ALL
 
-    def test_a_video_that_changed_is_done_again_alone(self, narrow_server, videos, out, done):
+    def test_only_a_changed_video_is_extracted(self, narrow_server, videos, out, done):
         write_film(videos / "a.mp4", 48)
-        rows = rows_of(narrow_server.target, videos, out)
+        rows = run_job(narrow_server.target, videos, out)
         assert rows["a.mp4"].status == "done"
         assert rows["a.avi"].status == "skipped"
         assert read_features(out / "a.mp4.npz").clip_starts.tolist() == [0, 8, 16, 24, 32]
 
-    def test_features_made_another_way_are_made_again(self, narrow_server, videos, out, done):
-        rows = rows_of(narrow_server.target, videos, out, stride=16)
+    def test_features_of_other_options_are_replaced(self, narrow_server, videos, out, done):
+        rows = run_job(narrow_server.target, videos, out, stride=16)
         assert rows["a.avi"].status == "done"
         assert read_features(out / "a.avi.npz").clip_starts.tolist() == [0, 16]
 
-    def test_a_failure_of_a_video_that_is_not_in_this_run_stays_listed(
-        self, narrow_server, videos, out, done
-    ):
+    def test_failures_of_videos_of_other_runs_stay_listed(self, narrow_server, videos, out, done):
         with C3DClient(narrow_server.target) as c3d:
             list(ExtractJob(c3d, out).run([Source(str(videos / "a.mp4"), "a.mp4")]))
         assert set(read_failures(out)) == {"short.mp4", "torn.mp4"}
 
 
-class TestOthersFiles:
-    def test_another_videos_features_are_not_written_over(self, narrow_server, library, out):
+class TestExistingFiles:
+    def test_features_of_another_video_are_not_overwritten(self, narrow_server, library, out):
         with C3DClient(narrow_server.target) as c3d:
             first = Source(str(library / "a.mp4"), "same")
             other = Source(str(library / "day 1" / "b.mp4"), "same")
@@ -200,21 +236,21 @@ class TestOthersFiles:
             assert row.status == "failed"
             assert f"holds the features of {library / 'a.mp4'}" in row.error
             assert len(read_features(out / "same.npz").clip_starts) == 2
-            # The video is sound: it is tried again, and --overwrite has its way.
+            # The video itself is good, so it is tried again; overwrite replaces the file.
             (row,) = ExtractJob(c3d, out, overwrite=True).run([other])
             assert row.status == "done"
 
-    def test_a_file_that_is_no_features_is_not_written_over(self, narrow_server, library, out):
+    def test_file_of_another_kind_is_not_overwritten(self, narrow_server, library, out):
         out.mkdir()
         (out / "a.mp4.npz").write_text("my notes")
-        rows = rows_of(narrow_server.target, library, out)
+        rows = run_job(narrow_server.target, library, out)
         assert rows["a.mp4"].status == "failed"
         assert "is in the way of a.mp4" in rows["a.mp4"].error
         assert (out / "a.mp4.npz").read_text() == "my notes"
 
 
-class TestServers:
-    def test_a_server_that_goes_away_ends_the_run_and_the_next_goes_on(
+class TestServer:
+    def test_lost_server_ends_the_run_and_the_next_run_continues(
         self, fake_serving, library, tmp_path
     ):
         (tmp_path / "in").mkdir()
@@ -233,14 +269,16 @@ class TestServers:
         with C3DClient(options=options) as c3d, pytest.raises(ServingUnavailable):
             rows.extend(ExtractJob(c3d, out).run(sources, workers=1))
         assert len(list(out.glob("*.npz"))) == 3
-        assert {f.error_type for f in read_failures(out).values()} == {"ServingUnavailable"}
+        assert {failure.error_type for failure in read_failures(out).values()} == {
+            "ServingUnavailable"
+        }
 
         server.on_predict = None
-        again = rows_of(server.target, tmp_path / "in", out)
-        assert sorted(statuses(again).values()) == ["done"] * 9 + ["skipped"] * 3
+        second = run_job(server.target, tmp_path / "in", out)
+        assert sorted(statuses(second).values()) == ["done"] * 9 + ["skipped"] * 3
         assert not (out / "failures.csv").exists()
 
-    def test_another_model_on_the_way_is_never_mixed_in(self, fake_serving, library, out):
+    def test_features_of_a_replaced_model_are_not_mixed_in(self, fake_serving, library, out):
         def on_predict(_request, _rows, _context):
             if len(server.requests) == 2:
                 server.version = 2
@@ -259,22 +297,101 @@ class TestServers:
         }
         assert precisions == {"float32"}
 
-    def test_the_same_model_under_a_new_version_goes_on(self, fake_serving, library, out):
+    def test_same_model_with_a_new_version_number_is_accepted(self, fake_serving, library, out):
         def on_predict(_request, _rows, _context):
             if len(server.requests) == 2:
                 server.version = 2
 
         server = fake_serving(on_predict)
-        assert statuses(rows_of(server.target, library, out)) == ALL
+        assert statuses(run_job(server.target, library, out)) == ALL
 
-    @pytest.mark.parametrize("workers", [0, -3])
-    def test_no_workers_are_refused(self, narrow_server, library, out, workers):
-        with pytest.raises(UsageError, match="workers is"):
-            rows_of(narrow_server.target, library, out, workers=workers)
+    def test_fewer_than_one_worker_is_refused(self, narrow_server, library, out):
+        for workers in (0, -3):
+            with pytest.raises(UsageError, match="workers is"):
+                run_job(narrow_server.target, library, out, workers=workers)
 
-    def test_a_folder_that_is_a_file_is_refused_before_any_work(self, fake_serving, library, out):
+    def test_output_folder_that_is_a_file_is_refused_before_any_request(
+        self, fake_serving, library, out
+    ):
         server = fake_serving()
         out.write_text("in the way")
         with pytest.raises(OutputError, match="results cannot be written there"):
-            rows_of(server.target, library, out)
+            run_job(server.target, library, out)
         assert server.requests == []
+
+
+class TestFailuresFile:
+    damaged = Failure(
+        "a/b.mp4", "x/a/b.mp4", "VideoDecodeError", 'is damaged, at "0.5" s', '{"s": 1}'
+    )
+    late = Failure("ü, c.mp4", "ü, c.mp4", "ServingTimeout", "late\nby far", "")
+    header = "video,uri,error_type,error,fingerprint"
+
+    def write(self, folder, *failures):
+        write_failures(folder, {failure.video: failure for failure in failures})
+
+    def rows(self, folder):
+        with (folder / "failures.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.reader(file))
+
+    def test_is_read_back_as_written(self, tmp_path):
+        self.write(tmp_path, self.late, self.damaged)
+        expected = {failure.video: failure for failure in (self.late, self.damaged)}
+        assert read_failures(tmp_path) == expected
+
+    def test_is_sorted_and_has_a_header(self, tmp_path):
+        self.write(tmp_path, self.late, self.damaged)
+        header, *rows = self.rows(tmp_path)
+        assert ",".join(header) == self.header
+        assert [row[0] for row in rows] == ["a/b.mp4", "ü, c.mp4"]
+
+    def test_does_not_exist_without_failures(self, tmp_path):
+        self.write(tmp_path, self.damaged)
+        self.write(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        assert read_failures(tmp_path) == {}
+        self.write(tmp_path)
+
+    def test_columns_of_later_releases_are_kept_in_any_order(self, tmp_path):
+        (tmp_path / "failures.csv").write_text(
+            "future,video,uri,error_type,error,fingerprint,other\n"
+            "1,a/b.mp4,x/a/b.mp4,VideoDecodeError,is damaged,{},new\n"
+        )
+        failures = read_failures(tmp_path)
+        assert failures["a/b.mp4"].error == "is damaged"
+        self.write(tmp_path, self.late, *failures.values())
+        assert self.rows(tmp_path) == [
+            [*self.header.split(","), "future", "other"],
+            ["a/b.mp4", "x/a/b.mp4", "VideoDecodeError", "is damaged", "{}", "1", "new"],
+            ["ü, c.mp4", "ü, c.mp4", "ServingTimeout", "late\nby far", "", "", ""],
+        ]
+
+    def test_columns_of_later_releases_are_kept_by_a_run(self, narrow_server, library, out):
+        run_job(narrow_server.target, library, out)
+        header, *rows = self.rows(out)
+        with (out / "failures.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*header, "future"])
+            writer.writerows([*row, row[0].upper()] for row in rows)
+        second = run_job(narrow_server.target, library, out)
+        assert [row.tried for row in second.values() if row.status == "failed"] == [False] * 2
+        assert self.rows(out) == [
+            [*header, "future"],
+            *([*row, row[0].upper()] for row in rows),
+        ]
+
+    def test_other_files_of_that_name_are_refused(self, tmp_path):
+        too_many_cells = f"{self.header}\n1,2,3,4,5,6\n"
+        for content in ("video,other\na,b\n", "video\n1,2,3\n", too_many_cells, "\x00", "\xff"):
+            (tmp_path / "failures.csv").write_bytes(content.encode("latin-1"))
+            message = str(error_of(OutputError, read_failures, tmp_path))
+            assert "failures.csv: is not a run's list" in message, content
+
+    def test_folder_that_cannot_be_written_is_named(self, tmp_path):
+        with pytest.raises(OutputError, match="cannot be written"):
+            self.write(tmp_path / "missing", self.damaged)
+
+    def test_fingerprints_with_keys_in_another_order_are_equal(self):
+        one, other = {"size": 1, "mtime_ns": 2}, {"mtime_ns": 2, "size": 1}
+        assert fingerprint_text(one) == fingerprint_text(other)
+        assert fingerprint_text({}) == ""

@@ -1,4 +1,4 @@
-"""The served model against the contract: what differs is named, and nothing else is asked."""
+"""The check of the served model against the contract, and the texts of its differences."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +14,13 @@ from support.fake_serving import LABELS, model_card, signature_defs
 from tensorflow.core.framework import types_pb2
 
 
-def info_of(target, needed=()):
+def info_of(target, required=()):
     with ServingClient(ServingOptions(target)) as client:
-        return client.model_info(needed)
+        return client.model_info(required)
 
 
 def changed(change):
-    """The sound servable's signatures with one change."""
+    """Return the signatures of a valid servable with one change."""
     signatures = signature_defs()
     change(signatures)
     return signatures
@@ -32,8 +32,8 @@ def set_dims(info, *sizes):
         info.tensor_shape.dim.add(size=size)
 
 
-class TestASoundModel:
-    def test_of_our_exporter_is_known_with_its_card(self, narrow_server, narrow_weights):
+class TestValidModel:
+    def test_model_of_the_exporter(self, narrow_server, narrow_weights):
         info = info_of(narrow_server.target, ["classify", "fc7_features"])
         assert info.version == narrow_server.version
         assert set(info.signatures) == {
@@ -42,7 +42,7 @@ class TestASoundModel:
         assert info.card["weights"]["sha256"] == narrow_weights.sha256
         assert info.labels == tuple(f"label {n}" for n in range(487))
 
-    def test_may_have_more_than_is_needed(self, fake_serving):
+    def test_further_signatures_are_allowed(self, fake_serving):
         def add(signatures):
             signatures["extra"] = signatures["classify"]
 
@@ -50,14 +50,14 @@ class TestASoundModel:
         assert "extra" in info.signatures
         assert (info.version, info.labels) == (3, tuple(LABELS))
 
-    def test_may_give_features_alone(self, fake_serving):
+    def test_model_without_classes_is_allowed(self, fake_serving):
         def drop(signatures):
             del signatures["classify"], signatures["fc7_features"]
 
         server = fake_serving(signatures=changed(drop), card=model_card(labels=[]))
         assert info_of(server.target).labels == ()
 
-    def test_whose_card_has_no_labels_has_none(self):
+    def test_card_without_labels(self):
         assert model_info.ModelInfo(1, (), {}).labels == ()
 
 
@@ -123,25 +123,25 @@ MISMATCHES = [
 ]
 
 
-class TestAMismatch:
+class TestMismatch:
     @pytest.mark.parametrize(
-        ("change", "words"), [m[1:] for m in MISMATCHES], ids=[m[0] for m in MISMATCHES]
+        ("change", "message"), [m[1:] for m in MISMATCHES], ids=[m[0] for m in MISMATCHES]
     )
-    def test_of_signatures_is_named(self, fake_serving, change, words):
+    def test_difference_of_a_signature_is_named(self, fake_serving, change, message):
         server = fake_serving(signatures=changed(change))
-        with pytest.raises(ContractMismatch, match=words) as caught:
+        with pytest.raises(ContractMismatch, match=message) as caught:
             info_of(server.target)
         assert caught.value.target == server.target
         assert "\n" not in str(caught.value)
 
-    def test_of_a_signature_matters_only_where_it_is_needed(self, fake_serving):
+    def test_missing_optional_signature_matters_only_if_required(self, fake_serving):
         server = fake_serving(signatures=changed(lambda s: s.pop("classify")))
         assert info_of(server.target).version == 1
         with pytest.raises(ContractMismatch, match="no signature 'classify'"):
             info_of(server.target, ["classify"])
 
     @pytest.mark.parametrize(
-        ("card", "words"),
+        ("card", "message"),
         [
             (model_card(contract_version="2"), "contract version is '2', this client's is '1'"),
             (model_card(contract_version=1), "contract version is 1, this client's is '1'"),
@@ -151,30 +151,30 @@ class TestAMismatch:
             (b"\xff\xfe\xff", "model card is not JSON"),
             (
                 json.dumps({"contract_version": "1", "weights": {}}).encode(),
-                "says nothing of mean, precision",
+                "lacks mean, precision",
             ),
         ],
     )
-    def test_of_the_card_is_named(self, fake_serving, card, words):
+    def test_invalid_card_is_named(self, fake_serving, card, message):
         server = fake_serving(card=card)
-        with pytest.raises(ContractMismatch, match=words) as caught:
+        with pytest.raises(ContractMismatch, match=message) as caught:
             info_of(server.target)
         assert caught.value.target == server.target
 
-    def test_in_kind_is_one_line_with_what_to_do(self, fake_serving):
+    def test_message_is_one_line_with_advice(self, fake_serving):
         with pytest.raises(ContractMismatch) as caught:
             info_of(fake_serving(card=b"").target)
         assert "c3d-export build" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_of_bytes_that_are_no_signatures_is_one_too(self, fake_serving):
+    def test_signatures_that_cannot_be_parsed(self, fake_serving):
         server = fake_serving()
-        server.garbled = True
+        server.has_invalid_signatures = True
         with pytest.raises(ContractMismatch, match="signatures cannot be read"):
             info_of(server.target)
 
 
-def test_a_server_of_another_kind_is_a_mismatch():
+def test_server_without_the_method_is_a_mismatch():
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -186,11 +186,11 @@ def test_a_server_of_another_kind_is_a_mismatch():
     assert caught.value.code == "UNIMPLEMENTED"
 
 
-def test_shapes_are_written_as_people_write_them():
+def test_shape_text():
     assert model_info.shape_text((-1, 16, 3)) == "[n,16,3]"
     assert model_info.shape_text(()) == "[]"
 
 
-def test_dtypes_without_a_name_here_are_written_by_number():
+def test_dtype_text():
     assert model_info.dtype_text(wire.DT_UINT8) == "UINT8"
     assert model_info.dtype_text(19) == "dtype 19"

@@ -1,4 +1,4 @@
-"""What a connection can be told, and what is refused before there is one."""
+"""ServingOptions: ranges, TLS, tokens and metadata."""
 
 from dataclasses import replace
 
@@ -28,40 +28,40 @@ TOKEN = "s3cret-token"
         ("label", ""),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(option, value):
-    word = "server" if option == "target" else option
-    with pytest.raises(UsageError, match=f"{word} is .*; give"):
+def test_value_out_of_range_is_an_error(option, value):
+    name = "server" if option == "target" else option
+    with pytest.raises(UsageError, match=f"{name} is .*; give"):
         ServingOptions(**{option: value})
 
 
-def test_values_at_the_ends_of_their_ranges_are_taken():
+def test_values_at_the_ends_of_their_ranges_are_accepted():
     ServingOptions("dns:///c3d:8500", timeout_s=0.001, retries=0, batch_size=1)
     ServingOptions(batch_size=32, max_in_flight=1, version=0)
 
 
-def test_the_newest_version_of_c3d_on_this_machine_is_the_default():
+def test_defaults():
     options = ServingOptions()
     assert (options.target, options.model, options.version) == ("localhost:8500", "c3d", None)
     assert (options.label, options.tls, options.token, options.metadata) == (None, False, None, ())
 
 
-def test_a_version_and_a_label_exclude_each_other():
+def test_version_and_label_exclude_each_other():
     with pytest.raises(UsageError, match="label is 'stable' and version is 0; give one"):
         ServingOptions(version=0, label="stable")
 
 
 @pytest.mark.parametrize(
-    "given", [{"ca": "ca.pem"}, {"cert": "a", "key": "b"}, {"override_name": "c3d"}], ids=str
+    "options", [{"ca": "ca.pem"}, {"cert": "a", "key": "b"}, {"override_name": "c3d"}], ids=str
 )
-def test_what_only_tls_uses_turns_tls_on(given):
-    assert ServingOptions(**given).tls
-    assert replace(ServingOptions(**given), batch_size=1).tls
+def test_options_of_tls_turn_tls_on(options):
+    assert ServingOptions(**options).tls
+    assert replace(ServingOptions(**options), batch_size=1).tls
 
 
-@pytest.mark.parametrize("given", [{"cert": "a"}, {"key": "b"}], ids=str)
-def test_a_certificate_and_its_key_come_together(given):
+@pytest.mark.parametrize("options", [{"cert": "a"}, {"key": "b"}], ids=str)
+def test_certificate_requires_its_key(options):
     with pytest.raises(UsageError, match="give both, or neither"):
-        ServingOptions(**given)
+        ServingOptions(**options)
 
 
 LOCAL = [
@@ -96,32 +96,32 @@ REMOTE = [
 ]
 
 
-class TestAToken:
+class TestToken:
     @pytest.mark.parametrize("target", LOCAL)
-    def test_may_go_in_the_clear_within_this_machine(self, target):
+    def test_needs_no_tls_within_this_machine(self, target):
         assert ServingOptions(target, token=TOKEN).token == TOKEN
 
     @pytest.mark.parametrize("target", REMOTE)
-    def test_goes_to_another_machine_over_tls_alone(self, target):
-        with pytest.raises(UsageError, match="readable by everyone on the way; turn TLS") as caught:
+    def test_needs_tls_to_another_machine(self, target):
+        with pytest.raises(UsageError, match="unencrypted; turn TLS on") as caught:
             ServingOptions(target, token=TOKEN)
         assert TOKEN not in str(caught.value)
         assert ServingOptions(target, token=TOKEN, tls=True).token == TOKEN
 
-    def test_cannot_be_taken_to_another_machine_by_a_change_of_target(self):
+    def test_needs_tls_after_a_change_of_the_target(self):
         with pytest.raises(UsageError, match="turn TLS on"):
             replace(ServingOptions(token=TOKEN), target="c3d:8500")
 
     @pytest.mark.parametrize("token", ["", "a b", f"{TOKEN}\n", "\u00e9", "a\r\nx: y"])
-    def test_that_cannot_be_sent_is_refused_unseen(self, token):
+    def test_invalid_token_is_an_error_that_does_not_show_it(self, token):
         with pytest.raises(UsageError, match="give the bare token") as caught:
             ServingOptions(token=token)
         assert not token or token not in str(caught.value)
 
-    def test_and_the_metadata_are_not_shown(self):
-        shown = repr(ServingOptions(token=TOKEN, metadata=(("x-api-key", "k3y"),)))
-        assert TOKEN not in shown
-        assert "k3y" not in shown
+    def test_repr_shows_neither_token_nor_metadata(self):
+        text = repr(ServingOptions(token=TOKEN, metadata=(("x-api-key", "k3y"),)))
+        assert TOKEN not in text
+        assert "k3y" not in text
 
 
 class TestMetadata:
@@ -129,16 +129,16 @@ class TestMetadata:
         assert ServingOptions(metadata=(("X-Api-Key", "K"),)).metadata == (("x-api-key", "K"),)
 
     @pytest.mark.parametrize("key", ["", "a b", "a:b", "\u00e9", "grpc-timeout", "x-bin", ":path"])
-    def test_keys_that_grpc_does_not_send_are_refused(self, key):
+    def test_keys_that_grpc_does_not_send_are_errors(self, key):
         with pytest.raises(UsageError, match="metadata has the key"):
             ServingOptions(metadata=((key, "v"),))
 
     @pytest.mark.parametrize("value", ["\u00e9", "a\nb", "\0"])
-    def test_values_that_grpc_does_not_send_are_refused_unseen(self, value):
+    def test_values_that_grpc_does_not_send_are_errors_that_do_not_show_them(self, value):
         with pytest.raises(UsageError, match="'x-key' has a value that is not") as caught:
             ServingOptions(metadata=(("x-key", value),))
         assert value not in str(caught.value)
 
-    def test_is_no_way_around_the_tokens_rules(self):
+    def test_authorization_key_is_an_error(self):
         with pytest.raises(UsageError, match="give the token as token"):
             ServingOptions("c3d:8500", metadata=(("Authorization", f"Bearer {TOKEN}"),))

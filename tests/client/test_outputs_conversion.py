@@ -1,4 +1,4 @@
-"""Features from one format to another, and how it is told what could not be."""
+"""Conversion between formats, and how files that fail are reported."""
 
 import shutil
 from itertools import permutations
@@ -7,14 +7,22 @@ import h5py
 import numpy as np
 import pytest
 from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
-from c3d_client.outputs import FORMATS, convert, read_features, write_features
-from support.sample_features import PROVENANCE, full_disk, names_in, same, sample_features
+from c3d_client.outputs import FORMATS, convert, read_features, read_provenance, write_features
+from support.errors import error_of
+from support.sample_features import (
+    PROVENANCE,
+    full_disk,
+    names_in,
+    same_features,
+    sample_features,
+)
 
-LOSSLESS = [name for name, known in FORMATS.items() if known.lossless]
+LOSSLESS = [name for name, entry in FORMATS.items() if entry.lossless]
+VIDEOS = ("a.mp4", "b/a.mp4", "b/c.avi")
 
 
-def written(folder, name="npz", videos=("a.mp4", "b/a.mp4", "b/c.avi")):
-    """A folder of features of several videos, each with rows of its own."""
+def write_videos(folder, name="npz", videos=VIDEOS):
+    """Write a folder of features of several videos that differ."""
     for seed, video in enumerate(videos):
         path = folder / f"{video}{FORMATS[name].suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,221 +31,230 @@ def written(folder, name="npz", videos=("a.mp4", "b/a.mp4", "b/c.avi")):
 
 
 def files_below(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize(("first", "second"), list(permutations(LOSSLESS, 2)))
-def test_to_a_lossless_format_and_back_nothing_has_changed(tmp_path, first, second):
-    written(tmp_path / "one", first)
-    there = list(convert([tmp_path / "one"], tmp_path / "two", to=second))
-    back = list(convert([tmp_path / "two"], tmp_path / "three", to=first))
-    assert [done.error for done in there + back] == [None] * 6
-    assert files_below(tmp_path / "one") == files_below(tmp_path / "three")
-    for done in back:
-        seed = ["a.mp4", "b/a.mp4", "b/c.avi"].index(
-            str(done.target.relative_to(tmp_path / "three"))[: -len(FORMATS[first].suffix)]
-        )
-        assert same(read_features(done.target), sample_features(seed=seed))
+def successes(conversions):
+    """The source's name of each conversion, and whether it succeeded."""
+    return [(each.source.name, each.error is None) for each in conversions]
 
 
-@pytest.mark.parametrize("to", FORMATS)
-def test_a_folder_keeps_its_paths_and_a_file_its_name(tmp_path, to):
-    written(tmp_path / "in", videos=("a.mp4", "b/c.avi"))
+def test_lossless_formats_convert_to_each_other_without_a_change(tmp_path):
+    for first, second in permutations(LOSSLESS, 2):
+        folder = tmp_path / f"{first}-{second}"
+        write_videos(folder / "one", first)
+        there = list(convert([folder / "one"], folder / "two", to=second))
+        back = list(convert([folder / "two"], folder / "three", to=first))
+        assert [each.error for each in there + back] == [None] * 6, (first, second)
+        assert files_below(folder / "one") == files_below(folder / "three"), (first, second)
+        for seed, video in enumerate(VIDEOS):
+            features = read_features(folder / "three" / f"{video}{FORMATS[first].suffix}")
+            assert same_features(features, sample_features(seed=seed)), (first, second, video)
+
+
+def test_provenance_fields_of_other_releases_are_converted_too(tmp_path):
+    provenance = {**PROVENANCE, "layer": "fc7", "future": {"field": [1, None, "ü"]}}
+    write_features(tmp_path / "a.mp4.npz", sample_features(provenance=provenance))
+    for name, entry in FORMATS.items():
+        out = tmp_path / name / "all.hdf5" if entry.many_videos else tmp_path / name
+        [conversion] = convert([tmp_path / "a.mp4.npz"], out, to=name)
+        assert read_provenance(conversion.target) == provenance, name
+
+
+def test_folders_keep_relative_paths_and_files_their_names(tmp_path):
+    write_videos(tmp_path / "in", videos=("a.mp4", "b/c.avi"))
     (tmp_path / "in" / "notes.txt").touch()
     (tmp_path / "in" / ".c3d-unfinished.npz").touch()
-    if FORMATS[to].many:
-        done = list(convert([tmp_path / "in"], tmp_path / "new" / "all.hdf5", to=to))
-        assert [one.target for one in done] == [tmp_path / "new" / "all.hdf5"] * 2
-        return
-    done = list(convert([tmp_path / "in"], tmp_path / "out", to=to))
-    suffix = FORMATS[to].suffix
-    assert [one.source.name for one in done] == ["a.mp4.npz", "c.avi.npz"]
-    assert [one.target for one in done] == [
-        tmp_path / "out" / f"a.mp4{suffix}",
-        tmp_path / "out" / "b" / f"c.avi{suffix}",
-    ]
-    assert all(one.target.exists() for one in done)
-    [single] = convert([tmp_path / "in" / "b" / "c.avi.npz"], tmp_path / "single", to=to)
-    assert single.target == tmp_path / "single" / f"c.avi{suffix}"
+    for to, entry in FORMATS.items():
+        out = tmp_path / to
+        if entry.many_videos:
+            conversions = list(convert([tmp_path / "in"], out / "all.hdf5", to=to))
+            assert [each.target for each in conversions] == [out / "all.hdf5"] * 2
+            continue
+        conversions = list(convert([tmp_path / "in"], out, to=to))
+        assert [each.source.name for each in conversions] == ["a.mp4.npz", "c.avi.npz"]
+        assert [each.target for each in conversions] == [
+            out / f"a.mp4{entry.suffix}",
+            out / "b" / f"c.avi{entry.suffix}",
+        ]
+        assert all(each.target.exists() for each in conversions), to
+        [single] = convert([tmp_path / "in" / "b" / "c.avi.npz"], out / "single", to=to)
+        assert single.target == out / "single" / f"c.avi{entry.suffix}"
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_converted(tmp_path):
-    written(tmp_path / "in")
+def test_unreadable_files_are_reported_and_the_rest_converted(tmp_path):
+    write_videos(tmp_path / "in")
     (tmp_path / "in" / "b" / "a.mp4.npz").write_bytes(b"damaged")
     absent = tmp_path / "absent.npz"
-    done = list(convert([tmp_path / "in", absent], tmp_path / "out", to="h5"))
-    assert [(one.source.name, one.error is None) for one in done] == [
+    conversions = list(convert([tmp_path / "in", absent], tmp_path / "out", to="h5"))
+    assert successes(conversions) == [
         ("a.mp4.npz", True),
         ("a.mp4.npz", False),
         ("c.avi.npz", True),
         ("absent.npz", False),
     ]
-    for one in done:
-        if one.error:
-            assert isinstance(one.error, OutputError)
-            assert one.error.path == str(one.source)
-            assert one.target is None
+    for each in conversions:
+        if each.error:
+            assert isinstance(each.error, OutputError)
+            assert each.error.path == str(each.source)
+            assert each.target is None
     assert files_below(tmp_path / "out") == ["a.mp4.h5", "b/c.avi.h5"]
 
 
-def test_what_cannot_be_written_is_told_and_the_rest_converted(tmp_path):
-    written(tmp_path / "in")
+def test_unwritable_files_are_reported_and_the_rest_converted(tmp_path):
+    write_videos(tmp_path / "in")
     (tmp_path / "out" / "a.mp4.h5").mkdir(parents=True)
     (tmp_path / "out" / "b").touch()
-    done = list(convert([tmp_path / "in"], tmp_path / "out", to="h5"))
-    assert [one.error is None for one in done] == [False] * 3
-    assert all(str(tmp_path / "out") in str(one.error) for one in done)
+    conversions = list(convert([tmp_path / "in"], tmp_path / "out", to="h5"))
+    assert [each.error is None for each in conversions] == [False] * 3
+    assert all(str(tmp_path / "out") in str(each.error) for each in conversions)
 
 
-def test_nothing_found_or_several_formats_is_an_error_before_anything_is_written(tmp_path):
-    written(tmp_path / "in")
+def test_unclear_inputs_are_refused_before_anything_is_written(tmp_path):
+    write_videos(tmp_path / "in")
     (tmp_path / "empty").mkdir()
     write_features(tmp_path / "in" / "d.mp4.h5", sample_features())
-    for arguments, words in (
-        (([tmp_path / "empty"], "h5", None), "no features in"),
-        (([], "h5", None), "no features in nothing"),
-        (([tmp_path / "in"], "h5", "parquet"), "no parquet features in"),
-        (([tmp_path / "in"], "h5", None), r"several formats, .*d.mp4.h5 \(h5\) and .*\(npz\)"),
-        (([tmp_path / "in" / "a.mp4"], "h5", None), "its name does not tell the format"),
-        (([tmp_path / "in"], "mat", None), "no format 'mat'"),
-        (([tmp_path / "in"], "h5", "mat"), "no format 'mat'"),
+    for inputs, to, format, expected in (
+        ([tmp_path / "empty"], "h5", None, "no features in"),
+        ([], "h5", None, "no features in nothing"),
+        ([tmp_path / "in"], "h5", "parquet", "no parquet features in"),
+        ([tmp_path / "in"], "h5", None, "d.mp4.h5 (h5) and "),
+        ([tmp_path / "in"], "h5", None, "several formats, "),
+        ([tmp_path / "in" / "a.mp4"], "h5", None, "its name does not tell the format"),
+        ([tmp_path / "in"], "mat", None, "no format 'mat'"),
+        ([tmp_path / "in"], "h5", "mat", "no format 'mat'"),
     ):
-        inputs, to, kind = arguments
-        with pytest.raises(UsageError, match=words):
-            convert(inputs, tmp_path / "out", to=to, format=kind)
+        error = error_of(UsageError, convert, inputs, tmp_path / "out", to=to, format=format)
+        assert expected in str(error)
     assert not (tmp_path / "out").exists()
-    done = list(convert([tmp_path / "in"], tmp_path / "out", to="npy", format="npz"))
-    assert len(done) == 3
+    conversions = list(convert([tmp_path / "in"], tmp_path / "out", to="npy", format="npz"))
+    assert len(conversions) == 3
 
 
-def test_two_inputs_for_one_place_are_an_error_before_anything_is_written(tmp_path):
+def test_two_inputs_with_one_target_are_refused_before_anything_is_written(tmp_path):
     for folder in ("one", "two"):
-        written(tmp_path / folder, videos=("a.mp4",))
+        write_videos(tmp_path / folder, videos=("a.mp4",))
     with pytest.raises(UsageError, match=r"one/a.mp4.npz and .*two/a.mp4.npz would both"):
         convert([tmp_path / "one", tmp_path / "two"], tmp_path / "out", to="h5")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_input_twice_is_one(tmp_path):
-    written(tmp_path, videos=("a.mp4",))
+def test_repeated_input_is_converted_once(tmp_path):
+    write_videos(tmp_path, videos=("a.mp4",))
     path = tmp_path / "a.mp4.npz"
     assert len(list(convert([path, tmp_path, path], tmp_path / "out", to="h5"))) == 1
 
 
-def test_means_are_never_made_clips_again(tmp_path):
-    written(tmp_path / "in", "sultani")
+def test_means_are_not_converted_to_clips(tmp_path):
+    write_videos(tmp_path / "in", "sultani")
     with pytest.raises(UsageError, match="32 means and no clips"):
         convert([tmp_path / "in"], tmp_path / "out", to="npz")
 
 
-def test_the_originals_folders_are_found_when_asked_for(tmp_path):
-    written(tmp_path / "in", "caffe", videos=("v_a", "group/v_b"))
+def test_folders_of_the_original_c3d_are_found_where_the_format_is_named(tmp_path):
+    write_videos(tmp_path / "in", "caffe", videos=("v_a", "group/v_b"))
     (tmp_path / "in" / "v_a.fc6").rename(tmp_path / "in" / "v_a")
-    done = list(convert([tmp_path / "in"], tmp_path / "out", to="npz", format="caffe"))
-    assert sorted(str(one.target.relative_to(tmp_path / "out")) for one in done) == [
-        "group/v_b.npz",
-        "v_a.npz",
-    ]
-    read = read_features(tmp_path / "out" / "v_a.npz")
-    assert read.provenance["converted_from"] == {"format": "caffe", "name": "v_a"}
-    [one] = convert([tmp_path / "in" / "v_a"], tmp_path / "single", to="npz", format="caffe")
-    assert one.target == tmp_path / "single" / "v_a.npz"
+    conversions = list(convert([tmp_path / "in"], tmp_path / "out", to="npz", format="caffe"))
+    assert all(each.error is None for each in conversions)
+    assert files_below(tmp_path / "out") == ["group/v_b.npz", "v_a.npz"]
+    features = read_features(tmp_path / "out" / "v_a.npz")
+    assert features.provenance["converted_from"] == {"format": "caffe", "name": "v_a"}
+    [single] = convert([tmp_path / "in" / "v_a"], tmp_path / "single", to="npz", format="caffe")
+    assert single.target == tmp_path / "single" / "v_a.npz"
 
 
-class TestACollection:
+class TestCollection:
     videos = ("train/v_a.mp4", "train/v_b.mp4", "test/v_c.avi")
 
-    def test_has_every_video_under_its_id(self, tmp_path):
-        written(tmp_path / "in", videos=self.videos)
-        done = list(convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet"))
-        assert [one.error for one in done] == [None] * 3
-        with h5py.File(tmp_path / "all.hdf5", "r") as file:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return write_videos(tmp_path / "in", videos=self.videos)
+
+    @pytest.fixture
+    def collection(self, tmp_path):
+        return tmp_path / "all.hdf5"
+
+    def test_holds_every_video_under_its_id(self, folder, collection):
+        conversions = list(convert([folder], collection, to="activitynet"))
+        assert [each.error for each in conversions] == [None] * 3
+        with h5py.File(collection, "r") as file:
             for seed, name in enumerate(("v_a", "v_b", "v_c")):
                 rows = file[name]["c3d_features"][:]
                 assert np.array_equal(rows, sample_features(seed=seed).clip_features)
 
-    def test_appears_when_the_last_is_in_it(self, tmp_path):
-        written(tmp_path / "in", videos=self.videos)
-        doing = convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet")
+    def test_appears_after_the_last_video(self, folder, collection):
+        conversions = convert([folder], collection, to="activitynet")
         for _ in range(3):
-            next(doing)
-            assert not (tmp_path / "all.hdf5").exists()
-        doing.close()  # as when a person interrupts
-        assert names_in(tmp_path) == ["in"]
+            next(conversions)
+            assert not collection.exists()
+        conversions.close()  # as on Ctrl-C
+        assert names_in(collection.parent) == ["in"]
 
-    def test_leaves_out_what_cannot_be_read(self, tmp_path):
-        written(tmp_path / "in", videos=self.videos)
-        (tmp_path / "in" / "train" / "v_a.mp4.npz").write_bytes(b"damaged")
-        path = tmp_path / "in" / "train" / "v_b.mp4.npz"
+    def test_leaves_out_videos_that_cannot_be_read(self, folder, collection):
+        (folder / "train" / "v_a.mp4.npz").write_bytes(b"damaged")
+        path = folder / "train" / "v_b.mp4.npz"
         content = bytearray(path.read_bytes())
-        content[1000] ^= 1  # a wrong bit among the clips, seen only when they are read
+        content[1000] ^= 1  # a wrong bit among the clips, found when they are read
         path.write_bytes(content)
-        done = list(convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet"))
-        assert sorted(one.source.name for one in done if one.error) == [
-            "v_a.mp4.npz",
-            "v_b.mp4.npz",
-        ]
-        with h5py.File(tmp_path / "all.hdf5", "r") as file:
+        conversions = list(convert([folder], collection, to="activitynet"))
+        failed = [each.source.name for each in conversions if each.error]
+        assert sorted(failed) == ["v_a.mp4.npz", "v_b.mp4.npz"]
+        with h5py.File(collection, "r") as file:
             assert list(file) == ["v_c"]
 
-    def test_of_none_is_not_written(self, tmp_path):
-        written(tmp_path / "in", videos=("a.mp4",))
+    def test_without_videos_is_not_written(self, tmp_path):
+        write_videos(tmp_path / "in", videos=("a.mp4",))
         (tmp_path / "in" / "a.mp4.npz").write_bytes(b"damaged")
-        [done] = convert([tmp_path / "in"], tmp_path / "new" / "all.hdf5", to="activitynet")
-        assert done.error is not None
+        [conversion] = convert([tmp_path / "in"], tmp_path / "new" / "all.hdf5", to="activitynet")
+        assert conversion.error is not None
         assert names_in(tmp_path) == ["in"]
 
-    def test_refuses_two_videos_of_one_id(self, tmp_path):
-        written(tmp_path / "in", videos=("a/v.mp4", "b/v.avi"))
+    def test_refuses_two_videos_of_one_id(self, tmp_path, collection):
+        write_videos(tmp_path / "in", videos=("a/v.mp4", "b/v.avi"))
         with pytest.raises(UsageError, match=r"v.mp4.npz and .*v.avi.npz would both .* to v;"):
-            convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet")
+            convert([tmp_path / "in"], collection, to="activitynet")
 
-    def test_refuses_videos_that_were_made_differently(self, tmp_path):
-        written(tmp_path / "in", videos=self.videos)
+    def test_refuses_videos_that_were_made_differently(self, folder, collection):
         other = sample_features(provenance={**PROVENANCE, "clips": {"frames": 16, "stride": 16}})
-        write_features(tmp_path / "in" / "v_d.mp4.npz", other)
+        write_features(folder / "v_d.mp4.npz", other)
         with pytest.raises(ProvenanceError, match=r"made differently.*clips: .*'stride': 16"):
-            convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet")
-        assert names_in(tmp_path) == ["in"]
+            convert([folder], collection, to="activitynet")
+        assert names_in(collection.parent) == ["in"]
 
-    def test_that_cannot_be_written_is_an_error_that_leaves_the_earlier_one(self, tmp_path):
-        written(tmp_path / "in", videos=self.videos)
-        (tmp_path / "all.hdf5").write_bytes(b"earlier")
+    def test_full_disk_is_an_error_and_keeps_the_earlier_collection(self, folder, collection):
+        collection.write_bytes(b"earlier")
         with full_disk(60_000), pytest.raises(OutputError, match="too large") as caught:
-            list(convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet"))
-        assert caught.value.path == str(tmp_path / "all.hdf5")
-        assert names_in(tmp_path) == ["all.hdf5", "in"]
-        assert (tmp_path / "all.hdf5").read_bytes() == b"earlier"
+            list(convert([folder], collection, to="activitynet"))
+        assert caught.value.path == str(collection)
+        assert names_in(collection.parent) == ["all.hdf5", "in"]
+        assert collection.read_bytes() == b"earlier"
 
-    def test_becomes_a_file_a_video(self, tmp_path):
-        written(tmp_path / "in", videos=self.videos)
-        list(convert([tmp_path / "in"], tmp_path / "all.hdf5", to="activitynet"))
-        with h5py.File(tmp_path / "all.hdf5", "a") as file:
+    def test_is_converted_to_one_file_for_each_video(self, folder, collection, tmp_path):
+        list(convert([folder], collection, to="activitynet"))
+        with h5py.File(collection, "a") as file:
             del file["v_b"]["c3d_features"]
             file["v_b"]["c3d_features"] = np.ones((3, 500), np.float32)
-        done = list(convert([tmp_path / "all.hdf5"], tmp_path / "out", to="npz"))
-        assert [(one.source.name, one.error is None) for one in done] == [
-            ("v_a", True),
-            ("v_b", False),
-            ("v_c", True),
-        ]
-        assert str(done[1].error).startswith(f"{tmp_path}/all.hdf5/v_b: holds no C3D features")
-        read = read_features(tmp_path / "out" / "v_c.npz")
-        assert np.array_equal(read.clip_features, sample_features(seed=2).clip_features)
+        conversions = list(convert([collection], tmp_path / "out", to="npz"))
+        assert successes(conversions) == [("v_a", True), ("v_b", False), ("v_c", True)]
+        message = str(conversions[1].error)
+        assert message.startswith(f"{collection}/v_b: holds no C3D features")
+        features = read_features(tmp_path / "out" / "v_c.npz")
+        assert np.array_equal(features.clip_features, sample_features(seed=2).clip_features)
         note = {"format": "activitynet", "name": "v_c"}
-        assert read.provenance == {**PROVENANCE, "converted_from": note}
+        assert features.provenance == {**PROVENANCE, "converted_from": note}
 
-    def test_is_made_of_others(self, tmp_path):
+    def test_is_made_of_other_collections(self, tmp_path):
         for name in ("v_a", "v_b"):
-            written(tmp_path / name, videos=(f"{name}.mp4",))
+            write_videos(tmp_path / name, videos=(f"{name}.mp4",))
             list(convert([tmp_path / name], tmp_path / f"{name}.hdf5", to="activitynet"))
             shutil.rmtree(tmp_path / name)
         (tmp_path / "damaged.hdf5").write_bytes(b"damaged")
-        done = list(convert([tmp_path], tmp_path / "all" / "all.hdf5", to="activitynet"))
-        assert sorted((one.source.name, one.error is None) for one in done) == [
+        collection = tmp_path / "all" / "all.hdf5"
+        conversions = list(convert([tmp_path], collection, to="activitynet"))
+        assert sorted(successes(conversions)) == [
             ("damaged.hdf5", False),
             ("v_a", True),
             ("v_b", True),
         ]
-        with h5py.File(tmp_path / "all" / "all.hdf5", "r") as file:
+        with h5py.File(collection, "r") as file:
             assert list(file) == ["v_a", "v_b"]

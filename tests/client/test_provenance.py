@@ -1,4 +1,4 @@
-"""What made a feature goes with it, and features that were made differently do not mix."""
+"""Provenance: what is compared, what is stored, and that different features are not averaged."""
 
 import copy
 import json
@@ -13,96 +13,209 @@ from c3d_client import (
     provenance_digest,
     require_same,
 )
-from c3d_client.core.provenance import COMPARED, ModelCard, differences
+from c3d_client.core.provenance import (
+    ADDED_FIELDS,
+    COMPARED,
+    Difference,
+    ModelCard,
+    Provenance,
+    Severity,
+    differences,
+)
 from c3d_export.local_server import LocalServer
 from c3d_export.servable import build
 from conftest import spec
 
+SEVERITIES = {
+    "contract_version": Severity.MODEL,
+    "model.weights.sha256": Severity.MODEL,
+    "model.mean.sha256": Severity.MODEL,
+    "model.precision": Severity.MODEL,
+    "preprocessing": Severity.METHOD,
+    "clips": Severity.METHOD,
+    "software.opencv": Severity.SOFTWARE,
+    "software.pyav": Severity.SOFTWARE,
+    "software.libavcodec": Severity.SOFTWARE,
+}
 
-@pytest.fixture(scope="module")
-def features(narrow_server, request):
-    with C3DClient(narrow_server.target) as c3d:
-        return c3d.extract(request.getfixturevalue("carphone"))
+# A provenance as release bca6d84 wrote it.
+RELEASED = {
+    "contract_version": "1",
+    "model": {
+        "name": "c3d",
+        "version": 3,
+        "precision": "float32",
+        "weights": {
+            "source": "sports1m.caffemodel",
+            "format": "caffe",
+            "random": False,
+            "sha256": "ab" * 32,
+        },
+        "mean": {"source": "mean.binaryproto", "sha256": "cd" * 32},
+    },
+    "preprocessing": {
+        "resize": "171x128 opencv-linear",
+        "crop": "rows 8:120, columns 29:141",
+        "wire": "RGB uint8",
+    },
+    "clips": {
+        "frames": 16,
+        "stride": 8,
+        "frame_step": 1,
+        "tail": "drop",
+        "short": "error",
+        "fps": None,
+    },
+    "software": {
+        "c3d_client": "0.2.0",
+        "opencv": "4.10.0",
+        "pyav": "14.0.0",
+        "libavcodec": "61.19.100",
+    },
+    "video": {"source": "a.mp4", "frames": 40},
+}
 
 
 def changed(provenance, path, value):
-    other = copy.deepcopy(provenance)
-    place = other
+    """Return a copy of a provenance with another value in the field at a path."""
+    copied = copy.deepcopy(provenance)
+    part = copied
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    return other
+        part = part[key]
+    part[path[-1]] = value
+    return copied
 
 
-def test_everything_that_must_agree_is_in_every_result(features):
-    for path in COMPARED:
-        value = features.provenance
-        for key in path:
-            value = value[key]
-        assert value, path
+class TestDifferences:
+    def test_have_the_path_of_the_field_both_values_and_a_severity(self):
+        assert [".".join(path) for path in COMPARED] == list(SEVERITIES)
+        for path in COMPARED:
+            other = changed(RELEASED, path, "something else")
+            (difference,) = Provenance(RELEASED).differences(Provenance(other))
+            field = ".".join(path)
+            value = Provenance(RELEASED)._get(path)
+            assert difference == Difference(field, value, "something else", SEVERITIES[field])
+            assert str(difference) == f"{field}: {value!r} against 'something else'"
+            assert differences(RELEASED, other) == [str(difference)]
+
+    def test_are_errors_when_features_are_mixed(self):
+        for path in COMPARED:
+            other = changed(RELEASED, path, "something else")
+            with pytest.raises(
+                ProvenanceError, match=f"{'.'.join(path)}: .* against 'something else'"
+            ):
+                require_same([RELEASED, RELEASED, other])
+
+    def test_change_the_digest(self):
+        for path in COMPARED:
+            other = changed(RELEASED, path, "something else")
+            assert provenance_digest(other) != provenance_digest(RELEASED), path
+
+    def test_do_not_include_the_video_and_the_name_and_version_of_the_served_model(self):
+        for path in (
+            ("video", "source"),
+            ("video", "frames"),
+            ("model", "version"),
+            ("model", "name"),
+            ("model", "weights", "source"),
+            ("software", "c3d_client"),
+        ):
+            other = changed(RELEASED, path, "something else")
+            require_same([RELEASED, other])
+            assert provenance_digest(other) == provenance_digest(RELEASED), path
 
 
-@pytest.mark.parametrize("path", COMPARED, ids=".".join)
-def test_a_difference_is_named(features, path):
-    other = changed(features.provenance, path, "something else")
-    (found,) = differences(features.provenance, other)
-    assert found.startswith(f"{'.'.join(path)}: ")
-    with pytest.raises(ProvenanceError, match=f"{'.'.join(path)}: .* against 'something else'"):
-        require_same([features.provenance, features.provenance, other])
+class TestAddedFields:
+    """Fields that later releases compare, and that older files lack."""
+
+    DEFAULTS = {"damage": "error", "layer": "fc6", "pca": None, "stream": "first"}
+    OTHERS = {"damage": "skip", "layer": "fc7", "pca": "ef" * 32, "stream": "all"}
+
+    def test_a_file_without_a_field_equals_one_with_the_default(self):
+        assert {path: default for path, default, _ in ADDED_FIELDS} == {
+            (name,): default for name, default in self.DEFAULTS.items()
+        }
+        for name, default in self.DEFAULTS.items():
+            with_default = {**RELEASED, name: default}
+            require_same([RELEASED, with_default])
+            require_same([with_default, RELEASED])
+            assert provenance_digest(with_default) == provenance_digest(RELEASED), name
+
+    def test_another_value_is_a_difference_and_another_digest(self):
+        digests = {provenance_digest(RELEASED)}
+        for name, value in self.OTHERS.items():
+            other = {**RELEASED, name: value}
+            expected = Difference(name, self.DEFAULTS[name], value, Severity.METHOD)
+            assert Provenance(RELEASED).differences(Provenance(other)) == [expected]
+            digests.add(provenance_digest(other))
+        assert len(digests) == 1 + len(self.OTHERS)
 
 
-@pytest.mark.parametrize(
-    "path", [("video", "source"), ("video", "frames"), ("model", "version"), ("model", "name")]
-)
-def test_the_video_and_the_servings_number_may_differ(features, path):
-    other = changed(features.provenance, path, "something else")
-    require_same([features.provenance, other])
+class TestDigest:
+    def test_is_the_one_that_the_release_computed(self):
+        # Computed by the code of release bca6d84.
+        padded = changed(RELEASED, ("clips", "stride"), 16)
+        padded["clips"] |= {"tail": "pad", "fps": 12.5}
+        padded["preprocessing"]["resize"] = "171x128 opencv-linear on Y, U and V, then colours"
+        incomplete = changed(RELEASED, ("model", "precision"), "bfloat16")
+        del incomplete["software"]["pyav"]
+        for provenance, digest in (
+            (RELEASED, "bba8e29fe9661dbbec986c255534808827c29749499deb2355f516fe07d0fe62"),
+            (padded, "f100984414ee23d26de4ef298cecc3287eef60b8096a6f9fa58ed4c802c66bca"),
+            (incomplete, "4bee7721679b4754e2bedffbec44af069f757e56870910c763b4a24543d9b21c"),
+        ):
+            assert provenance_digest(provenance) == digest
+            assert Provenance.from_dict(provenance).digest() == digest
+
+    def test_does_not_depend_on_the_order_of_keys_or_on_the_video(self):
+        digest = provenance_digest(RELEASED)
+        stored = json.loads(json.dumps(RELEASED, sort_keys=True))
+        assert provenance_digest(stored) == digest
+        assert provenance_digest({**stored, "video": {"source": "another"}}) == digest
 
 
-@pytest.mark.parametrize("path", COMPARED, ids=".".join)
-def test_a_difference_is_another_digest(features, path):
-    other = changed(features.provenance, path, "something else")
-    assert provenance_digest(other) != provenance_digest(features.provenance)
+class TestUnknownFields:
+    def test_are_written_again_unchanged_and_not_compared(self):
+        data = {**RELEASED, "later": {"a": [1, {"b": None}]}}
+        data["model"] = {**RELEASED["model"], "also later": 1}
+        provenance = Provenance.from_dict(data)
+        assert provenance.to_dict() == data
+        assert provenance.with_video({"source": "b.mp4"}).to_dict() == {
+            **data,
+            "video": {"source": "b.mp4"},
+        }
+        assert provenance.differences(Provenance(RELEASED)) == []
+        assert provenance.digest() == provenance_digest(RELEASED)
+
+    def test_of_a_card_are_written_again_unchanged(self):
+        card = {
+            "contract_version": "1",
+            "weights": {"sha256": "ab", "later": 1},
+            "mean": None,
+            "precision": "float32",
+            "later": [1, 2],
+        }
+        assert ModelCard.from_dict(card).to_dict() == card
+        assert ModelCard.from_json(json.dumps(card)).to_dict() == card
+
+    def test_the_mappings_are_copies(self):
+        data = copy.deepcopy(RELEASED)
+        provenance = Provenance.from_dict(data)
+        data["clips"]["stride"] = 1
+        provenance.to_dict()["clips"]["stride"] = 2
+        assert provenance.clips["stride"] == 8
 
 
-def test_the_digest_outlives_storage_and_leaves_out_the_video(features):
-    digest = provenance_digest(features.provenance)
-    assert len(bytes.fromhex(digest)) == 32
-    stored = json.loads(json.dumps(features.provenance, sort_keys=True))
-    assert provenance_digest(stored) == digest
-    assert provenance_digest({**stored, "video": {"source": "another"}}) == digest
+def test_a_provenance_without_parts_has_empty_parts():
+    for data in ({}, {"model": None, "video": None, "software": "old"}):
+        provenance = Provenance(data)
+        assert (provenance.model, provenance.weights, provenance.software) == ({}, {}, {})
+        assert provenance.video_name == "an unnamed video"
+    assert not Provenance()
+    assert Provenance(RELEASED).video_name == "a.mp4"
 
 
-def test_the_mean_of_features_made_the_same_way_has_length_1(features):
-    pairs = [(features.video_feature, features.provenance)] * 2
-    pairs.append((np.roll(features.video_feature, 1), features.provenance))
-    mean = mean_feature(pairs)
-    assert mean.dtype == np.float32
-    expected = 2 * features.video_feature + np.roll(features.video_feature, 1)
-    assert mean == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
-
-
-def test_the_mean_of_none_is_refused():
-    with pytest.raises(UsageError, match="the mean of no features"):
-        mean_feature([])
-
-
-def test_another_precision_behind_the_same_name_is_refused(
-    narrow_weights, features, carphone, tmp_path
-):
-    build(spec(narrow_weights, precision="bfloat16", batch_sizes=(1,)), tmp_path / "c3d")
-    server = LocalServer(tmp_path / "c3d")
-    server.start()
-    try:
-        with C3DClient(server.target) as c3d:
-            other = c3d.extract(carphone)
-    finally:
-        server.stop(5)
-    with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):
-        mean_feature([(f.video_feature, f.provenance) for f in (features, other)])
-
-
-def test_a_cards_long_lists_are_not_repeated_in_every_file():
+def test_a_card_repeats_only_short_fields_in_every_result():
     card = {
         "precision": "float32",
         "weights": {"sha256": "ab", "source": "w.h5", "layers": {"conv1/kernel": {}}},
@@ -114,3 +227,44 @@ def test_a_cards_long_lists_are_not_repeated_in_every_file():
         "weights": {"sha256": "ab", "source": "w.h5"},
         "mean": {"sha256": "cd", "source": "m.npy"},
     }
+
+
+@pytest.fixture(scope="module")
+def features(narrow_server, request):
+    with C3DClient(narrow_server.target) as c3d:
+        return c3d.extract(request.getfixturevalue("carphone"))
+
+
+class TestFeatures:
+    def test_have_a_value_in_every_compared_field(self, features):
+        for path in COMPARED:
+            value = features.provenance
+            for key in path:
+                value = value[key]
+            assert value, path
+
+    def test_made_the_same_way_have_a_mean_of_length_1(self, features):
+        pairs = [(features.video_feature, features.provenance)] * 2
+        pairs.append((np.roll(features.video_feature, 1), features.provenance))
+        mean = mean_feature(pairs)
+        assert mean.dtype == np.float32
+        expected = 2 * features.video_feature + np.roll(features.video_feature, 1)
+        assert mean == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
+
+    def test_the_mean_of_none_is_an_error(self):
+        with pytest.raises(UsageError, match="the mean of no features"):
+            mean_feature([])
+
+    def test_of_another_precision_of_the_same_model_are_not_averaged(
+        self, narrow_weights, features, carphone, tmp_path
+    ):
+        build(spec(narrow_weights, precision="bfloat16", batch_sizes=(1,)), tmp_path / "c3d")
+        server = LocalServer(tmp_path / "c3d")
+        server.start()
+        try:
+            with C3DClient(server.target) as c3d:
+                other = c3d.extract(carphone)
+        finally:
+            server.stop(5)
+        with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):
+            mean_feature([(f.video_feature, f.provenance) for f in (features, other)])

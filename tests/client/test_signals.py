@@ -1,4 +1,4 @@
-"""Signals that end a process are heard whichever thread gets them and whatever main is at."""
+"""SIGINT and SIGTERM are noticed whichever thread receives them."""
 
 import ctypes
 import os
@@ -11,23 +11,23 @@ import pytest
 from c3d_client.core.signals import signal_event, sigterm_as_ctrl_c
 
 TIMEOUT_S = 60
-# The number of tgkill(2): Python has no call that picks another process's thread.
+# The number of tgkill(2), because Python cannot signal a thread of another process.
 _TGKILL = {"x86_64": 234, "aarch64": 131}
 
-# Two threads: the main one sleeps on a lock, the other on a pipe that nobody writes to.
+# Two threads: the main one waits for a lock, the other for a pipe to which nothing is written.
 _WAITING = """
 import os, signal, threading
 from c3d_client.core.signals import signal_event
 other = threading.Thread(target=os.read, args=(os.pipe()[0], 1), daemon=True)
 other.start()
-with signal_event(signal.SIGTERM) as asked:
+with signal_event(signal.SIGTERM) as event:
     print(other.native_id, flush=True)
-    asked.wait()
-    print("heard", flush=True)
+    event.wait()
+    print("received", flush=True)
 """
 
 
-def test_a_signal_that_another_thread_gets_is_heard():
+def test_signal_that_another_thread_receives_sets_the_event():
     if os.uname().machine not in _TGKILL:
         pytest.skip("tgkill's number is known for x86-64 and AArch64")
     command = [sys.executable, "-c", _WAITING]
@@ -40,27 +40,27 @@ def test_a_signal_that_another_thread_gets_is_heard():
             rest, _ = process.communicate(timeout=TIMEOUT_S)
         finally:
             process.kill()
-    assert rest == "heard\n"
+    assert rest == "received\n"
     assert process.returncode == 0
 
 
-def test_only_the_signals_asked_for_set_the_event():
+def test_only_the_given_signals_set_the_event():
     others = []
     before = signal.signal(signal.SIGUSR2, lambda *_: others.append(1))
     try:
-        with signal_event(signal.SIGUSR1) as asked:
+        with signal_event(signal.SIGUSR1) as event:
             signal.raise_signal(signal.SIGUSR2)
             assert others
-            assert not asked.wait(0.1)
+            assert not event.wait(0.1)
             signal.raise_signal(signal.SIGUSR1)
-            assert asked.wait(TIMEOUT_S)
+            assert event.wait(TIMEOUT_S)
     finally:
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_what_was_there_before_is_there_again():
+def test_former_handler_is_restored():
     def handler(number, frame):
-        """Somebody else's."""
+        """Another handler."""
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
@@ -73,25 +73,25 @@ def test_what_was_there_before_is_there_again():
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_outside_the_main_thread_nothing_is_changed():
+def test_outside_the_main_thread_handlers_are_unchanged():
     handlers = []
 
-    def elsewhere():
+    def in_thread():
         before = signal.getsignal(signal.SIGUSR1)
-        with signal_event(signal.SIGUSR1) as asked:
-            handlers.append((signal.getsignal(signal.SIGUSR1) is before, asked.is_set()))
+        with signal_event(signal.SIGUSR1) as event:
+            handlers.append((signal.getsignal(signal.SIGUSR1) is before, event.is_set()))
 
-    thread = threading.Thread(target=elsewhere)
+    thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
     assert handlers == [(True, False)]
 
 
-def test_sigterm_interrupts_as_ctrl_c_does_and_is_told_apart():
+def test_sigterm_raises_keyboard_interrupt_and_is_recorded():
     before = signal.getsignal(signal.SIGTERM)
-    with sigterm_as_ctrl_c() as told:
-        assert told == []
+    with sigterm_as_ctrl_c() as received:
+        assert received == []
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        assert told == [signal.SIGTERM]
+        assert received == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before

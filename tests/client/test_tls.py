@@ -1,4 +1,4 @@
-"""TLS and tokens with real servers and certificates: what is right passes, the rest is one line."""
+"""TLS and tokens with real servers and certificates, and the messages of failed connections."""
 
 import shutil
 from pathlib import Path
@@ -39,45 +39,43 @@ def served(identity, clients=None):
 
 @pytest.fixture(scope="module")
 def tls_server(ours):
-    """For 127.0.0.1 and localhost."""
+    """A server with a certificate for 127.0.0.1 and localhost."""
     yield from served(ours.identity("server", hosts=("127.0.0.1", "localhost")))
 
 
 @pytest.fixture(scope="module")
 def named_server(ours):
-    """A certificate for a name that is not the address."""
+    """A server with a certificate for another name than its address."""
     yield from served(ours.identity("named", hosts=("c3d.example",)))
 
 
 @pytest.fixture(scope="module")
 def mutual_server(ours):
-    """Lets in only clients with a certificate of our CA."""
+    """A server that accepts only clients with a certificate of our CA."""
     yield from served(ours.identity("mutual", hosts=("127.0.0.1",)), ours)
 
 
-def ask(target, **changes):
-    """The value of one answer."""
+def predict(target, **changes):
+    """Send one request and return a value of the answer."""
     options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 1, **changes})
     with ServingClient(options) as client:
         return client.predict(FC6_FEATURES, clips_of(6)).output[0, 0]
 
 
-class TestAConnection:
-    def test_with_the_right_ca_answers(self, tls_server, ours):
-        assert ask(tls_server.target, ca=ours.cert) == 7
-        assert ask(f"localhost:{tls_server.port}", ca=str(ours.cert)) == 7
-        assert ask(f"dns:///localhost:{tls_server.port}", ca=ours.cert) == 7
+class TestConnection:
+    def test_with_the_right_ca(self, tls_server, ours):
+        assert predict(tls_server.target, ca=ours.cert) == 7
+        assert predict(f"localhost:{tls_server.port}", ca=str(ours.cert)) == 7
+        assert predict(f"dns:///localhost:{tls_server.port}", ca=ours.cert) == 7
 
-    def test_by_another_name_answers_when_the_name_is_given(self, named_server, ours):
-        assert ask(named_server.target, ca=ours.cert, override_name="c3d.example") == 7
+    def test_with_another_name_and_override_name(self, named_server, ours):
+        assert predict(named_server.target, ca=ours.cert, override_name="c3d.example") == 7
 
-    def test_with_a_client_certificate_answers_where_one_is_wanted(
-        self, mutual_server, ours, client_identity
-    ):
+    def test_with_a_client_certificate(self, mutual_server, ours, client_identity):
         files = {"cert": client_identity.cert, "key": client_identity.key}
-        assert ask(mutual_server.target, ca=ours.cert, **files) == 7
+        assert predict(mutual_server.target, ca=ours.cert, **files) == 7
 
-    def test_carries_the_token_and_the_metadata_with_every_request(self, tls_server, ours):
+    def test_token_and_metadata_are_sent_with_every_request(self, tls_server, ours):
         options = ServingOptions(
             tls_server.target,
             ca=ours.cert,
@@ -92,24 +90,24 @@ class TestAConnection:
                 assert sent["authorization"] == f"Bearer {TOKEN}"
                 assert (sent["x-route"], sent["x-project"]) == ("b", "7")
 
-    def test_may_carry_the_token_in_the_clear_within_this_machine(self, fake_serving):
+    def test_token_is_sent_without_tls_within_this_machine(self, fake_serving):
         server = fake_serving()
-        ask(server.target, token=TOKEN)
+        predict(server.target, token=TOKEN)
         assert server.metadata["authorization"] == f"Bearer {TOKEN}"
 
-    def test_within_this_machine_goes_through_no_proxy(self, fake_serving, nobody, monkeypatch):
+    def test_no_proxy_is_used_within_this_machine(self, fake_serving, nobody, monkeypatch):
         for name in ("grpc_proxy", "http_proxy"):
             monkeypatch.setenv(name, f"http://{nobody}")
         server = fake_serving()
-        assert ask(f"localhost:{server.port}", token=TOKEN) == 7
+        assert predict(f"localhost:{server.port}", token=TOKEN) == 7
 
 
-# What is asked, of which server, and what the error advises; whether it is asked again.
-REFUSED = {
+# Case -> the server, the client's options, and the advice in the error.
+FAILURES = {
     "plaintext to a TLS port": ("tls_server", {}, r"may speak TLS at this port \(tls, ca\)"),
     "TLS to a plaintext port": ("plain", {"tls": True}, "does not speak TLS at this port"),
     "another CA": ("tls_server", {"ca": "theirs"}, "CA that is not trusted here; give .* as ca"),
-    "the CAs that gRPC brings": ("tls_server", {"tls": True}, "CA that is not trusted here"),
+    "the CAs that gRPC contains": ("tls_server", {"tls": True}, "CA that is not trusted here"),
     "another name": ("named_server", {"ca": "ours"}, "is for another name; .* override_name"),
     "another override": (
         "tls_server",
@@ -120,21 +118,21 @@ REFUSED = {
     "no client certificate": (
         "mutual_server",
         {"ca": "ours"},
-        r"may want a client certificate \(cert, key\)",
+        r"may need a client certificate \(cert, key\)",
     ),
     "another CA's client": (
         "mutual_server",
         {"ca": "ours", "client": "theirs"},
-        "may want another client certificate",
+        "may need another client certificate",
     ),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_connection_that_cannot_be_is_one_line_with_advice(request, fake_serving, case):
-    server, given, words = REFUSED[case]
+@pytest.mark.parametrize("case", FAILURES)
+def test_failed_connection_is_one_line_with_advice(request, fake_serving, case):
+    server, options, message = FAILURES[case]
     ours = request.getfixturevalue("ours")
-    changes = dict(given)
+    changes = dict(options)
     if server == "plain":
         target = fake_serving().target
     elif server == "expired":
@@ -147,29 +145,28 @@ def test_a_connection_that_cannot_be_is_one_line_with_advice(request, fake_servi
     if "client" in changes:
         stranger = request.getfixturevalue(changes.pop("client")).identity("stranger")
         changes |= {"cert": stranger.cert, "key": stranger.key}
-    with pytest.raises(ServingUnavailable, match=words) as caught:
-        ask(target, **changes)
-    message = str(caught.value)
-    assert message.startswith(f"{target}: ")
+    with pytest.raises(ServingUnavailable, match=message) as caught:
+        predict(target, **changes)
+    assert str(caught.value).startswith(f"{target}: ")
     assert caught.value.code == "UNAVAILABLE"
-    assert "\n" not in message
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])
-def test_a_token_that_is_not_accepted_is_told_once_and_not_shown(fake_serving, code):
+def test_rejected_token_is_not_retried_and_not_shown(fake_serving, code):
     def on_predict(_request, _rows, context):
-        context.abort(grpc.StatusCode[code], "who are you?")
+        context.abort(grpc.StatusCode[code], "access denied")
 
     server = fake_serving(on_predict)
     with pytest.raises(ServingError, match="does not let this client in; check token") as caught:
-        ask(server.target, token=TOKEN)
+        predict(server.target, token=TOKEN)
     assert TOKEN not in str(caught.value)
     assert len(server.requests) == 1
 
 
 @pytest.fixture
 def files(tmp_path, ours, client_identity):
-    """Copies of good files for a test to spoil."""
+    """Copies of valid files that a test may damage."""
     folder = Path(tmp_path)
     for name, path in (
         ("ca", ours.cert),
@@ -180,7 +177,7 @@ def files(tmp_path, ours, client_identity):
     return {name: folder / f"{name}.pem" for name in ("ca", "cert", "key")}
 
 
-class TestAFile:
+class TestFiles:
     @pytest.mark.parametrize("name", ["ca", "cert", "key"])
     @pytest.mark.parametrize(
         "content",
@@ -194,9 +191,7 @@ class TestAFile:
         ],
         ids=["empty", "text", "DER", "broken certificate", "broken key", "missing"],
     )
-    def test_that_is_not_what_it_should_be_is_named_before_anything_is_sent(
-        self, nobody, files, name, content
-    ):
+    def test_invalid_file_is_an_error_before_any_request(self, nobody, files, name, content):
         if content is None:
             files[name].unlink()
         else:
@@ -206,17 +201,17 @@ class TestAFile:
         assert str(caught.value).startswith(f"{files[name]}: {name} ")
         assert "\n" not in str(caught.value)
 
-    def test_that_is_a_folder_is_named(self, nobody, tmp_path):
+    def test_folder_is_an_error(self, nobody, tmp_path):
         with pytest.raises(UsageError, match="ca cannot be read") as caught:
             ServingClient(ServingOptions(nobody, ca=tmp_path))
         assert str(caught.value).startswith(f"{tmp_path}: ")
 
-    def test_with_another_certificates_key_is_named(self, nobody, files, theirs):
+    def test_key_of_another_certificate_is_an_error(self, nobody, files, theirs):
         files["key"] = theirs.identity("other").key
         with pytest.raises(UsageError, match=f"{files['key']}: key is not that of .*cert.pem"):
             ServingClient(ServingOptions(nobody, **files))
 
-    def test_with_a_passphrase_is_named(self, nobody, files):
+    def test_key_with_a_passphrase_is_an_error(self, nobody, files):
         key = load_pem_private_key(files["key"].read_bytes(), None)
         files["key"].write_bytes(key_pem(key, b"open sesame"))
         with pytest.raises(UsageError, match="key.pem: key has a passphrase"):

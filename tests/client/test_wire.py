@@ -1,4 +1,4 @@
-"""Our messages against the official ones: every field, and the bytes in both directions."""
+"""The client's message classes against the official ones: every field, and the bytes."""
 
 import importlib.util
 import subprocess
@@ -44,7 +44,7 @@ ENUMS = {
     wire.ModelVersionStatus.State: get_model_status_pb2.ModelVersionStatus.State,
     wire.HealthCheckResponse.ServingStatus: health_pb2.HealthCheckResponse.ServingStatus,
 }
-# An enum of another file, which the wire cannot tell from a number.
+# An enum of another file, whose bytes equal those of a number.
 NUMBERS_THAT_ARE_ENUMS = {"StatusProto.error_code"}
 
 _TENSOR = """
@@ -63,7 +63,7 @@ _SIGNATURE = f"""
   outputs {{ key: "features" value {{ name: "features:0" dtype: DT_FLOAT }} }}
   method_name: "tensorflow/serving/predict"
 """
-# In text form, so that our classes and the official ones are filled from the same words.
+# In text format, from which both the client's and the official classes are filled.
 EXAMPLES = [
     ("TensorShapeProto", 'dim { size: -1 name: "n" } dim { size: 0 } unknown_rank: true'),
     ("TensorProto", _TENSOR + "version_number: 3"),
@@ -117,7 +117,7 @@ EXAMPLES = [
 
 
 def all_messages(descriptors, prefix=""):
-    """(name, descriptor) of every message, nested ones and maps' entries too."""
+    """Yield name and descriptor of every message, including nested ones and entries of maps."""
     for descriptor in descriptors:
         yield prefix + descriptor.name, descriptor
         yield from all_messages(descriptor.nested_types, f"{prefix}{descriptor.name}.")
@@ -140,51 +140,51 @@ def fields_of(descriptor):
     return {field.number: field for field in proto.field}
 
 
-def test_every_message_has_an_official_one():
+def test_every_message_has_an_official_counterpart():
     assert set(wire.DESCRIPTOR.message_types_by_name) == set(OFFICIAL)
 
 
-def test_our_package_is_our_own_so_that_both_can_be_loaded_at_once():
+def test_package_name_differs_so_that_both_can_be_imported():
     assert wire.DESCRIPTOR.package == "c3d.wire"
     assert predict_pb2.DESCRIPTOR.package == "tensorflow.serving"
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_field_has_the_official_number_type_and_label(name):
+def test_fields_have_the_official_number_type_and_label(name):
     official = fields_of(official_descriptor(name))
     for number, field in fields_of(OURS[name]).items():
-        theirs = official[number]
-        assert field.name == theirs.name
-        assert field.label == theirs.label
+        official_message = official[number]
+        assert field.name == official_message.name
+        assert field.label == official_message.label
         if f"{name}.{field.name}" in NUMBERS_THAT_ARE_ENUMS:
-            assert (field.type, theirs.type) == (field.TYPE_INT32, field.TYPE_ENUM)
+            assert (field.type, official_message.type) == (field.TYPE_INT32, field.TYPE_ENUM)
             continue
-        assert field.type == theirs.type
+        assert field.type == official_message.type
         if field.type in (field.TYPE_MESSAGE, field.TYPE_ENUM):
-            ours_in = OURS[name].fields_by_number[number]
-            theirs_in = official_descriptor(name).fields_by_number[number]
+            our_field = OURS[name].fields_by_number[number]
+            official_field = official_descriptor(name).fields_by_number[number]
             if field.type == field.TYPE_MESSAGE:
-                inner = ours_in.message_type.full_name.removeprefix("c3d.wire.")
-                assert theirs_in.message_type is official_descriptor(inner)
+                inner = our_field.message_type.full_name.removeprefix("c3d.wire.")
+                assert official_field.message_type is official_descriptor(inner)
             else:
-                ours_enum = next(e for e in ENUMS if e.DESCRIPTOR is ours_in.enum_type)
-                assert theirs_in.enum_type is ENUMS[ours_enum].DESCRIPTOR
+                ours_enum = next(e for e in ENUMS if e.DESCRIPTOR is our_field.enum_type)
+                assert official_field.enum_type is ENUMS[ours_enum].DESCRIPTOR
 
 
-def test_a_version_and_a_label_exclude_each_other_as_officially():
+def test_version_and_label_exclude_each_other_as_officially():
     for spec in (wire.ModelSpec, model_pb2.ModelSpec):
         choice = spec.DESCRIPTOR.oneofs_by_name["version_choice"]
         assert {field.name for field in choice.fields} == {"version", "version_label"}
 
 
 @pytest.mark.parametrize("ours", ENUMS, ids=lambda e: e.DESCRIPTOR.name)
-def test_every_enum_value_has_the_official_number(ours):
+def test_enum_values_have_the_official_numbers(ours):
     official = dict(ENUMS[ours].items())
     for name, number in ours.items():
         assert official[name] == number
 
 
-def test_the_examples_fill_every_field_of_every_message():
+def test_examples_fill_every_field_of_every_message():
     filled = {name: set() for name in OFFICIAL}
     for name, text in EXAMPLES:
         message = text_format.Parse(text, getattr(wire, name)())
@@ -193,42 +193,42 @@ def test_the_examples_fill_every_field_of_every_message():
 
 
 @pytest.mark.parametrize(("name", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
-def test_the_same_content_is_the_same_bytes_in_both_directions(name, text):
+def test_bytes_equal_the_official_ones_in_both_directions(name, text):
     ours = text_format.Parse(text, getattr(wire, name)())
-    theirs = text_format.Parse(text, OFFICIAL[name]())
-    content = theirs.SerializeToString(deterministic=True)
+    official_message = text_format.Parse(text, OFFICIAL[name]())
+    content = official_message.SerializeToString(deterministic=True)
     assert content
     assert ours.SerializeToString(deterministic=True) == content
 
-    read_by_us = getattr(wire, name).FromString(content)
-    assert read_by_us == ours
-    assert not unknown_fields.UnknownFieldSet(read_by_us)
-    assert OFFICIAL[name].FromString(ours.SerializeToString()) == theirs
+    parsed = getattr(wire, name).FromString(content)
+    assert parsed == ours
+    assert not unknown_fields.UnknownFieldSet(parsed)
+    assert OFFICIAL[name].FromString(ours.SerializeToString()) == official_message
 
 
-def test_a_signature_map_packed_by_the_server_is_unpacked_by_us():
+def test_signature_map_of_the_server_is_unpacked():
     signatures = get_model_metadata_pb2.SignatureDefMap()
     text_format.Parse(_SIGNATURE, signatures.signature_def["fc6_features"])
-    theirs = get_model_metadata_pb2.GetModelMetadataResponse()
-    theirs.metadata["signature_def"].Pack(signatures)
+    official_message = get_model_metadata_pb2.GetModelMetadataResponse()
+    official_message.metadata["signature_def"].Pack(signatures)
 
-    ours = wire.GetModelMetadataResponse.FromString(theirs.SerializeToString())
+    ours = wire.GetModelMetadataResponse.FromString(official_message.SerializeToString())
     packed = ours.metadata["signature_def"]
     assert packed.type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
-    found = wire.SignatureDefMap.FromString(packed.value).signature_def["fc6_features"]
-    assert found == text_format.Parse(_SIGNATURE, wire.SignatureDef())
+    signature = wire.SignatureDefMap.FromString(packed.value).signature_def["fc6_features"]
+    assert signature == text_format.Parse(_SIGNATURE, wire.SignatureDef())
 
 
-def test_fields_that_we_do_not_know_are_passed_over():
-    theirs = meta_graph_pb2.SignatureDef(method_name="m")
-    theirs.defaults["clips"].dtype = types_pb2.DT_UINT8
-    assert wire.SignatureDef.FromString(theirs.SerializeToString()).method_name == "m"
+def test_unknown_fields_are_ignored():
+    official_message = meta_graph_pb2.SignatureDef(method_name="m")
+    official_message.defaults["clips"].dtype = types_pb2.DT_UINT8
+    assert wire.SignatureDef.FromString(official_message.SerializeToString()).method_name == "m"
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("grpc_tools") is None, reason="grpcio-tools is not installed"
 )
-def test_the_generated_files_are_those_of_the_proto(tmp_path):
+def test_generated_files_are_up_to_date(tmp_path):
     folder = Path(wire.__file__).parent
     subprocess.run(
         [
@@ -239,5 +239,5 @@ def test_the_generated_files_are_those_of_the_proto(tmp_path):
         check=True,
     )
     for name in ("wire_pb2.py", "wire_pb2.pyi"):
-        made = (tmp_path / "c3d_client/serving" / name).read_bytes()
-        assert made == (folder / name).read_bytes(), f"{name} is stale: run `make protos`"
+        generated = (tmp_path / "c3d_client/serving" / name).read_bytes()
+        assert generated == (folder / name).read_bytes(), f"{name} is stale: run `make protos`"

@@ -1,5 +1,6 @@
-"""What the documents tell people to type works as it stands there."""
+"""The documents: their code blocks run, their links resolve, and generated parts are up to date."""
 
+import html
 import re
 import shlex
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import c3d_client
 import pytest
 from c3d_pipelines.inputs.plan import shard_rows
 from c3d_pipelines.run.plan import make_plan
@@ -19,18 +21,32 @@ from support.fake_kfp import fake_kfp
 from support.films import write_film
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PACKAGES = ("client", "model_export", "pipelines")
+DOCUMENTS = sorted(
+    [
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / package / "README.md" for package in PACKAGES),
+        *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    ]
+)
+# The tests of k8s/ check the commands of these documents.
+KUBERNETES = sorted((ROOT / "k8s").glob("*.md"))
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Started by the test itself, elsewhere, or by an engine that is not here.
-_ELSEWHERE = ("make example", "make test")
+# CI runs these two.
+_NOT_RUN_HERE = ("make example", "make test")
 
 
-def blocks(document, language):
-    found = [code for kind, code in _BLOCK.findall(document.read_text()) if kind == language]
-    return [pytest.param(code, id=f"{document.name}-{n}") for n, code in enumerate(found)]
+def blocks(language):
+    return [
+        pytest.param(code, id=f"{document.relative_to(ROOT)}-{index}")
+        for document in DOCUMENTS
+        for index, code in enumerate(
+            code for kind, code in _BLOCK.findall(document.read_text()) if kind == language
+        )
+    ]
 
 
-def commands(code):
+def command_lines(code):
     return [line for line in code.replace("\\\n", " ").splitlines() if line.strip()]
 
 
@@ -41,8 +57,8 @@ def free_port():
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch, narrow_copy, carphone):
-    """A folder with a video and a model, as the documents assume."""
+def working_folder(tmp_path, monkeypatch, narrow_copy, carphone):
+    """A working folder with a video, a folder of videos and a model, as the documents assume."""
     shutil.copy(carphone, tmp_path / "video.mp4")
     (tmp_path / "videos" / "a").mkdir(parents=True)
     shutil.copy(carphone, tmp_path / "videos" / "a" / "b.mp4")
@@ -54,7 +70,7 @@ def workplace(tmp_path, monkeypatch, narrow_copy, carphone):
 
 @pytest.fixture(scope="module")
 def sample_dataset(tmp_path_factory, narrow_server, carphone):
-    """A dataset of two videos that are ok, made as a run makes it, step by step."""
+    """A data set of two videos with status ok, made with the steps of a run."""
     folder = tmp_path_factory.mktemp("bulk")
     (folder / "videos" / "a").mkdir(parents=True)
     write_film(folder / "videos" / "c.mp4", 40)
@@ -68,61 +84,64 @@ def sample_dataset(tmp_path_factory, narrow_server, carphone):
 
 
 @pytest.fixture
-def assumed(workplace, request):
-    """Has what a block takes as given: a dataset, for those that read one."""
+def add_dataset(working_folder, request):
+    """Return a function that adds a data set to the folder if the code reads one."""
 
-    def has(code):
+    def add(code):
         if re.search(r"[\"'/ ]dataset\b(?!s)", code) and "--out dataset" not in code:
-            shutil.copytree(request.getfixturevalue("sample_dataset"), workplace / "dataset")
+            shutil.copytree(request.getfixturevalue("sample_dataset"), working_folder / "dataset")
 
-    return has
+    return add
 
 
 @pytest.fixture(scope="module")
 def kubeflow():
-    """Kubeflow Pipelines as far as the documents talk to it."""
+    """The URL of a server with the part of Kubeflow Pipelines' API that the documents use."""
     with fake_kfp() as server:
         yield server.url
 
 
-@pytest.mark.parametrize("code", [p for d in DOCUMENTS for p in blocks(d, "python")])
-def test_python_blocks_run(code, workplace, narrow_server, assumed):
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code, working_folder, narrow_server, add_dataset):
     assert "localhost:8500" in code or '"dataset' in code or "'dataset" in code
-    assumed(code)
+    add_dataset(code)
     program = code.replace("localhost:8500", narrow_server.target)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-@pytest.mark.parametrize("code", [p for d in DOCUMENTS for p in blocks(d, "bash")])
-def test_shell_blocks_run(code, workplace, narrow_server, assumed, kubeflow):
-    assumed(code)
-    for command in commands(code):
-        if command.startswith(_ELSEWHERE):
+@pytest.mark.parametrize("code", blocks("bash"))
+def test_shell_blocks_run(code, working_folder, narrow_server, add_dataset, kubeflow):
+    add_dataset(code)
+    for line in command_lines(code):
+        if line.startswith(_NOT_RUN_HERE):
             continue
-        words = shlex.split(command, comments=True)
-        words = [word.replace("localhost:8500", narrow_server.target) for word in words]
-        words = [word.replace("http://localhost:8888", kubeflow) for word in words]
-        into = Path(words.pop()) if words[-2:-1] == [">"] else None
-        words = words[:-1] if into else words
-        if words[:2] == ["c3d-export", "serve"]:
-            serve(words)
+        arguments = [
+            argument.replace("localhost:8500", narrow_server.target).replace(
+                "http://localhost:8888", kubeflow
+            )
+            for argument in shlex.split(line, comments=True)
+        ]
+        output_file = Path(arguments.pop()) if arguments[-2:-1] == [">"] else None
+        arguments = arguments[:-1] if output_file else arguments
+        if arguments[:2] == ["c3d-export", "serve"]:
+            start_and_stop_server(arguments)
             continue
-        if words[:2] == ["c3d-export", "build"]:
-            words += ["--width", "4", "--batch-sizes", "1"]  # the same, small and quick
-        if words[:2] == ["c3d", "bench"]:
-            words += ["--seconds", "0.2"]
-        done = subprocess.run(in_environment(words), capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        if into:
-            into.write_text(done.stdout)
+        if arguments[:2] == ["c3d-export", "build"]:
+            arguments += ["--width", "4", "--batch-sizes", "1"]  # a small network builds quickly
+        if arguments[:2] == ["c3d", "bench"]:
+            arguments += ["--seconds", "0.2"]
+        done = subprocess.run(installed_command(arguments), capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        if output_file:
+            output_file.write_text(done.stdout)
 
 
-def serve(words):
-    words = [str(free_port()) if word == "8500" else word for word in words]
+def start_and_stop_server(arguments):
+    arguments = [str(free_port()) if argument == "8500" else argument for argument in arguments]
     process = subprocess.Popen(
-        in_environment(words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        installed_command(arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert process.stdout.readline().startswith("ready: c3d version")
@@ -132,45 +151,78 @@ def serve(words):
         process.stdout.close()
 
 
-def in_environment(words):
-    """The command as installed beside this Python, on whatever path the test was started."""
-    installed = Path(sys.executable).parent / words[0]
-    assert installed.exists(), f"{words[0]} is not installed"
-    return [str(installed), *words[1:]]
+def installed_command(arguments):
+    """Return the command with the path of this Python's environment, whatever PATH is."""
+    installed = Path(sys.executable).parent / arguments[0]
+    assert installed.exists(), f"{arguments[0]} is not installed"
+    return [str(installed), *arguments[1:]]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_and_files_named_in_documents_exist(document):
-    text = document.read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
-    for path in re.findall(
-        r"`((?:client|model_export|pipelines|k8s|tests|examples|docs)/[\w./]+)`", text
-    ):
-        assert (ROOT / path).exists(), path
+def test_links_and_paths_in_documents_exist():
+    for document in [*DOCUMENTS, *KUBERNETES]:
+        text = document.read_text()
+        name = document.relative_to(ROOT)
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{name}: {target}"
+        for path in re.findall(
+            r"`((?:client|model_export|pipelines|k8s|tests|examples|docs)/[\w./]+)`", text
+        ):
+            assert (ROOT / path).exists(), f"{name}: {path}"
 
 
-@pytest.mark.parametrize("page", ["cli.md", "cli-pipelines.md"])
-def test_the_reference_of_a_command_is_what_the_command_says(page):
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "generate_cli.py", page],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    fresh = (ROOT / "docs" / page).read_text(encoding="utf-8") == done.stdout
-    assert fresh, f"docs/{page} is not fresh; run `make docs`"
-
-
-def test_the_diagram_is_that_of_the_compiled_pipeline():
-    code = "import generate_diagram as g; t = g.PAGE.read_text(); assert g.drawn(t) == t"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True)
-    assert done.returncode == 0, "docs/bulk.md is not fresh; run `make docs`"
-
-
-def test_every_make_verb_in_the_documents_exists():
-    verbs = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in DOCUMENTS:
+def test_make_verbs_in_documents_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    verbs = set(re.findall(r"^([a-z0-9-]+):.*## ", makefile, re.MULTILINE))
+    for document in [*DOCUMENTS, *KUBERNETES]:
         named = set(re.findall(r"(?:`|^)make ([a-z0-9-]+)", document.read_text(), re.MULTILINE))
-        assert named <= verbs, f"{document.name}: {named - verbs}"
+        assert named <= verbs, f"{document.relative_to(ROOT)}: {named - verbs}"
+
+
+def test_command_references_are_up_to_date():
+    for page in ("cli.md", "cli-export.md", "cli-pipelines.md"):
+        done = subprocess.run(
+            [sys.executable, ROOT / "docs" / "generate_cli.py", page],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        up_to_date = (ROOT / "docs" / page).read_text(encoding="utf-8") == done.stdout
+        assert up_to_date, f"docs/{page} is out of date; run `make docs`"
+
+
+def test_api_page_lists_every_public_name_once():
+    listed = re.findall(
+        r"^::: c3d_client\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(c3d_client.__all__)
+
+
+def test_diagram_shows_the_steps_of_the_compiled_pipeline():
+    compiled = ROOT / "pipelines/c3d_pipelines/kubeflow/compiled/c3d-bulk-extraction.yaml"
+    steps = re.findall(r"^  comp-([a-z]+):", compiled.read_text(), re.MULTILINE)
+    words = set(re.findall(r"\w+", diagram_of_bulk_run()))
+    assert len(steps) == 6
+    assert set(steps) <= words
+
+
+def test_diagram_image_is_up_to_date():
+    image = (ROOT / "docs/img/bulk-run.svg").read_text()
+    (drawn,) = re.findall(r"<desc>(.*?)</desc></svg>", image, re.DOTALL)
+    up_to_date = html.unescape(drawn) == diagram_of_bulk_run()
+    assert up_to_date, "docs/img/bulk-run.svg is out of date; run `make docs-pictures`"
+
+
+def diagram_of_bulk_run():
+    (diagram,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs/bulk.md").read_text(), re.DOTALL)
+    return diagram
+
+
+def test_packages_have_the_licence_of_the_project():
+    licence = (ROOT / "LICENSE").read_text()
+    for package in PACKAGES:
+        assert (ROOT / package / "LICENSE").read_text() == licence, package
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150

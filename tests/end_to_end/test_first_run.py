@@ -1,4 +1,4 @@
-"""`make example`: what it says when it cannot go on. CI runs the whole of it."""
+"""`make example`: its errors, and the video it renders. CI runs the example itself."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def first_run(video):
 
 
 @pytest.mark.parametrize("name", ["absent.mp4", "notes.txt"])
-def test_what_is_no_video_is_one_line_before_anything_is_built(tmp_path, name):
+def test_file_that_is_not_a_video_is_a_one_line_error_before_the_build(tmp_path, name):
     path = tmp_path / name
     if name == "notes.txt":
         path.write_text("no pictures here\n" * 100)
@@ -30,19 +30,19 @@ def test_what_is_no_video_is_one_line_before_anything_is_built(tmp_path, name):
     assert done.stdout == ""
 
 
-def test_the_film_of_the_example_moves_right_then_down_then_left():
+def test_rendered_square_moves_right_then_down_then_left():
     sys.path.insert(0, str(ROOT / "examples"))
     try:
         import film
     finally:
         sys.path.pop(0)
 
-    def place(number):
+    def centre(number):
         rows, columns = (film.frame(number) == film._COLOUR).all(axis=2).nonzero()
         return rows.mean(), columns.mean()
 
     last = film.FPS * film.SECONDS - 1
-    start, corner, bottom, end = (place(n) for n in (0, last // 3, 2 * last // 3, last))
+    start, corner, bottom, end = (centre(number) for number in (0, last // 3, 2 * last // 3, last))
     assert corner[1] > start[1] + 100
     assert abs(corner[0] - start[0]) < 5
     assert bottom[0] > corner[0] + 80

@@ -1,15 +1,21 @@
-"""The client alone, in an environment of its own, extracts a video from the server."""
+"""Wheels are complete, and the client wheel alone extracts a video without TensorFlow."""
 
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-_PACKAGES = """
+PACKAGES = {
+    "client": "c3d_client",
+    "model_export": "c3d_export",
+    "pipelines": "c3d_pipelines",
+}
+_CHECK_ABSENT = """
 import importlib.util
 for name in ("tensorflow", "keras", "kfp", "c3d_export", "c3d_pipelines", "tensorflow_serving"):
     assert importlib.util.find_spec(name) is None, name
@@ -17,24 +23,56 @@ for name in ("tensorflow", "keras", "kfp", "c3d_export", "c3d_pipelines", "tenso
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A virtual environment with `pip install ./client` and nothing else; gives its bin folder."""
+def wheels(tmp_path_factory):
+    """The wheel of each package, by its folder."""
+    folder = tmp_path_factory.mktemp("wheels")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*build, "--no-deps", "--wheel-dir", folder, *(ROOT / source for source in PACKAGES)],
+        check=True,
+    )
+    return {source: next(folder.glob(f"{name}-*.whl")) for source, name in PACKAGES.items()}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, wheels):
+    """The `bin` folder of a virtual environment that has the client's wheel and nothing else."""
     folder = tmp_path_factory.mktemp("light") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    # A copy of the sources: the build may not leave anything beside the real ones.
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
-        [folder / "bin/python", *install, "-c", ROOT / "constraints.txt", ROOT / "client"],
+        [folder / "bin/python", *install, "-c", ROOT / "constraints.txt", wheels["client"]],
         check=True,
     )
     return folder / "bin"
 
 
-def test_the_client_alone_extracts_a_video_without_tensorflow(
+def test_wheels_contain_every_file_of_their_package_and_complete_metadata(wheels):
+    for source, name in PACKAGES.items():
+        with zipfile.ZipFile(wheels[source]) as wheel:
+            content = set(wheel.namelist())
+            (metadata,) = [entry for entry in content if entry.endswith(".dist-info/METADATA")]
+            headers, _, description = wheel.read(metadata).decode().partition("\n\n")
+        files = {
+            path.relative_to(ROOT / source).as_posix()
+            for path in (ROOT / source / name).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        assert files <= content, f"{name}: {files - content}"
+        assert any(entry.endswith(".dist-info/licenses/LICENSE") for entry in content), name
+        assert any(entry.endswith(".dist-info/entry_points.txt") for entry in content), name
+        for header in ("License-Expression: Apache-2.0", "Author: ", "Classifier: ", "Summary: "):
+            assert f"\n{header}" in headers, f"{name}: {header}"
+        assert description == (ROOT / source / "README.md").read_text(), name
+
+
+def test_client_alone_extracts_a_video_without_tensorflow(
     environment, narrow_server, carphone, tmp_path
 ):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    subprocess.run([environment / "python", "-c", _PACKAGES], check=True, cwd=tmp_path, env=clean)
+    subprocess.run(
+        [environment / "python", "-c", _CHECK_ABSENT], check=True, cwd=tmp_path, env=clean
+    )
     done = subprocess.run(
         [environment / "c3d", "extract", carphone, "--server", narrow_server.target]
         + ["--out", tmp_path / "features"],
@@ -49,7 +87,21 @@ def test_the_client_alone_extracts_a_video_without_tensorflow(
         assert np.linalg.norm(file["video_feature"]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_only_small_packages_come_with_it(environment):
+def test_client_wheel_has_the_data_files_of_the_classify_page(
+    environment, narrow_server, carphone, tmp_path
+):
+    page = tmp_path / "page.html"
+    subprocess.run(
+        [environment / "c3d", "classify", carphone, "--server", narrow_server.target]
+        + ["--html", page],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert "</html>" in page.read_text()
+
+
+def test_client_has_only_small_dependencies(environment):
     done = subprocess.run(
         [environment / "python", "-m", "pip", "list", "--format=freeze"],
         capture_output=True,
@@ -62,7 +114,9 @@ def test_only_small_packages_come_with_it(environment):
         "c3d-client",
         "click",
         "grpcio",
+        "jinja2",
         "markdown-it-py",
+        "markupsafe",
         "mdurl",
         "numpy",
         "opencv-python-headless",
@@ -73,8 +127,8 @@ def test_only_small_packages_come_with_it(environment):
     }
 
 
-def test_it_is_light_in_memory_once_loaded(environment):
-    # Everything that extracting needs, in kilobytes, at its highest.
+def test_client_needs_at_most_90_mb_when_imported(environment):
+    # The peak memory in kilobytes, with everything imported that extract() needs.
     code = (
         "from c3d_client import C3DClient\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -85,7 +139,7 @@ def test_it_is_light_in_memory_once_loaded(environment):
     assert int(done.stdout) <= 90 * 1024
 
 
-def test_what_needs_an_extra_says_which(environment, narrow_server, carphone, tmp_path):
+def test_missing_extra_is_named_in_the_error(environment, narrow_server, carphone, tmp_path):
     for arguments, extra in (
         (["extract", carphone, "--out", tmp_path / "f", "--format", "parquet"], "parquet"),
         (["extract", carphone, "--out", tmp_path / "f", "--format", "h5"], "h5"),

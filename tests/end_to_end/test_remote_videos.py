@@ -1,4 +1,4 @@
-"""The command takes videos from an object store and from the web, and accounts for each."""
+"""`c3d extract` reads videos from an object store and from the web, and reports each."""
 
 import csv
 import os
@@ -15,22 +15,22 @@ from support.web_server import web_server
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def video(tmp_path_factory):
     return write_film(tmp_path_factory.mktemp("film") / "film.mp4", 40)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, film):
-    """A bucket of two films in folders, and one object that is no video."""
+def store(tmp_path_factory, video):
+    """An S3 server with two videos in folders and one truncated video."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: videos on S3 not run")
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         bucket = fsspec.filesystem(
             "s3", endpoint_url=server.endpoint, key=server.access_key, secret=server.secret_key
         )
         bucket.mkdir("films")
-        bucket.pipe("films/day 1/a.mp4", film.read_bytes())
-        bucket.pipe("films/day 2/a.mp4", film.read_bytes())
-        bucket.pipe("films/day 2/torn.mp4", film.read_bytes()[:700])
+        bucket.pipe("films/day 1/a.mp4", video.read_bytes())
+        bucket.pipe("films/day 2/a.mp4", video.read_bytes())
+        bucket.pipe("films/day 2/torn.mp4", video.read_bytes()[:700])
         yield server
 
 
@@ -45,16 +45,16 @@ def extract(out, target, *inputs, **environment):
     )
 
 
-def test_a_bucket_is_extracted_and_extracted_once(store, narrow_server, tmp_path):
+def test_bucket_is_extracted_and_a_second_run_skips_finished_videos(store, narrow_server, tmp_path):
     out = tmp_path / "features"
     done = extract(out, narrow_server.target, "s3://films/", **store.environment)
     assert done.returncode == 1
     assert "2 videos done, 8 clips; 1 failed" in done.stderr
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*.npz"))
     assert names == ["day 1/a.mp4.npz", "day 2/a.mp4.npz"]
-    video = read_features(out / names[0]).provenance["video"]
-    assert video["source"] == "s3://films/day 1/a.mp4"
-    assert video["fingerprint"]["etag"]
+    recorded = read_features(out / names[0]).provenance["video"]
+    assert recorded["source"] == "s3://films/day 1/a.mp4"
+    assert recorded["fingerprint"]["etag"]
     with (out / "failures.csv").open(newline="") as file:
         assert [row["video"] for row in csv.DictReader(file)] == ["day 2/torn.mp4"]
     again = extract(out, narrow_server.target, "s3://films/", **store.environment)
@@ -62,7 +62,7 @@ def test_a_bucket_is_extracted_and_extracted_once(store, narrow_server, tmp_path
     assert "0 videos done, 0 clips; 2 skipped, done before; 1 failed" in again.stderr
 
 
-def test_wrong_credentials_are_one_line_and_nothing_is_made(store, narrow_server, tmp_path):
+def test_wrong_credentials_are_a_one_line_error_without_output(store, narrow_server, tmp_path):
     wrong = {**store.environment, "AWS_SECRET_ACCESS_KEY": "guessed-17"}
     done = extract(tmp_path / "features", narrow_server.target, "s3://films/", **wrong)
     assert done.returncode == 2
@@ -72,13 +72,11 @@ def test_wrong_credentials_are_one_line_and_nothing_is_made(store, narrow_server
     assert not (tmp_path / "features").exists()
 
 
-def test_a_signed_address_is_extracted_and_its_signature_kept_to_itself(
-    film, narrow_server, tmp_path
-):
+def test_signed_uri_is_extracted_and_its_signature_is_not_shown(video, narrow_server, tmp_path):
     with web_server() as web:
-        web.files["/film.mp4"] = film.read_bytes()
-        address = f"{web.url}/film.mp4?X-Amz-Signature=secret17"
-        done = extract(tmp_path / "features", narrow_server.target, address)
+        web.files["/film.mp4"] = video.read_bytes()
+        uri = f"{web.url}/film.mp4?X-Amz-Signature=secret17"
+        done = extract(tmp_path / "features", narrow_server.target, uri)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "features").glob("*.npz")
     assert path.name == "film.mp4.npz"

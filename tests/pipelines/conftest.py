@@ -18,7 +18,7 @@ from support.sample_dataset import two_runs
 
 @pytest.fixture
 def started() -> Iterator:
-    """Start a :class:`fake_serving.FakeServing` with the arguments given; stopped after the test."""
+    """Start a :class:`fake_serving.FakeServing`, which is stopped after the test."""
     servers = []
 
     def start(*args, **kwargs):

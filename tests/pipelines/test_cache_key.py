@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from c3d_client import ClipWindow
 from c3d_pipelines.run.cache_key import digest_of_model, earlier_runs, shard_index, shard_word
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.sample_shards import OTHER, PROVENANCE, settings, to_do, video
 
 PLANNED = [*to_do(video("a.mp4"), video("b.mp4")), *to_do(video("c.mp4"), shard=1)]
@@ -56,11 +56,11 @@ def test_a_dataset_that_was_emptied_is_not_taken_from_the_cache(tmp_path):
 
 
 def test_the_runs_that_a_dataset_has_seen_are_all_but_this_one(tmp_path):
-    place = Place(str(tmp_path))
-    assert earlier_runs(place, "run-2") == []
+    storage = Storage(str(tmp_path))
+    assert earlier_runs(storage, "run-2") == []
     for name in ("run-1/plan.parquet", "run-1/settings.json", "run-2/settings.json"):
-        place.write(f"runs/{name}", "x")
-    assert earlier_runs(place, "run-2") == ["run-1"]
+        storage.write(f"runs/{name}", "x")
+    assert earlier_runs(storage, "run-2") == ["run-1"]
 
 
 def test_a_models_digest_is_of_its_weights_mean_and_precision():

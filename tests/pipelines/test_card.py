@@ -14,7 +14,7 @@ from c3d_pipelines.dataset.index import INDEX_SCHEMA
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import clip_schema, video_schema
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.sample_shards import LABELS, OTHER, PROVENANCE, commit, settings, to_do, video
 
 A, B = video("a.mp4"), video("b.mp4")
@@ -31,7 +31,7 @@ def published(out: Path, provenance=PROVENANCE, **kind) -> str:
 class TestForPrograms:
     def test_what_was_written_is_read(self, tmp_path):
         published(tmp_path, answer="classes")
-        card = read_card(Place(tmp_path))
+        card = read_card(Storage(tmp_path))
         assert card.answer == "classes"
         assert card.labels == LABELS
         assert card.size == 3
@@ -39,7 +39,7 @@ class TestForPrograms:
         assert json.loads((tmp_path / "dataset.json").read_text()) == json.loads(card.to_json())
 
     def test_where_there_is_none_there_is_none(self, tmp_path):
-        assert read_card(Place(tmp_path)) is None
+        assert read_card(Storage(tmp_path)) is None
 
     @pytest.mark.parametrize("text", ["", "[]", '{"answer": "features"}', "\xff", "FORMAT 2"])
     def test_what_is_none_is_one_clear_line(self, tmp_path, text):
@@ -49,7 +49,7 @@ class TestForPrograms:
             text = path.read_text().replace('"format": 1', '"format": 2')
         path.write_text(text, "latin-1")
         with pytest.raises(ShardError, match="dataset.json: is not the card of a dataset") as told:
-            read_card(Place(tmp_path))
+            read_card(Storage(tmp_path))
         assert "\n" not in str(told.value)
 
     def test_classes_with_other_labels_never_come_together(self, tmp_path):
@@ -68,15 +68,15 @@ class TestWhatMayJoin:
         commit(job, [A])
         if finished:
             publish(job, to_do(A))
-        place = Place(tmp_path)
-        require_same_dataset(place, answer="features", provenance=PROVENANCE)
+        storage = Storage(tmp_path)
+        require_same_dataset(storage, answer="features", provenance=PROVENANCE)
         with pytest.raises(ProvenanceError, match="model.precision: .* give another out"):
-            require_same_dataset(place, answer="features", provenance=OTHER)
+            require_same_dataset(storage, answer="features", provenance=OTHER)
         with pytest.raises(ProvenanceError, match="answer: 'features' against 'classes'"):
-            require_same_dataset(place, answer="classes", provenance=PROVENANCE)
+            require_same_dataset(storage, answer="classes", provenance=PROVENANCE)
 
     def test_into_an_empty_place_all_may(self, tmp_path):
-        require_same_dataset(Place(tmp_path), answer="classes", provenance=OTHER)
+        require_same_dataset(Storage(tmp_path), answer="classes", provenance=OTHER)
 
 
 class TestForPeople:

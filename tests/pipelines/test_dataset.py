@@ -21,7 +21,7 @@ from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import clip_file, video_file
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.s3_server import s3_server
 from support.sample_dataset import BAD, CHANGED, CURRENT, OK, ROWS, TWIN, two_runs
 from support.sample_shards import (
@@ -273,7 +273,7 @@ class TestInABucket:
             assert films.nearest("5.mp4", k=1)[0].video_id == "twin.mp4"
             name = video_file(films.row("1.mp4").shard)
             assert f"{out}/{name}" in films.files()
-            Place(out).remove(name)
+            Storage(out).remove(name)
             with pytest.raises(ShardError, match=f"^{out}/{name}: is not there"):
                 films.matrix()
 

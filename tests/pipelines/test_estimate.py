@@ -1,139 +1,163 @@
-"""Hours, pods, bytes and money: derived by hand, in order, and out of range refused."""
+"""Figures of an estimate: counts, bytes, cost, their order, and the refusal of invalid numbers."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 from c3d_client.core.errors import UsageError
-from c3d_pipelines.estimates.course import PODS_AROUND, PODS_PER_SHARD, Job
-from c3d_pipelines.estimates.estimate import Prices, estimate
-from c3d_pipelines.estimates.rates import Cluster, Rates
-from c3d_pipelines.estimates.workload import Workload, known_workload, typical_workload
-from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.estimate.rates import Cluster, Rates
+from c3d_pipelines.estimate.simulate import (
+    PODS_PER_RUN,
+    PODS_PER_SHARD,
+    STARTS_PER_RUN,
+    Job,
+    estimate,
+)
+from c3d_pipelines.estimate.video_stats import typical_workload
 
 RATES = Rates(frames_per_core_s=350, clips_per_s=300)
 
 
-def film(number, *, duration_s=0.0, size_bytes=0):
-    return ManifestRow(f"v{number}", f"/v{number}.mp4", size_bytes, duration_s)
-
-
-def job(videos=1000, *, cluster=None, rates=RATES, spread=1.2, **changes):
+def job(videos=1000, *, rates=RATES, failure_rate=0.01, spread=1.2, **cluster):
     work = typical_workload(videos, mean_duration_s=120, spread=spread)
-    return Job(work, rates, cluster or Cluster(), **changes)
+    return Job(work, rates, Cluster(**cluster), failure_rate=failure_rate)
 
 
 class TestEstimate:
     def test_counts_pods_and_bytes(self):
-        found = estimate(job(failure_rate=0))
-        assert found.pods == PODS_PER_SHARD * found.shards + PODS_AROUND
-        assert found.bytes_wire == pytest.approx(found.clips * 16 * 112 * 112 * 3)
-        assert found.bytes_in == pytest.approx(1000 * 120 * 2.7e6 / 8)
-        good = found.videos - found.too_short
-        assert found.bytes_out == pytest.approx((good + found.clips) * 4096 * 4)
+        result = estimate(job(failure_rate=0))
+        assert result.pods == PODS_PER_SHARD * result.shards + PODS_PER_RUN
+        assert result.bytes_wire == pytest.approx(result.clips * 16 * 112 * 112 * 3)
+        assert result.bytes_in == pytest.approx(1000 * 120 * 2.7e6 / 8)
+        written = result.videos - result.too_short
+        assert result.bytes_out == pytest.approx((written + result.clips) * 4096 * 4)
 
-    def test_videos_alone_or_classes_are_written_in_less(self):
+    def test_videos_alone_or_classes_need_fewer_bytes(self):
         with_clips = estimate(job(failure_rate=0))
         videos = estimate(job(failure_rate=0), clip_rows=False)
         assert videos.bytes_out == pytest.approx((1000 - videos.too_short) * 4096 * 4)
         classes = estimate(job(failure_rate=0), answer="classes")
         assert classes.bytes_out == pytest.approx(with_clips.bytes_out * 487 / 4096)
 
-    def test_videos_that_fail_leave_no_rows(self):
-        found = estimate(job(failure_rate=1.0))
-        assert found.bytes_out == 0
-        assert found.failed == 1000
+    def test_failed_videos_have_no_rows_and_half_their_frames(self):
+        result, sound = estimate(job(failure_rate=1.0)), estimate(job(failure_rate=0))
+        assert result.bytes_out == 0
+        assert result.failed == 1000
+        assert result.frames == pytest.approx(sound.frames / 2)
+        assert result.clips == pytest.approx(sound.clips / 2)
 
-    def test_is_derived_by_hand(self):
-        # 64 equal videos of 100 s in 8 shards, on 4 pods of 2 cores: two rounds.
-        rows = [[film(8 * s + n, duration_s=100.0) for n in range(8)] for s in range(8)]
-        rates = Rates(100, 1e9, video_s=1, core_share=0.9)
-        cluster = Cluster(pods=4, cores=2, replicas=3, gpus_per_replica=2, pod_start_s=10)
-        found = estimate(Job(known_workload(rows), rates, cluster, failure_rate=0))
-        core_s = 8 * (2500 / 90 + 1)
-        longest = (2500 / 90 + 1) / 2  # less than the others' time: (1/2)^2 / 2 of it, over theirs
-        shard_s = core_s / 2 + longest**2 / 2 / ((core_s - 2 * longest) / 2)
-        wall_s = PODS_AROUND * 10 + 2 * (30 + shard_s)
-        assert found.wall_h.likely * 3600 == pytest.approx(wall_s)
-        assert found.cpu_h.likely * 3600 == pytest.approx(8 * (10 + shard_s) * 2)
-        assert found.gpu_h.likely == pytest.approx(found.wall_h.likely * 6)
+    def test_hours_of_machines(self):
+        result = estimate(job(cores=2, pods=4, replicas=3, gpus_per_replica=2, spread=0))
+        assert result.gpu_h.likely == pytest.approx(result.wall_h.likely * 6)
+        # Pods hold their cores while they start and work.
+        pods_h = result.stages_h["decode"] * 4 + result.shards * 10 / 3600
+        assert result.cpu_h.likely == pytest.approx(2 * pods_h, rel=0.02)
 
-    def test_a_server_alone_takes_its_clips_and_requests(self):
-        rows = [[film(0, duration_s=1000.0)]]
-        rates = Rates(1e9, 100, request_s=0.5, video_s=0)
-        found = estimate(Job(known_workload(rows), rates, Cluster(pod_start_s=0), failure_rate=0))
-        clips = (25_000 - 16) // 8 + 1
-        server_s = clips / 100 + math.ceil(clips / 8) * 0.5
-        assert found.wall_h.likely * 3600 == pytest.approx(server_s)
-        assert found.bottleneck == "server"
-        assert found.server_busy == pytest.approx(1)
+    def test_parts_of_the_run(self):
+        result = estimate(job(100_000, pods=10, replicas=40, pod_start_s=20))
+        assert result.bottleneck == "decode"
+        expected_h = result.stages_h["decode"] + result.starts_h + result.tail_h
+        assert result.wall_h.likely == pytest.approx(expected_h, rel=0.02)
+        starts = STARTS_PER_RUN + PODS_PER_SHARD * result.shards / 10
+        assert result.starts_h == pytest.approx(starts * 20 / 3600)
+        assert result.tail_h < 0.05 * result.wall_h.likely
 
-    def test_on_one_machine_decoding_and_computing_add_up(self):
-        alone = Cluster(pods=1, cores=2, pod_start_s=0, one_machine=True)
-        found = estimate(job(cluster=alone))
-        stages = found.stages_h
-        assert found.wall_h.likely == pytest.approx(stages["decode"] + stages["server"], rel=0.01)
+    def test_a_server_that_limits_the_run_is_busy(self):
+        result = estimate(job(pod_start_s=0))
+        assert result.bottleneck == "server"
+        assert result.server_busy == pytest.approx(1, abs=0.05)
+        idle = estimate(job(pod_start_s=0, replicas=30))
+        assert idle.server_busy < 0.2
 
-    @pytest.mark.parametrize("cluster", [Cluster(), Cluster(preemptions_per_h=1), Cluster(pods=1)])
-    def test_low_likely_high_are_in_order(self, cluster):
-        found = estimate(job(cluster=cluster), prices=Prices(2.0, 0.05))
-        for three in (found.wall_h, found.cpu_h, found.gpu_h, found.cost):
-            assert 0 < three.low < three.likely < three.high
+    def test_low_likely_high_are_in_order(self):
+        for cluster in ({}, {"preemptions_per_h": 1}, {"pods": 1}):
+            result = estimate(job(**cluster), gpu_hour=2.0, cpu_hour=0.05)
+            for values in (result.wall_h, result.cpu_h, result.gpu_h, result.cost):
+                assert 0 < values.low < values.likely < values.high, (cluster, values)
 
-    def test_a_mean_of_few_heavy_tailed_videos_tells_less(self):
-        few, many = estimate(job(30)), estimate(job(100_000))
-        assert few.wall_h.high / few.wall_h.likely > 1.2 * many.wall_h.high / many.wall_h.likely
+    def test_range_has_the_error_of_the_rates(self):
+        wall_h = estimate(job(100_000, pod_start_s=0, spread=0, failure_rate=0)).wall_h
+        assert wall_h.low / wall_h.likely == pytest.approx(1 / 1.09, rel=0.01)
+        assert wall_h.high / wall_h.likely == pytest.approx(1 / 0.91, rel=0.01)
+
+    def test_range_is_wider_for_few_videos_with_uneven_lengths(self):
+        few, many = (estimate(job(count, pod_start_s=0)).wall_h for count in (30, 100_000))
+        assert (few.high - few.low) / few.likely > 2 * (many.high - many.low) / many.likely
+        assert few.high / few.likely > 1.2 * many.high / many.likely
 
     def test_cost_is_hours_times_prices(self):
-        found = estimate(job(), prices=Prices(gpu_hour=2.5, cpu_hour=0.04))
-        expected = 2.5 * found.gpu_h.likely + 0.04 * found.cpu_h.likely
-        assert found.cost.likely == pytest.approx(expected)
+        result = estimate(job(), gpu_hour=2.5, cpu_hour=0.04)
+        expected = 2.5 * result.gpu_h.likely + 0.04 * result.cpu_h.likely
+        assert result.cost.likely == pytest.approx(expected, rel=0.01)
+        assert estimate(job(), gpu_hour=2).cost.likely == 2 * result.gpu_h.likely
         assert estimate(job()).cost is None
 
-    def test_preemption_makes_it_longer_and_shards_may_be_lost(self):
-        calm = estimate(job())
-        rough = estimate(job(cluster=Cluster(preemptions_per_h=2)))
+    def test_preemption_takes_longer_and_shards_may_be_lost(self):
+        calm, rough = estimate(job()), estimate(job(preemptions_per_h=2))
         assert rough.wall_h.likely > calm.wall_h.likely
         assert rough.pods > calm.pods
         assert rough.preempted > 1
         assert 0 < rough.lost_shards < rough.shards
 
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"failure_rate": -0.1},
-            {"failure_rate": 1.1},
-            {"failure_rate": math.nan},
-            {"cluster": {"pods": 0}},
-            {"cluster": {"cores": -1}},
-            {"cluster": {"replicas": 0}},
-            {"cluster": {"gpus_per_replica": -1}},
-            {"cluster": {"pod_start_s": math.inf}},
-            {"cluster": {"preemptions_per_h": -1}},
-            {"cluster": {"retries": -1}},
-            {"cluster": {"network_gbit": 0}},
-            {"cluster": {"storage_mb_per_s": math.nan}},
-            {"cluster": {"one_machine": True}},
-            {"rates": {"frames_per_core_s": 0}},
-            {"rates": {"clips_per_s": -3}},
-            {"rates": {"request_s": -1}},
-            {"rates": {"video_s": math.nan}},
-            {"rates": {"core_share": 0}},
-        ],
-    )
-    def test_numbers_out_of_range_are_refused(self, changes):
-        (name, value), *_ = changes.items()
-        word = next(iter(value)) if isinstance(value, dict) else name
-        with pytest.raises(UsageError, match="one machine" if word == "one_machine" else word):
-            job(
-                cluster=Cluster(**changes.get("cluster", {})),
-                rates=Rates(
-                    **{"frames_per_core_s": 1, "clips_per_s": 1, **changes.get("rates", {})}
-                ),
-                failure_rate=changes.get("failure_rate", 0.0),
-            )
+    def test_more_of_anything_is_never_slower(self):
+        base = {"pods": 8, "cores": 4, "replicas": 2}
+        for name, amounts in (
+            ("pods", (1, 2, 4, 8, 16, 32)),
+            ("cores", (1, 2, 3, 4, 8, 16)),
+            ("replicas", (1, 2, 3, 4, 8, 30)),
+            ("network_gbit", (0.1, 1, 10, 100)),
+            ("storage_mb_per_s", (0.1, 1, 10, 100)),
+        ):
+            times = [
+                estimate(job(1000, **{**base, name: amount})).wall_h.likely for amount in amounts
+            ]
+            for fewer, more in itertools.pairwise(times):
+                assert more <= fewer * 1.01, (name, times)
+            assert times[-1] < times[0], (name, times)
+        for slower, faster in (
+            (Rates(100, 300), Rates(350, 300)),
+            (Rates(350, 30), RATES),
+            (Rates(350, 300, request_s=0.1), RATES),
+            (Rates(350, 300, video_s=5), RATES),
+        ):
+            hours = [estimate(job(rates=rates)).wall_h.likely for rates in (slower, faster)]
+            assert hours[1] < hours[0], slower
 
-    def test_nothing_to_do_is_nothing_to_estimate(self):
-        with pytest.raises(UsageError, match="no video to be done"):
-            known_workload([])
-        with pytest.raises(UsageError, match="no video to be done"):
-            Workload(())
+    def test_more_videos_take_longer(self):
+        times = [estimate(job(videos)).wall_h.likely for videos in (1, 10, 100, 1000, 10_000)]
+        assert times == sorted(times)
+        assert np.diff(times).min() > 0
+
+    def test_invalid_numbers_are_refused(self):
+        for name, value in (
+            ("pods", 0),
+            ("cores", -1),
+            ("replicas", 0),
+            ("gpus_per_replica", -1),
+            ("pod_start_s", math.inf),
+            ("preemptions_per_h", -1),
+            ("retries", -1),
+            ("network_gbit", 0),
+            ("storage_mb_per_s", math.nan),
+            ("failure_rate", -0.1),
+            ("failure_rate", 1.1),
+            ("failure_rate", math.nan),
+        ):
+            with pytest.raises(UsageError, match=f"^{name} is .*; give [^\n]*$"):
+                job(**{name: value})
+        for name, value in (
+            ("frames_per_core_s", 0),
+            ("clips_per_s", -3),
+            ("request_s", -1),
+            ("video_s", math.nan),
+            ("core_share", 0),
+        ):
+            with pytest.raises(UsageError, match=f"^{name} is .*; give [^\n]*$"):
+                Rates(**{"frames_per_core_s": 1, "clips_per_s": 1, name: value})
+        with pytest.raises(UsageError, match="one machine has 1 of each"):
+            job(one_machine=True)
+        with pytest.raises(UsageError, match="cpu_hour is nan; give 0 or more"):
+            estimate(job(), cpu_hour=math.nan)
+        with pytest.raises(UsageError, match="answer is 'rows'; give features or classes"):
+            estimate(job(), answer="rows")

@@ -12,7 +12,7 @@ from c3d_pipelines.errors import ManifestError, StorageError
 from c3d_pipelines.inputs.plan import PlannedRow
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.commits import read_report
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from click.testing import CliRunner
 from pipelines.test_publish import files, told
 from support.sample_shards import (
@@ -126,7 +126,7 @@ class TestWhatComesOut:
             assert np.array_equal(films.clips("a.mp4").clip_features, numbers_of(A, salt="one"))
             shards = {films.row(name).shard for name in ("a.mp4", "b.mp4")}
             assert len(shards) == films.card.shards == 2
-            assert all(read_report(Place(target), name).name == name for name in shards)
+            assert all(read_report(Storage(target), name).name == name for name in shards)
 
     def test_has_duplicates_with_their_originals_numbers(self, tmp_path, out):
         job, twin = settings(tmp_path / "one"), video("twin.mp4", A.key)

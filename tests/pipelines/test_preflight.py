@@ -20,7 +20,7 @@ from c3d_pipelines.errors import StorageError
 from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.fake_serving import model_card
 from support.films import write_film
 from support.shard_runs import files_in, plain_job, row
@@ -126,4 +126,4 @@ def test_a_place_that_cannot_be_written_to_is_named(started, tmp_path):
 def test_a_bucket_is_tried_too(started):
     settings = preflight(plain_job("memory://preflight/out", started().target))
     assert settings.provenance
-    assert Place("memory://preflight/out").names() == []
+    assert Storage("memory://preflight/out").names() == []

@@ -17,7 +17,7 @@ from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards import commits as shards
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.sample_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
 
 A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
@@ -30,7 +30,7 @@ def out(tmp_path) -> Path:
 
 
 def told(out: Path, *columns: str) -> dict[str, tuple]:
-    rows = read_index(Place(out)).select(["video_id", *(columns or ("status",))]).to_pylist()
+    rows = read_index(Storage(out)).select(["video_id", *(columns or ("status",))]).to_pylist()
     assert len({row["video_id"] for row in rows}) == len(rows)
     return {row.pop("video_id"): tuple(row.values()) for row in rows}
 

@@ -10,7 +10,7 @@ from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.shards.schema import clip_file, clip_schema, video_file, video_schema
 from c3d_pipelines.shards.writer import key_read, writing_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 NAME = "0123456789abcdef"
 MADE = {"clips": {"stride": 8}}
@@ -39,10 +39,10 @@ def asked(number):
 def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_CLIP_GROUP_ROWS", 100)
     monkeypatch.setattr(shard_writer, "_VIDEO_GROUP_ROWS", 3)
-    place = Place(tmp_path)
+    storage = Storage(tmp_path)
     lengths = [1, 250, 0, 99, 64, 65, 0, 3]
     made = [features(count, seed) if count else None for seed, count in enumerate(lengths)]
-    with writing_shard(place, NAME, **WAYS) as writer:
+    with writing_shard(storage, NAME, **WAYS) as writer:
         for number, one in enumerate(made):
             if one is None:
                 writer.add_failed(asked(number), VideoDecodeError("a", "is damaged"))
@@ -71,12 +71,12 @@ def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch)
         "queue_s": 0.0,
         "compute_s": 0.0,
     }
-    assert writer.video_bytes == place.size(video_file(NAME))
-    assert writer.clip_bytes == place.size(clip_file(NAME))
+    assert writer.video_bytes == storage.size(video_file(NAME))
+    assert writer.clip_bytes == storage.size(clip_file(NAME))
 
 
 def test_the_columns_are_those_of_the_format(tmp_path):
-    with writing_shard(Place(tmp_path), NAME, **WAYS) as writer:
+    with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
         writer.add(asked(0), features(2))
     for file, schema in (
         (video_file(NAME), video_schema("features")),
@@ -90,7 +90,7 @@ def test_the_columns_are_those_of_the_format(tmp_path):
 
 
 def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
-    with writing_shard(Place(tmp_path), NAME, **WAYS) as writer:
+    with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
         for number in range(130):
             writer.add(asked(number), features(5, number))
     for file, most in ((video_file(NAME), 128), (clip_file(NAME), 256 + 63)):
@@ -119,7 +119,7 @@ def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, VideoDecodeError("a", "b")])
 def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
     def break_off():
-        with writing_shard(Place(tmp_path), NAME, **WAYS) as writer:
+        with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
             writer.add(asked(0), features(600))
             raise error
 
@@ -129,11 +129,11 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
 
 
 def test_neither_file_is_there_before_the_block_ends(tmp_path):
-    place = Place(tmp_path)
-    with writing_shard(place, NAME, **WAYS) as writer:
+    storage = Storage(tmp_path)
+    with writing_shard(storage, NAME, **WAYS) as writer:
         writer.add(asked(0), features(600))
-        assert place.names() == []
-    assert place.names() == [clip_file(NAME), video_file(NAME)]
+        assert storage.names() == []
+    assert storage.names() == [clip_file(NAME), video_file(NAME)]
 
 
 @pytest.mark.parametrize(

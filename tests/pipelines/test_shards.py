@@ -11,7 +11,7 @@ from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.films import write_film
 from support.shard_runs import job, plain_job, row
 
@@ -49,13 +49,13 @@ def shard(started, tmp_path):
     path = write_film(tmp_path / "a.mp4", 24)
     settings = job(tmp_path / "out", started().target)
     report = do_shard(settings, [row(path, "a"), row(path, "b")], 0)
-    return Place(tmp_path / "out"), report
+    return Storage(tmp_path / "out"), report
 
 
 def test_a_report_that_fits_its_files_is_a_shard(shard):
-    place, report = shard
-    assert read_report(place, report.name) == report
-    assert read_report(place, "0" * 16) is None
+    storage, report = shard
+    assert read_report(storage, report.name) == report
+    assert read_report(storage, "0" * 16) is None
 
 
 @pytest.mark.parametrize(
@@ -69,48 +69,48 @@ def test_a_report_that_fits_its_files_is_a_shard(shard):
     ],
 )
 def test_a_report_that_does_not_fit_is_none(shard, change):
-    place, report = shard
+    storage, report = shard
     if "counts" in change:
         change = {**change, "counts": {**change["counts"], "failed": 0}}
-    place.write(report_file(report.name), replace(report, **change).to_json())
-    assert read_report(place, report.name) is None
+    storage.write(report_file(report.name), replace(report, **change).to_json())
+    assert read_report(storage, report.name) is None
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"name": 3', b"\xff\xfe"])
 def test_bytes_that_are_no_report_are_none(shard, text):
-    place, report = shard
-    place.write(report_file(report.name), text)
-    assert read_report(place, report.name) is None
+    storage, report = shard
+    storage.write(report_file(report.name), text)
+    assert read_report(storage, report.name) is None
 
 
 def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
-    place, report = shard
-    path = place.uri_of(report_file(report.name))
+    storage, report = shard
+    path = storage.uri_of(report_file(report.name))
     os.unlink(path)
     os.symlink(path, path)
     with pytest.raises(StorageError, match="Too many levels of symbolic links"):
-        read_report(place, report.name)
+        read_report(storage, report.name)
 
 
 def test_what_a_killed_worker_left_goes_after_a_day(shard):
-    place, report = shard
+    storage, report = shard
     hidden = f"{TEMPORARY_PREFIX}0123"
-    left = [place.uri_of(video_file("x").replace("x.parquet", hidden))]
-    left.append(place.uri_of(clip_file("x").replace("x.parquet", hidden)))
+    left = [storage.uri_of(video_file("x").replace("x.parquet", hidden))]
+    left.append(storage.uri_of(clip_file("x").replace("x.parquet", hidden)))
     for path in left:
         with open(path, "w"):
             pass
         os.utime(path, (0, time.time() - 23 * 3600))
-    remove_stale(place)
+    remove_stale(storage)
     assert all(map(os.path.exists, left))
     for path in left:
         os.utime(path, (0, time.time() - 25 * 3600))
-        os.utime(place.uri_of(video_file(report.name)), (0, 0))
-    remove_stale(place)
+        os.utime(storage.uri_of(video_file(report.name)), (0, 0))
+    remove_stale(storage)
     assert not any(map(os.path.exists, left))
-    assert read_report(place, report.name) == report
+    assert read_report(storage, report.name) == report
 
 
 def test_a_place_without_folders_has_nothing_stale(tmp_path):
-    remove_stale(Place(tmp_path / "nowhere"))
-    remove_stale(Place("memory://nowhere/out"))
+    remove_stale(Storage(tmp_path / "nowhere"))
+    remove_stale(Storage("memory://nowhere/out"))

@@ -19,7 +19,7 @@ from c3d_pipelines.run import steps
 from c3d_pipelines.run.errors import failing_in_one_line, reasons
 from c3d_pipelines.run.finish import final_state, report_step
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.films import write_film
 
 DEFAULTS = {
@@ -125,7 +125,7 @@ class TestPlan:
         later.preflight()
         later.extract(word)
         assert later.publish()[0] == 0
-        assert read_index(Place(str(run.out))).num_rows == 2
+        assert read_index(Storage(str(run.out))).num_rows == 2
 
     @pytest.mark.parametrize(
         ("changes", "told"),
@@ -149,7 +149,7 @@ class TestPlan:
     def test_a_place_without_videos_is_an_error_that_the_report_knows(self, run):
         with pytest.raises(ManifestError):
             run.plan(videos=str(run.videos.parent / "none"))
-        assert reasons(Place(str(run.out)), "run-1").startswith("plan: ")
+        assert reasons(Storage(str(run.out)), "run-1").startswith("plan: ")
 
 
 class TestServer:
@@ -230,7 +230,7 @@ class TestReport:
         run.extract(words[0])
         summary = run.report()
         assert (summary.ok, summary.unsuccessful) == (1, 1)
-        statuses = read_index(Place(str(run.out)))["status"].to_pylist()
+        statuses = read_index(Storage(str(run.out)))["status"].to_pylist()
         assert sorted(statuses) == ["failed", "ok"]
 
     def test_tells_of_a_dataset_that_cannot_be_published_and_fails(self, run):
@@ -248,8 +248,8 @@ class TestState:
     """Of a run, in the words of kfp.local and of backends of several ages."""
 
     @pytest.fixture
-    def place(self, tmp_path) -> Place:
-        return Place(str(tmp_path))
+    def storage(self, tmp_path) -> Storage:
+        return Storage(str(tmp_path))
 
     @pytest.mark.parametrize(
         ("word", "state"),
@@ -263,12 +263,12 @@ class TestState:
             ("", "FAILED"),
         ],
     )
-    def test_is_what_kubeflow_says_and_failed_where_it_says_nothing(self, place, word, state):
-        assert final_state(place, "run-1", word, "") == state
+    def test_is_what_kubeflow_says_and_failed_where_it_says_nothing(self, storage, word, state):
+        assert final_state(storage, "run-1", word, "") == state
 
-    def test_is_failed_where_a_step_says_so(self, place):
-        assert final_state(place, "run-1", "COMPLETE", "gate: too many") == "FAILED"
-        assert final_state(place, "run-1", "CANCELED", "plan: stopped") == "CANCELLED"
+    def test_is_failed_where_a_step_says_so(self, storage):
+        assert final_state(storage, "run-1", "COMPLETE", "gate: too many") == "FAILED"
+        assert final_state(storage, "run-1", "CANCELED", "plan: stopped") == "CANCELLED"
 
     def test_is_well_while_it_runs_where_its_publishing_went_well(self, run):
         for word in run.plan():
@@ -291,7 +291,7 @@ class TestErrors:
         given = {"out": str(tmp_path), "run": "r"}
         with pytest.raises(OSError, match="hunter2"), failing_in_one_line("publish", **given):
             raise OSError("password hunter2")
-        left = reasons(Place(str(tmp_path)), "r")
+        left = reasons(Storage(str(tmp_path)), "r")
         assert left == "publish: stopped by an unexpected OSError; the step's log tells where"
 
     def test_keep_their_own_words_where_the_place_cannot_be_written(self, tmp_path):

@@ -16,7 +16,7 @@ from c3d_pipelines.shards import progress as shard_progress
 from c3d_pipelines.shards.commits import name_of, read_report
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.fake_serving import LABELS
 from support.films import write_film
 from support.shard_runs import (
@@ -79,7 +79,7 @@ def test_every_video_ends_in_one_row_in_the_order_of_the_plan(narrow_server, row
             assert one["compute_s"] > 0
         else:
             assert told + [one["wall_s"], one["compute_s"]] == [None] * 7
-    assert report == read_report(Place(out), report.name)
+    assert report == read_report(Storage(out), report.name)
     assert report.name == name_of(settings, rows)
     assert (report.run, report.index, report.answer) == ("run-1", 3, "features")
     assert (report.videos, report.clips, report.clips_answered, report.retries) == (7, 13, 13, 0)
@@ -149,7 +149,7 @@ def test_a_shard_in_which_nothing_is_well_is_a_shard_too(server, rows, out):
     report = do_shard(job(out, server.target), [rows[1], rows[3], rows[5]], 0)
     assert (report.videos, report.clips, report.counts["ok"]) == (3, 0, 0)
     assert read_clips(out, report) == []
-    assert read_report(Place(out), report.name) == report
+    assert read_report(Storage(out), report.name) == report
 
 
 def test_an_empty_shard_has_a_report_and_no_files(out):
@@ -203,17 +203,17 @@ def test_an_earlier_report_is_gone_before_other_files_take_their_names(
 ):
     settings = job(out, server.target)
     earlier = do_shard(settings, rows[5:6], 0)
-    write = Place.write
+    write = Storage.write
     told = []
 
     def broken_off(self, name, *args, **kwargs):
         told.append(read_report(self, earlier.name))
         raise StorageError(name, "broken off")
 
-    monkeypatch.setattr(Place, "write", broken_off)
+    monkeypatch.setattr(Storage, "write", broken_off)
     with pytest.raises(StorageError):
         do_shard(replace(settings, run="run-2"), rows[5:6], 0)
-    monkeypatch.setattr(Place, "write", write)
+    monkeypatch.setattr(Storage, "write", write)
     # Though these rows are the same, and the earlier report would fit them.
     assert told == [None]
     assert do_shard(replace(settings, run="run-2"), rows[5:6], 0).run == "run-2"
@@ -234,10 +234,10 @@ def test_a_shard_whose_files_do_not_fit_its_report_is_done_again(server, rows, o
     else:
         path = clips if damage == "clips" else videos
         path.write_bytes(bytes(path.stat().st_size))
-    assert read_report(Place(out), report.name) is None
+    assert read_report(Storage(out), report.name) is None
     again = do_shard(settings, rows[:3], 0)
     assert meaning(out, again) == whole
-    assert read_report(Place(out), report.name) == again
+    assert read_report(Storage(out), report.name) == again
 
 
 def test_the_row_tells_which_content_was_read(server, tmp_path, out):
@@ -321,7 +321,7 @@ def test_as_many_videos_are_in_flight_as_asked_for(server, tmp_path, out):
     together = []
 
     def on_predict(*_):
-        together.append(server.here)
+        together.append(server.in_flight)
         time.sleep(0.02)
 
     settings = job(out, server.target, workers=3, batch_size=1)

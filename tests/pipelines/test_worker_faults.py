@@ -10,7 +10,7 @@ import pytest
 from c3d_export.local_server import LocalServer
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
-from support.fake_serving import Trouble
+from support.fake_serving import LossyProxy
 from support.films import write_film
 from support.shard_runs import after, files_in, job, meaning, mixed_rows, read_videos, row
 
@@ -53,7 +53,7 @@ def test_a_server_that_is_away_for_a_while_costs_time_and_nothing_else(started, 
 
 def test_a_server_that_loses_a_third_of_all_requests_is_good_enough(narrow_server, rows, out):
     whole = meaning(out, do_shard(job(out, narrow_server.target), rows, 0))
-    trouble = Trouble(narrow_server.target, seed=3, share=0.35)
+    trouble = LossyProxy(narrow_server.target, seed=3, share=0.35)
     try:
         settings = job(out / "2", trouble.target, batch_size=2)
         report = do_shard(settings, rows, 0)

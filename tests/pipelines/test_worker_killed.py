@@ -4,7 +4,7 @@ import json
 import signal
 
 from c3d_pipelines.shards.commits import read_report
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
 
 KILLED = r"""
@@ -83,13 +83,13 @@ def test_killed_at_any_moment_and_called_again_it_is_the_same_shard(started, tmp
     name, ended = json.loads(said)
     assert len(ended) >= 15
     assert set(ended) == {signal.SIGKILL}
-    whole = read_report(Place(base / "undisturbed"), name)
+    whole = read_report(Storage(base / "undisturbed"), name)
     expected = meaning(base / "undisturbed", whole)
     for kill_at in range(1, len(ended) + 1):
         out = base / str(kill_at)
-        report = read_report(Place(out), name)
+        report = read_report(Storage(out), name)
         assert meaning(out, report) == expected
         assert report.counts == whole.counts
-        visible = Place(out).names()
-        assert visible == Place(base / "undisturbed").names()
+        visible = Storage(out).names()
+        assert visible == Storage(base / "undisturbed").names()
     assert set(NOT_THE_SAME_TWICE) == set(whole.timings)

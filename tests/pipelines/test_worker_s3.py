@@ -10,7 +10,7 @@ from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.reader import parquet_file
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 from support.films import write_film
 from support.s3_server import s3_server
 from support.shard_runs import job
@@ -25,7 +25,7 @@ def bucket(tmp_path_factory):
         for name, value in server.environment.items():
             patch.setenv(name, value)
         patch.setattr(stores, "_OPENED", {})
-        store = Place("s3://videos")._store
+        store = Storage("s3://videos")._store
         store.mkdir("videos")
         film = write_film(folder / "a.mp4", 40).read_bytes()
         for name, data in {"a.mp4": film, "b.mp4": film, "c.mp4": b"", "d.mp4": b"x" * 99}.items():
@@ -51,12 +51,12 @@ def test_from_a_bucket_into_a_bucket(bucket, server):
     bucket.pipe("videos/b.mp4", bucket.cat("videos/a.mp4") + b"\0\0\0\x08free")
     settings = job("s3://videos/out", server.target)
     report = do_shard(settings, rows, 0)
-    place = Place("s3://videos/out")
-    assert place.names() == sorted(
+    storage = Storage("s3://videos/out")
+    assert storage.names() == sorted(
         [clip_file(report.name), report_file(report.name), video_file(report.name)]
     )
-    assert read_report(place, report.name) == report
-    with parquet_file(place, video_file(report.name)) as file:
+    assert read_report(storage, report.name) == report
+    with parquet_file(storage, video_file(report.name)) as file:
         found = file.read().to_pylist()
     statuses = ["ok", "ok", "corrupt", "corrupt", "unreadable", "unreadable"]
     assert [one["status"] for one in found] == statuses

@@ -1,6 +1,6 @@
-"""A headless Chromium for tests that look at pages: what is in them, said and asked for by them.
+"""Headless Chromium for tests of pages: their content, errors and requests.
 
-Driven through the DevTools protocol over a pipe, so no port is opened.
+It is controlled through the DevTools protocol over a pipe, so no port is opened.
 """
 
 from __future__ import annotations
@@ -22,29 +22,38 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--remote-debugging-pipe",
 )
-# The browser reads from descriptor 3 and writes to 4.
-_HAND_OVER = """
+# The browser reads from descriptor 3 and writes to 4: this program gives the pipes these numbers.
+_START = """
 import os, sys
-ends = [os.dup(int(end)) for end in sys.argv[1:3]]
-for place, end in zip((3, 4), ends):
-    os.dup2(end, place)
-    os.set_inheritable(place, True)
+pipes = [os.dup(int(pipe)) for pipe in sys.argv[1:3]]
+for descriptor, pipe in zip((3, 4), pipes):
+    os.dup2(pipe, descriptor)
+    os.set_inheritable(descriptor, True)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
 def find() -> str | None:
-    """The browser's command, if there is one."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    """Return the browser's path; None where none is installed."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One tab. `complaints` is what the console showed as an error, `requests` the URLs asked."""
+    """One tab of a browser.
 
-    def __init__(self, to: int, back: int) -> None:
-        self._to, self._back = to, back
-        self._waiting = b""
-        self._number = 0
+    Args:
+        write_end: the pipe to send messages to.
+        read_end: the pipe to read messages from.
+
+    Attributes:
+        complaints: the errors and warnings of the console since the last page was opened.
+        requests: the requested URLs since then.
+    """
+
+    def __init__(self, write_end: int, read_end: int) -> None:
+        self._write_end, self._read_end = write_end, read_end
+        self._buffer = b""
+        self._last_id = 0
         self._session = ""
         self.events: list[dict] = []
         self.complaints: list[str] = []
@@ -57,7 +66,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def open(self, path: Path) -> None:
-        """Load a file and wait until it is complete; what earlier pages did is forgotten."""
+        """Load a file and wait until it is complete; events of earlier pages are dropped."""
         self.complaints, self.requests = [], []
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
@@ -65,23 +74,23 @@ class Browser:
         self.events = []
 
     def value(self, script: str):
-        """What an expression gives in the page."""
-        told = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        """Return the value of an expression in the page."""
+        response = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in response, response
+        return response["result"].get("value")
 
     def texts(self, selector: str) -> list[str]:
-        """The text of every element that a selector finds."""
+        """Return the text of every element that matches a selector."""
         script = f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.textContent)"
         return self.value(script)
 
     def press(self, key: str) -> None:
-        """Press and let go a key that writes nothing."""
+        """Press and release a key that types no character."""
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Press the left button at a point, move to another, let go."""
+        """Press the left mouse button at a point, move to another, and release it."""
         for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
             self.call(
                 "Input.dispatchMouseEvent",
@@ -105,39 +114,38 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def picture(self, path: Path) -> None:
-        """Write what the window shows as PNG; for people who work on a page."""
-        told = self.call("Page.captureScreenshot")
-        path.write_bytes(base64.b64decode(told["data"]))
+    def screenshot(self, path: Path) -> None:
+        """Write the content of the window as PNG; useful while changing a page."""
+        response = self.call("Page.captureScreenshot")
+        path.write_bytes(base64.b64decode(response["data"]))
 
     def call(self, method: str, **params):
-        """Call a method of the protocol and wait for what it gives."""
-        self._number += 1
-        number = self._number
-        message = {"id": number, "method": method, "params": params}
+        """Call a method of the protocol and return its result."""
+        self._last_id += 1
+        message = {"id": self._last_id, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        os.write(self._write_end, json.dumps(message).encode() + b"\0")
         while True:
-            told = self._read()
-            if told.get("id") == number:
-                assert "error" not in told, told
-                return told["result"]
+            response = self._read()
+            if response.get("id") == message["id"]:
+                assert "error" not in response, response
+                return response["result"]
 
     def _read(self) -> dict:
-        while b"\0" not in self._waiting:
-            read = os.read(self._back, 1 << 20)
-            assert read, "the browser has gone"
-            self._waiting += read
-        line, _, self._waiting = self._waiting.partition(b"\0")
-        told = json.loads(line)
-        self._note(told)
-        return told
+        while b"\0" not in self._buffer:
+            data = os.read(self._read_end, 1 << 20)
+            assert data, "the browser has ended"
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        message = json.loads(line)
+        self._record(message)
+        return message
 
-    def _note(self, told: dict) -> None:
-        method, params = told.get("method"), told.get("params", {})
+    def _record(self, message: dict) -> None:
+        method, params = message.get("method"), message.get("params", {})
         if method:
-            self.events.append(told)
+            self.events.append(message)
         if method == "Runtime.exceptionThrown":
             self.complaints.append(params["exceptionDetails"]["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
@@ -150,24 +158,23 @@ class Browser:
 
 @contextmanager
 def browser(command: str) -> Iterator[Browser]:
-    """Start a browser with a profile of its own; both are gone afterwards."""
-    there, to = os.pipe()
-    back, here = os.pipe()
-
+    """Start a browser with a temporary profile; both are removed after the block."""
+    child_read, write_end = os.pipe()
+    read_end, child_write = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [sys.executable, "-c", _HAND_OVER, str(there), str(here)]
+            [sys.executable, "-c", _START, str(child_read), str(child_write)]
             + [command, *FLAGS, f"--user-data-dir={profile}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(there, here),
+            pass_fds=(child_read, child_write),
         )
-        os.close(there)
-        os.close(here)
+        os.close(child_read)
+        os.close(child_write)
         try:
-            yield Browser(to, back)
+            yield Browser(write_end, read_end)
         finally:
-            os.close(to)
-            os.close(back)
+            os.close(write_end)
+            os.close(read_end)
             process.terminate()
             process.wait(timeout=30)

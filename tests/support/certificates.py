@@ -1,4 +1,4 @@
-"""Certificates for servers and clients of one test run, by a CA of its own."""
+"""A certificate authority, and its certificates for servers and clients."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Identity:
 
 
 class Authority:
-    """A CA whose own certificate is ``self.cert``.
+    """A certificate authority; ``self.cert`` is the path of its own certificate.
 
     Args:
-        folder: where the PEM files go.
+        folder: the folder of the PEM files.
         name: the CA's name, and the start of the files' names.
     """
 
@@ -38,19 +38,19 @@ class Authority:
         self.cert.write_bytes(_pem(_signed(name, self._key, name, self._key, ca=True)))
 
     def identity(self, name: str, *, hosts: tuple[str, ...] = (), days: int = 2) -> Identity:
-        """A certificate for hosts (names or addresses), or a client; it ends in so many days."""
+        """Make a certificate for hosts (names or addresses) or a client, valid for some days."""
         key = ec.generate_private_key(ec.SECP256R1())
         cert = _signed(name, key, self._name, self._key, hosts=hosts, days=days)
-        found = Identity(
+        identity = Identity(
             self._folder / f"{self._name}-{name}.pem", self._folder / f"{self._name}-{name}.key"
         )
-        found.cert.write_bytes(_pem(cert))
-        found.key.write_bytes(key_pem(key))
-        return found
+        identity.cert.write_bytes(_pem(cert))
+        identity.key.write_bytes(key_pem(key))
+        return identity
 
 
 def key_pem(key, passphrase: bytes | None = None) -> bytes:
-    """A private key in PEM, encrypted where there is a passphrase."""
+    """Return a private key as PEM, encrypted if there is a passphrase."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -61,7 +61,7 @@ def key_pem(key, passphrase: bytes | None = None) -> bytes:
 
 
 def server_credentials(identity: Identity, clients: Authority | None = None):
-    """What a gRPC server needs to speak TLS, and to ask for certificates of these clients."""
+    """Return a gRPC server's TLS credentials, which may require certificates of clients."""
     return grpc.ssl_server_credentials(
         [(identity.key.read_bytes(), identity.cert.read_bytes())],
         root_certificates=clients and clients.cert.read_bytes(),

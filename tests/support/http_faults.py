@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that serves one file, and misbehaves as it is told to."""
+"""A real HTTP server that serves one file, with faults that a test can switch on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def write(self, body: bytes) -> None:
-        with contextlib.suppress(OSError):  # a client that has seen enough hangs up
+        with contextlib.suppress(OSError):  # the client may close the connection early
             self.wfile.write(body)
             self.server.site.sent += len(body)
 
@@ -49,10 +49,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FileServer:
-    """One file at every path.
+    """The state of a server that has the same file at every path.
 
-    `faults` are used up by one request each, then `always`, or else all is well.
-    `requests` are those that came, with their headers; `sent` counts the bytes of bodies.
+    Attributes:
+        content, etag, modified: the file and its headers.
+        faults: the faults of the next requests, one for each.
+        always: the fault of every request after those, or None.
+        requests: path and headers of the requests so far.
+        sent: the bytes of bodies sent so far.
     """
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
@@ -67,7 +71,7 @@ class FileServer:
 
     @property
     def ranges(self) -> list[str]:
-        """What was asked for in Range, request by request."""
+        """The Range header of each request."""
         return [headers.get("Range", "") for _, headers in self.requests]
 
     def headers(self) -> dict[str, object]:
@@ -79,12 +83,12 @@ Fault = Callable[[Handler, FileServer], None]
 
 
 def begin(handler: Handler, site: FileServer) -> bytes:
-    """Status and headers as a good server sends them; gives the body that is asked for."""
-    wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    same = handler.headers.get("If-Range", "") in (site.etag, site.modified)
+    """Send the correct status and headers, and return the requested body."""
+    requested_range = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    is_same = handler.headers.get("If-Range", "") in (site.etag, site.modified)
     headers, total = site.headers(), len(site.content)
-    if wanted and same:
-        start = int(wanted[1])
+    if requested_range and is_same:
+        start = int(requested_range[1])
         if start >= total:
             handler.answer(416, {"Content-Range": f"bytes */{total}", "Content-Length": 0})
             return b""
@@ -101,7 +105,7 @@ def whole(handler: Handler, site: FileServer) -> None:
 
 
 def drops_after(count: int, *, reset: bool = False) -> Fault:
-    """The connection ends so many bytes into the body: in good order, or not."""
+    """Close the connection after some bytes of the body, or reset it."""
 
     def drop(handler: Handler, site: FileServer) -> None:
         handler.write(begin(handler, site)[:count])
@@ -113,7 +117,7 @@ def drops_after(count: int, *, reset: bool = False) -> Fault:
 
 
 def stalls_after(count: int) -> Fault:
-    """So many bytes of the body, then nothing, and no end either."""
+    """Send some bytes of the body, then nothing more, without closing the connection."""
 
     def stall(handler: Handler, site: FileServer) -> None:
         handler.write(begin(handler, site)[:count])
@@ -133,7 +137,7 @@ def hangs_up(handler: Handler, site: FileServer) -> None:
 
 
 def answers(status: int, headers: dict[str, object] | None = None, body: bytes = b"") -> Fault:
-    """This, whatever was asked for."""
+    """Send this answer to every request."""
 
     def answer(handler: Handler, site: FileServer) -> None:
         handler.answer(status, {"Content-Length": len(body), **(headers or {})}, body)
@@ -151,16 +155,16 @@ def ignores_ranges(handler: Handler, site: FileServer) -> None:
 
 
 def in_chunks(handler: Handler, site: FileServer, *, ending: bytes = b"0\r\n\r\n") -> None:
-    """No length, but a mark at the end."""
+    """Send the body in chunks, without a length."""
     handler.answer(200, {**site.headers(), "Transfer-Encoding": "chunked"})
-    for at in range(0, len(site.content), 1000):
-        block = site.content[at : at + 1000]
+    for start in range(0, len(site.content), 1000):
+        block = site.content[start : start + 1000]
         handler.write(b"%x\r\n%s\r\n" % (len(block), block))
     handler.write(ending)
 
 
 def without_length(count: int | None = None) -> Fault:
-    """Neither a length nor a mark: the end of the connection is the end of the file."""
+    """Send the body without a length; the file ends where the connection ends."""
 
     def send(handler: Handler, site: FileServer) -> None:
         handler.answer(200, site.headers(), site.content[:count])
@@ -173,12 +177,12 @@ class _Server(ThreadingHTTPServer):
     site: FileServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients that hang up are the point here
+        pass  # tests make clients close connections early
 
 
 @contextlib.contextmanager
 def file_server(content: bytes = CONTENT) -> Iterator[FileServer]:
-    """Serve on a free port of the loopback until the block ends."""
+    """Serve on a free port of the loopback interface until the block ends."""
     server = _Server(("127.0.0.1", 0), Handler)
     server.site = site = FileServer(server)
     site.content = content

@@ -1,4 +1,4 @@
-"""What the tests of public names ask of a package: what it loads, and what is undescribed."""
+"""Helpers of the tests of public names: loaded modules, and names without a docstring."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def loaded_by(code: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after running the code."""
-    told = subprocess.run(
+    """Return the top-level modules that a new interpreter has loaded after running the code."""
+    process = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
         check=True,
         capture_output=True,
         text=True,
     )
-    return {name.split(".")[0] for name in told.stdout.split()}
+    return {name.split(".")[0] for name in process.stdout.split()}
 
 
 def undescribed_in(path: Path) -> list[str]:
-    """The module and its public functions, classes and methods, those without a docstring."""
+    """Return the public functions, classes and methods of a module that have no docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     undescribed = [] if ast.get_docstring(tree) else [path.name]
     pending = [(path.stem, node) for node in tree.body]

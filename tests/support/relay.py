@@ -1,4 +1,4 @@
-"""A TCP relay before a server, to be cut as a machine that dies cuts: every connection is reset."""
+"""A TCP relay to a server that can reset every connection, as if the machine had died."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import threading
 
 
 class Relay:
-    """Listens at a free loopback port and passes bytes on, both ways.
+    """Listens on a free loopback port and forwards bytes in both directions.
 
     Args:
         target: the server's ``host:port``.
 
     Attributes:
-        target: its own.
-        is_cut: whether it was cut.
+        target: the relay's ``host:port``.
+        is_cut: whether :meth:`cut` was called.
     """
 
     def __init__(self, target: str) -> None:
@@ -30,7 +30,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Reset every connection and take no other."""
+        """Reset every connection and accept no other."""
         with self._lock:
             self.is_cut = True
             for connection in (self._listener, *self._sockets):
@@ -39,19 +39,19 @@ class Relay:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                here, _ = self._listener.accept()
-                there = socket.create_connection(self._server)
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
                 with self._lock:
-                    self._sockets += [here, there]
+                    self._sockets += [client, server]
                     if self.is_cut:
-                        _reset(here)
-                        _reset(there)
+                        _reset(client)
+                        _reset(server)
                         return
-                for ends in ((here, there), (there, here)):
-                    threading.Thread(target=_pass_on, args=ends, daemon=True).start()
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=_forward, args=ends, daemon=True).start()
 
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+def _forward(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while part := source.recv(1 << 16):
             sink.sendall(part)
@@ -61,13 +61,13 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
 
 
 def end_by_reset(connection: socket.socket) -> None:
-    """Have a connection's end, whenever it comes, be the reset of a machine that died."""
+    """Make a connection end with a reset, as if the machine had died."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _reset(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         end_by_reset(connection)
-        # Closing alone would leave threads in recv() or accept(), and the connection open.
+        # close() alone would not wake threads in recv() or accept(), nor end the connection.
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

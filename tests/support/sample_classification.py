@@ -1,4 +1,4 @@
-"""Classifications that tests make: of any number of clips, with labels and times known."""
+"""Sample classifications of any number of clips, with known labels and times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTILE = (
 def classified(
     rows: Any, *, labels: Sequence[str] | None = None, fps: float = 25.0, note: str = NOTE
 ) -> VideoClassification:
-    """A film with these probabilities ``[n, classes]``: clips of 16 frames, every 8."""
+    """Return a classification with these probabilities ``[n, classes]``: 16 frames, stride 8."""
     rows = np.asarray(rows, np.float32)
     labels = labels or [f"label {number}" for number in range(rows.shape[1])]
     starts = np.arange(len(rows), dtype=np.int64) * 8
@@ -47,6 +47,6 @@ def classified(
 
 
 def random_probabilities(clips: int, classes: int, *, seed: int = 0) -> np.ndarray:
-    """Probabilities ``[clips, classes]`` that differ everywhere and add up to 1."""
+    """Return probabilities ``[clips, classes]`` that all differ; each row adds up to 1."""
     rows = np.random.default_rng(seed).exponential(size=(clips, classes)) ** 3
     return (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Features as a video would give them, and a disk that is full after so many bytes a file."""
+"""Sample features as the client would return them, and a simulated full disk."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from c3d_client.outputs import FORMATS
 from c3d_client.results import Timings, VideoFeatures
 
 PROVENANCE = {
@@ -19,7 +21,7 @@ PROVENANCE = {
 
 
 def sample_features(clips: int = 3, *, seed: int = 0, **changes) -> VideoFeatures:
-    """Features of so many clips, half of them zero as after ReLU, the rest without pattern."""
+    """Return features of some clips: about half the values zero, as after ReLU, the rest random."""
     rng = np.random.default_rng(seed)
     rows = np.maximum(rng.standard_normal((clips, 4096), np.float32), 0)
     starts = np.arange(clips, dtype=np.int64) * 8
@@ -35,8 +37,8 @@ def sample_features(clips: int = 3, *, seed: int = 0, **changes) -> VideoFeature
     return replace(features, **changes)
 
 
-def same(one: VideoFeatures, other: VideoFeatures) -> bool:
-    """Whether two have the same arrays, to the bit and in type, and the same provenance."""
+def same_features(one: VideoFeatures, other: VideoFeatures) -> bool:
+    """Return whether arrays are equal to the bit and in dtype, and provenances are equal."""
     names = ("clip_features", "video_feature", "clip_starts", "clip_times_s")
     return one.provenance == other.provenance and all(
         getattr(one, name).dtype == getattr(other, name).dtype
@@ -46,14 +48,20 @@ def same(one: VideoFeatures, other: VideoFeatures) -> bool:
     )
 
 
+def format_path(folder: Path, name: str, video: str = "video.mp4") -> Path:
+    """Create a folder for a format, and return a path for a video's features in it."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder / name / f"{video}{FORMATS[name].suffix}"
+
+
 def names_in(folder) -> list[str]:
-    """The names of all that is in a folder, in order."""
+    """Return the names of all files and folders in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())
 
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file can grow past so many bytes: writing more is an OSError, as on a full disk."""
+    """Make writing more than ``size`` bytes to any file an OSError, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

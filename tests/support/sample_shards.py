@@ -26,7 +26,7 @@ from c3d_pipelines.shards.schema import (
     video_file,
     video_schema,
 )
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 START = 1_760_000_000.0
 LABELS = ("archery", "bowls & skittles", "cricket, “test”")
@@ -95,7 +95,7 @@ def commit(
 
     `salt` makes other numbers of the same videos; `reverse` writes them in the other order.
     """
-    place = Place(job.out)
+    storage = Storage(job.out)
     name = shards.name_of(job, rows)
     size = 4096 if job.answer == "features" else len(labels)
     said = file_metadata(job.provenance, labels if job.answer == "classes" else ())
@@ -115,9 +115,9 @@ def commit(
         for clip, found in enumerate(numbers_of(row, size=size, clips=clips, salt=salt)):
             places.append(_clip(row, clip) | {NUMBERS[job.answer]: found})
     schemas = video_schema(job.answer, size), clip_schema(job.answer, size)
-    _write(place, video_file(name), videos, schemas[0].with_metadata(said))
+    _write(storage, video_file(name), videos, schemas[0].with_metadata(said))
     if job.clip_rows:
-        _write(place, clip_file(name), places, schemas[1].with_metadata(said))
+        _write(storage, clip_file(name), places, schemas[1].with_metadata(said))
     counts = dict.fromkeys(STATUSES, 0)
     for one in videos:
         counts[one["status"]] += 1
@@ -129,8 +129,8 @@ def commit(
         videos=len(videos),
         clips=len(places) if job.clip_rows else 0,
         counts=counts,
-        video_bytes=place.size(video_file(name)),
-        clip_bytes=place.size(clip_file(name)) if job.clip_rows else 0,
+        video_bytes=storage.size(video_file(name)),
+        clip_bytes=storage.size(clip_file(name)) if job.clip_rows else 0,
         started_at=at - 10,
         ended_at=at,
         timings=dict.fromkeys(("wall_s", "decode_s", "wire_s", "queue_s", "compute_s"), 1.0),
@@ -138,7 +138,7 @@ def commit(
         retries=0,
         provenance=job.provenance,
     )
-    place.write(report_file(name), report.to_json())
+    storage.write(report_file(name), report.to_json())
     return report
 
 
@@ -174,8 +174,8 @@ def _clip(row: ManifestRow, clip: int) -> dict[str, object]:
     }
 
 
-def _write(place: Place, name: str, rows: list[dict], schema: pa.Schema) -> None:
-    with place.writing(name) as path:
+def _write(storage: Storage, name: str, rows: list[dict], schema: pa.Schema) -> None:
+    with storage.writing(name) as path:
         pq.write_table(
             pa.Table.from_pylist(rows, schema=schema),
             path,

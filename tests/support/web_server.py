@@ -1,4 +1,4 @@
-"""A real web server on this machine that serves parts of files, and misbehaves as it is told to."""
+"""A real web server with range requests, and with faults that a test can switch on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from urllib.parse import unquote
 
 
 class WebServer(ThreadingHTTPServer):
-    """Files by their path, from memory.
+    """A web server for files in memory.
 
     Attributes:
-        files: what is there, by path without query, `/` first.
-        status: an answer to all instead, such as 403; 0 for none.
-        failures: so many requests are answered with `status`, the others properly; -1 for all.
-        ranges: whether parts can be asked for.
-        lengths: whether it says how long a file is.
-        budget: bytes of bodies until it cuts the connection, or falls silent where `stalls`.
-        sent, asked: the bytes of bodies sent so far, and the requests with their `Range`.
+        files: path without query, with a leading `/` -> content.
+        status: the HTTP status of answers, such as 403; 0 to serve the files.
+        failures: how many requests are answered with `status`; -1 for all.
+        ranges: whether range requests are supported.
+        lengths: whether answers have a Content-Length.
+        budget: bytes of bodies before it cuts the connection, or stops sending if `stalls`.
+        stalls: whether it stops sending after the budget instead of cutting the connection.
+        sent: the bytes of bodies sent so far.
+        requests: method, path and `Range` header of the requests so far.
     """
 
     daemon_threads = True
@@ -31,7 +33,8 @@ class WebServer(ThreadingHTTPServer):
         self.status, self.failures = 0, -1
         self.ranges, self.lengths = True, True
         self.budget, self.stalls = 1 << 60, False
-        self.sent, self.asked = 0, []
+        self.sent = 0
+        self.requests: list[tuple[str, str, str]] = []
         self.released = threading.Event()
 
     @property
@@ -43,12 +46,12 @@ class WebServer(ThreadingHTTPServer):
         return f"http://{self.address}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients that hang up are no news here
+        pass  # tests make clients close connections early
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body are two writes, and no 40 ms between them
+    disable_nagle_algorithm = True  # no 40 ms pause between the writes of headers and body
     server: WebServer
 
     def do_HEAD(self) -> None:
@@ -58,9 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         site, body = self.server, self._answer()
         allowed = min(len(body), max(0, site.budget - site.sent))
         with contextlib.suppress(OSError):
-            for at in range(0, allowed, 1 << 16):
-                part = body[at : min(at + (1 << 16), allowed)]
-                site.sent += len(part)  # before: whoever has the last part may look at once
+            for start in range(0, allowed, 1 << 16):
+                part = body[start : min(start + (1 << 16), allowed)]
+                site.sent += len(part)  # first, because the client may check it after the last part
                 self.wfile.write(part)
         if allowed < len(body):
             self.close_connection = True
@@ -68,10 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
                 site.released.wait(30)
 
     def _answer(self) -> bytes:
-        """Status and headers; gives the body."""
+        """Send status and headers, and return the body."""
         site = self.server
-        wanted = self.headers.get("Range", "")
-        site.asked.append((self.command, self.path, wanted))
+        requested_range = self.headers.get("Range", "")
+        site.requests.append((self.command, self.path, requested_range))
         body = site.files.get(unquote(self.path.partition("?")[0]))
         status = 404 if body is None else 200
         if site.status and site.failures:
@@ -79,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = site.status
         if status != 200:
             return self._begin(status, b"")
-        part = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", requested_range)
         if not part or not site.ranges:
             return self._begin(200, body)
         start, end = int(part[1]), min(int(part[2] or 1 << 60) + 1, len(body))
@@ -103,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def web_server() -> Iterator[WebServer]:
-    """Serve on a free port of the loopback until the block ends."""
+    """Serve on a free port of the loopback interface until the block ends."""
     with WebServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()

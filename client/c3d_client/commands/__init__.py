@@ -1,1 +1,1 @@
-"""The commands of `c3d`, one file each."""
+"""Subcommands of `c3d`: click parses the arguments, the library does the work."""

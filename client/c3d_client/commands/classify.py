@@ -1,4 +1,4 @@
-"""`c3d classify`: the best classes of videos, for people, pictures, pages and machines."""
+"""`c3d classify`: the best classes of videos as text, JSON, CSV, timelines and pages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import click
 from c3d_client.commands.options import (
     clip_options,
     make_client,
+    print_weights_note,
     request_options,
-    say_note,
     server_options,
     source_options,
 )
@@ -24,7 +24,7 @@ from c3d_client.core.errors import UsageError
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
     from c3d_client.video.sources import Source
-    from c3d_client.views.thumbnails import FilmStrip
+    from c3d_client.views.thumbnails import Thumbnails
 
 _BAR_WIDTH = 30
 _PATH = click.Path(path_type=Path)
@@ -33,9 +33,9 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--top", "top_k", type=int, default=5, show_default=True, help="Classes to name.")
-@click.option("--per-clip", is_flag=True, help="Name each clip's best classes too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a video and line.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV row for each class named.")
+@click.option("--per-clip", is_flag=True, help="Name the best classes of each clip too.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each video.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV row for each named class.")
 @click.option(
     "--timeline",
     type=_PATH,
@@ -46,7 +46,7 @@ _PATH = click.Path(path_type=Path)
     "--html",
     type=_PATH,
     metavar="HTML|DIR",
-    help="Write a page of frames, curves and a table, in one file.",
+    help="Write an HTML page of frames, curves and a table, in one file.",
 )
 @source_options
 @clip_options
@@ -66,106 +66,114 @@ def classify(
 ) -> int:
     """Name the most probable classes of videos.
 
-    Over all clips of a video, and with --per-clip of each. INPUT is as for extract. Answers come in
-    the order of the videos.
+    The classes are those of all clips together and, with --per-clip, of each clip. INPUT is as for
+    extract. Results are printed in the order of the videos.
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
-    from c3d_client.core.uri import redact
+    from c3d_client.core.uri import Uri
     from c3d_client.parallel import map_parallel, share_cores
     from c3d_client.video.sources import expand
 
     if as_json and as_csv:
         raise UsageError("--json and --csv both take standard output; give one of them")
     sources = list(expand(inputs, root=root))
-    pictures = _Pictures(timeline, html, top_k=top_k, many=len(sources) > 1)
-    show = _shower(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
+    views = _Views(timeline, html, top_k=top_k, many=len(sources) > 1)
+    print_result = _printer(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
     count, threads = share_cores(workers, videos=len(sources))
     failed = 0
     with make_client(**client) as c3d:
-        say_note(c3d)
+        print_weights_note(c3d)
 
-        def one(source: Source, cancel: threading.Event) -> VideoClassification:
-            strip = pictures.strip()
-            answer = c3d.classify(
+        def classify_video(source: Source, cancel: threading.Event) -> VideoClassification:
+            thumbnails = views.thumbnails()
+            result = c3d.classify(
                 source.uri,
                 top_k=top_k,
                 threads=threads,
                 cancel=cancel,
-                watch=strip.watch if strip else None,
+                watch=thumbnails.watch if thumbnails else None,
             )
-            if strip:
-                pictures.write(source, answer, strip)
-            return answer
+            if thumbnails:
+                views.write(source, result, thumbnails)
+            return result
 
-        for outcome in map_parallel(one, sources, workers=count, in_order=True):
+        for outcome in map_parallel(classify_video, sources, workers=count, in_order=True):
             if outcome.result is None:
                 failed += 1
                 print_error("c3d", str(outcome.error))
             else:
-                show(redact(outcome.source.uri), outcome.result)
+                print_result(str(Uri.of(outcome.source.uri)), outcome.result)
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")
     return 2 if failed == len(sources) else 1 if failed else 0
 
 
-def bars(answer: VideoClassification) -> str:
-    """The best classes as lines of a bar, a percentage and a label."""
+def bars(classification: VideoClassification) -> str:
+    """Return the best classes as lines of a bar, a percentage and a label."""
     lines = []
-    for score in answer.top:
+    for score in classification.top:
         filled = round(score.probability * _BAR_WIDTH)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         lines.append(f"  {bar} {score.probability:7.2%}  {score.label} ({score.index})")
     return "\n".join(lines)
 
 
-def clip_lines(answer: VideoClassification, *, top_k: int) -> str:
-    """Each clip's best classes: its seconds, then percentages and labels."""
+def clip_lines(classification: VideoClassification, *, top_k: int) -> str:
+    """Return a line for each clip: its times in seconds, then percentages and labels."""
     from c3d_client.results import top_classes
 
     lines = []
-    for (start_s, end_s), row in zip(answer.clip_times_s, answer.clip_probabilities, strict=True):
-        best = top_classes(row, answer.labels, top_k=top_k)
-        named = ", ".join(f"{score.probability:.1%} {score.label}" for score in best)
-        lines.append(f"  {start_s:8.2f} to {end_s:8.2f} s  {named}")
+    for (start_s, end_s), row in zip(
+        classification.clip_times_s, classification.clip_probabilities, strict=True
+    ):
+        scores = top_classes(row, classification.labels, top_k=top_k)
+        best = ", ".join(f"{score.probability:.1%} {score.label}" for score in scores)
+        lines.append(f"  {start_s:8.2f} to {end_s:8.2f} s  {best}")
     return "\n".join(lines)
 
 
-def _shower(
+def _printer(
     *, as_json: bool, as_csv: bool, per_clip: bool, top_k: int
 ) -> Callable[[str, VideoClassification], None]:
+    """Return a function that prints a video's name and classification in the chosen form."""
     from c3d_client.views.tables import write_csv, write_csv_header, write_json
 
     if as_json:
-        return lambda name, answer: write_json(sys.stdout, name, answer, top_k=top_k)
+        return lambda name, result: write_json(sys.stdout, name, result, top_k=top_k)
     if as_csv:
         write_csv_header(sys.stdout)
-        return lambda name, answer: write_csv(sys.stdout, name, answer, top_k=top_k)
+        return lambda name, result: write_csv(sys.stdout, name, result, top_k=top_k)
 
-    def show(name: str, answer: VideoClassification) -> None:
-        click.echo(f"{name}: {len(answer.clip_starts)} clips")
-        click.echo(bars(answer))
+    def print_text(name: str, result: VideoClassification) -> None:
+        click.echo(f"{name}: {len(result.clip_starts)} clips")
+        click.echo(bars(result))
         if per_clip:
-            click.echo(clip_lines(answer, top_k=top_k))
+            click.echo(clip_lines(result, top_k=top_k))
 
-    return show
+    return print_text
 
 
-class _Pictures:
-    """Where a video's timeline and page go; several videos need folders.
+class _Views:
+    """The requested timelines and pages.
+
+    Args:
+        timeline, html: the file to write, or a folder for files of several videos; None for none.
+        top_k: number of classes.
+        many: whether there are several videos.
 
     Raises:
-        UsageError: one file is named for several videos, or matplotlib is missing.
+        UsageError: one file is named for several videos, or matplotlib is not installed.
     """
 
     def __init__(self, timeline: Path | None, html: Path | None, *, top_k: int, many: bool) -> None:
-        self._asked = [
+        self._requested = [
             (kind, path, suffix)
             for kind, path, suffix in (("timeline", timeline, ".png"), ("html", html, ".html"))
             if path is not None
         ]
         self._top_k = top_k
-        for kind, path, suffix in self._asked:
+        for kind, path, suffix in self._requested:
             if many and path.suffix.lower() == suffix:
                 raise UsageError(f"--{kind} {path} is one file for several videos; name a folder")
         if timeline is not None:
@@ -173,16 +181,16 @@ class _Pictures:
 
             require_matplotlib()
 
-    def strip(self) -> FilmStrip | None:
-        """What keeps some of a video's frames as they pass by; None where nobody wants them."""
-        if not self._asked:
+    def thumbnails(self) -> Thumbnails | None:
+        """Return an empty collection of thumbnails for a video; None where there is no view."""
+        if not self._requested:
             return None
-        from c3d_client.views.thumbnails import FilmStrip
+        from c3d_client.views.thumbnails import Thumbnails
 
-        return FilmStrip()
+        return Thumbnails()
 
-    def write(self, source: Source, answer: VideoClassification, strip: FilmStrip) -> None:
-        """Write what was asked for of one video.
+    def write(self, source: Source, result: VideoClassification, thumbnails: Thumbnails) -> None:
+        """Write the views of one video.
 
         Raises:
             OutputError: a file cannot be written.
@@ -191,9 +199,16 @@ class _Pictures:
         from c3d_client.views.page import write_page
         from c3d_client.views.timeline import write_timeline
 
-        for kind, path, suffix in self._asked:
+        for kind, path, suffix in self._requested:
             if path.suffix.lower() != suffix:
                 path = path / f"{source.name}{suffix}"
             prepare_folder(path.parent)
             write = write_timeline if kind == "timeline" else write_page
-            write(path, answer, source=source.uri, top_k=self._top_k, name=source.name, strip=strip)
+            write(
+                path,
+                result,
+                source=source.uri,
+                top_k=self._top_k,
+                name=source.name,
+                strip=thumbnails,
+            )

@@ -1,4 +1,4 @@
-"""`c3d convert`: features from one file format to another."""
+"""`c3d convert`: features in another file format."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from c3d_client.core.cli import print_error
 @click.argument(
     "inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(path_type=Path)
 )
-@click.option("--to", "to", required=True, metavar="FORMAT", help="The format to write.")
+@click.option("--to", required=True, metavar="FORMAT", help="The format to write.")
 @click.option(
-    "--from", "format", metavar="FORMAT", help="The format to read, where names do not tell."
+    "--from",
+    "format",
+    metavar="FORMAT",
+    help="The format to read, if file names do not show it.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
     metavar="PATH",
-    help="A folder; with activitynet one file for all.",
+    help="Folder to write to; for activitynet, the file of all videos.",
 )
 def convert(inputs: tuple[Path, ...], to: str, format: str | None, out: Path) -> int:
     """Write features in another format.
 
-    INPUT is a file of features or a folder of them.
+    INPUT is a file of features, or a folder with such files.
 
     Exit code: 0 all done, 1 some files failed, 2 nothing could be done.
     """

@@ -14,14 +14,25 @@ import click
 from c3d_client.commands.options import (
     clip_options,
     make_client,
+    print_weights_note,
     request_options,
-    say_note,
     server_options,
     source_options,
 )
 from c3d_client.core.cli import print_error
 from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code, handled
+
+
+class _FormatOption(click.Option):
+    """Option whose help lists the formats of the registry, which is loaded for that help alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from c3d_client.outputs import FORMATS
+
+        *names, last = FORMATS
+        self.help = f"{', '.join(names)} or {last}."
+        return super().get_help_record(ctx)
 
 
 @click.command()
@@ -33,17 +44,12 @@ from c3d_client.core.signals import exit_code, handled
     default=Path("."),
     show_default=True,
     metavar="DIR",
-    help="Where features go: DIR/a/b.mp4.npz for a/b.mp4.",
+    help="Folder for features: DIR/a/b.mp4.npz for a/b.mp4.",
 )
-@click.option(
-    "--format",
-    default="npz",
-    show_default=True,
-    help="npz, npy, h5, parquet, caffe, activitynet or sultani.",
-)
-@click.option("--overwrite", is_flag=True, help="Do again what is done.")
+@click.option("--format", default="npz", show_default=True, cls=_FormatOption)
+@click.option("--overwrite", is_flag=True, help="Extract videos again that are done.")
 @click.option("--retry-failed", is_flag=True, help="Try damaged videos of earlier runs again.")
-@click.option("--quiet", "-q", is_flag=True, help="Say only what failed.")
+@click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 @source_options
 @clip_options
 @request_options
@@ -61,10 +67,10 @@ def extract(
 ) -> int:
     """Write the fc6 features of videos.
 
-    A file a video: one row a clip, and their L2-normalised mean. INPUT is a video, a folder of
-    videos, a pattern, an s3://, gs:// or https:// address, or - for a list on standard input. What
-    is done already is skipped. Videos that fail are named with their reasons, as they fail and in
-    DIR/failures.csv.
+    One file for each video: a row for each clip, and their L2-normalised mean. INPUT is a video, a
+    folder of videos, a pattern, an s3://, gs:// or https:// address, or - for a list on standard
+    input. Videos that are done already are skipped. Videos that fail are reported with their
+    reasons, as they fail and in DIR/failures.csv.
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
@@ -75,33 +81,33 @@ def extract(
     sources = list(expand(inputs, root=root))
     counts = {"done": 0, "skipped": 0, "failed": 0}
     clips = 0
-    ended: C3DError | None = None
+    fatal_error: C3DError | None = None
     with make_client(**client) as c3d:
         job = ExtractJob(c3d, folder, format=format, overwrite=overwrite, retry_failed=retry_failed)
         if not quiet:
-            say_note(c3d)
+            print_weights_note(c3d)
         with (
-            run_progress(len(sources), c3d, quiet=quiet) as show,
-            _halting_when_told(show.say) as (halt, told),
+            run_progress(len(sources), c3d, quiet=quiet) as progress,
+            _stop_on_signal(progress.print) as (stop, signals),
         ):
             try:
-                for row in job.run(sources, workers=workers, halt=halt):
+                for row in job.run(sources, workers=workers, stop=stop):
                     counts[row.status] += 1
                     clips += row.clips
                     if row.status == FAILED:
-                        again = "" if row.tried else " (failed before; --retry-failed tries again)"
-                        show.say(f"c3d: {row.error}{again}")
-                    show.advance()
+                        note = "" if row.tried else " (failed before; --retry-failed tries again)"
+                        progress.print(f"c3d: {row.error}{note}")
+                    progress.advance()
             except C3DError as error:
-                ended = error
+                fatal_error = error
     left = len(sources) - sum(counts.values())
-    if ended is not None:
-        print_error("c3d", str(ended))
+    if fatal_error is not None:
+        print_error("c3d", str(fatal_error))
     if not quiet or left:
         click.echo(_summary(counts, clips, left, folder), err=True)
-    if told and left:
-        print_error("c3d", "interrupted; the same command goes on with what is left")
-        return exit_code(told[0])
+    if signals and left:
+        print_error("c3d", "interrupted; the same command continues with what is left")
+        return exit_code(signals[0])
     if not counts["done"] and not counts[SKIPPED]:
         return 2
     return 1 if counts[FAILED] or left else 0
@@ -116,28 +122,26 @@ def _summary(counts: dict[str, int], clips: int, left: int, folder: Path) -> str
     if counts["failed"]:
         parts.append(f"{counts['failed']} failed, listed in {folder / FILE_NAME}")
     if left:
-        parts.append(f"{left} not begun")
+        parts.append(f"{left} not started")
     return f"c3d: {'; '.join(parts)}"
 
 
 @contextlib.contextmanager
-def _halting_when_told(
-    say: Callable[[str], None],
+def _stop_on_signal(
+    print_line: Callable[[str], None],
 ) -> Iterator[tuple[threading.Event, list[int]]]:
-    """The first Ctrl-C finishes the videos in hand and begins no other; the second ends it all.
-
-    SIGTERM, with which machines and supervisors say that they want to go, is heard likewise.
+    """On the first Ctrl-C or SIGTERM finish the videos in progress; the second ends the command.
 
     Yields:
-        The event that halts the work, and the signal that set it, once there was one.
+        The event that stops the run, and a list to which the first signal is added.
     """
-    halt = threading.Event()
-    told: list[int] = []
+    stop = threading.Event()
+    signals: list[int] = []
 
     def on_signal(number: int) -> None:
-        told.append(number)
-        halt.set()
-        say("c3d: finishing the videos in hand; press Ctrl-C again to give them up")
+        signals.append(number)
+        stop.set()
+        print_line("c3d: finishing the videos in progress; press Ctrl-C again to cancel them")
 
     with handled(on_signal, signal.SIGINT, signal.SIGTERM, once=True):
-        yield halt, told
+        yield stop, signals

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the client that they make."""
+"""Options that several commands share, and the client for their values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from c3d_client.core.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
-from c3d_client.core.errors import UsageError
+from c3d_client.core.files import read_token
 
-if TYPE_CHECKING:  # the decoder and gRPC are loaded only when there is work for them
+if TYPE_CHECKING:  # decoder and gRPC are loaded when a command runs, not for its help
     from c3d_client.client import C3DClient
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -26,11 +26,11 @@ _SERVER = (
         envvar="C3D_SERVER",
         show_envvar=True,
         metavar="HOST:PORT",
-        help="gRPC address of TensorFlow Serving; dns:///host:port spreads over its pods.",
+        help="gRPC address of TensorFlow Serving; dns:///HOST:PORT uses all its pods.",
     ),
-    click.option("--model", default=MODEL_NAME, show_default=True, help="Served model."),
-    click.option("--model-version", type=int, help="A version of it; the newest by default."),
-    click.option("--model-label", help="A version by its label, such as stable."),
+    click.option("--model", default=MODEL_NAME, show_default=True, help="Name of the model."),
+    click.option("--model-version", type=int, help="Version of the model; the newest by default."),
+    click.option("--model-label", help="Version of the model by its label, such as stable."),
     click.option(
         "--timeout",
         "timeout_s",
@@ -38,26 +38,26 @@ _SERVER = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="Deadline of one request.",
+        help="Timeout of one request.",
     ),
     click.option(
         "--retries",
         type=int,
         default=4,
         show_default=True,
-        help="Further attempts when the server is away, overloaded or late.",
+        help="Retries of a request when the server is unavailable, overloaded or slow.",
     ),
-    click.option("--tls", is_flag=True, help="Speak TLS; the three files below imply it."),
-    click.option("--ca", type=_FILE, metavar="PEM", help="CAs to trust."),
-    click.option("--cert", type=_FILE, metavar="PEM", help="This client's certificate."),
-    click.option("--key", type=_FILE, metavar="PEM", help="Its private key."),
-    click.option("--override-name", help="The name in the server's certificate, if another."),
+    click.option("--tls", is_flag=True, help="Use TLS; --ca, --cert and --key imply it."),
+    click.option("--ca", type=_FILE, metavar="PEM", help="CA certificates to trust."),
+    click.option("--cert", type=_FILE, metavar="PEM", help="Certificate of this client."),
+    click.option("--key", type=_FILE, metavar="PEM", help="Private key of --cert."),
+    click.option("--override-name", help="Name in the server's certificate, if not its host name."),
     click.option(
         "--token-file",
         type=_FILE,
         envvar="C3D_TOKEN_FILE",
         show_envvar=True,
-        help="A bearer token, sent over TLS only.",
+        help="File of a bearer token, which is sent over TLS only.",
     ),
 )
 
@@ -67,14 +67,14 @@ _REQUESTS = (
         type=int,
         default=8,
         show_default=True,
-        help=f"Clips in a request, 1 to {MAX_BATCH_SIZE}; never changes the answer.",
+        help=f"Clips in a request, 1 to {MAX_BATCH_SIZE}; does not change results.",
     ),
     click.option(
         "--max-in-flight",
         type=int,
         default=16,
         show_default=True,
-        help="Most requests on their way at once; fewer where the server pushes back.",
+        help="Maximum of concurrent requests; fewer while the server is overloaded.",
     ),
 )
 
@@ -91,29 +91,29 @@ _CLIPS = (
         type=int,
         default=1,
         show_default=True,
-        help="Frames from one frame of a clip to the next.",
+        help="Frames from one frame of a clip to its next one.",
     ),
     click.option(
         "--tail",
         type=click.Choice(["drop", "pad", "loop"]),
         default="drop",
         show_default=True,
-        help="Frames at the end that fill no clip.",
+        help="What to do with frames at the end that fill no clip.",
     ),
     click.option(
         "--short",
         type=click.Choice(["error", "pad", "loop"]),
         default="error",
         show_default=True,
-        help="A video shorter than one clip.",
+        help="What to do with a video shorter than one clip.",
     ),
-    click.option("--fps", type=float, help="Take frames at this rate; all of them by default."),
+    click.option("--fps", type=float, help="Frames per second to use; all frames by default."),
     click.option(
         "--resize",
         type=click.Choice(["exact", "fast"]),
         default="exact",
         show_default=True,
-        help="OpenCV's pixels, or nearly those in less time.",
+        help="exact: OpenCV's pixels; fast: nearly the same pixels in less time.",
     ),
 )
 
@@ -121,7 +121,7 @@ _SOURCES = (
     click.option(
         "--root",
         metavar="DIR",
-        help="Outputs are named by the videos' paths below it.",
+        help="Outputs are named by the videos' paths below this folder.",
     ),
     click.option(
         "--workers",
@@ -133,7 +133,7 @@ _SOURCES = (
 
 
 def adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[_Function], _Function]:
-    """A decorator that adds these options to a command, in their order."""
+    """Return a decorator that adds these options to a command, in their order."""
 
     def add(function: _Function) -> _Function:
         for option in reversed(options):
@@ -167,10 +167,10 @@ def make_client(
     max_in_flight: int = 16,
     **window: Any,
 ) -> C3DClient:
-    """The client that the options describe.
+    """Return a client for the values of the options.
 
     Raises:
-        UsageError: an option is out of its range, or a file cannot be read.
+        UsageError: a value is out of its range, or a file cannot be read.
     """
     from c3d_client.client import C3DClient
     from c3d_client.serving.options import ServingOptions
@@ -188,25 +188,16 @@ def make_client(
         cert=cert,
         key=key,
         override_name=override_name,
-        token=_read_token(token_file),
+        token=None if token_file is None else read_token(token_file),
         batch_size=batch_size,
         max_in_flight=max_in_flight,
     )
     return C3DClient(window=ClipWindow(**window), options=options)
 
 
-def say_note(c3d: C3DClient) -> None:
-    """Say on standard error what the model card says that people must know of its weights."""
+def print_weights_note(c3d: C3DClient) -> None:
+    """Print the model card's note about its weights, if there is one, on standard error."""
     weights = c3d.model_info().card["weights"]
     if weights.get("note"):
         about = f"the served weights, {weights['source']}: {weights['note']}"
         click.echo(f"c3d: note: {about}", err=True)
-
-
-def _read_token(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the token cannot be read ({error})") from error

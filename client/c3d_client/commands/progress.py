@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: on a terminal a line that lives, elsewhere nothing."""
+"""Progress of a run: a live line on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class RunProgress:
-    """Videos done, clips a second, time left and how the server keeps up.
+    """Videos done, clips per second, time left, and requests in flight.
 
     Args:
-        progress: what draws, or None where nobody looks.
-        total: videos in the run.
-        c3d: the client that does them.
+        progress: the display; None for none.
+        total: number of videos in the run.
+        c3d: the client of the run.
     """
 
     def __init__(self, progress: Progress | None, total: int, c3d: C3DClient) -> None:
@@ -32,12 +32,12 @@ class RunProgress:
             self._task = progress.add_task("", total=total, clips=self._clips, server=self._server)
 
     def advance(self) -> None:
-        """One more video has its row."""
+        """Count one more video."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task)
 
-    def say(self, line: str) -> None:
-        """A line on standard error, above what is drawn."""
+    def print(self, line: str) -> None:
+        """Print a line on standard error, above the display."""
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -48,9 +48,9 @@ class RunProgress:
         return f"{self._c3d.clips_answered / max(seconds, 1e-9):.1f} clips/s"
 
     def _server(self) -> str:
-        window = self._c3d.serving.window
-        state = f"{window.in_flight} of {window.size} in flight"
-        return f"{state}, {window.push_backs} pushed back" if window.push_backs else state
+        concurrency = self._c3d.serving.concurrency
+        state = f"{concurrency.in_flight} of {concurrency.limit} in flight"
+        return f"{state}, {concurrency.rejected} pushed back" if concurrency.rejected else state
 
 
 @contextlib.contextmanager
@@ -58,8 +58,8 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
     """Show the progress of a run while the block lasts.
 
     Args:
-        total: videos in the run.
-        c3d: the client that does them.
+        total: number of videos in the run.
+        c3d: the client of the run.
         quiet: show nothing even on a terminal.
     """
     if quiet or not sys.stderr.isatty():
@@ -78,8 +78,8 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
     )
     from rich.text import Text
 
-    class Live(ProgressColumn):
-        """A text that is asked for each time it is drawn."""
+    class FunctionColumn(ProgressColumn):
+        """A column whose text is the result of a function, called at each refresh."""
 
         def __init__(self, field: str) -> None:
             self._field = field
@@ -92,11 +92,11 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
         MofNCompleteColumn(),
         TextColumn("videos"),
         BarColumn(bar_width=24),
-        Live("clips"),
+        FunctionColumn("clips"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        Live("server"),
+        FunctionColumn("server"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield RunProgress(progress, total, c3d)

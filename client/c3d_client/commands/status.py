@@ -1,4 +1,4 @@
-"""`c3d status`: what is behind the server's address."""
+"""`c3d status`: health of the server, versions of the model, and its card."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from typing import Any
 
 import click
 
-from c3d_client.commands.options import make_client, say_note, server_options
+from c3d_client.commands.options import make_client, print_weights_note, server_options
 
 
 @click.command()
 @server_options
 def status(**client: Any) -> int:
-    """Show the server's health, the model's versions and its card."""
+    """Show the server's health and the model's versions and card."""
     with make_client(**client) as c3d:
         click.echo(f"server     {client['server']}  {c3d.serving.health()}")
         for version in c3d.versions():
-            problem = f"  {version.error}" if version.error else ""
-            click.echo(f"version    {version.version}  {version.state}{problem}")
+            error = f"  {version.error}" if version.error else ""
+            click.echo(f"version    {version.version}  {version.state}{error}")
         info = c3d.model_info()
-        weights = info.card["weights"]
+        weights, mean = info.card["weights"], info.card["mean"]
         click.echo(f"model      {client['model']} version {info.version}")
         click.echo(f"signatures {', '.join(info.signatures)}")
         click.echo(f"contract   {info.card['contract_version']}")
         click.echo(f"precision  {info.card['precision']}")
         click.echo(f"weights    {weights['source']}  sha256 {weights['sha256']}")
-        click.echo(
-            f"mean       {info.card['mean']['source']}  sha256 {info.card['mean']['sha256']}"
-        )
+        click.echo(f"mean       {mean['source']}  sha256 {mean['sha256']}")
         click.echo(f"labels     {len(info.labels)}")
-        say_note(c3d)
+        print_weights_note(c3d)
     return 0

@@ -1,4 +1,4 @@
-"""How each of the project's commands ends: what went wrong is one line and an exit code."""
+"""How every command of this project ends: an error is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from c3d_client.core.signals import exit_code
 def run_command(
     group: click.Group, arguments: Sequence[str] | None, *, name: str, interrupted: str
 ) -> NoReturn:
-    """Run a command and exit.
+    """Run a command and exit the process.
 
-    The exit code is the command's own, 2 after an error of ours or a wrong argument, 130 after
-    Ctrl-C. Other exceptions propagate: they are defects and want their traceback.
+    The exit code is the one that the command returned, 2 after a C3DError or a wrong argument, 130
+    after Ctrl-C. Other exceptions are defects and propagate with their traceback.
 
     Args:
         group: the command.
-        arguments: as typed; the process's own where None.
-        name: the command's name, before each line on standard error.
-        interrupted: what Ctrl-C leaves, in words.
+        arguments: the command line; the process's arguments where None.
+        name: the command's name, printed before each line on standard error.
+        interrupted: the message after Ctrl-C about the state of the work.
     """
     code: object = 2
     try:
@@ -43,5 +43,5 @@ def run_command(
 
 
 def print_error(name: str, message: str) -> None:
-    """Print one line on standard error, whatever line breaks the message has."""
+    """Print a message on standard error as one line, without its line breaks."""
     click.echo(f"{name}: {' '.join(message.split())}", err=True)

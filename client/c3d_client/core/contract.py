@@ -1,8 +1,8 @@
-"""What the client and the servable agree on: numbers and names, standard library only.
+"""Numbers and names that the client and the servable share. Uses the standard library only.
 
-Both sides import this module, so neither can drift from the other unseen. Every number is
-C3D's own (Tran et al., ICCV 2015, and the C3D-v1.0 Caffe code that its weights were trained
-with); the comment beside each says where it comes from.
+Both sides import this module, so that they cannot differ. The numbers are those of C3D (Tran et
+al., ICCV 2015) and of the C3D-v1.0 Caffe code with which its weights were trained; a comment names
+the source of each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 CONTRACT_VERSION = "1"
 
-# Where the servable is found.
+# The default name and ports of the servable.
 MODEL_NAME = "c3d"
 GRPC_PORT = 8500
 REST_PORT = 8501
@@ -34,21 +34,21 @@ CHANNELS = 3
 CLIP_SHAPE = (CLIP_FRAMES, CROP_SIZE, CROP_SIZE, CHANNELS)
 CLIP_BYTES = CLIP_FRAMES * CROP_SIZE * CROP_SIZE * CHANNELS  # uint8
 
-# What the network gives: the widths of fc6 and fc7, and the classes of Sports-1M.
+# The widths of fc6 and fc7, and the number of classes of Sports-1M.
 FEATURE_SIZE = 4096
 SPORTS1M_CLASSES = 487
 
-# Trailing metadata of our local server, in seconds, so that computing can be told from waiting and
-# from transport. TensorFlow Serving sends none, and other clients ignore them.
+# Trailing metadata of this project's local server, in seconds: they separate computing from waiting
+# and from transport. TensorFlow Serving sends none, and other clients ignore them.
 QUEUE_TRAILER = "c3d-queue-s"
 COMPUTE_TRAILER = "c3d-compute-s"
 
-# The batch sizes that a servable is warmed up for, and that a batching server may form. The
-# client's requests are never larger than the last.
+# The batch sizes for which a servable is warmed up, and which a batching server may form. The
+# client's requests are never larger than the last one.
 BATCH_SIZES = (1, 8, 32)
 MAX_BATCH_SIZE = BATCH_SIZES[-1]
 
-# Said in the model card, so that a file of features tells how its pixels were made.
+# Written to the model card and to provenance: how pixels were made.
 PREPROCESSING = {
     "resize": f"{RESIZE_WIDTH}x{RESIZE_HEIGHT} opencv-linear",
     "crop": (
@@ -65,7 +65,7 @@ class TensorSpec:
     Args:
         name: the key in the signature.
         dtype: TensorFlow's name without the prefix, e.g. ``"UINT8"`` for ``DT_UINT8``.
-        shape: the shape after the batch dimension; -1 stands for "as the model has it".
+        shape: the shape after the batch dimension; -1 matches any size.
     """
 
     name: str
@@ -73,7 +73,12 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def fits(self, shape: Sequence[int], *, rows: int = -1) -> bool:
-        """Whether a whole shape is that of so many rows of this; -1 is a free first dimension."""
+        """Whether a shape is that of a batch of this tensor.
+
+        Args:
+            shape: the whole shape.
+            rows: the expected first dimension; -1 for a dimension of any size.
+        """
         return (
             len(shape) == 1 + len(self.shape)
             and shape[0] == rows
@@ -83,7 +88,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """One entry point of the servable: one input, one output, the same first dimension."""
+    """One signature of the servable: one input and one output of the same first dimension."""
 
     name: str
     input: TensorSpec
@@ -96,13 +101,13 @@ _FEATURES = TensorSpec("features", "FLOAT", (FEATURE_SIZE,))
 CLASSIFY = Signature("classify", _CLIPS, TensorSpec("probabilities", "FLOAT", (-1,)))
 FC6_FEATURES = Signature("fc6_features", _CLIPS, _FEATURES)
 FC7_FEATURES = Signature("fc7_features", _CLIPS, _FEATURES)
-# Batch-shaped like the others, or a batching server would refuse it: ask it with one row.
+# It has a batch dimension because a batching server requires one; requests have one row.
 MODEL_CARD = Signature("model_card", TensorSpec("n", "INT32", ()), TensorSpec("json", "STRING", ()))
 
 SIGNATURES = {s.name: s for s in (CLASSIFY, FC6_FEATURES, FC7_FEATURES, MODEL_CARD)}
-# Weights without fc8 make a servable of these alone.
+# The signatures of a servable whose weights have no fc8.
 FEATURES_ONLY_SIGNATURES = {name: s for name, s in SIGNATURES.items() if s is not CLASSIFY}
-# `serving_default` answers as `classify` does, or as `fc6_features` where there are no classes.
+# `serving_default` is an alias of `classify`, or of `fc6_features` where there are no classes.
 DEFAULT_SIGNATURE = "serving_default"
-# Without these the client can do nothing; the others are asked for by name only.
+# The signatures that every servable must have; the others are optional.
 REQUIRED_SIGNATURES = (FC6_FEATURES.name, MODEL_CARD.name)

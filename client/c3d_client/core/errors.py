@@ -1,27 +1,27 @@
 """Every error that this project raises on purpose.
 
     C3DError
-    ├ UsageError                      what was asked for cannot be done as asked
+    ├ UsageError                      an argument cannot be used as given
     ├ VideoError(.source)             this video fails, the others go on
     │   ├ VideoDecodeError            cannot be opened, has no video, is damaged or cut short
-    │   │   └ VideoUnreadableError    is not there, may not be read, or does not come whole
+    │   │   └ VideoUnreadableError    does not exist, or cannot be read to its end
     │   └ VideoTooShortError          fewer frames than one clip
     ├ ServingError(.target, .code)
-    │   ├ ServingUnavailable          nobody answers there        (retried before it is raised)
-    │   ├ ServingTimeout              no answer before the deadline          (retried)
-    │   ├ ServingOverloaded           the server pushes back                 (retried)
+    │   ├ ServingUnavailable          no server answers           (retried before it is raised)
+    │   ├ ServingTimeout              no answer within the timeout           (retried)
+    │   ├ ServingOverloaded           the server is overloaded               (retried)
     │   ├ ModelNotFound               the server does not have this model    (never retried)
-    │   ├ RequestRejected             the server refuses this request        (never retried)
+    │   ├ RequestRejected             the server rejects this request        (never retried)
     │   └ ContractMismatch            model and client disagree: stop the job
     ├ OutputError(.path)              a result cannot be written or read
-    ├ ProvenanceError                 features that were made differently may not be mixed
+    ├ ProvenanceError                 features that were made differently cannot be mixed
     └ Cancelled                       the caller cancelled the work
 
-The exporter's errors (``c3d_export.errors``) and those of bulk runs (``c3d_pipelines.errors``) are
-under C3DError too.
+The errors of the exporter (``c3d_export.errors``) and of bulk runs (``c3d_pipelines.errors``) are
+subclasses of C3DError too.
 
-A message says what happened, what was seen against what was expected, and what to do next, and
-names the path or the target. Commands print it as one line and exit with 2.
+A message contains what happened, the observed and the expected value, what to do next, and the path
+or target. Commands print it as one line and exit with 2.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from typing import Any
 
 
 class C3DError(Exception):
-    """The root: catch it to catch all that this project raises on purpose."""
+    """Base class of every error that this project raises on purpose."""
 
 
 class Cancelled(C3DError):
-    """The work was cancelled by the caller. It says nothing of the video or the server."""
+    """The caller cancelled the work. Neither the video nor the server failed."""
 
 
 class UsageError(C3DError, ValueError):
@@ -56,7 +56,7 @@ class VideoError(C3DError):
         super().__init__(f"{self.source}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are rebuilt from their args, which is the message alone.
+        # pickle rebuilds an exception from its args, which are only the message.
         return type(self), (self.source, self.reason), self.__dict__
 
 
@@ -65,9 +65,9 @@ class VideoDecodeError(VideoError):
 
 
 class VideoUnreadableError(VideoDecodeError):
-    """The video is not there, may not be read, or does not come whole from where it is kept.
+    """The video does not exist, or its storage or the network fails before its end.
 
-    Says nothing of the video itself: where it is kept, or the way to it, is the trouble.
+    The video itself may be intact.
     """
 
 
@@ -76,12 +76,12 @@ class VideoTooShortError(VideoError):
 
 
 class ServingError(C3DError):
-    """The server did not give an answer that can be used.
+    """A request failed, or its answer cannot be used.
 
     Args:
-        target: the address that was asked.
+        target: the server's address.
         reason: what happened and what to do.
-        code: the name of the gRPC status, e.g. ``"UNAVAILABLE"``; empty where none was given.
+        code: the name of the gRPC status, e.g. ``"UNAVAILABLE"``; empty where there is none.
     """
 
     def __init__(self, target: str, reason: str, *, code: str = "") -> None:
@@ -95,31 +95,31 @@ class ServingError(C3DError):
 
 
 class ServingUnavailable(ServingError, ConnectionError):
-    """Nothing answers at the target."""
+    """No server answers at the target."""
 
 
 class ServingTimeout(ServingError, TimeoutError):
-    """The deadline passed before the answer came."""
+    """The timeout passed before the answer arrived."""
 
 
 class ServingOverloaded(ServingError):
-    """The server is there but has no room."""
+    """The server answers but is overloaded."""
 
 
 class ModelNotFound(ServingError, LookupError):
-    """The server is there but does not have this model, version or label."""
+    """The server answers but does not have this model, version or label."""
 
 
 class RequestRejected(ServingError):
-    """The server refuses this request, and would refuse it again."""
+    """The server rejects this request, and would reject it again."""
 
 
 class ContractMismatch(ServingError):
-    """The served model is not the one that this client was written for."""
+    """The served model is not one that this client can use."""
 
 
 class OutputError(C3DError, OSError):
-    """A result cannot be written where it should go, or cannot be read back.
+    """A result cannot be written to its path, or cannot be read back.
 
     Args:
         path: the file or folder.

@@ -16,76 +16,77 @@ from c3d_client.core.errors import UsageError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Of everything that is not finished: short, so that a name of any length can be written, and to
-# be known again by those who look through a folder.
-# Rows held in memory, and handed to a writer, at a time: 1 MB of fc6.
-CHUNK_ROWS = 64
+# The prefix of unfinished files and folders, by which code that lists a folder recognises them. A
+# temporary name does not contain the final name, which may already have the greatest length.
 TEMPORARY_PREFIX = ".c3d-"
+# Rows that are in memory, and passed to a writer, at a time: 1 MB of fc6.
+CHUNK_ROWS = 64
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, text: bool = False) -> Iterator[IO[Any]]:
-    """Open a file that takes its name when the block ends, synced to disk; an error leaves nothing.
+    """Open a file that gets its name when the block ends, synced to disk, or never.
 
-    A file that was there before stays as it was until then. Bytes can be read back meanwhile.
+    An existing file of that name stays unchanged until then; an error removes the unfinished file.
+    A file of bytes can also be read within the block.
 
     Args:
-        path: the name to take; its folder must exist.
-        text: UTF-8 text with newlines as written, instead of bytes.
+        path: the final path; its folder must exist.
+        text: write UTF-8 text without converting newlines, instead of bytes.
 
     Raises:
-        OSError: the file cannot be written, or cannot take its name.
+        OSError: the file cannot be written, or cannot be renamed.
     """
     target = Path(path)
-    made = _unfinished(target)
+    unfinished = _temporary_path(target)
     mode, encoding, newline = ("x", "utf-8", "") if text else ("x+b", None, None)
-    with open(made, mode, encoding=encoding, newline=newline) as file:
+    with open(unfinished, mode, encoding=encoding, newline=newline) as file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(made, target)
-        except BaseException:  # Ctrl-C too must leave nothing; it goes on from here
+            os.replace(unfinished, target)
+        except BaseException:  # KeyboardInterrupt too must remove the file
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(made)
+                os.unlink(unfinished)
             raise
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make a folder that takes its name when the block ends, synced to disk; an error leaves none.
+    """Make a folder that gets its name when the block ends, synced to disk, or never.
 
-    A folder that was there before, with all that is in it, stays until then and is gone after. No
-    system call puts one folder in another's place, so between two renames the name is free.
+    An existing folder of that name is replaced, with its content; an error removes the unfinished
+    folder. No system call replaces a folder, so the name is free for a moment between two renames.
 
     Args:
-        path: the name to take; the folder above it must exist.
+        path: the final path; the folder above it must exist.
 
     Yields:
-        The folder to fill with files, under another name.
+        The folder to write files to, under a temporary name.
 
     Raises:
-        OSError: the folder cannot be made, or cannot take its name: a file has it.
+        OSError: the folder cannot be made, or cannot be renamed because a file has the name.
     """
     target = Path(path)
-    made = _unfinished(target)
-    made.mkdir()
+    unfinished = _temporary_path(target)
+    unfinished.mkdir()
     try:
-        yield made
-        for entry in made.iterdir():
+        yield unfinished
+        for entry in unfinished.iterdir():
             sync(entry)
-        sync(made)
-        _take_name(made, target)
+        sync(unfinished)
+        _rename_folder(unfinished, target)
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Have a file or a folder's entries on the disk, so that they outlive a power cut.
+    """Sync a file, or the entries of a folder, to disk, so that it survives a power failure.
 
     Raises:
-        OSError: it cannot be opened or synced.
+        OSError: the path cannot be opened or synced.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -94,37 +95,37 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def _take_name(made: Path, target: Path) -> None:
+def _rename_folder(folder: Path, target: Path) -> None:
     if not target.is_dir():
-        os.rename(made, target)
+        os.rename(folder, target)
         return
-    aside = _unfinished(target)
-    os.rename(target, aside)
+    former = _temporary_path(target)
+    os.rename(target, former)
     try:
-        os.rename(made, target)
+        os.rename(folder, target)
     except BaseException:
-        os.rename(aside, target)
+        os.rename(former, target)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
 
 
-def _unfinished(target: Path) -> Path:
-    # Not the tempfile module: its files are private, results are as open as the umask lets them be,
-    # and to ask for the umask is to change it, for all threads.
+def _temporary_path(target: Path) -> Path:
+    # The tempfile module makes files that only their owner can read, but results have the
+    # permissions of the umask; and reading the umask means changing it, for all threads.
     return target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
 
 
 def row_chunks(rows: npt.NDArray[Any], size: int = CHUNK_ROWS) -> Iterator[npt.NDArray[Any]]:
-    """Yield rows by the chunk, so that writing them needs no more memory than one chunk."""
-    import numpy as np  # not loaded with the package: commands start faster without it
+    """Yield rows in chunks, so that writing them needs no more memory than one chunk."""
+    import numpy as np  # imported here, because commands start faster without it
 
     for start in range(0, len(rows), size):
         yield rows[start : start + size].view(np.ndarray)
-        _let_go(rows)
+        _free_pages(rows)
 
 
-def _let_go(rows: npt.NDArray[Any]) -> None:
-    """Tell the system that what was read of a mapped file need not stay in memory."""
+def _free_pages(rows: npt.NDArray[Any]) -> None:
+    """Let the system free the pages of a mapped file that were read."""
     mapped = getattr(rows, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,9 +1,9 @@
-"""Model cards and provenance: what made a feature, and whether two features are comparable.
+"""Model cards and provenance: how features were made, and whether they are comparable.
 
-Numbers of different weights, means, precisions, crops, strides or decoders look alike and are not
-comparable. Which video they are of, and the version number of the served model, do not matter.
+Features from different weights, means, precisions, crops, strides or decoders look alike but are
+not comparable. The video and the version number of the served model are not compared.
 
-Both types keep the mapping that they were read from. Fields that this release does not know are
+Both types contain the mapping that they were read from. Fields that this release does not know are
 ignored in comparisons and written again unchanged; fields that an older file lacks have the value
 that the older release used (:data:`ADDED_FIELDS`).
 """
@@ -14,7 +14,7 @@ import copy
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +25,14 @@ Path = tuple[str, ...]
 
 
 class Severity(enum.Enum):
-    """How far two features are apart that differ in a field."""
+    """What a difference in a field means for two features."""
 
     MODEL = "another model"
     METHOD = "another way of making clips or features"
     SOFTWARE = "another version of a library that decodes or resizes"
 
 
-# The fields that must agree, each by its path in a provenance. A digest represents its content.
+# The fields that must be equal, each by its path in a provenance.
 _COMPARED: tuple[tuple[Path, Severity], ...] = (
     (("contract_version",), Severity.MODEL),
     (("model", "weights", "sha256"), Severity.MODEL),
@@ -46,8 +46,8 @@ _COMPARED: tuple[tuple[Path, Severity], ...] = (
 )
 COMPARED = tuple(path for path, _ in _COMPARED)
 
-# Fields compared since a later release, and the value that files without the field were made with.
-# A field with this value does not change a digest, so digests of older files stay valid.
+# Fields that are compared since a later release, and the value that applies to files without the
+# field. A field with this value does not change a digest, so digests of older files stay valid.
 ADDED_FIELDS: tuple[tuple[Path, Any, Severity], ...] = (
     (("damage",), "error", Severity.METHOD),
     (("layer",), "fc6", Severity.METHOD),
@@ -55,7 +55,7 @@ ADDED_FIELDS: tuple[tuple[Path, Any, Severity], ...] = (
     (("stream",), "first", Severity.METHOD),
 )
 
-# The fields of a model card's weights and mean that are repeated in every result.
+# The fields of a model card's weights and mean that are copied to every result.
 _REPEATED = ("source", "format", "random", "note", "known_as", "sha256", "file_sha256")
 _CARD_FIELDS = ("weights", "mean", "precision")
 
@@ -84,26 +84,26 @@ class ModelCard:
     """The description that a servable carries: weights, mean, precision, labels.
 
     Args:
-        data: the card as it was read, with fields that this release does not know.
+        data: the card as it was read, including fields that this release does not know.
     """
 
     data: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelCard:
-        """Take a card from a mapping, which is copied.
+        """Return the card in a mapping, which is copied.
 
         Raises:
-            ValueError: it is not a card of this contract version, or a field is missing.
+            ValueError: the mapping is not a card of this contract version, or lacks a field.
         """
         if not isinstance(data, Mapping) or data.get("contract_version") != CONTRACT_VERSION:
-            seen = data.get("contract_version") if isinstance(data, Mapping) else None
+            version = data.get("contract_version") if isinstance(data, Mapping) else None
             raise ValueError(
-                f"its contract version is {seen!r}, this client's is {CONTRACT_VERSION!r}"
+                f"its contract version is {version!r}, this client's is {CONTRACT_VERSION!r}"
             )
         missing = [key for key in _CARD_FIELDS if key not in data]
         if missing:
-            raise ValueError(f"its model card says nothing of {', '.join(missing)}")
+            raise ValueError(f"its model card lacks {', '.join(missing)}")
         return cls(copy.deepcopy(dict(data)))
 
     @classmethod
@@ -111,7 +111,7 @@ class ModelCard:
         """Parse a card.
 
         Raises:
-            ValueError: as :meth:`from_dict`, or it is not JSON.
+            ValueError: as :meth:`from_dict`, or the text is not JSON.
         """
         try:
             data = json.loads(text)
@@ -120,12 +120,12 @@ class ModelCard:
         return cls.from_dict(data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as a mapping of its own, unknown fields included."""
+        """Return a copy of the card as a mapping, including unknown fields."""
         return copy.deepcopy(dict(self.data))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One label a class; empty where the model does not classify."""
+        """One label for each class; empty where the model has no classes."""
         return tuple(self.data.get("labels", ()))
 
     @property
@@ -151,27 +151,35 @@ class ModelCard:
         return part
 
 
-@dataclass(frozen=True)
-class Provenance:
+@dataclass(frozen=True, eq=False)
+class Provenance(Mapping[str, Any]):
     """The record of how a result was made: model, preprocessing, clips, software, video.
 
+    It is also a read-only mapping of the record's fields, equal to a mapping of the same fields.
+
     Args:
-        data: the record as it was made or read, with fields that this release does not know.
+        data: the record as it was made or read, including fields that this release does not know.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
-        """Take a provenance from a mapping, which is copied."""
+        """Return the provenance in a mapping, which is copied."""
         return cls(copy.deepcopy(dict(data)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the provenance as a mapping of its own, unknown fields included."""
+        """Return a copy of the provenance as a mapping, including unknown fields."""
         return copy.deepcopy(dict(self.data))
 
-    def __bool__(self) -> bool:
-        return bool(self.data)
+    def __getitem__(self, name: str) -> Any:
+        return self.data[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -200,7 +208,7 @@ class Provenance:
 
     @property
     def video(self) -> Mapping[str, Any]:
-        """The video: source, fingerprint, frames, duration, size; empty where there is none."""
+        """The video: source, fingerprint, frames, duration, size; empty without a video."""
         return self._part("video")
 
     @property
@@ -213,26 +221,23 @@ class Provenance:
         return Provenance({**self.data, "video": dict(video)})
 
     def differences(self, other: Provenance) -> list[Difference]:
-        """Compare two records in the fields that must agree.
+        """Compare the fields of two records that must be equal.
 
         Returns:
-            The differences in the order of the fields; empty where the numbers are comparable.
+            The differences in the order of the fields; empty where the features are comparable.
         """
-        found = []
-        for path, severity in _COMPARED:
-            here, there = self._get(path), other._get(path)
-            if here != there:
-                found.append(Difference(".".join(path), here, there, severity))
-        for path, default, severity in ADDED_FIELDS:
-            here, there = self._get(path, default), other._get(path, default)
-            if here != there:
-                found.append(Difference(".".join(path), here, there, severity))
-        return found
+        fields = [(path, None, severity) for path, severity in _COMPARED]
+        result = []
+        for path, default, severity in (*fields, *ADDED_FIELDS):
+            one, two = self._get(path, default), other._get(path, default)
+            if one != two:
+                result.append(Difference(".".join(path), one, two, severity))
+        return result
 
     def digest(self) -> str:
-        """Return one name for all compared fields: SHA-256, 64 hex digits.
+        """Return the SHA-256 of all compared fields, 64 hex digits.
 
-        Two records have the same digest where :meth:`differences` is empty.
+        Two records have the same digest if :meth:`differences` is empty.
         """
         values: list[Any] = [self._get(path) for path, _ in _COMPARED]
         for path, default, _ in ADDED_FIELDS:
@@ -253,9 +258,9 @@ class Provenance:
 
 
 def provenance_digest(provenance: Mapping[str, Any]) -> str:
-    """Return one name for all compared fields: SHA-256, 64 hex digits.
+    """Return the SHA-256 of all compared fields of a provenance, 64 hex digits.
 
-    Numbers under one digest may be averaged, merged and taken from a cache.
+    Features with the same digest may be averaged, merged and read from a cache.
     """
     return Provenance(provenance).digest()
 
@@ -264,20 +269,21 @@ def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
     """Check that results may be averaged or merged.
 
     Raises:
-        ProvenanceError: two of them differ; the message names the fields.
+        ProvenanceError: two provenances differ; the message names the fields.
     """
     first: Provenance | None = None
     for data in provenances:
         provenance = Provenance(data)
         if first is None:
             first = provenance
-        elif found := first.differences(provenance):
+        elif differing := first.differences(provenance):
             raise ProvenanceError(
-                f"features of {first.video_name} and {provenance.video_name} were made differently "
-                f"and cannot be mixed: {'; '.join(map(str, found))}; extract them again the same way"
+                f"features of {first.video_name} and {provenance.video_name} were made "
+                f"differently and cannot be mixed: {'; '.join(map(str, differing))}; "
+                "extract them again the same way"
             )
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two records as text; empty where the numbers are comparable."""
-    return [str(found) for found in Provenance(one).differences(Provenance(other))]
+    """Return the differences of two records as text; empty where they are comparable."""
+    return [str(difference) for difference in Provenance(one).differences(Provenance(other))]

@@ -1,4 +1,4 @@
-"""Retries with growing pauses, and the HTTP statuses that are worth one."""
+"""Retries with growing pauses, and the HTTP statuses that are retried."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRANSIENT_HTTP_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 
 def pauses(first_s: float, *, factor: float = 2.0, longest_s: float = 30.0) -> Iterator[float]:
-    """Yield the pauses before each retry, in seconds, without end: they grow up to the longest."""
+    """Yield the pause before each retry in seconds, without end, growing up to the longest."""
     for attempt in itertools.count():
         yield min(longest_s, first_s * factor**attempt)
 
@@ -28,15 +28,15 @@ def retry(
     longest_pause_s: float = 30.0,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Answer:
-    """Call a function again while it fails for a passing reason.
+    """Call a function, and retry it while it fails with a transient error.
 
     Args:
         call: the function.
-        attempts: how often it is called at most, 1 or more.
+        attempts: the highest number of calls, 1 or more.
         is_transient: whether an error may be gone at the next attempt.
         first_pause_s: the pause before the first retry; each further one is twice as long.
         longest_pause_s: the longest pause.
-        sleep: waits for so many seconds.
+        sleep: the function that waits for a number of seconds.
 
     Raises:
         Exception: the last error, or the first that is not transient, unchanged.

@@ -1,10 +1,10 @@
-"""Signals that ask a process to end, heard without fail.
+"""Handling of SIGINT and SIGTERM that misses no signal.
 
-A Python handler runs in the main thread between two of its instructions. Where another thread
-got the signal, or it came just before the main thread began to wait for a lock, the main thread
-sleeps on and no handler runs; and a handler that sets an event which the main thread is about to
-wait for stops it for good. What the interpreter's C handler writes to a file descriptor has
-neither trouble, whichever thread it runs in.
+Python runs a signal handler in the main thread, between two instructions. The handler does not run
+while the main thread waits for a lock, if another thread received the signal or the signal came
+just before the wait; and a handler that sets an event can deadlock with a main thread that is about
+to wait for that event. The interpreter's C handler can write to a file descriptor, in any thread,
+and has neither problem.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import FrameType
 
 
 def exit_code(number: int) -> int:
-    """What a shell says of a command that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
+    """Return the exit code of a command that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + number
 
 
@@ -26,14 +26,14 @@ def exit_code(number: int) -> int:
 def handled(
     handler: Callable[[int], None], *numbers: signal.Signals, once: bool = False
 ) -> Iterator[None]:
-    """Have a function called for signals within the block; afterwards all is as it was before.
+    """Install a signal handler for a block, and the former handlers again after it.
 
-    Outside the main thread, where Python sets no handlers, it is never called.
+    Outside the main thread, where Python cannot set handlers, the function is never called.
 
     Args:
         handler: called in the main thread with the signal's number.
         numbers: the signals.
-        once: whether all is as it was from the first of them on, before the function is called.
+        once: install the former handlers at the first signal, before the function is called.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,10 +59,10 @@ def handled(
 
 @contextlib.contextmanager
 def signal_event(*numbers: signal.Signals) -> Iterator[threading.Event]:
-    """An event that is set soon after the process gets one of the signals.
+    """Return an event that is set soon after the process receives one of the signals.
 
-    The signals do nothing else within the block; afterwards they do again what they did before.
-    Outside the main thread, where Python sets no handlers, the event is never set.
+    The signals have no other effect within the block; after it they have their former effect.
+    Outside the main thread, where Python cannot set handlers, the event is never set.
 
     Args:
         numbers: the signals.
@@ -75,7 +75,7 @@ def signal_event(*numbers: signal.Signals) -> Iterator[threading.Event]:
     writer.setblocking(False)
 
     def listen() -> None:
-        # A byte for each signal that has a Python handler; nothing when the other end is closed.
+        # One byte for each signal that has a Python handler; none when the other end is closed.
         while number := reader.recv(1):
             if number[0] in numbers:
                 event.set()
@@ -95,16 +95,16 @@ def signal_event(*numbers: signal.Signals) -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[list[int]]:
-    """Have SIGTERM raise KeyboardInterrupt, for a main thread that looks up every moment.
+    """Raise KeyboardInterrupt for SIGTERM, in a main thread that never waits without a timeout.
 
     Yields:
-        Empty; SIGTERM is in it once it came.
+        The list of received signals: empty, and SIGTERM once it was received.
     """
-    told: list[int] = []
+    received: list[int] = []
 
     def interrupt(number: int) -> None:
-        told.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
     with handled(interrupt, signal.SIGTERM):
-        yield told
+        yield received

@@ -1,8 +1,8 @@
 """Addresses of videos, folders and data sets: paths and URLs, parsed in one place.
 
->>> uri = Uri.of("s3://bucket/films/a.mp4")
+>>> uri = Uri.of("s3://bucket/videos/a.mp4")
 >>> uri.scheme, uri.bucket, uri.path, uri.name
-('s3', 'bucket', 'films/a.mp4', 'a.mp4')
+('s3', 'bucket', 'videos/a.mp4', 'a.mp4')
 >>> str(Uri.of("https://me:secret@host/a.mp4?token=1"))
 'https://***@host/a.mp4?token=***'
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from urllib.parse import unquote
 
-# URL scheme -> the store it names. s3a:// and gcs:// are other spellings of s3:// and gs://.
+# URL scheme -> kind of store. s3a:// and gcs:// are other spellings of s3:// and gs://.
 STORES = {
     "s3": "s3",
     "s3a": "s3",
@@ -28,25 +30,30 @@ STORES = {
 OBJECT_STORES = frozenset(name for name, store in STORES.items() if store != "http")
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.I)
+# Introduces the version of an object in an object store; other ? and # are part of the name.
+_VERSION = "?versionId="
+
+
+UriLike: TypeAlias = "str | os.PathLike[str] | Uri"
 
 
 @dataclass(frozen=True, slots=True)
 class Uri:
-    """A path or URL. ``str()`` gives it redacted; only :attr:`raw` has credentials.
+    """A path or URL. ``str()`` returns it redacted; only :attr:`raw` holds credentials.
 
     Args:
-        raw: the path or URL as given. It opens the file and may hold credentials.
+        raw: the unchanged path or URL. It opens the file and may contain credentials.
     """
 
     raw: str = field(repr=False)
 
     @classmethod
-    def of(cls, value: str | os.PathLike[str] | Uri) -> Uri:
-        """Return a value as a Uri; a Uri is returned as it is."""
+    def of(cls, value: UriLike) -> Uri:
+        """Return a path or URL as a Uri; a Uri is returned unchanged."""
         return value if isinstance(value, Uri) else cls(os.fsdecode(value))
 
     def __str__(self) -> str:
-        """The address without user, password and query values: it may be shown and stored."""
+        """Return the address without user, password and query values, to show and to store."""
         return redact(self.raw)
 
     def __repr__(self) -> str:
@@ -55,8 +62,8 @@ class Uri:
     @property
     def scheme(self) -> str:
         """The URL's scheme in lower case; empty for a path."""
-        found = _SCHEME.match(self.raw)
-        return found[1].lower() if found else ""
+        match = _SCHEME.match(self.raw)
+        return match[1].lower() if match else ""
 
     @property
     def store(self) -> str:
@@ -87,15 +94,18 @@ class Uri:
 
     @property
     def path(self) -> str:
-        """The part after the bucket or host, with its query; for a local address the path."""
+        """The part after the bucket or host, with the query; the path of a local address."""
         local = self.local_path
         return self._rest.partition("/")[2] if local is None else local
 
     @property
     def parts(self) -> list[str]:
-        """A URL's bucket or host and its path in parts, without user, query, ``.`` and ``..``."""
+        """The bucket or host of a URL and the parts of its path, without user and query.
+
+        Empty parts, ``.`` and ``..`` are left out. Object names are not percent-decoded.
+        """
         if self.is_object_store:
-            parts = self._rest.partition("?versionId=")[0].split("/")
+            parts = self._rest.partition(_VERSION)[0].split("/")
         else:
             host, _, path = self._rest.partition("?")[0].partition("#")[0].partition("/")
             parts = [host.rpartition("@")[2], *unquote(path).split("/")]
@@ -112,12 +122,22 @@ class Uri:
         """The scheme and the bucket or host, such as ``s3://bucket``."""
         return f"{self.scheme}://{self.bucket}"
 
+    @property
+    def has_version(self) -> bool:
+        """Whether the URL names one version of an object (``?versionId=``)."""
+        return self.is_object_store and _VERSION in self.raw
+
+    @property
+    def names_folder(self) -> bool:
+        """Whether the address ends in a slash, as only a folder's does."""
+        return self.raw.endswith("/")
+
     def join(self, name: str) -> Uri:
-        """Return the address of a file below this folder."""
+        """Return the address of a file below this folder; the name may contain slashes."""
         return Uri(f"{self.raw.rstrip('/')}/{name}")
 
     def resolve(self, reference: str) -> Uri:
-        """Return a path or URL as it is seen from this folder or prefix.
+        """Return the address of a path that is relative to this folder, or of a URL.
 
         >>> Uri.of("s3://bucket/lists/new").resolve("../a.mp4").raw
         's3://bucket/lists/a.mp4'
@@ -130,6 +150,32 @@ class Uri:
         bucket, _, below = self._rest.partition("/")
         path = posixpath.normpath(posixpath.join("/", below, reference))
         return Uri(f"{self.scheme}://{bucket}{path}")
+
+    def relative_to(self, root: Uri) -> str | None:
+        """Return the path below a folder, with forward slashes; None where it is not below.
+
+        User, password and query are ignored.
+        """
+        local, local_root = self.local_path, root.local_path
+        if local is None:
+            base, parts = root.parts, self.parts
+            inside = root.scheme == self.scheme and parts[: len(base)] == base
+            return "/".join(parts[len(base) :]) if inside else None
+        if local_root is None:
+            return None
+        parts = os.path.relpath(local, local_root).split(os.sep)
+        return None if parts[0] == ".." else "/".join(parts)
+
+    def split_before(self, matches: Callable[[str], bool]) -> tuple[Uri, tuple[str, ...]]:
+        """Split the address before the first part that a predicate is true for.
+
+        Returns:
+            The folder, and the parts from that part on; no parts where the predicate is true for
+            none.
+        """
+        parts = self.raw.split("/")
+        index = next((i for i, part in enumerate(parts) if matches(part)), len(parts))
+        return Uri("/".join(parts[:index])), tuple(parts[index:])
 
     def canonical(self) -> Uri:
         """Return one spelling for all addresses of the same file: to compare, not to open."""
@@ -151,12 +197,12 @@ def redact(text: str) -> str:
     >>> redact("https://me:secret@host/a.mp4?token=1&part=2")
     'https://***@host/a.mp4?token=***&part=***'
     """
-    # A password may hold marks that end a host: everything up to the last @ before a slash goes.
-    found = re.match(r"([a-z][a-z0-9+.-]+://)([^/]*@|)([^?#]*)(.*)", text, re.DOTALL | re.I)
-    if not found:
+    # A password may contain ? and #: everything up to the last @ before a slash is removed.
+    match = re.match(r"([a-z][a-z0-9+.-]+://)([^/]*@|)([^?#]*)(.*)", text, re.DOTALL | re.I)
+    if not match:
         return text
-    start, user, path, rest = found.groups()
-    # In an object's name ? and # are ordinary characters, unless they introduce values.
+    start, user, path, rest = match.groups()
+    # In the name of an object ? and # are ordinary characters, unless they introduce values.
     if Uri(text).scheme not in OBJECT_STORES or "=" in rest:
         rest = re.sub(r"(?<==)[^&;#?]+|(?<=[?#&;])[^&;#?=]+(?=[&;#?]|$)", "***", rest)
     return start + ("***@" if user else "") + path + rest

@@ -1,10 +1,11 @@
-"""Results to files and back: whole or not at all, with what made them inside.
+"""Features to files and back: a file appears complete or not at all, with its provenance inside.
 
-    write_features("film.npz", features)                # or .npy, .h5, .parquet, ...
-    features = read_features("film.npz")                # the same again
-    for done in convert(["features"], "other", to="parquet"): ...
+    write_features("video.npz", features)               # or .npy, .h5, .parquet, ...
+    features = read_features("video.npz")               # the same features
+    for conversion in convert(["features"], "other", to="parquet"): ...
 
-A format is a module of this package; :mod:`formats` lists them. NumPy is all that importing costs.
+Each format is a module of this package; :mod:`c3d_client.outputs.registry` lists the formats and
+describes how to add one. Importing this package loads NumPy and no other library.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ __all__ = [
 
 
 def prepare_folder(folder: str | os.PathLike[str]) -> Path:
-    """Make a folder for results, and see that files can be written there, before any work is done.
+    """Create a folder for results and check that files can be written there.
 
     Raises:
-        OutputError: it cannot be made, is a file, or cannot be written to.
+        OutputError: the folder cannot be created, is a file, or is not writable.
     """
     path = Path(folder)
     try:
@@ -69,7 +70,7 @@ def prepare_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def write_npz(path: str | os.PathLike[str], features: VideoFeatures) -> None:
-    """Write a video's features as ``.npz``, appearing under its name only when complete.
+    """Write a video's features as ``.npz``; the file appears under its name when complete.
 
     Keys: ``clip_features`` float32 ``[n, 4096]``, ``video_feature`` float32 ``[4096]``,
     ``clip_starts`` int64 ``[n]``, ``clip_times_s`` float64 ``[n, 2]``, ``provenance`` (JSON text).
@@ -81,10 +82,10 @@ def write_npz(path: str | os.PathLike[str], features: VideoFeatures) -> None:
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read back what :func:`write_npz` wrote: its arrays by key, and ``provenance`` as a dict.
+    """Read a file of :func:`write_npz`: its arrays by key, and ``provenance`` as a dict.
 
     Raises:
-        OutputError: the file is not there, or is not such a file.
+        OutputError: the file does not exist, or is not such a file.
     """
     features = read_features(path, format="npz")
     return {key: getattr(features, key) for key in NPZ_KEYS}

@@ -1,10 +1,10 @@
-"""``.hdf5`` as the C3D features of ActivityNet come: many videos, ``/ID/c3d_features``.
+"""``.hdf5`` in the layout of ActivityNet's C3D features: many videos, ``/ID/c3d_features``.
 
 Readers of ``sub_activitynet_v1-3.c3d.hdf5`` (dense captioning, moment retrieval) take
-``file[id]["c3d_features"][:]``, rows in time, and make them float32; their ids begin with ``v_``,
-followed by YouTube's. The published rows are reduced to 500 numbers by PCA; these are fc6 as it is,
+``file[id]["c3d_features"][:]``, rows in order of time, as float32; their ids are ``v_`` and
+YouTube's id. The published rows are reduced to 500 numbers by PCA; these rows are fc6 without PCA,
 float32 ``[n, 4096]``. Each group has the attribute ``provenance``, JSON text. Starts and times are
-not kept, and the video feature is computed again on reading.
+not stored, and the video feature is computed from the clips when the file is read.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import UsageError
+from c3d_client.core.provenance import Provenance, require_same
 from c3d_client.outputs import hdf5
-from c3d_client.outputs.validation import collect, expect, features_of, from_json, slices
+from c3d_client.outputs.validation import make_features, parse_provenance, video_source
 from c3d_client.results import VideoFeatures
 
 _DATASET = "c3d_features"
 
 
 def video_id(name: str) -> str:
-    """A video's id: its name without folders and without what follows the last dot.
+    """Return a video's id: its name without folders and without the suffix.
 
-    ``train/v_QOlSCBRmfWY.mp4`` is ``v_QOlSCBRmfWY``, as readers ask for it.
+    ``train/v_QOlSCBRmfWY.mp4`` is ``v_QOlSCBRmfWY``, the id that readers look up.
     """
     last = name.rpartition("/")[2]
     return last.rpartition(".")[0] or last
@@ -34,18 +34,16 @@ def video_id(name: str) -> str:
 
 def write(path: Path, features: VideoFeatures) -> None:
     """Write one video's features as a collection of one, under the id of its source."""
-    video = features.provenance.get("video")
-    source = str(video.get("source", "")) if isinstance(video, dict) else ""
     with new_collection(path) as collection:
-        collection.add(video_id(source) or "video", features)
+        collection.add(video_id(video_source(features)) or "video", features)
 
 
 @contextlib.contextmanager
 def new_collection(path: Path) -> Iterator[Collection]:
-    """A collection to add videos to, which takes its name when the block ends.
+    """Open a collection to add videos to, which takes its name when the block ends.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
         UsageError: h5py is not installed.
     """
     with hdf5.new_file(path) as file:
@@ -53,7 +51,7 @@ def new_collection(path: Path) -> Iterator[Collection]:
 
 
 class Collection:
-    """Many videos in one file, made the same way; :func:`new_collection` makes one."""
+    """Many videos in one file, made the same way; created by :func:`new_collection`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -64,11 +62,9 @@ class Collection:
 
         Raises:
             OSError: the collection cannot be written.
-            UsageError: the id is taken, or is not one.
-            ProvenanceError: the video's features were made in another way than the first one's.
+            UsageError: the id is already used, or cannot name a group.
+            ProvenanceError: the features were made in another way than those of the first video.
         """
-        from c3d_client.core.provenance import require_same  # which loads the decoder
-
         if not name or "/" in name or name in (".", ".."):
             raise UsageError(f"{name!r} cannot be a video's id")
         if name in self._file:
@@ -77,26 +73,25 @@ class Collection:
         require_same([self._first, features.provenance])
         group = self._file.create_group(name)
         hdf5.write_rows(group, _DATASET, features.clip_features)
-        hdf5.set_provenance(group, features.provenance)
+        hdf5.set_provenance(group, features)
 
 
 def video_ids(path: Path) -> list[str]:
-    """The ids of a collection's videos, in order."""
+    """Return the ids of a collection's videos, in order."""
     with hdf5.open_file(path) as file:
         return [str(name) for name in file]
 
 
 def read(path: Path, name: str | None = None) -> VideoFeatures:
-    """Read the features of one video: of the only one where no id is given."""
+    """Read the features of one video; without an id, of the only video in the file."""
     with hdf5.open_file(path) as file:
         group = _group(file, name)
-        rows = hdf5.dataset_of(group, _DATASET)
-        expect(_DATASET, rows, dtype="float32", shape=(-1, FEATURE_SIZE))
-        return features_of(clip_features=collect(slices(rows)), provenance=_provenance(group))
+        rows = hdf5.read_rows(group, _DATASET)
+        return make_features(clip_features=rows, provenance=_provenance(group))
 
 
-def read_provenance(path: Path, name: str | None = None) -> dict[str, Any]:
-    """Read what made one video's features; nothing is known of a published file's."""
+def read_provenance(path: Path, name: str | None = None) -> Provenance:
+    """Read the provenance of one video's features; it is empty for a published file."""
     with hdf5.open_file(path) as file:
         return _provenance(_group(file, name))
 
@@ -113,6 +108,6 @@ def _group(file: Any, name: str | None) -> Any:
     return group
 
 
-def _provenance(group: Any) -> dict[str, Any]:
+def _provenance(group: Any) -> Provenance:
     text = group.attrs.get("provenance")
-    return {} if text is None else from_json(text)
+    return Provenance() if text is None else parse_provenance(text)

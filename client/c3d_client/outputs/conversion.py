@@ -1,4 +1,4 @@
-"""From one format to another: a file or folder a video, or many videos to one collection."""
+"""Conversion between formats: one file or folder for each video, or one collection of videos."""
 
 from __future__ import annotations
 
@@ -8,46 +8,39 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from c3d_client.core.errors import OutputError, UsageError
+from c3d_client.core.files import TEMPORARY_PREFIX
+from c3d_client.core.provenance import Provenance, require_same
 from c3d_client.outputs import activitynet
 from c3d_client.outputs.registry import (
+    FORMATS,
     Format,
-    Found,
-    converted,
-    find_features,
     format_named,
+    format_of,
+    input_errors,
+    note_conversion,
+    output_errors,
     output_path,
     read_features,
-    read_provenance,
-    reading,
     write_features,
-    writing,
 )
 from c3d_client.results import VideoFeatures
 
 
 class Conversion(NamedTuple):
-    """What became of one video.
+    """The outcome of converting one video.
 
     Args:
         source: the file or folder that was read.
-        target: what was written; None where that failed.
+        target: the file or folder that was written; None where that failed.
         error: why it failed; None where it did not.
     """
 
     source: Path
     target: Path | None
     error: OutputError | None = None
-
-
-@dataclass(frozen=True)
-class _Video:
-    path: Path
-    name: str
-    read: Callable[[], VideoFeatures]
-    read_provenance: Callable[[], dict[str, Any]]
 
 
 def convert(
@@ -57,96 +50,187 @@ def convert(
     to: str,
     format: str | None = None,
 ) -> Iterator[Conversion]:
-    """Write features again in another format. What cannot be read is told, and the rest goes on.
+    """Write features in another format. A file that cannot be read is reported and skipped.
 
     Args:
-        inputs: features, or folders to look through; those found in folders keep their relative
-            paths. All in one format. Of a file of many videos, each is converted.
-        out: the folder to write to, made where it is missing; the file, where the format holds
-            many videos: it has every video under :func:`activitynet.video_id` of its name, and
-            appears once the last is in it, if there is one.
+        inputs: files of features, and folders to search. Features in folders keep their relative
+            paths. All are in one format. Of a file of many videos, each video is converted.
+        out: the folder to write to, created where it does not exist. Where the format holds many
+            videos, the file to write: it holds each video under
+            :func:`c3d_client.outputs.activitynet.video_id` of its name, and appears after the
+            last video, if there is any.
         to: one of :data:`c3d_client.outputs.FORMATS`.
-        format: what the inputs are; by their names' endings where None.
+        format: the format of the inputs; None for the format of their suffixes.
 
     Returns:
-        One :class:`Conversion` for each video, as it is done; for a collection, as it is added.
+        An iterator of one :class:`Conversion` for each video, as it is written; for a collection,
+        as it is added.
 
     Raises:
-        UsageError: before anything is written: nothing was found, formats are mixed or unknown,
-            two inputs would be written to the same place, or means are to be made clips again.
+        UsageError: before anything is written: there are no features, formats are mixed or
+            unknown, two inputs would be written to the same path, or means would be converted to
+            clips.
         ProvenanceError: before anything is written: videos for one collection were made
             differently.
-        OutputError: a folder cannot be looked through, or a collection cannot be written.
+        OutputError: a folder cannot be searched, or a collection cannot be written.
     """
     target = format_named(to)
-    source, found = find_features(inputs, format)
+    source, inputs_found = _find_inputs(inputs, format)
     if source.name == "sultani" and target is not source:
         raise UsageError("sultani holds 32 means and no clips; convert what they were made of")
-    videos, failed = _videos(source, found)
-    if not target.many:
+    videos, failed = _list_videos(source, inputs_found)
+    if not target.many_videos:
         _refuse_collisions(videos, lambda name: str(output_path(out, name, to)))
-        return _one_by_one(videos, failed, Path(out), to)
+        return _convert_each(videos, failed, Path(out), to)
     _refuse_collisions(videos, activitynet.video_id)
-    videos, unreadable = _made_the_same(videos)
-    return _collected(videos, failed + unreadable, Path(out))
+    videos, unreadable = _require_same_provenance(videos)
+    return _convert_to_collection(videos, failed + unreadable, Path(out))
 
 
-def _videos(source: Format, found: list[Found]) -> tuple[list[_Video], list[Conversion]]:
-    videos, failed = [], []
-    for one in found:
-        if not source.many:
-            videos.append(
-                _Video(
-                    one.path,
-                    one.name,
-                    functools.partial(read_features, one.path, format=source.name),
-                    functools.partial(read_provenance, one.path, format=source.name),
-                )
-            )
+@dataclass(frozen=True)
+class _Input:
+    """A file or folder of features: one video, or a collection of videos.
+
+    Args:
+        path: the file or folder.
+        name: its path below the folder that was searched, without the format's suffix.
+    """
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A video to convert; ``path`` is its address for messages."""
+
+    path: Path
+    name: str
+    read: Callable[[], VideoFeatures]
+    read_provenance: Callable[[], Provenance]
+
+
+def _find_inputs(
+    inputs: Sequence[str | os.PathLike[str]], format: str | None
+) -> tuple[Format, list[_Input]]:
+    """Return the named features and those below the named folders, in order, with their format."""
+    only = None if format is None else format_named(format)
+    found: dict[Path, tuple[Format, _Input]] = {}
+    for top in map(Path, inputs):
+        for kind, path in _features_at(top, only):
+            folder = top if path != top else path.parent
+            name = path.relative_to(folder).as_posix().removesuffix(kind.suffix)
+            found.setdefault(path, (kind, _Input(path, name)))
+    paths = {kind.name: input.path for kind, input in found.values()}
+    if not paths:
+        what = "features" if only is None else f"{only.name} features"
+        raise UsageError(
+            f"no {what} in {', '.join(os.fspath(path) for path in inputs) or 'nothing'}"
+        )
+    if len(paths) > 1:
+        several = " and ".join(f"{path} ({name})" for name, path in sorted(paths.items()))
+        raise UsageError(f"features of several formats, {several}; say which to convert from")
+    return format_named(next(iter(paths))), [input for _, input in found.values()]
+
+
+def _features_at(path: Path, only: Format | None) -> Iterator[tuple[Format, Path]]:
+    if not path.is_dir():
+        yield only or format_of(path), path
+    elif kind := _folder_format(path, only):
+        yield kind, path
+    else:
+        yield from _features_below(path, only)
+
+
+def _features_below(top: Path, only: Format | None) -> Iterator[tuple[Format, Path]]:
+    """Yield the features in a folder and the folders below; other files are ignored."""
+
+    def fail(error: OSError) -> None:
+        raise OutputError(error.filename, f"cannot be read ({error.strerror})") from error
+
+    for folder, folders, files in os.walk(top, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith(TEMPORARY_PREFIX))
+        for name in list(folders):
+            if kind := _folder_format(Path(folder, name), only):
+                folders.remove(name)
+                yield kind, Path(folder, name)
+        for name in sorted(files):
+            for kind in FORMATS.values():
+                fits = name.endswith(kind.suffix) and kind.is_folder is None
+                if fits and only in (None, kind) and not name.startswith(TEMPORARY_PREFIX):
+                    yield kind, Path(folder, name)
+
+
+def _folder_format(path: Path, only: Format | None) -> Format | None:
+    """Return the format in which a folder is one video.
+
+    A folder without the format's suffix counts only where that format was requested.
+    """
+    for kind in FORMATS.values():
+        if kind.is_folder is not None and only in (None, kind):
+            has_suffix = path.name.endswith(kind.suffix)
+            if has_suffix or (only is kind and kind.is_folder(path)):
+                return kind
+    return None
+
+
+def _list_videos(source: Format, inputs: list[_Input]) -> tuple[list[_Video], list[Conversion]]:
+    videos: list[_Video] = []
+    failed: list[Conversion] = []
+    for input in inputs:
+        if not source.many_videos:
+            videos.append(_single_video(source, input))
             continue
         try:
-            with reading(one.path, source):
-                names = activitynet.video_ids(one.path)
+            with input_errors(input.path, source):
+                names = activitynet.video_ids(input.path)
         except OutputError as error:
-            failed.append(Conversion(one.path, None, error))
+            failed.append(Conversion(input.path, None, error))
             continue
-        videos += [_in_collection(source, one.path, name) for name in names]
+        videos += [_collection_video(source, input.path, name) for name in names]
     return videos, failed
 
 
-def _in_collection(source: Format, path: Path, name: str) -> _Video:
-    where = path / name  # for messages: there are many videos in one file
+def _single_video(source: Format, input: _Input) -> _Video:
+    def read_provenance() -> Provenance:
+        with input_errors(input.path, source):
+            return source.module.read_provenance(input.path)
+
+    read = functools.partial(read_features, input.path, format=source.name)
+    return _Video(input.path, input.name, read, read_provenance)
+
+
+def _collection_video(source: Format, path: Path, name: str) -> _Video:
+    address = path / name  # for messages: one file has many videos
 
     def read() -> VideoFeatures:
-        with reading(where, source):
-            return converted(activitynet.read(path, name), source, name)
+        with input_errors(address, source):
+            return note_conversion(activitynet.read(path, name), source, name)
 
-    def provenance() -> dict[str, Any]:
-        with reading(where, source):
+    def read_provenance() -> Provenance:
+        with input_errors(address, source):
             return activitynet.read_provenance(path, name)
 
-    return _Video(where, name, read, provenance)
+    return _Video(address, name, read, read_provenance)
 
 
-def _refuse_collisions(videos: list[_Video], place_of: Callable[[str], str]) -> None:
-    taken: dict[str, Path] = {}
+def _refuse_collisions(videos: list[_Video], target_of: Callable[[str], str]) -> None:
+    paths: dict[str, Path] = {}
     for video in videos:
-        place = place_of(video.name)
-        if place in taken:
+        target = target_of(video.name)
+        if target in paths:
             raise UsageError(
-                f"{taken[place]} and {video.path} would both be written to {place}; "
+                f"{paths[target]} and {video.path} would both be written to {target}; "
                 "convert them apart, or rename one"
             )
-        taken[place] = video.path
+        paths[target] = video.path
 
 
-def _made_the_same(videos: list[_Video]) -> tuple[list[_Video], list[Conversion]]:
-    from c3d_client.core.provenance import require_same  # which loads the decoder
-
+def _require_same_provenance(videos: list[_Video]) -> tuple[list[_Video], list[Conversion]]:
     readable, failed, provenances = [], [], []
     for video in videos:
         try:
-            provenances.append(video.read_provenance())
+            provenances.append(video.read_provenance().data)
             readable.append(video)
         except OutputError as error:
             failed.append(Conversion(video.path, None, error))
@@ -154,7 +238,7 @@ def _made_the_same(videos: list[_Video]) -> tuple[list[_Video], list[Conversion]
     return readable, failed
 
 
-def _one_by_one(
+def _convert_each(
     videos: list[_Video], failed: list[Conversion], out: Path, to: str
 ) -> Iterator[Conversion]:
     yield from failed
@@ -162,7 +246,7 @@ def _one_by_one(
         target = output_path(out, video.name, to)
         try:
             features = video.read()
-            with writing(target):
+            with output_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             write_features(target, features, format=to)
         except OutputError as error:
@@ -171,9 +255,11 @@ def _one_by_one(
             yield Conversion(video.path, target)
 
 
-def _collected(videos: list[_Video], failed: list[Conversion], out: Path) -> Iterator[Conversion]:
+def _convert_to_collection(
+    videos: list[_Video], failed: list[Conversion], out: Path
+) -> Iterator[Conversion]:
     yield from failed
-    with writing(out), contextlib.ExitStack() as opened:
+    with output_errors(out), contextlib.ExitStack() as stack:
         collection = None
         for video in videos:
             try:
@@ -181,8 +267,8 @@ def _collected(videos: list[_Video], failed: list[Conversion], out: Path) -> Ite
             except OutputError as error:
                 yield Conversion(video.path, None, error)
                 continue
-            if collection is None:  # only now: a collection of none is not written
+            if collection is None:  # opened late: a collection of no videos is not written
                 out.parent.mkdir(parents=True, exist_ok=True)
-                collection = opened.enter_context(activitynet.new_collection(out))
+                collection = stack.enter_context(activitynet.new_collection(out))
             collection.add(activitynet.video_id(video.name), features)
             yield Conversion(video.path, out)

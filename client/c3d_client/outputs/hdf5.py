@@ -1,4 +1,8 @@
-"""HDF5 files that are written and read by the chunk, and whose library survives a full disk."""
+"""``.h5``: datasets under the same names as in ``.npz``, provenance as an attribute of the file.
+
+``clip_features`` has a checksum for every 64 rows. Any HDF5 library reads the file. The format
+``activitynet`` uses the functions after ``read_provenance`` too.
+"""
 
 from __future__ import annotations
 
@@ -11,47 +15,86 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.files import atomic_file, row_chunks
-from c3d_client.outputs.validation import needed, to_json
+from c3d_client.core.provenance import Provenance
+from c3d_client.outputs.validation import (
+    check_array,
+    collect_rows,
+    dataset_chunks,
+    load_library,
+    make_features,
+    parse_provenance,
+    provenance_json,
+)
+from c3d_client.results import VideoFeatures
 
 _EXTRA = "h5"
-# A megabyte of fc6: what HDF5's cache of chunks holds by default.
+# A megabyte of fc6: the size of HDF5's cache of chunks.
 _CHUNK_ROWS = 64
+_SMALL_ARRAYS = ("video_feature", "clip_starts", "clip_times_s")
+
+
+def write(path: Path, features: VideoFeatures) -> None:
+    """Write a video's features."""
+    with new_file(path) as file:
+        write_rows(file, "clip_features", features.clip_features)
+        for key in _SMALL_ARRAYS:
+            file.create_dataset(key, data=getattr(features, key), fletcher32=True)
+        set_provenance(file, features)
+
+
+def read(path: Path) -> VideoFeatures:
+    """Read a video's features."""
+    with open_file(path) as file:
+        return make_features(
+            clip_features=read_rows(file, "clip_features"),
+            provenance=parse_provenance(file.attrs["provenance"]),
+            **{key: dataset_of(file, key)[...] for key in _SMALL_ARRAYS},
+        )
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Read the provenance, and check that the datasets exist."""
+    with open_file(path) as file:
+        for key in ("clip_features", *_SMALL_ARRAYS):
+            dataset_of(file, key)
+        return parse_provenance(file.attrs["provenance"])
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Any]:
-    """An ``h5py.File`` to fill, which takes its name when the block ends.
+    """Open an ``h5py.File`` to write, which takes its name when the block ends.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
         UsageError: h5py is not installed.
     """
-    h5py = needed("h5py", extra=_EXTRA)
+    h5py = load_library("h5py", extra=_EXTRA)
     with atomic_file(path) as raw:
-        steady = _Steady(raw)
-        with h5py.File(steady, "w") as file:
+        safe_file = _ErrorHoldingFile(raw)
+        with h5py.File(safe_file, "w") as file:
             yield file
-        if steady.error:
-            raise steady.error
+        if safe_file.error:
+            raise safe_file.error
 
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[Any]:
-    """An ``h5py.File`` to read.
+    """Open an ``h5py.File`` to read.
 
     Raises:
-        OSError: it is not an HDF5 file, or cut short.
+        OSError: the file is not an HDF5 file, or cut short.
         UsageError: h5py is not installed.
     """
-    h5py = needed("h5py", extra=_EXTRA)
+    h5py = load_library("h5py", extra=_EXTRA)
     with h5py.File(path, "r") as file:
         yield file
 
 
 def write_rows(group: Any, name: str, rows: npt.NDArray[np.float32]) -> None:
-    """Write rows ``[n, 4096]`` as a dataset with checksums, by the chunk."""
-    # Fletcher-32 is built into HDF5: every reader sees a damaged chunk, none has to ask.
+    """Write rows ``[n, 4096]`` as a dataset with checksums, in chunks."""
+    # Fletcher-32 is built into HDF5: every reader checks it without an option.
     dataset = group.create_dataset(
         name,
         shape=rows.shape,
@@ -65,28 +108,40 @@ def write_rows(group: Any, name: str, rows: npt.NDArray[np.float32]) -> None:
         start += len(chunk)
 
 
-def set_provenance(group: Any, provenance: dict[str, Any]) -> None:
-    """Keep a provenance as the attribute ``provenance``, JSON text."""
-    group.attrs["provenance"] = to_json(provenance)
+def read_rows(group: Any, name: str) -> npt.NDArray[np.float32]:
+    """Read clip features float32 ``[n, 4096]``.
+
+    Raises:
+        ValueError: the dataset does not exist, or is another one.
+    """
+    rows = dataset_of(group, name)
+    check_array(name, rows, dtype="float32", shape=(-1, FEATURE_SIZE))
+    return collect_rows(dataset_chunks(rows))
+
+
+def set_provenance(group: Any, features: VideoFeatures) -> None:
+    """Store the provenance of features as the attribute ``provenance``, JSON text."""
+    group.attrs["provenance"] = provenance_json(features)
 
 
 def dataset_of(group: Any, name: str) -> Any:
-    """A dataset of a group.
+    """Return a dataset of a group.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the group has no dataset of that name.
     """
-    found = group.get(name)
-    if found is None or not hasattr(found, "dtype"):
+    dataset = group.get(name)
+    if dataset is None or not hasattr(dataset, "dtype"):
         raise ValueError(f"no dataset {name}")
-    return found
+    return dataset
 
 
-class _Steady(io.RawIOBase):
-    """A file whose writes do not fail: the first error is kept, and what follows is dropped.
+class _ErrorHoldingFile(io.RawIOBase):
+    """File whose writes never raise: the first error is stored, and later writes are dropped.
 
-    HDF5 cannot close a file that it cannot write: it crashes the process at exit (h5py's issue
-    914). So it is told that all went well, and the file, which has no name yet, is thrown away.
+    HDF5 cannot close a file after a failed write: it crashes the process at exit (h5py's issue
+    914). So every write seems to succeed, and :func:`new_file` raises the stored error and
+    discards the file, which has no name yet.
     """
 
     def __init__(self, raw: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""NumPy's own array format as a stream: written and read by the chunk, alone or inside a zip."""
+"""NumPy's array format as a stream in chunks, and JSON sidecars with a checksum."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ import numpy.typing as npt
 
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.files import CHUNK_ROWS, atomic_file, row_chunks
-from c3d_client.outputs.validation import from_json
+from c3d_client.core.provenance import Provenance
+from c3d_client.outputs.validation import parse_object
+
+SIDECAR_SUFFIX = ".json"
+NPY: Any = np.lib.format  # its functions have no type information
 
 _ROW_BYTES = FEATURE_SIZE * 4
-# Its functions have no types.
-NPY: Any = np.lib.format
 
 
-class Summed:
-    """A file that is written or read from start to end, with the CRC-32 of its bytes so far."""
+class ChecksumFile:
+    """File that is written or read from start to end, with the CRC-32 of its bytes so far."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -31,17 +33,17 @@ class Summed:
         self.size = 0
 
     def write(self, data: Any) -> int:
-        """Write bytes, or anything that lies in memory as such."""
-        self._note(memoryview(data).cast("B"))
+        """Write bytes, or any object with a buffer."""
+        self._update(memoryview(data).cast("B"))
         return self._file.write(data)
 
     def read(self, size: int = -1) -> bytes:
-        """Read so many bytes, fewer only at the end; all that are left by default."""
+        """Read ``size`` bytes, fewer only at the end; all remaining bytes by default."""
         data = self._file.read(size)
-        self._note(data)
+        self._update(data)
         return data
 
-    def _note(self, data: bytes | memoryview) -> None:
+    def _update(self, data: bytes | memoryview) -> None:
         self.crc32 = zlib.crc32(data, self.crc32)
         self.size += len(data)
 
@@ -59,10 +61,10 @@ def write_array(file: Any, array: npt.NDArray[Any]) -> None:
 
 
 def read_rows(file: Any) -> Iterator[npt.NDArray[np.float32]]:
-    """Clip features float32 ``[n, 4096]``, by the chunk.
+    """Yield clip features float32 ``[n, 4096]`` in chunks.
 
     Raises:
-        ValueError: it is another array, or ends early or late.
+        ValueError: the array is another one, or the file ends early or late.
     """
     if NPY.read_magic(file) != (1, 0):
         raise ValueError("not version 1.0 of NumPy's format")
@@ -73,71 +75,72 @@ def read_rows(file: Any) -> Iterator[npt.NDArray[np.float32]]:
             f"clip_features is {dtype} {list(shape)}{order}; expected float32 [n, {FEATURE_SIZE}]"
         )
     for start in range(0, shape[0], CHUNK_ROWS):
-        wanted = min(CHUNK_ROWS, shape[0] - start) * _ROW_BYTES
-        data = file.read(wanted)
-        if len(data) != wanted:
+        size = min(CHUNK_ROWS, shape[0] - start) * _ROW_BYTES
+        data = file.read(size)
+        if len(data) != size:
             raise ValueError(f"cut short: ends before the last of {shape[0]} rows")
         yield np.frombuffer(data, np.float32).reshape(-1, FEATURE_SIZE)
     if file.read(1):
         raise ValueError(f"goes on after its {shape[0]} rows")
 
 
-SIDECAR_SUFFIX = ".json"
-
-
 def sidecar_of(path: Path) -> Path:
-    """Where the sidecar of a file is."""
+    """Return the path of a file's sidecar."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
 
 
 @contextlib.contextmanager
-def with_sidecar(path: Path, content: dict[str, Any]) -> Iterator[Summed]:
-    """Write a file and its sidecar; the file takes its name last, so what is there is complete.
+def write_with_sidecar(path: Path, content: dict[str, Any]) -> Iterator[ChecksumFile]:
+    """Write a file and its sidecar.
 
-    The sidecar has the content, and the file's size and CRC-32: should the power fail between the
-    two, an older file is not taken for what the sidecar describes.
+    The file takes its name after the sidecar, so that a file that exists is complete. The sidecar
+    has the content and the file's size and CRC-32: after a power cut between the two, an older
+    file is not mistaken for the one that the sidecar describes.
 
     Raises:
-        OSError: one of them cannot be written, or the name is a folder's.
+        OSError: one of the two cannot be written, or a folder has the file's name.
     """
-    if path.is_dir():  # seen before the sidecar is there
+    if path.is_dir():  # checked before the sidecar is written
         raise IsADirectoryError(None, "Is a directory")
-    with atomic_file(path) as file:
-        summed = Summed(file)
-        yield summed
-        file.flush()
-        os.fsync(file.fileno())
-        with atomic_file(sidecar_of(path), text=True) as notes:
+    with atomic_file(path) as raw:
+        file = ChecksumFile(raw)
+        yield file
+        raw.flush()
+        os.fsync(raw.fileno())
+        with atomic_file(sidecar_of(path), text=True) as sidecar:
             json.dump(
-                {**content, "bytes": summed.size, "crc32": summed.crc32},
-                notes,
+                {**content, "bytes": file.size, "crc32": file.crc32},
+                sidecar,
                 sort_keys=True,
                 allow_nan=False,
             )
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """What the sidecar of a file says; the file must have the size that is said there.
+def read_sidecar(path: Path) -> tuple[dict[str, Any], Provenance]:
+    """Read a file's sidecar, and check that the file has the size that the sidecar gives.
+
+    Returns:
+        The content of the sidecar, and the provenance in it.
 
     Raises:
-        FileNotFoundError: there is no such file, or no sidecar.
-        ValueError: it is not a sidecar, or not that of this file.
+        FileNotFoundError: the file or its sidecar does not exist.
+        ValueError: it is not a sidecar, or not the sidecar of this file.
     """
-    with path.open("rb") as file:  # its absence comes before the sidecar's
+    with path.open("rb") as file:  # a missing file is reported before a missing sidecar
         size = os.fstat(file.fileno()).st_size
-    content = from_json(sidecar_of(path).read_bytes())
+    content = parse_object(sidecar_of(path).read_bytes())
     if content["bytes"] != size:
         raise ValueError(f"has {size} bytes where its {SIDECAR_SUFFIX} says {content['bytes']}")
     if not isinstance(content["provenance"], dict):
         raise ValueError("provenance is not a JSON object")
-    return content
+    return content, Provenance(content["provenance"])
 
 
-def check_sum(content: dict[str, Any], read: Summed) -> None:
-    """See that a file that was read to its end is the one that its sidecar describes.
+def check_crc(content: dict[str, Any], file: ChecksumFile) -> None:
+    """Check that a file, read to its end, is the one that its sidecar describes.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the bytes differ.
     """
-    if content["crc32"] != read.crc32:
+    if content["crc32"] != file.crc32:
         raise ValueError(f"its bytes are not those that its {SIDECAR_SUFFIX} was written for")

@@ -1,9 +1,10 @@
-"""``.parquet``: one row a clip, for pandas, DuckDB and data lakes.
+"""``.parquet``: one row for each clip, for pandas, DuckDB and data lakes.
 
 Columns: ``video`` (its source, text), ``clip`` int64 from 0, ``start_frame`` int64, ``start_s`` and
 ``end_s`` float64, ``feature`` fixed_size_list<float32>[4096]. The file's key-value metadata holds
 ``provenance`` and ``video_feature`` as JSON text, so that neither repeats in every row nor needs a
-second file; ``provenance`` is also with the schema that pyarrow gives its tables.
+second file; ``provenance`` is also in the schema of the tables that pyarrow returns. Columns of
+later releases are ignored.
 """
 
 from __future__ import annotations
@@ -18,29 +19,38 @@ import numpy.typing as npt
 
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.files import atomic_file, row_chunks
-from c3d_client.outputs.validation import collect, features_of, from_json, needed, to_json
+from c3d_client.core.provenance import Provenance
+from c3d_client.outputs.validation import (
+    collect_rows,
+    load_library,
+    make_features,
+    parse_provenance,
+    provenance_json,
+    video_source,
+)
 from c3d_client.results import VideoFeatures
 
-# Clips in a row group, 4 MB: what readers take at a time.
+# Clips in a row group, 4 MB: the unit in which readers load a file.
 _GROUP_ROWS = 256
 _EXTRA = "parquet"
-_PLACES = ("video", "clip", "start_frame", "start_s", "end_s")
+_CLIP_COLUMNS = ("video", "clip", "start_frame", "start_s", "end_s")
+_COLUMNS = (*_CLIP_COLUMNS, "feature")
 
 
 def write(path: Path, features: VideoFeatures) -> None:
     """Write a video's features, a row group of 256 clips at a time."""
     pyarrow, pq = _libraries()
-    schema = _schema(pyarrow).with_metadata({"provenance": to_json(features.provenance)})
-    source = _source(features.provenance)
+    schema = _schema(pyarrow).with_metadata({"provenance": provenance_json(features)})
+    source = video_source(features)
     with (
         atomic_file(path) as file,
         pq.ParquetWriter(
             file,
             schema,
             compression="zstd",
-            # Numbers of a network hardly repeat, and their least and greatest say nothing.
+            # Features hardly repeat, and their minimum and maximum are of no use to readers.
             use_dictionary=["video"],
-            write_statistics=list(_PLACES),
+            write_statistics=list(_CLIP_COLUMNS),
             write_page_checksum=True,
         ) as writer,
     ):
@@ -59,7 +69,7 @@ def write(path: Path, features: VideoFeatures) -> None:
             ]
             writer.write_table(pyarrow.table(columns, schema=schema))
             start = rows.stop
-        # Not with the schema, of which there are two in the file, and one is copied into tables.
+        # Not in the schema, which the file has twice and of which pyarrow's tables have a copy.
         writer.add_key_value_metadata(
             {"video_feature": json.dumps(features.video_feature.tolist())}
         )
@@ -69,47 +79,50 @@ def read(path: Path) -> VideoFeatures:
     """Read a video's features."""
     with _open(path) as file:
         metadata = file.metadata.metadata
-        places: list[tuple[npt.NDArray[Any], ...]] = []
-        rows = collect(_feature_chunks(file, places))
-        clip, starts, start_s, end_s = map(np.concatenate, zip(*places, strict=True))
+        columns: list[tuple[npt.NDArray[Any], ...]] = []
+        rows = collect_rows(_feature_chunks(file, columns))
+        clip, starts, start_s, end_s = map(np.concatenate, zip(*columns, strict=True))
         if not np.array_equal(clip, np.arange(len(rows))):
             raise ValueError("its clips are not those of one video in order")
-        return features_of(
+        return make_features(
             clip_features=rows,
-            provenance=from_json(metadata[b"provenance"]),
+            provenance=parse_provenance(metadata[b"provenance"]),
             clip_starts=starts,
             clip_times_s=np.stack([start_s, end_s], axis=1),
             video_feature=np.array(json.loads(metadata[b"video_feature"]), np.float32),
         )
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
-    """Read what made a video's features, from the end of the file."""
+def read_provenance(path: Path) -> Provenance:
+    """Read the provenance from the end of the file."""
     with _open(path) as file:
-        return from_json(file.metadata.metadata[b"provenance"])
+        return parse_provenance(file.metadata.metadata[b"provenance"])
 
 
 def _feature_chunks(
-    file: Any, places: list[tuple[npt.NDArray[Any], ...]]
+    file: Any, columns: list[tuple[npt.NDArray[Any], ...]]
 ) -> Iterator[npt.NDArray[np.float32]]:
-    # One group at a time: asked for all, pyarrow fetches all of the file.
+    """Yield features in chunks, and append the other columns of each chunk to ``columns``."""
+    # One group at a time: with all groups requested, pyarrow loads the whole file.
     for group in range(file.num_row_groups):
-        for batch in file.iter_batches(_GROUP_ROWS, row_groups=[group]):
+        for batch in file.iter_batches(_GROUP_ROWS, row_groups=[group], columns=list(_COLUMNS)):
             feature = batch.column("feature")
             if feature.values.null_count or any(column.null_count for column in batch.columns):
                 raise ValueError("it has empty cells")
-            places.append(tuple(batch.column(name).to_numpy() for name in _PLACES[1:]))
+            columns.append(tuple(batch.column(name).to_numpy() for name in _CLIP_COLUMNS[1:]))
             yield feature.flatten().to_numpy().reshape(-1, FEATURE_SIZE)
 
 
 def _open(path: Path) -> Any:
     pyarrow, pq = _libraries()
     file = pq.ParquetFile(path, page_checksum_verification=True)
-    found, expected = file.schema_arrow.remove_metadata(), _schema(pyarrow)
-    if not found.equals(expected):
+    schema, expected = file.schema_arrow, _schema(pyarrow)
+    if any(schema.names.count(name) != 1 for name in _COLUMNS) or any(
+        not schema.field(name).equals(expected.field(name)) for name in _COLUMNS
+    ):
         file.close()
         raise ValueError(
-            f"its columns are {', '.join(found.names)}; expected {', '.join(expected.names)}, "
+            f"its columns are {', '.join(schema.names)}; expected {', '.join(expected.names)}, "
             "in their types"
         )
     return file
@@ -124,13 +137,11 @@ def _schema(pyarrow: Any) -> Any:
         pyarrow.float64(),
         pyarrow.list_(pyarrow.float32(), FEATURE_SIZE),
     )
-    return pyarrow.schema(list(zip((*_PLACES, "feature"), types, strict=True)))
-
-
-def _source(provenance: dict[str, Any]) -> str:
-    video = provenance.get("video")
-    return str(video.get("source", "")) if isinstance(video, dict) else ""
+    return pyarrow.schema(list(zip(_COLUMNS, types, strict=True)))
 
 
 def _libraries() -> tuple[Any, Any]:
-    return needed("pyarrow", extra=_EXTRA), needed("pyarrow.parquet", extra=_EXTRA)
+    return (
+        load_library("pyarrow", extra=_EXTRA),
+        load_library("pyarrow.parquet", extra=_EXTRA),
+    )

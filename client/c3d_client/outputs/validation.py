@@ -1,10 +1,10 @@
-"""What a file of features holds, whatever its format: checked on the way out and on the way in."""
+"""The checks of features, whatever their format, before writing and after reading."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ import numpy.typing as npt
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import UsageError
 from c3d_client.core.files import CHUNK_ROWS, row_chunks
+from c3d_client.core.provenance import Provenance
 from c3d_client.results import RowStore, RunningMean, Timings, VideoFeatures, l2_normalise
 
-# The first frame of a clip where a format does not keep it.
+# The first frame of a clip where a format does not store it.
 UNKNOWN_START = -1
 
 _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -23,11 +24,11 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "clip_starts": ("int64", ()),
     "clip_times_s": ("float64", (2,)),
 }
-_UNTIMED = Timings(wall_s=0.0, decode_s=0.0, wire_s=0.0, queue_s=None, compute_s=None)
+_NO_TIMINGS = Timings(wall_s=0.0, decode_s=0.0, wire_s=0.0, queue_s=None, compute_s=None)
 
 
-def check(features: VideoFeatures) -> None:
-    """See that features are what every format expects.
+def check_features(features: VideoFeatures) -> None:
+    """Check the shapes and dtypes that every format expects.
 
     Raises:
         ValueError: an array has another dtype or shape, or there are no clips.
@@ -36,36 +37,39 @@ def check(features: VideoFeatures) -> None:
     if not clips:
         raise ValueError("no clips")
     for name, (dtype, rest) in _ARRAYS.items():
-        expect(name, getattr(features, name), dtype=dtype, shape=(clips, *rest))
-    expect("video_feature", features.video_feature, dtype="float32", shape=(FEATURE_SIZE,))
+        check_array(name, getattr(features, name), dtype=dtype, shape=(clips, *rest))
+    check_array("video_feature", features.video_feature, dtype="float32", shape=(FEATURE_SIZE,))
 
 
-def expect(name: str, array: Any, *, dtype: str, shape: tuple[int, ...]) -> None:
-    """See that an array, or a dataset that is not read yet, is as it should be.
+def check_array(name: str, array: Any, *, dtype: str, shape: tuple[int, ...]) -> None:
+    """Check the dtype and shape of an array, or of a dataset that is not read yet.
 
     Args:
-        name: what it is called.
+        name: the array's name, for the message.
         array: anything with a dtype and a shape.
-        dtype: NumPy's name of it.
-        shape: -1 stands for any length.
+        dtype: the expected dtype by NumPy's name.
+        shape: the expected shape; -1 for any length.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the dtype or the shape differs.
     """
-    found = tuple(array.shape)
-    fits = len(found) == len(shape) and all(w in (-1, f) for f, w in zip(found, shape, strict=True))
+    actual = tuple(array.shape)
+    fits = len(actual) == len(shape) and all(
+        length in (-1, size) for size, length in zip(actual, shape, strict=True)
+    )
     if np.dtype(array.dtype) != np.dtype(dtype) or not fits:
-        wanted = ", ".join("n" if w == -1 else str(w) for w in shape)
+        expected = ", ".join("n" if length == -1 else str(length) for length in shape)
         raise ValueError(
-            f"{name} is {array.dtype} [{', '.join(map(str, found))}]; expected {dtype} [{wanted}]"
+            f"{name} is {array.dtype} [{', '.join(map(str, actual))}]; "
+            f"expected {dtype} [{expected}]"
         )
 
 
-def collect(chunks: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Rows read by the chunk, float32 ``[n, 4096]``; many of them are kept on disk, as in `rows`.
+def collect_rows(chunks: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Return rows that are read in chunks, float32 ``[n, 4096]``; many rows stay on disk.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no rows.
     """
     store = RowStore()
     for chunk in chunks:
@@ -75,27 +79,27 @@ def collect(chunks: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32
     return store.array()
 
 
-def slices(dataset: Any) -> Iterator[npt.NDArray[np.float32]]:
-    """The rows of a dataset ``[n, 4096]`` that is read where it is sliced, by the chunk."""
+def dataset_chunks(dataset: Any) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the rows of a dataset ``[n, 4096]``, which is read where it is sliced, in chunks."""
     for start in range(0, dataset.shape[0], CHUNK_ROWS):
         yield dataset[start : start + CHUNK_ROWS]
 
 
-def features_of(
+def make_features(
     *,
     clip_features: npt.NDArray[np.float32],
-    provenance: dict[str, Any],
+    provenance: Provenance,
     clip_starts: npt.NDArray[np.int64] | None = None,
     clip_times_s: npt.NDArray[np.float64] | None = None,
     video_feature: npt.NDArray[np.float32] | None = None,
 ) -> VideoFeatures:
-    """The features of a video out of what a format keeps of them.
+    """Return a video's features from the parts that a format stores.
 
-    Where it keeps no more, starts are :data:`UNKNOWN_START`, times are NaN, and the video feature
-    is computed again: the L2-normalised mean.
+    Starts that it does not store are :data:`UNKNOWN_START`, times are NaN, and the video feature
+    is computed from the clips: their L2-normalised mean.
 
     Raises:
-        ValueError: they are not features; see :func:`check`.
+        ValueError: the parts are no features; see :func:`check_features`.
     """
     clips = len(clip_features)
     if clip_starts is None:
@@ -112,30 +116,44 @@ def features_of(
         clip_times_s=clip_times_s,
         clip_features=clip_features,
         video_feature=video_feature,
-        provenance=provenance,
-        timings=_UNTIMED,
+        provenance=provenance.to_dict(),
+        timings=_NO_TIMINGS,
     )
-    check(features)
+    check_features(features)
     return features
 
 
-def to_json(provenance: Mapping[str, Any]) -> str:
-    """A provenance as JSON text, its keys in order.
+def video_source(features: VideoFeatures) -> str:
+    """Return the address of the video that features are of; empty where it is unknown."""
+    return str(Provenance(features.provenance).video.get("source", ""))
+
+
+def provenance_json(features: VideoFeatures) -> str:
+    """Return the provenance of features as JSON text with sorted keys, unknown fields included.
 
     Raises:
-        ValueError: it holds what JSON has no words for.
+        ValueError: the provenance has a value that JSON cannot represent.
     """
     try:
-        return json.dumps(provenance, sort_keys=True, allow_nan=False)
+        return json.dumps(features.provenance, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"provenance is not JSON: {error}") from error
 
 
-def from_json(text: str | bytes) -> dict[str, Any]:
-    """A JSON object back from its text.
+def parse_provenance(text: str | bytes) -> Provenance:
+    """Parse a provenance, unknown fields included.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is not a JSON object.
+    """
+    return Provenance(parse_object(text))
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: the text is not a JSON object.
     """
     content = json.loads(text)
     if not isinstance(content, dict):
@@ -143,11 +161,11 @@ def from_json(text: str | bytes) -> dict[str, Any]:
     return content
 
 
-def needed(module: str, *, extra: str) -> Any:
-    """A module of an optional library.
+def load_library(module: str, *, extra: str) -> Any:
+    """Import a module of an optional library.
 
     Raises:
-        UsageError: the library is not installed; the message names the extra that brings it.
+        UsageError: the library is not installed; the message names the extra that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,7 @@
-"""The conversation with the server: what is there, and answers to batches of clips.
+"""Client of TensorFlow Serving: model versions, model information and predictions.
 
-Methods are called by their full path with our own message classes (wire.proto), so nothing of
-TensorFlow is needed.
+Methods are called by their full path with this package's own message classes (wire.proto), so
+TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from c3d_client.core.errors import ContractMismatch, UsageError
 from c3d_client.core.provenance import ModelCard
 from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.channel import Call, Channel
-from c3d_client.serving.concurrency import InFlightWindow
+from c3d_client.serving.concurrency import ConcurrencyLimit
 from c3d_client.serving.messages import from_proto, predict_request
 from c3d_client.serving.model_info import (
     ModelInfo,
@@ -36,13 +36,13 @@ _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _HEALTH = "/grpc.health.v1.Health/Check"
 
-# How many rows a request has, and the request on its way.
-_Asked: TypeAlias = tuple[int, Call[wire.PredictResponse]]
+# The number of rows of a request, and its call.
+_Pending: TypeAlias = tuple[int, Call[wire.PredictResponse]]
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What the server says of one version of the model."""
+    """The state of one version of the model on the server."""
 
     version: int
     state: str
@@ -55,10 +55,11 @@ class Answer:
 
     Args:
         output: the signature's output, its first dimension the batch.
-        version: the model version that answered.
-        latency_s: from sending to the answer's arrival, in seconds, the last attempt alone.
-        queue_s: how long it waited in the server for its turn, where the server tells.
-        compute_s: how long the server computed, where it tells.
+        version: the version of the model that answered.
+        latency_s: seconds from sending the last attempt to the arrival of its answer.
+        queue_s: seconds that the request waited in the server; None where the server does not
+            report it.
+        compute_s: seconds that the server computed; None where the server does not report it.
     """
 
     output: npt.NDArray[Any]
@@ -71,15 +72,16 @@ class Answer:
 class ServingClient:
     """A connection to one TensorFlow Serving target. Close it, or use it as a context manager.
 
-    Threads may share it: they share its connection, and its window bounds all their requests
-    together. A process that is forked makes its own.
+    Threads may share it: they use the same connection, and one concurrency limit applies to all
+    their requests together. A forked process needs its own client.
 
     Args:
-        options: where and how.
+        options: target, security, timeout, retries and limits.
 
     Attributes:
-        options: as given.
-        window: how many requests may be and are on their way, and how many were pushed back.
+        options: the options.
+        concurrency: the limit for requests in flight, with their number and how many the server
+            rejected.
 
     Raises:
         UsageError: a file for TLS cannot be used.
@@ -87,7 +89,7 @@ class ServingClient:
 
     def __init__(self, options: ServingOptions | None = None) -> None:
         self.options = options or ServingOptions()
-        self.window = InFlightWindow(self.options.max_in_flight)
+        self.concurrency = ConcurrencyLimit(self.options.max_in_flight)
         self._channel = Channel(self.options)
 
     def __enter__(self) -> ServingClient:
@@ -102,18 +104,16 @@ class ServingClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; requests on their way end with a ServingError, in any thread."""
+        """Close the connection; requests in flight, of any thread, end with a ServingError."""
         self._channel.close()
 
-    # ---- what is there
-
     def health(self) -> str:
-        """The server's word on itself: ``SERVING``, ``NOT_SERVING`` or ``UNIMPLEMENTED``.
+        """Return the server's health: ``SERVING``, ``NOT_SERVING`` or ``UNIMPLEMENTED``.
 
         TensorFlow Serving answers only with ``--enable_grpc_healthcheck_service``.
 
         Raises:
-            ServingError: nothing answers.
+            ServingError: no server answers.
         """
         try:
             response = self._channel.send(
@@ -124,9 +124,9 @@ class ServingClient:
         return str(wire.HealthCheckResponse.ServingStatus.Name(response.status))
 
     def versions(self) -> tuple[VersionStatus, ...]:
-        """The model's versions, newest first; with ``options.version`` that one alone.
+        """Return the model's versions, newest first; with ``options.version`` only that one.
 
-        TensorFlow Serving passes over a label here, and lists them all.
+        TensorFlow Serving ignores a label here, and lists all versions.
 
         Raises:
             ModelNotFound: the server has no such model.
@@ -144,12 +144,12 @@ class ServingClient:
         )
 
     def model_info(self, signatures: Iterable[str] = ()) -> ModelInfo:
-        """Hold the served model against the contract and read its card, each time anew.
+        """Check the served model against the contract and read its card, with new requests.
 
-        With a label the version is the one that the label stands for now.
+        With a label the version is the one that has the label now.
 
         Args:
-            signatures: names that are needed beyond those that every C3D servable has.
+            signatures: names that the model must have in addition to those of every C3D servable.
 
         Raises:
             ContractMismatch: a signature is missing or has another input or output, the card
@@ -162,10 +162,10 @@ class ServingClient:
         ).SerializeToString()
         response = self._channel.send(_METADATA, request, wire.GetModelMetadataResponse).result()
         try:
-            found = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+            served = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
         except DecodeError as error:
             raise self._mismatch("its signatures cannot be read") from error
-        problem = signature_problem(found, signatures)
+        problem = signature_problem(served, signatures)
         if problem:
             raise self._mismatch(problem)
         answer = self.predict(MODEL_CARD, np.zeros(1, np.int32))
@@ -173,44 +173,46 @@ class ServingClient:
             card = ModelCard.from_json(answer.output[0])
         except ValueError as error:
             raise self._mismatch(str(error)) from error
-        return ModelInfo(answer.version, tuple(sorted(found.signature_def)), card.to_dict())
+        return ModelInfo(answer.version, tuple(sorted(served.signature_def)), card.to_dict())
 
-    def _mismatch(self, what: str) -> ContractMismatch:
+    def _mismatch(self, problem: str) -> ContractMismatch:
         return ContractMismatch(
             self.options.target,
-            f"model {self.options.model!r} is not the C3D servable that this client speaks to: "
-            f"{what}; export it again with this release's c3d-export build",
+            f"model {self.options.model!r} is not a C3D servable that this client can use: "
+            f"{problem}; export it again with this release's c3d-export build",
         )
 
-    # ---- asking
-
     def predict(self, signature: Signature, rows: npt.NDArray[Any]) -> Answer:
-        """Ask one signature for one batch and wait.
+        """Send one batch to a signature and wait for the answer.
 
         Args:
             signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
             rows: the input, its first dimension the batch, at least one row.
 
         Raises:
-            ServingError: the request failed for good.
+            ServingError: the request failed after all retries.
         """
         return self._answer(signature, *self._submit(signature, rows))
 
     def stream(self, signature: Signature, batches: Iterable[npt.NDArray[Any]]) -> Iterator[Answer]:
-        """Ask for many batches, several on their way at once, answers in the order of the batches.
+        """Send many batches, several at a time, and yield the answers in the order of the batches.
 
-        While the window is full one more batch is taken from ``batches``, and no further one, so
-        that its maker works while the server does and is never far ahead. At most
-        ``max_in_flight`` batches are on their way or answered and not yet taken.
+        While the concurrency limit is reached, one more batch is read from ``batches`` and no
+        further one: it is prepared while the server works, and memory stays bounded. At most
+        ``max_in_flight`` batches are in flight or have answers that are not read yet.
+
+        Args:
+            signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
+            batches: inputs as for :meth:`predict`.
 
         Raises:
-            ServingError: a request failed for good; those behind it are cancelled.
+            ServingError: a request failed after all retries; the requests after it are cancelled.
         """
-        pending: deque[_Asked] = deque()
+        pending: deque[_Pending] = deque()
         try:
             for rows in batches:
                 while pending and (
-                    len(pending) == self.options.max_in_flight or pending[0][1].is_answered
+                    len(pending) == self.options.max_in_flight or pending[0][1].is_done
                 ):
                     yield self._first(signature, pending)
                 pending.append(self._submit(signature, rows))
@@ -220,24 +222,26 @@ class ServingClient:
             for _, call in pending:
                 call.cancel()
 
-    def _first(self, signature: Signature, pending: deque[_Asked]) -> Answer:
-        # Those behind it need not wait for their turn to be sent again.
+    def _first(self, signature: Signature, pending: deque[_Pending]) -> Answer:
+        # Later requests are retried now, and not only when their answers are read.
         for _, call in pending:
-            call.send_again_if_due()
+            call.retry_if_due()
         answer = self._answer(signature, *pending[0])
         pending.popleft()
         return answer
 
-    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> _Asked:
-        # A wrong shape would fail everyone in the server's merged batch, and no rows at all would
-        # wait there until the deadline: neither leaves this process.
+    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> _Pending:
+        # Checked here, because in the server a wrong shape fails all requests of the merged batch,
+        # and a request without rows waits until its timeout.
         if rows.shape[1:] != signature.input.shape or not len(rows):
             raise UsageError(
                 f"{signature.name} takes {shape_text((-1, *signature.input.shape))} "
                 f"with at least one row, got {list(rows.shape)}"
             )
         request = predict_request(self._spec(signature.name), signature.input.name, rows)
-        call = self._channel.send(_PREDICT, request, wire.PredictResponse, window=self.window)
+        call = self._channel.send(
+            _PREDICT, request, wire.PredictResponse, concurrency=self.concurrency
+        )
         return len(rows), call
 
     def _answer(self, signature: Signature, rows: int, call: Call[wire.PredictResponse]) -> Answer:

@@ -1,22 +1,23 @@
-"""How many requests are on their way at once: a window that finds what the server can take.
+"""A limit for concurrent requests that adapts to what the server accepts.
 
-Additive increase, multiplicative decrease, as TCP does it, because only the server's refusals tell
-how much room there is: TensorFlow Serving shares its threads and its batching queue among all
-clients, and tells nobody how many are free.
+Additive increase, multiplicative decrease, as in TCP. The limit has to be found by trial, because
+TensorFlow Serving shares its threads and its batching queue among all clients and does not report
+how many are free.
 
-- An answer that arrives while the window is full lets it grow by 1/size: by one in a round trip.
-  While the client itself is the slow part the window is not full, and stays as it is.
-- A push-back shrinks it to 0.7 of its size, at most once in a round trip: requests that left before
-  the last decrease tell nothing about the size after it.
-- The step that was refused last is tried again at an eighth of the speed, so that one request in
-  many is refused and not one in each round.
+- An answer that arrives while the limit is reached raises the limit by 1/limit: by one in a round
+  trip. While the client itself is slower than the server, the limit is not reached and stays the
+  same.
+- A rejected request lowers the limit to 0.7 of its value, at most once in a round trip: requests
+  that were sent before the last decrease show nothing about the limit after it.
+- The step to the limit that was rejected last is tried at an eighth of the speed, so that one
+  request in many is rejected and not one in each round trip.
 
-Latency does not shrink the window: with a batching server it is batches being filled. An answer
-that used up a quarter of its deadline does not let it grow either (the caller's to say), because a
-server that computes one request at a time refuses nothing and only queues, until deadlines pass
-and work is done twice. Growth does not otherwise ask whether throughput grew: the batches of a
-batching server make that a staircase, and a window that stops at the first flat step would leave
-such a server half idle, while one too wide costs a sound server nothing but its queue.
+Latency does not lower the limit, because a batching server delays requests until a batch is full.
+But an answer that used up a quarter of its timeout does not raise it either (the caller decides
+that). The reason is a server that computes one request at a time: it rejects nothing and only
+queues, until timeouts pass and work is done twice. The limit grows whether throughput grows or not.
+With a batching server throughput is a staircase, so a limit that stops where throughput is flat
+would leave the server half idle, while a limit that is too high only fills the server's queue.
 """
 
 from __future__ import annotations
@@ -26,82 +27,87 @@ import threading
 
 _START = 4
 _DECREASE = 0.7
-_CAREFULLY = 1 / 8
+_CAREFUL_STEP = 1 / 8
 
 
-class Outcome(enum.Enum):
-    """What the end of a request tells about the server's room."""
+class Feedback(enum.Enum):
+    """What the end of a request shows about the server's capacity."""
 
-    KEPT_UP = enum.auto()
-    PUSHED_BACK = enum.auto()
-    SAYS_NOTHING = enum.auto()
+    ACCEPTED = enum.auto()
+    REJECTED = enum.auto()
+    UNKNOWN = enum.auto()
 
 
-class InFlightWindow:
-    """Slots for requests on their way, shared by all threads of one client.
+class ConcurrencyLimit:
+    """An adaptive limit for concurrent requests, shared by all threads of one client.
 
-    A slot is taken before a request leaves and given back when it has ended, whoever reads the
-    answer and whenever: so nobody who waits for a slot waits for a reader.
+    A request acquires a slot before it is sent and releases the slot when it has ended, even if
+    its answer has not been read yet. So a thread that waits for a slot never waits for a reader.
 
     Args:
-        largest: the most slots there ever are, 1 or more.
-        start: how many there are at first, where ``largest`` allows it.
+        maximum: the highest limit, 1 or more.
+        start: the limit at first, where ``maximum`` allows it.
     """
 
-    def __init__(self, largest: int, *, start: int = _START) -> None:
-        self.largest = largest
-        self._size = float(min(start, largest))
+    def __init__(self, maximum: int, *, start: int = _START) -> None:
+        self.maximum = maximum
+        self._limit = float(min(start, maximum))
         self._in_flight = 0
-        self._push_backs = 0
+        self._rejected = 0
         self._tickets = 0
         self._tickets_before_decrease = 0
-        self._refused_size = 0
-        self._room = threading.Condition()
+        self._rejected_limit = 0
+        self._changed = threading.Condition()
 
     @property
-    def size(self) -> int:
-        """How many requests may be on their way now, 1 to ``largest``."""
-        return int(self._size)
+    def limit(self) -> int:
+        """How many requests may be in flight now, 1 to ``maximum``."""
+        return int(self._limit)
 
     @property
     def in_flight(self) -> int:
-        """How many are on their way now."""
+        """How many requests are in flight now."""
         return self._in_flight
 
     @property
-    def push_backs(self) -> int:
-        """How many the server has pushed back so far."""
-        return self._push_backs
+    def rejected(self) -> int:
+        """How many requests the server has rejected so far."""
+        return self._rejected
 
-    def take(self) -> int:
-        """Wait for a slot and take it; gives its ticket."""
-        with self._room:
-            self._room.wait_for(self._has_room)
+    def acquire(self) -> int:
+        """Wait for a free slot, acquire it and return its ticket."""
+        with self._changed:
+            self._changed.wait_for(self._has_free_slot)
             return self._next_ticket()
 
-    def take_if_free(self) -> int | None:
-        """Take a slot where there is one now; gives its ticket, or None."""
-        with self._room:
-            return self._next_ticket() if self._has_room() else None
+    def try_acquire(self) -> int | None:
+        """Acquire a slot and return its ticket; return None where no slot is free."""
+        with self._changed:
+            return self._next_ticket() if self._has_free_slot() else None
 
-    def give_back(self, ticket: int, outcome: Outcome) -> None:
-        """Give a slot back, and say how its request ended."""
-        with self._room:
-            was_full = not self._has_room()
+    def release(self, ticket: int, feedback: Feedback) -> None:
+        """Release a slot and adapt the limit.
+
+        Args:
+            ticket: what acquiring the slot returned.
+            feedback: how the slot's request ended.
+        """
+        with self._changed:
+            was_reached = not self._has_free_slot()
             self._in_flight -= 1
-            if outcome is Outcome.PUSHED_BACK:
-                self._push_backs += 1
+            if feedback is Feedback.REJECTED:
+                self._rejected += 1
                 if ticket > self._tickets_before_decrease:
                     self._tickets_before_decrease = self._tickets
-                    self._refused_size = self.size
-                    self._size = max(1.0, self._size * _DECREASE)
-            elif outcome is Outcome.KEPT_UP and was_full:
-                step = _CAREFULLY if self.size + 1 == self._refused_size else 1.0
-                self._size = min(float(self.largest), self._size + step / self._size)
-            self._room.notify_all()
+                    self._rejected_limit = self.limit
+                    self._limit = max(1.0, self._limit * _DECREASE)
+            elif feedback is Feedback.ACCEPTED and was_reached:
+                step = _CAREFUL_STEP if self.limit + 1 == self._rejected_limit else 1.0
+                self._limit = min(float(self.maximum), self._limit + step / self._limit)
+            self._changed.notify_all()
 
-    def _has_room(self) -> bool:
-        return self._in_flight < self.size
+    def _has_free_slot(self) -> bool:
+        return self._in_flight < self.limit
 
     def _next_ticket(self) -> int:
         self._in_flight += 1

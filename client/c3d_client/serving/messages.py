@@ -1,4 +1,4 @@
-"""ndarray <-> TensorProto, in both encodings that servers use.
+"""Arrays to TensorProto messages and back, in both encodings that servers use.
 
 Requests carry ``tensor_content``: the array's bytes, little-endian. TensorFlow Serving answers
 with ``float_val`` unless it was started with ``--enable_serialization_as_tensor_content``, so both
@@ -33,20 +33,20 @@ _FLOATS_TAG = bytes([5 << 3 | 2])
 
 
 def encode(array: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
-    """A TensorProto's bytes in two parts, the second one the array's own memory.
+    """Return the bytes of a TensorProto in two parts; the second is the array's own memory.
 
-    protobuf would copy the array three times on the way to bytes; whoever joins the parts copies
-    it once. ``tensor_content`` is the last of the fields, so its bytes can simply follow.
+    protobuf would copy the array three times; joining the two parts copies it once.
+    ``tensor_content`` is the last of the fields, so its bytes can follow the others.
 
     Args:
         array: float32, float64, int32, uint8, int64 or bool, any shape.
 
     Returns:
-        The bytes up to the content, and the content: contiguous, little-endian, not copied where
-        the array was so already.
+        The bytes before the content, and the content: contiguous and little-endian, not copied if
+        the array already is.
 
     Raises:
-        TypeError: another dtype.
+        TypeError: the array has another dtype.
     """
     dtype = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
     if dtype not in _TYPES:
@@ -58,7 +58,7 @@ def encode(array: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     head = proto.SerializeToString()
-    # order="C" and not ascontiguousarray, which gives a scalar a dimension.
+    # Not ascontiguousarray, which adds a dimension to a scalar.
     content = np.asarray(array, dtype, order="C")
     if content.nbytes:
         head += _CONTENT_TAG + varint(content.nbytes)
@@ -66,7 +66,7 @@ def encode(array: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
 
 
 def varint(number: int) -> bytes:
-    """A length as protobuf writes it: seven bits a byte, the lowest first."""
+    """Return a length as protobuf writes it: seven bits a byte, the lowest first."""
     encoded = bytearray()
     while number >= 0x80:
         encoded.append(number & 0x7F | 0x80)
@@ -98,7 +98,7 @@ def from_proto(proto: wire.TensorProto) -> npt.NDArray[Any]:
     if proto.dtype not in _NUMERIC:
         raise ValueError(f"tensor of dtype number {proto.dtype}, which this client does not read")
     dtype, field = _NUMERIC[proto.dtype]
-    content = proto.tensor_content  # each look makes a copy
+    content = proto.tensor_content  # each access makes a copy
     if content:
         if len(content) != count * dtype.itemsize:
             raise ValueError(
@@ -125,7 +125,7 @@ def _floats(proto: wire.TensorProto) -> npt.NDArray[Any]:
 
 
 def _split_strings(content: bytes, count: int) -> list[bytes]:
-    """Strings as TensorFlow packs them: all lengths as varints, then all bytes."""
+    """Split strings that TensorFlow packed: all lengths as varints, then all bytes."""
     lengths: list[int] = []
     position = length = shift = 0
     while len(lengths) < count and position < len(content):
@@ -137,7 +137,9 @@ def _split_strings(content: bytes, count: int) -> list[bytes]:
             lengths.append(length)
             length = shift = 0
     if len(lengths) < count or position + sum(lengths) != len(content):
-        raise ValueError(f"tensor of {count} strings whose {len(content)} bytes are not theirs")
+        raise ValueError(
+            f"tensor of {count} strings whose lengths do not fit its {len(content)} bytes"
+        )
     strings = []
     for length in lengths:
         strings.append(content[position : position + length])
@@ -159,17 +161,17 @@ _INPUTS, _KEY, _VALUE = (bytes([number << 3 | 2]) for number in (2, 1, 2))
 
 
 def predict_request(spec: wire.ModelSpec, name: str, array: npt.NDArray[Any]) -> bytes:
-    """A PredictRequest with one input, as protobuf would write it.
+    """Return the bytes of a PredictRequest with one input, as protobuf would write them.
 
     Args:
         spec: the model and the signature.
         name: the input's name.
-        array: its value; see :func:`c3d_client.serving.messages.encode`.
+        array: its value; see :func:`encode`.
 
     Raises:
         TypeError: the array's dtype cannot be sent.
     """
-    _keep_memory()
+    _reuse_memory()
     head, content = encode(array)
     key = name.encode()
     entry = b"".join(
@@ -181,12 +183,12 @@ def predict_request(spec: wire.ModelSpec, name: str, array: npt.NDArray[Any]) ->
 
 
 @functools.cache
-def _keep_memory() -> None:
-    """Have the C library keep the memory of one request for the next.
+def _reuse_memory() -> None:
+    """Make the C library reuse the memory of one request for the next.
 
-    glibc gives blocks as large as a batch back to the system and takes them anew, page by page,
-    which costs several times the copy, until it has seen one of their size freed. This one, just
-    below the 32 MiB up to which it learns, is never written to: it costs microseconds. Other C
-    libraries do as they like.
+    glibc returns a block as large as a batch to the system and requests it again page by page,
+    which takes several times as long as the copy, until a block of that size was freed once. This
+    block is just below 32 MiB, the largest size for which glibc adapts, and is never written to, so
+    it takes microseconds. With other C libraries the call has no effect.
     """
     bytes(2**25 - 2**16)

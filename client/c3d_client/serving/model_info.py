@@ -1,4 +1,4 @@
-"""The model behind a target, held against the contract before it is asked for anything."""
+"""The served model, and the check of its signatures against the contract."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from c3d_client.serving import wire_pb2 as wire
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model behind a target: its version, its signatures' names and its model card."""
+    """The served model.
+
+    Args:
+        version: the version number that answers.
+        signatures: the names of its signatures, sorted.
+        card: its model card, as the servable contains it.
+    """
 
     version: int
     signatures: tuple[str, ...]
@@ -25,46 +31,46 @@ class ModelInfo:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One label a class; empty where the model does not classify."""
+        """One label for each class; empty where the model has no classes."""
         return tuple(self.card.get("labels", ()))
 
 
 def signature_problem(
-    signatures: wire.SignatureDefMap, also_needed: Iterable[str] = ()
+    signatures: wire.SignatureDefMap, also_required: Iterable[str] = ()
 ) -> str | None:
-    """What is wrong with a served model's signatures, or None.
+    """Return what is wrong with the signatures of a served model, or None.
 
     Args:
-        signatures: as GetModelMetadata gives them.
-        also_needed: names that are needed beyond those that every C3D servable has.
+        signatures: from GetModelMetadata.
+        also_required: names that are required in addition to those of every C3D servable.
     """
-    for name in dict.fromkeys((*REQUIRED_SIGNATURES, *also_needed)):
+    for name in dict.fromkeys((*REQUIRED_SIGNATURES, *also_required)):
         problem = _problem(SIGNATURES[name], signatures)
         if problem:
             return problem
     return None
 
 
-def _problem(wanted: Signature, found: wire.SignatureDefMap) -> str | None:
-    if wanted.name not in found.signature_def:
-        has = ", ".join(sorted(found.signature_def)) or "none"
-        return f"it has no signature {wanted.name!r} (it has: {has})"
-    signature = found.signature_def[wanted.name]
+def _problem(expected: Signature, served: wire.SignatureDefMap) -> str | None:
+    if expected.name not in served.signature_def:
+        names = ", ".join(sorted(served.signature_def)) or "none"
+        return f"it has no signature {expected.name!r} (it has: {names})"
+    signature = served.signature_def[expected.name]
     for side, spec, tensors in (
-        ("input", wanted.input, signature.inputs),
-        ("output", wanted.output, signature.outputs),
+        ("input", expected.input, signature.inputs),
+        ("output", expected.output, signature.outputs),
     ):
         if not _fits(spec, tensors):
-            seen = "; ".join(_describe(n, t) for n, t in sorted(tensors.items())) or "none"
+            observed = "; ".join(_describe(n, t) for n, t in sorted(tensors.items())) or "none"
             return (
-                f"signature {wanted.name!r} has {side} {seen}, "
+                f"signature {expected.name!r} has {side} {observed}, "
                 f"expected {spec.name} {spec.dtype} {shape_text((-1, *spec.shape))}"
             )
     return None
 
 
 def _fits(spec: TensorSpec, tensors: Any) -> bool:
-    """Whether exactly this tensor is there, with a free first dimension."""
+    """Whether this tensor is the only one, with a first dimension of any size."""
     if set(tensors) != {spec.name}:
         return False
     info = tensors[spec.name]
@@ -81,7 +87,7 @@ def _describe(name: str, info: wire.TensorInfo) -> str:
 
 
 def dtype_text(number: int) -> str:
-    """A dtype as the contract writes it: ``FLOAT``; by its number where this client has no name."""
+    """Return a dtype as the contract writes it, e.g. ``FLOAT``; its number if it is unknown."""
     try:
         return wire.DataType.Name(number).removeprefix("DT_")
     except ValueError:
@@ -89,5 +95,5 @@ def dtype_text(number: int) -> str:
 
 
 def shape_text(shape: Iterable[int]) -> str:
-    """A shape as people write it: ``[n,16,112,112,3]``; -1 is ``n``."""
+    """Return a shape as text: ``[n,16,112,112,3]``, with ``n`` for -1."""
     return "[" + ",".join("n" if size == -1 else str(size) for size in shape) + "]"

@@ -1,4 +1,4 @@
-"""Where the server is and how to talk to it: one value, checked when it is made."""
+"""Options of the connection to the server, checked when they are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from c3d_client.core.contract import DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
 from c3d_client.core.errors import UsageError
 
 _PLAIN_ADDRESS = re.compile(r"\[(?P<six>[^]]+)](:\d+)?|(?P<host>[^:\[\]]+)(:\d+)?")
-# What gRPC sends as it is given: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+# Metadata that gRPC sends unchanged, from
+# https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 _METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -22,29 +23,29 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """Where the server is and how to talk to it.
+    """Options of the connection to the server.
 
     Args:
         target: gRPC address: ``host:port``, ``dns:///host:port`` or
-            ``ipv4:address:port,address:port``; calls are spread over all its addresses.
+            ``ipv4:address:port,address:port``; calls are spread over all addresses.
         model: the served model's name.
         version: a numeric version; None for the newest.
-        timeout_s: the deadline of one attempt, in seconds.
+        timeout_s: the timeout of one attempt, in seconds.
         retries: further attempts after UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED.
         batch_size: clips in a request, 1 to 32.
-        max_in_flight: the most requests on their way at once, all threads together; the window
-            starts at 4 and finds its size below this (see :mod:`c3d_client.serving.concurrency`).
+        max_in_flight: the most requests in flight, of all threads together; the concurrency limit
+            starts at 4 and adapts up to this (see :mod:`c3d_client.serving.concurrency`).
         label: a version by its label, e.g. ``"stable"``; it excludes ``version``.
-        tls: speak TLS. The files below and ``override_name`` imply it.
-        ca: PEM file of the CAs to trust; None for those that gRPC brings.
-        cert: PEM file of the client's own certificate chain; with ``key``.
-        key: PEM file of its private key, without a passphrase.
-        override_name: the name that the server's certificate has, where it is asked by another.
-        token: sent as ``authorization: Bearer TOKEN``, over TLS or within this machine alone.
+        tls: use TLS. The files below and ``override_name`` imply it.
+        ca: PEM file of the CAs to trust; None for those that gRPC contains.
+        cert: PEM file of the client's certificate chain; requires ``key``.
+        key: PEM file of the certificate's private key, without a passphrase.
+        override_name: the name in the server's certificate, where the target has another name.
+        token: sent as ``authorization: Bearer TOKEN``, only over TLS or within this machine.
         metadata: further pairs that are sent with every request; keys are lower-cased.
 
     Raises:
-        UsageError: a value is out of its range, or two do not go together.
+        UsageError: a value is out of its range, or two values contradict each other.
     """
 
     target: str = DEFAULT_TARGET
@@ -92,7 +93,7 @@ class ServingOptions:
         object.__setattr__(self, "tls", self.tls or any(value is not None for value in implied))
         if self.token is None:
             return
-        # Neither message repeats the token.
+        # Neither message contains the token.
         if not _TOKEN.fullmatch(self.token):
             raise UsageError(
                 "token is empty or has spaces, line ends or characters beyond ASCII; "
@@ -100,7 +101,7 @@ class ServingOptions:
             )
         if not self.tls and not self.is_local:
             raise UsageError(
-                f"token would go to {self.target} readable by everyone on the way; "
+                f"token would be sent to {self.target} unencrypted; "
                 "turn TLS on (tls, or ca for a CA of your own)"
             )
 
@@ -120,13 +121,14 @@ class ServingOptions:
 
     @property
     def is_local(self) -> bool:
-        """Whether what is sent to the target stays within this machine."""
+        """Whether data that is sent to the target stays within this machine."""
         scheme, _, rest = self.target.partition(":")
         if scheme in ("unix", "unix-abstract"):
             return True
         if scheme not in ("dns", "ipv4", "ipv6"):
             rest = self.target
-        # What is left of dns://SERVER/name keeps a slash: that server may say what it likes.
+        # The rest of dns://SERVER/name contains a slash and is never local: that DNS server may
+        # return any address.
         return all(map(_is_loopback, rest.removeprefix("///").split(",")))
 
 
@@ -145,7 +147,7 @@ def _is_loopback(address: str) -> bool:
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM bytes as gRPC takes them; None where nothing was named."""
+    """The content of the PEM files; None where the options name no file."""
 
     ca: bytes | None = None
     cert: bytes | None = None
@@ -156,8 +158,8 @@ def read_tls_files(options: ServingOptions) -> TlsFiles:
     """Read the certificates and the key that the options name.
 
     Raises:
-        UsageError: a file cannot be read, is not what it should be, or the key is another
-            certificate's.
+        UsageError: a file cannot be read or is not valid, or the key does not belong to the
+            certificate.
     """
     ca = cert = key = None
     if options.ca is not None:
@@ -196,7 +198,7 @@ def _check_key(
     if encrypted:
         raise UsageError(f"{os.fspath(key)}: key has a passphrase; give it without one")
     try:
-        # An empty passphrase, or OpenSSL would ask for one on the terminal.
+        # Without a passphrase OpenSSL would prompt for one on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
     except ssl.SSLError as error:
         what = (

@@ -1,6 +1,13 @@
-"""Videos to frames and clips: sources, decoding, resizing, cropping, cutting.
+"""Videos to frames and clips.
 
-The decoder is loaded on first use, so that listing videos does not need it.
+In the order of processing: :mod:`~c3d_client.video.sources` (what a user names to videos),
+:mod:`~c3d_client.video.stores` (videos on S3, Google Cloud Storage and web servers),
+:mod:`~c3d_client.video.decode` (video to frames) with :mod:`~c3d_client.video.timing` (time stamps
+and rotation), :mod:`~c3d_client.video.frame` (frame to crop) with
+:mod:`~c3d_client.video.fast_crop`, and :mod:`~c3d_client.video.clips` (frames to clips). Start with
+:func:`~c3d_client.video.decode.decode_frames`.
+
+The decoder is imported on first use, so that listing videos does not need it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Frames to clips: a window of 16 frames every 8, and what is done at a film's end.
+"""Frames to clips: 16 frames for each clip, a new clip every 8 frames.
 
-The second step of the walk. Each frame is prepared once, however many clips hold it, and clips are
-laid straight into the batch that will be sent.
+:class:`ClipWindow` holds the settings, :func:`iter_clips` applies them. Each frame is resized once,
+however many clips contain it, and is written straight into the batch that will be sent.
 """
 
 from __future__ import annotations
@@ -23,28 +23,37 @@ from c3d_client.video.frame import RESIZES
 
 TAIL_POLICIES = ("drop", "pad", "loop")
 SHORT_POLICIES = ("error", "pad", "loop")
-# Faster than any camera; what is above is a slip.
-_HIGHEST_FPS = 1000.0
 
+# The range of `fps`, in frames a second.
+MIN_FPS = 0.01
+MAX_FPS = 1000.0
 
-# The value of preprocessing.resize in a provenance; PREPROCESSING has the other one.
+# The value of preprocessing.resize in a provenance for the fast resize; PREPROCESSING has the
+# value for the exact one.
 _FAST_RESIZE = "171x128 opencv-linear on Y, U and V, then colours"
+
+# Matroska and Flash store whole milliseconds, so a time stamp may be that far from the true time.
+# Without this tolerance, resampling a video at its own rate would repeat some frames and drop the
+# frames next to them.
+_STAMP_ERROR_S = 0.001
 
 
 @dataclass(frozen=True)
 class ClipWindow:
-    """How clips are made of a film. The network takes 16 frames a clip; the rest can be chosen.
+    """How clips are cut from a video. The network needs 16 frames a clip; the rest can be chosen.
 
     Args:
         stride: frames from the start of a clip to the start of the next; 8 in the paper.
         frame_step: frames from one frame of a clip to the next; 1 in the paper, consecutive ones.
-        tail: frames that fill no clip at the film's end: ``drop`` them, as the paper does; or give
-            them one more clip, which repeats its last frame (``pad``) or its frames from the first
-            on (``loop``).
-        short: a film with fewer frames than a clip: ``error``, ``pad`` or ``loop``.
-        resize: ``exact``, OpenCV's pixels; or ``fast``, which scales before it converts colours and
-            differs by about one level of 255.
-        fps: take frames at this rate by their presentation time; None for each frame of the file.
+        tail: what is done with frames at the video's end that fill no clip: ``drop``, as in the
+            paper; or one more clip, which repeats its last frame (``pad``) or its frames from the
+            first one on (``loop``).
+        short: what is done with a video of fewer frames than a clip: ``error``, ``pad`` or
+            ``loop``.
+        resize: ``exact``, OpenCV's pixels; or ``fast``, which resizes before it converts colours
+            and differs by about one level of 255.
+        fps: resample the video to this rate by its time stamps, 0.01 to 1000 frames a second; None
+            for each frame of the file.
 
     Raises:
         UsageError: a value is not one of these.
@@ -68,18 +77,16 @@ class ClipWindow:
         ):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}; give one of {', '.join(known)}")
-        if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= _HIGHEST_FPS):
-            raise UsageError(
-                f"fps is {self.fps}; give more than 0 and at most {_HIGHEST_FPS:g} frames a second"
-            )
+        if self.fps is not None:
+            _check_fps(self.fps)
 
     @property
     def span(self) -> int:
-        """Frames of the film from a clip's first to its last, both counted: 16 at step 1."""
+        """Frames of the video from a clip's first to its last, inclusive: 16 with frame step 1."""
         return (CLIP_FRAMES - 1) * self.frame_step + 1
 
     def count(self, frames: int) -> int:
-        """How many clips a film of so many frames gives.
+        """Return the number of clips of a video of so many frames.
 
         With ``drop`` and ``error`` that is floor((N - span) / stride) + 1, or 0 below one span.
         """
@@ -89,7 +96,7 @@ class ClipWindow:
         return full + int(self.tail != "drop" and self._tail_start(frames) is not None)
 
     def provenance(self) -> dict[str, Any]:
-        """Return the parts of a result's provenance that this window decides."""
+        """Return the parts of a result's provenance that these settings decide."""
         preprocessing = dict(PREPROCESSING)
         if self.resize == "fast":
             preprocessing["resize"] = _FAST_RESIZE
@@ -106,18 +113,18 @@ class ClipWindow:
         }
 
     def _tail_start(self, frames: int) -> int | None:
-        """Where a clip of the frames that are in no other would start; None where none are."""
+        """Return the start of a clip of the frames that are in no other clip; None without any."""
         last = (frames - self.span) // self.stride * self.stride
-        follows = last + self.stride
-        return follows if last + self.span < frames and follows < frames else None
+        following = last + self.stride
+        return following if last + self.span < frames and following < frames else None
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Sixteen frames, ready for the wire.
+    """Sixteen frames, ready to be sent.
 
     Args:
-        start_frame: the index of its first frame in the film.
+        start_frame: the index of its first frame in the video.
         start_s: when its first frame is shown, in seconds.
         end_s: when its last frame ends, in seconds.
         pixels: uint8 ``[16, 112, 112, 3]``, RGB.
@@ -131,7 +138,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips that are sent together.
+    """Clips that are sent in one request.
 
     Args:
         start_frames: the index of each clip's first frame.
@@ -144,127 +151,130 @@ class ClipBatch:
     pixels: npt.NDArray[np.uint8]
 
 
-class _Held(NamedTuple):
-    """A frame that clips may still need; its pixels None where no clip takes it."""
-
-    number: int
-    start_s: float
-    end_s: float
-    prepared: npt.NDArray[np.uint8] | None
-
-
 def iter_clips(frames: Iterable[Frame], window: ClipWindow | None = None) -> Iterator[Clip]:
     """Cut a stream of frames into clips.
 
     Args:
         frames: consecutive frames, from :func:`c3d_client.video.decode.decode_frames`.
-        window: how to cut; the paper's way by default. Its ``fps`` is the caller's to apply.
+        window: how to cut, as in the paper by default. Where it has an ``fps``, the frames are
+            resampled to that rate first, and ``start_frame`` counts the resampled frames.
 
     Yields:
-        Each clip as soon as its last frame is there. A film shorter than a clip yields nothing
-        unless the window says otherwise.
+        Each clip as soon as its last frame is decoded. A video shorter than a clip yields nothing
+        unless ``window.short`` says otherwise.
     """
-    for batch in iter_batches(frames, window or ClipWindow(), size=1):
+    window = window or ClipWindow()
+    if window.fps is not None:
+        frames = resample(frames, fps=window.fps)
+    for batch in iter_batches(frames, window, size=1):
         (start_s, end_s) = batch.times_s[0]
         yield Clip(batch.start_frames[0], start_s, end_s, batch.pixels[0])
 
 
 def iter_batches(frames: Iterable[Frame], window: ClipWindow, *, size: int) -> Iterator[ClipBatch]:
-    """Cut a stream of frames into batches of so many clips; the last may have fewer."""
+    """Cut a stream of frames into batches of so many clips; the last batch may have fewer.
+
+    Args:
+        frames: consecutive frames, already at the rate ``window.fps``: see :func:`resample`.
+        window: how to cut.
+        size: clips in a batch.
+    """
     pixels = np.empty((size, *CLIP_SHAPE), np.uint8)
-    clips: list[list[_Held]] = []
+    clips: list[list[_PreparedFrame]] = []
     for clip in _clips(frames, window):
-        for place, held in enumerate(clip):
-            assert held.prepared is not None  # a clip takes only what is wanted
-            pixels[len(clips), place] = held.prepared
+        for index, frame in enumerate(clip):
+            assert frame.pixels is not None  # the frames of clips are always prepared
+            pixels[len(clips), index] = frame.pixels
         clips.append(clip)
         if len(clips) == size:
             yield _batch(clips, pixels)
-            # Its reader may keep the last one.
+            # The caller may still use the array of the batch that was yielded.
             pixels = np.empty((size, *CLIP_SHAPE), np.uint8)
             clips = []
     if clips:
         yield _batch(clips, pixels[: len(clips)])
 
 
-def _batch(clips: list[list[_Held]], pixels: npt.NDArray[np.uint8]) -> ClipBatch:
+class _PreparedFrame(NamedTuple):
+    """A frame that clips may still need; its pixels are None where no clip contains the frame."""
+
+    number: int
+    start_s: float
+    end_s: float
+    pixels: npt.NDArray[np.uint8] | None
+
+
+def _batch(clips: list[list[_PreparedFrame]], pixels: npt.NDArray[np.uint8]) -> ClipBatch:
     return ClipBatch(
         tuple(clip[0].number for clip in clips),
-        tuple((clip[0].start_s, max(held.end_s for held in clip)) for clip in clips),
+        tuple((clip[0].start_s, max(frame.end_s for frame in clip)) for clip in clips),
         pixels,
     )
 
 
-def _clips(frames: Iterable[Frame], window: ClipWindow) -> Iterator[list[_Held]]:
-    """The 16 frames of each clip; no more than one span of frames is held."""
+def _clips(frames: Iterable[Frame], window: ClipWindow) -> Iterator[list[_PreparedFrame]]:
+    """Yield the 16 frames of each clip. At most one span of frames is in memory."""
     stride, step, span = window.stride, window.frame_step, window.span
-    # By a frame's place after the last clip's start: whether any clip takes it.
-    wanted = [any(p % step == 0 for p in range(place, span, stride)) for place in range(stride)]
-    held: deque[_Held] = deque(maxlen=span)
-    picture = prepared = None
+    # By a frame's offset from the last clip's start: whether any clip contains the frame.
+    is_used = [any(n % step == 0 for n in range(offset, span, stride)) for offset in range(stride)]
+    latest: deque[_PreparedFrame] = deque(maxlen=span)
+    picture = pixels = None
     count = 0
     for frame in frames:
-        if not wanted[frame.index % stride]:
-            prepared = None
-        elif prepared is None or frame.picture is not picture:  # resampling repeats pictures
-            prepared = frame.picture.prepared(window.resize)
+        if not is_used[frame.index % stride]:
+            pixels = None
+        elif pixels is None or frame.picture is not picture:  # resampling repeats pictures
+            pixels = frame.picture.prepared(window.resize)
         picture = frame.picture
         end_s = frame.time_s + frame.duration_s
-        held.append(_Held(frame.index, frame.time_s, end_s, prepared))
+        latest.append(_PreparedFrame(frame.index, frame.time_s, end_s, pixels))
         count = frame.index + 1
         first = count - span
         if first >= 0 and first % stride == 0:
-            yield list(held)[::step]
+            yield list(latest)[::step]
     if count >= span:
         start, policy = window._tail_start(count), window.tail
     else:
         start, policy = (0 if count else None), window.short
     if start is not None and policy in ("pad", "loop"):
-        yield _filled(list(held)[start - count :: step], policy)
+        yield _filled(list(latest)[start - count :: step], policy)
 
 
-def _filled(clip: list[_Held], policy: str) -> list[_Held]:
-    """Sixteen frames from fewer."""
+def _filled(clip: list[_PreparedFrame], policy: str) -> list[_PreparedFrame]:
+    """Return sixteen frames made of fewer."""
     if policy == "pad":
         return clip + clip[-1:] * (CLIP_FRAMES - len(clip))
-    return [clip[place % len(clip)] for place in range(CLIP_FRAMES)]
-
-
-# The rates that are taken, in frames a second.
-MIN_FPS = 0.01
-MAX_FPS = 1000.0
-
-# Matroska and Flash keep whole milliseconds: a stamp may lie that far from the true time. Without
-# this, a film sampled at its own rate would repeat some frames and lose their neighbours.
-_STAMP_ERROR_S = 0.001
+    return [clip[index % len(clip)] for index in range(CLIP_FRAMES)]
 
 
 def resample(frames: Iterable[Frame], *, fps: float | Fraction) -> Iterator[Frame]:
-    """What a viewer sees at the times 0, 1/fps, 2/fps ... until the last frame ends.
+    """Return the frames on screen at the times 0, 1/fps, 2/fps ... until the last frame ends.
 
     Frame k of the result is the one on screen at k/fps: the last with ``time_s`` up to then, or up
-    to a millisecond later. Frames are repeated and left out as that needs. ffmpeg's ``-vf fps``
-    rounds each frame's time to the nearest k instead, and so shows a frame up to half an interval
-    early.
+    to a millisecond later. Frames are repeated and dropped as needed. ffmpeg's ``-vf fps`` rounds
+    each frame's time to the nearest k instead, and so shows a frame up to half an interval early.
 
     Args:
         frames: in order of presentation, from :func:`c3d_client.video.decode.decode_frames`.
-        fps: frames a second, from 0.01 to 1000; ``Fraction(30000, 1001)`` is NTSC's rate to the
-            last bit.
+        fps: frames a second, from 0.01 to 1000; ``Fraction(30000, 1001)`` is exactly NTSC's rate.
 
     Returns:
-        Frames counted from 0, with time k/fps and duration 1/fps, as they become known; each is
-        one division away from k, so that hours bring no drift. Repeated frames share one picture,
-        and the pixels of those left out are never made.
+        Frames counted from 0, with time k/fps and duration 1/fps, each as soon as it is known. Each
+        time is computed from k by one division, so that no error adds up over hours. Repeated
+        frames share one picture, and dropped frames are never converted to pixels.
 
     Raises:
         UsageError: fps is not a number in that range; raised by this call, before any frame.
     """
+    _check_fps(fps)
+    return _resampled(frames, Fraction(fps))
+
+
+def _check_fps(fps: float | Fraction) -> None:
     if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)):
         raise UsageError(f"fps is {fps!r}; give a number of frames a second")
     if not (math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS):
         raise UsageError(f"fps is {fps}; give a number from {MIN_FPS:g} to {MAX_FPS:g}")
-    return _resampled(frames, Fraction(fps))
 
 
 def _resampled(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
@@ -281,7 +291,7 @@ def _resampled(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
         shown = frame
     if shown is not None:
         end_s = shown.time_s + shown.duration_s - _STAMP_ERROR_S
-        # The first is given even where the film is shorter than a millisecond.
+        # The first frame is in the result even where the video is shorter than a millisecond.
         while not index or time_s < end_s:
             yield Frame(index, time_s, interval_s, shown.picture)
             index += 1

@@ -1,8 +1,7 @@
-"""A video to decoded frames, each with the time when it is shown: the first step of the walk.
+"""A video to decoded frames, each with the time when it is shown.
 
-With presentation.py and picture.py the part that knows PyAV. Frames come one at a time, in order,
-so that memory does not grow with the film. What the container says of its own frame count is never
-believed; what is damaged or ends early is an error.
+Frames are decoded one at a time, in order, so that memory does not grow with the video. The frame
+count that a container records is not used. A video that is damaged or ends early is an error.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
-from c3d_client.core.uri import redact
+from c3d_client.core.uri import Uri
 from c3d_client.video.frame import Picture
 from c3d_client.video.sources import open_source
 from c3d_client.video.timing import Clock, Display
 
-# A container's duration is compared with where its packets end. Honest files differ by a frame or
-# two and by the tail of an audio track; a file cut short differs by much more.
+# A container's duration is compared with the end of its packets. In an intact file they differ by
+# a frame or two and by the end of an audio track; in a file that is cut short by much more.
 _DURATION_SLACK_S = 0.5
 _DURATION_SLACK_RATIO = 0.02
 
-# FFmpeg demuxers that accept what is not a video: text drawn as ANSI art, and subtitles.
+# FFmpeg demuxers of files that are not videos: text drawn as ANSI art, and subtitles.
 _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "tty", "xbin"} | {
     "ass",
     "ffmetadata",
@@ -44,7 +43,7 @@ _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "tty", "xbin"} | {
     "webvtt",
 }
 
-# What is read at a time.
+# The size of one read.
 _READ_BYTES = 1 << 17
 
 
@@ -54,9 +53,9 @@ class Frame:
 
     Args:
         index: counted from 0 in presentation order.
-        time_s: presentation time in seconds from the first frame shown; never goes backwards.
-        duration_s: how long it is shown, in seconds: until the next frame.
-        picture: what it shows, its pixels made when they are asked for.
+        time_s: presentation time in seconds from the first frame shown; never decreases.
+        duration_s: how long the frame is shown, in seconds: until the next frame.
+        picture: the decoded picture; its pixels are converted when they are requested.
     """
 
     index: int
@@ -68,17 +67,17 @@ class Frame:
     def from_pixels(
         cls, index: int, time_s: float, duration_s: float, pixels: npt.NDArray[np.uint8]
     ) -> Frame:
-        """A frame of one's own making; pixels uint8 ``[height, width, 3]``, RGB."""
+        """Make a frame from pixels, uint8 ``[height, width, 3]``, RGB."""
         return cls(index, time_s, duration_s, Picture.from_pixels(pixels))
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """All of it as shown: uint8 ``[height, width, 3]``, RGB; made anew at each call."""
+        """The whole frame as shown: uint8 ``[height, width, 3]``, RGB; converted at each call."""
         return self.picture.pixels()
 
 
 def decoder_versions() -> dict[str, str]:
-    """The versions of what decodes: PyAV and FFmpeg's libavcodec, for provenance."""
+    """Return the versions of PyAV and FFmpeg's libavcodec, for provenance."""
     return {
         "pyav": av.__version__,
         "libavcodec": ".".join(str(part) for part in av.library_versions["libavcodec"]),
@@ -90,31 +89,45 @@ def decode_frames(
 ) -> Iterator[Frame]:
     """Decode the first real video stream of a source, one frame at a time.
 
-    Frames are what the file shows: those that an edit list cuts away are not given, and a redact
-    matrix turns them. Interlaced pictures come woven, as OpenCV and Caffe's tool gave them. Where
-    the picture's size changes within the film, frames go on in the new size.
+    Frames that an edit list cuts out are left out, and a display matrix turns the others.
+    Interlaced frames contain both fields, as with OpenCV and Caffe's tool. Where the frame size
+    changes within the video, later frames have the new size.
 
     Args:
         source: a path, a URL as :mod:`c3d_client.video.sources` opens it, or a binary file open for
-            reading, which is left open.
-        threads: of the decoder; 0 for as many as there are cores, 1 where videos are decoded side
-            by side. With one, damage in H.264 is told alike each time; with more, libavcodec's
-            marks of it are a race and a few are lost.
+            reading, which stays open.
+        threads: decoder threads; 0 for as many as there are cores, 1 where several videos are
+            decoded at the same time. With one thread, damage in H.264 is detected alike each time;
+            with more, libavcodec loses a few of its marks of damage in a race.
 
     Yields:
-        Frames with pixels uint8 ``[height, width, 3]`` RGB, at the file's native frame rate.
+        Frames with pixels uint8 ``[height, width, 3]`` RGB, at the file's own frame rate.
 
     Raises:
         VideoUnreadableError: the source does not exist, or cannot be read to its end.
-        VideoDecodeError: it is not a video, has no video stream, is damaged, or ends before its
-            own duration. Frames before the damage have been yielded by then: treat the whole
-            video as failed.
+        VideoDecodeError: the source is not a video, has no video stream, is damaged, or ends before
+            its recorded duration. Frames before the damage have been yielded by then: treat the
+            whole video as failed.
+    """
+    return decode_source(source, threads=threads)
+
+
+def decode_source(
+    source: str | os.PathLike[str] | BinaryIO, *, threads: int = 0, size: int | None = None
+) -> Iterator[Frame]:
+    """Decode a source as :func:`decode_frames` does.
+
+    Args:
+        source: as in :func:`decode_frames`.
+        threads: as in :func:`decode_frames`.
+        size: the size in bytes of a video on a web server; see
+            :func:`c3d_client.video.sources.open_source`.
     """
     with ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):
-            name = redact(os.fspath(source))
-            opened: object = stack.enter_context(open_source(source))
-            if isinstance(opened, str) and "://" not in opened:
+            name = str(Uri.of(source))
+            opened: object = stack.enter_context(open_source(source, size=size))
+            if isinstance(opened, str) and Uri(opened).is_local:
                 opened = stack.enter_context(_open_file(opened))
         else:
             name, opened = str(getattr(source, "name", "stream")), source
@@ -142,35 +155,35 @@ def _open_file(path: str) -> RawIOBase:
 
 
 def _open(file: object, name: str) -> InputContainer:
-    # Python reads the bytes and FFmpeg opens nothing by itself: a playlist that names other files
-    # or addresses is refused, whoever wrote it. What the user names by a URL of FFmpeg's own, such
-    # as rtsp://, is opened as it is.
+    # Python reads the bytes and FFmpeg opens no other file: a playlist that names files or
+    # addresses is refused, because a stranger may have written it. FFmpeg itself opens a URL that
+    # only FFmpeg knows, such as rtsp://.
     options = {} if isinstance(file, str) else {"protocol_whitelist": "none"}
     try:
         container = av.open(
             file,
             "r",
             container_options=options,
-            metadata_errors="replace",  # a title in some other encoding is no reason to fail
+            metadata_errors="replace",  # a title in another encoding must not fail the video
             buffer_size=_READ_BYTES,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        # A URL that FFmpeg opens itself may fail for whatever is on the way.
-        unread = isinstance(file, str) or _is_of_reading(error)
-        kind = VideoUnreadableError if unread else VideoDecodeError
+        # A URL that FFmpeg opens itself may fail because of the network.
+        is_unreadable = isinstance(file, str) or _is_read_error(error)
+        kind = VideoUnreadableError if is_unreadable else VideoDecodeError
         raise kind(name, f"cannot be opened as a video ({_reason(error)})") from error
     if _NOT_VIDEO_FORMATS & set(container.format.name.split(",")):
         container.close()
         raise VideoDecodeError(name, "is text, not a video")
-    # PyAV asks FFmpeg to make up missing stamps; they are wrong for H.264 in AVI, where frames
-    # have no stamp but their order of decoding. Clock does what the ffmpeg command does.
+    # PyAV has FFmpeg generate missing time stamps. They are wrong for H.264 in AVI, where frames
+    # have only their order of decoding. Clock computes them as the ffmpeg command does.
     container.flags &= ~_bit(Flags.gen_pts)
     return container
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
-        # The cover of a music file is a "video" of one picture.
+        # The cover of a music file is a video stream of one picture.
         if stream.disposition & Disposition.attached_pic:
             continue
         if stream.codec_context is None:
@@ -184,32 +197,36 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 
 @dataclass
 class _Reading:
-    """What is known of the packets so far: whether the last one is incomplete, and where each
-    stream ends, in its own ticks."""
+    """The state of reading packets.
 
-    cut: bool = False
+    Args:
+        is_cut: whether the last packet is incomplete.
+        ends: stream index -> end of the stream so far, in the stream's time base.
+    """
+
+    is_cut: bool = False
     ends: dict[int, int] = field(default_factory=dict)
 
 
 def _decode(
     container: InputContainer, stream: VideoStream, reading: _Reading
 ) -> Iterator[av.VideoFrame]:
-    wanted, decode, ends = stream.index, stream.codec_context.decode, reading.ends
-    # All streams are read, though one is decoded: an audio track may outlast the pictures, and
-    # only the end of everything tells whether the file was cut.
+    video_index, decode, ends = stream.index, stream.codec_context.decode, reading.ends
+    # All streams are read, though one is decoded: an audio track may be longer than the video
+    # stream, and only the end of all streams shows whether the file was cut short.
     for packet in container.demux():
-        # An empty packet is the end of the film to a decoder; PyAV gives one for each stream.
+        # An empty packet means the video's end to a decoder; PyAV sends one for each stream.
         if not packet.size:
             continue
-        reading.cut = packet.is_corrupt
-        which, stamp = packet.stream_index, packet.pts
+        reading.is_cut = packet.is_corrupt
+        index, stamp = packet.stream_index, packet.pts
         if stamp is None:
             stamp = packet.dts
         if stamp is not None:
             end = stamp + (packet.duration or 0)
-            if end > ends.get(which, end - 1):
-                ends[which] = end
-        if which == wanted:
+            if end > ends.get(index, end - 1):
+                ends[index] = end
+        if index == video_index:
             yield from decode(packet)
     yield from decode(None)
 
@@ -223,7 +240,7 @@ def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterat
     picture: Picture | None = None
     try:
         for frame in _decode(container, stream, reading):
-            # Set where libavcodec covered damage with pixels from elsewhere, as ffmpeg -xerror.
+            # Set where libavcodec concealed damage with other pixels; ffmpeg -xerror fails too.
             if frame.is_corrupt:
                 raise ValueError(f"frame {index} cannot be decoded whole")
             next_s = clock.time_s(frame)
@@ -233,15 +250,15 @@ def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterat
             time_s = next_s
             index += 1
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        what = "is cut short" if reading.cut else "is damaged"
+        what = "is cut short" if reading.is_cut else "is damaged"
         kind = VideoDecodeError
-        if _is_of_reading(error):
+        if _is_read_error(error):
             what, kind = "cannot be read to its end", VideoUnreadableError
         raise kind(
             name,
             f"{what}: decoding stopped after {index} frames, at {time_s:.2f} s ({_reason(error)})",
         ) from error
-    if reading.cut:
+    if reading.is_cut:
         raise VideoDecodeError(
             name,
             f"is cut short: its last packet is incomplete, after {index} frames, at {time_s:.2f} s",
@@ -253,18 +270,18 @@ def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterat
 
 
 def _check_end(container: InputContainer, ends: dict[int, int], name: str) -> None:
-    """Hold the container's duration, where it records one, against the end of its packets."""
-    guesses = _bit(FormatFlags.no_timestamps) | _bit(FormatFlags.ts_discont)
-    if container.duration is None or container.format.flags & guesses:
+    """Compare the container's duration, where it records one, with the end of its packets."""
+    estimates = _bit(FormatFlags.no_timestamps) | _bit(FormatFlags.ts_discont)
+    if container.duration is None or container.format.flags & estimates:
         return
-    says_s = container.duration / av.time_base
+    recorded_s = container.duration / av.time_base
     bases = [stream.time_base or 0 for stream in container.streams]
-    end_s = max((float(end * bases[which]) for which, end in ends.items()), default=0.0)
-    # Matroska counts its duration from 0, others from where the first stream starts.
+    end_s = max((float(end * bases[index]) for index, end in ends.items()), default=0.0)
+    # Matroska counts its duration from 0, other formats from the start of the first stream.
     end_s -= min(0, container.start_time or 0) / av.time_base
-    if end_s < says_s - max(_DURATION_SLACK_S, _DURATION_SLACK_RATIO * says_s):
+    if end_s < recorded_s - max(_DURATION_SLACK_S, _DURATION_SLACK_RATIO * recorded_s):
         raise VideoDecodeError(
-            name, f"is cut short: it says {says_s:.2f} s and ends at {end_s:.2f} s"
+            name, f"is cut short: it says {recorded_s:.2f} s and ends at {end_s:.2f} s"
         )
 
 
@@ -272,11 +289,11 @@ def _bit(flag: Flag) -> int:
     return int(flag.value)
 
 
-def _is_of_reading(error: BaseException) -> bool:
-    """Whether it is the disk's, which Python read, and not FFmpeg's."""
+def _is_read_error(error: BaseException) -> bool:
+    """Whether an error comes from Python reading the file, and not from FFmpeg."""
     return isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
 
 
 def _reason(error: BaseException) -> str:
-    """FFmpeg's words alone, without its number and function."""
+    """Return FFmpeg's message without its error number and function name."""
     return str(getattr(error, "strerror", None) or error)

@@ -1,9 +1,10 @@
-"""One decoded picture to pixels: whole, or only the 112x112 crop that C3D sees.
+"""A decoded frame to pixels: the whole picture, or the 112x112 crop that C3D needs.
 
-Between decoding and clips. The crop's pixels are exactly OpenCV's, because the published weights
-were trained on them: ``cv2.resize`` of the whole RGB picture to 171x128 with bilinear
-interpolation, aspect ratio ignored, then rows 8:120 and columns 29:141. Most videos' pictures come
-to the same bytes by a shorter way, or to nearly the same by one that is shorter still: planes.py.
+The crop's pixels are exactly OpenCV's, because the published weights were trained on them:
+``cv2.resize`` of the whole RGB picture to 171x128 with bilinear interpolation, without keeping the
+aspect ratio, then rows 8:120 and columns 29:141. For the pictures of most videos
+:mod:`c3d_client.video.fast_crop` computes the same bytes faster, or nearly the same bytes faster
+still.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ RESIZES = ("exact", "fast")
 
 
 class Picture:
-    """A picture as it was decoded; its pixels are made when they are asked for.
+    """A decoded picture, which is converted to pixels when they are requested.
 
-    Threads may make pixels of different pictures at the same time.
+    Threads may convert different pictures at the same time.
 
     Args:
         frame: from the decoder.
-        rotation: degrees counter-clockwise by which it is to be turned to be shown, a multiple
-            of 90; the sign is that of PyAV's ``VideoFrame.rotation``.
-        name: of the video, for errors.
+        rotation: degrees counter-clockwise by which the picture is rotated when it is shown, a
+            multiple of 90; the sign is that of PyAV's ``VideoFrame.rotation``.
+        name: of the video, for error messages.
     """
 
     __slots__ = ("_frame", "_name", "_quarters")
@@ -47,10 +48,10 @@ class Picture:
 
     @classmethod
     def from_pixels(cls, pixels: npt.NDArray[np.uint8]) -> Picture:
-        """A picture of one's own making: uint8 ``[height, width, 3]`` RGB, copied.
+        """Make a picture from pixels, uint8 ``[height, width, 3]`` RGB, which are copied.
 
         Raises:
-            UsageError: the array is not such a one.
+            UsageError: the array has another dtype or shape, or is empty.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise UsageError(
@@ -70,14 +71,14 @@ class Picture:
 
     @property
     def interlaced(self) -> bool:
-        """Whether it is two fields woven, taken one after the other."""
+        """Whether the picture consists of two interlaced fields, filmed one after the other."""
         return bool(self._frame.interlaced_frame)
 
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """All of it as shown: uint8 ``[height, width, 3]``, RGB, the caller's own.
+        """Return the whole picture as shown, in a new array: uint8 ``[height, width, 3]``, RGB.
 
         Raises:
-            VideoDecodeError: its colours are of a kind that FFmpeg does not convert.
+            VideoDecodeError: FFmpeg cannot convert the picture's colours.
         """
         try:
             return np.rot90(_whole(self._frame), self._quarters)
@@ -85,19 +86,19 @@ class Picture:
             raise self._not_converted() from error
 
     def prepared(self, resize: str = "exact") -> npt.NDArray[np.uint8]:
-        """The crop that C3D sees.
+        """Return the crop that C3D needs, in a new array.
 
         Args:
-            resize: ``"exact"``: the bytes that ``prepare_frame(picture.pixels())`` gives.
-                ``"fast"``: the planes of 4:2:0 video are resized before their colours are
-                converted; pixels differ by about one level. Other video is as with ``"exact"``.
+            resize: ``"exact"`` for the bytes that ``prepare_frame(picture.pixels())`` returns.
+                ``"fast"`` resizes the planes of 4:2:0 video before it converts their colours;
+                pixels differ by about one level. Other video is converted as with ``"exact"``.
 
         Returns:
-            uint8 ``[112, 112, 3]``, RGB, contiguous, the caller's own.
+            uint8 ``[112, 112, 3]``, RGB, contiguous.
 
         Raises:
-            UsageError: another word for ``resize``.
-            VideoDecodeError: its colours are of a kind that FFmpeg does not convert.
+            UsageError: ``resize`` has another value.
+            VideoDecodeError: FFmpeg cannot convert the picture's colours.
         """
         if resize not in RESIZES:
             raise UsageError(f"resize is {resize!r}; give one of: {', '.join(RESIZES)}")
@@ -129,7 +130,7 @@ class Picture:
 
 
 def prepare_frame(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Resize to 171x128 as OpenCV does and cut C3D's centre crop.
+    """Resize a picture to 171x128 with OpenCV and return its centre crop.
 
     Args:
         pixels: uint8 ``[height, width, 3]``, any size, any channel order.
@@ -147,18 +148,18 @@ def prepare_frame(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _whole(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
-    """A frame as stored: uint8 ``[height, width, 3]``, RGB."""
-    # Bicubic, as OpenCV's VideoCapture asks for it: libswscale's way of enlarging chroma, where its
-    # fast converter does not take the picture. One thread: its own take longer to start than a
-    # picture takes.
+    """Return a frame as stored: uint8 ``[height, width, 3]``, RGB."""
+    # Bicubic, as in OpenCV's VideoCapture: it decides how libswscale enlarges chroma where its fast
+    # converter does not support the picture. One thread, because starting libswscale's threads
+    # takes longer than converting a picture.
     rgb = _thread.reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)
     pixels = cast("npt.NDArray[np.uint8]", rgb.to_ndarray())
-    return pixels.copy() if rgb is frame else pixels  # it may be a view of the frame
+    return pixels.copy() if rgb is frame else pixels  # an unconverted frame is returned itself
 
 
 def _quick_crop(shape: Shape, resize: str) -> ExactCrop | FastCrop | None:
-    """The quick way for pictures of this shape; None where there is none, or it is not exact."""
-    if not shape.is_quick:
+    """Return the faster conversion for pictures of a shape; None without one that is exact."""
+    if not shape.is_supported:
         return None
     if resize == "fast":
         return FastCrop(shape)
@@ -167,25 +168,25 @@ def _quick_crop(shape: Shape, resize: str) -> ExactCrop | FastCrop | None:
 
 @lru_cache(maxsize=256)
 def _is_exact(shape: Shape) -> bool:
-    """Whether the quick way gives the plain way's bytes for noise, on this machine.
+    """Whether the faster conversion returns the same bytes for noise, on this machine.
 
-    It rests on how libswscale and OpenCV work inside, which differs between processors and may
-    change with their versions.
+    It depends on the implementation of libswscale and OpenCV, which differs between processors and
+    versions.
     """
     noise = shape.blank(shape.width, shape.height, shape.format)
     random = np.random.default_rng(0)
     for plane in noise.planes:
         plane.update(random.bytes(plane.buffer_size))
-    plain = prepare_frame(np.rot90(_whole(noise), shape.quarters))
-    return np.array_equal(ExactCrop(shape)(noise), plain)
+    expected = prepare_frame(np.rot90(_whole(noise), shape.quarters))
+    return np.array_equal(ExactCrop(shape)(noise), expected)
 
 
 class _Thread(threading.local):
-    """What one thread keeps from one picture to the next."""
+    """Objects that a thread reuses from picture to picture."""
 
     def __init__(self) -> None:
         self.reformatter = VideoReformatter()
-        # Two, because a film may change its size; the pixels of large ones are held.
+        # Two shapes, because a video may change its size; each may use much memory.
         self.quick_crop = lru_cache(maxsize=2)(_quick_crop)
 
 

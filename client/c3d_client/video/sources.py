@@ -1,7 +1,8 @@
-"""What the user names, turned into the videos of a run, and each of them opened.
+"""Names of videos to opened videos: files, folders, patterns, lists and URLs.
 
-The step before the walk: files, folders, patterns, lists and URLs become `Source`s, each with the
-name under which its results are written. `remote.py` does what lies in stores and on web servers.
+:func:`expand` turns what a user names into :class:`Source` values, each with the name under which
+its results are written; :func:`open_source` opens one of them. Object stores and web servers are in
+:mod:`c3d_client.video.stores`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import PurePath
-from urllib.parse import unquote
 
 from c3d_client.core.errors import UsageError, VideoUnreadableError
-from c3d_client.core.uri import OBJECT_STORES, STORES, redact, scheme
-from c3d_client.video import stores as remote
+from c3d_client.core.uri import Uri, UriLike
+from c3d_client.video import stores
 from c3d_client.video.stores import RemoteFile, fingerprint_of, is_object, open_store, reason
 
 __all__ = [
@@ -39,18 +39,27 @@ __all__ = [
     "reason",
 ]
 
+# The suffixes of FFmpeg's common formats; a folder's other files are not inputs.
+VIDEO_SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
+    + (".ogv", ".ts", ".vob", ".webm", ".wmv")
+)
+
+Parts = tuple[str, ...]
+EVERYTHING: Parts = ("**",)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """One video of a run.
 
     Args:
-        uri: what opens it: a path or a URL. It may hold credentials and is not shown; see
-            :func:`display`.
-        name: the relative path, with forward slashes, under which its results go.
+        uri: the path or URL that opens the video. It may contain credentials, so it is not in the
+            repr; ``str(Uri(uri))`` shows it redacted.
+        name: the relative path, with forward slashes, under which its results are written.
 
     Raises:
-        UsageError: a name that is empty, absolute, or leads out of its folder.
+        UsageError: the name is empty, absolute, or leads out of its folder.
     """
 
     uri: str = field(repr=False)
@@ -60,7 +69,7 @@ class Source:
         parts = self.name.split("/")
         if "\0" in self.name or not {"", ".", ".."}.isdisjoint(parts):
             raise UsageError(
-                f"{redact(self.uri)!r}: its results cannot be written under the name "
+                f"{str(Uri(self.uri))!r}: its results cannot be written under the name "
                 f"{self.name!r}; a relative path without '..' expected"
             )
 
@@ -71,91 +80,96 @@ def expand(
     root: str | os.PathLike[str] | None = None,
     stdin: Iterable[str] | Iterable[bytes] | None = None,
 ) -> list[Source]:
-    """Turn what the user names into videos: in the order given, folders sorted by path.
+    """Return the videos that the inputs name: in the order of the inputs, folders sorted by path.
 
-    - A file is taken whatever it is called, and also where it does not exist: it fails later, as
-      one video. Its name is its path as typed, without leading `../`, or the file name alone of an
+    - A file is accepted under any name, and also where it does not exist: it fails later, as one
+      video. Its name is its path as typed, without leading `../`, or the file name alone of an
       absolute path or a URL.
     - A folder is searched for files with :data:`VIDEO_SUFFIXES`, recursively and through links.
       Hidden files and folders are left out. Names are relative to it, as with `rsync folder/`.
     - A pattern (`*`, `?`, `[a-z]`, and `**` for any folders) that is no existing file is matched as
-      a shell does it, a folder that matches being searched. Names are relative to the part before
-      the pattern. Only files with video suffixes are taken, unless the pattern names another.
-    - `-` reads inputs from standard input, one a line; empty lines and those that begin with `#`
-      are left out.
+      a shell does it, and a folder that matches is searched. Names are relative to the part before
+      the pattern. Only files with video suffixes match, unless the pattern has another suffix.
+    - `-` reads inputs from standard input, one on each line; empty lines and those that begin with
+      `#` are left out.
     - `s3://` and `gs://` name objects, folders (a name that ends in `/`, or has no video suffix and
-      is one) and patterns. `http://` and `https://` name one file. `file://` is a path. Other URLs
-      are left to FFmpeg.
+      is one) and patterns. `http://` and `https://` name one file. `file://` is a path. FFmpeg
+      opens other URLs.
 
     Args:
         inputs: paths, patterns, URLs or `-`.
         root: a folder or URL; names are then relative to it.
-        stdin: the lines that `-` stands for; the process's standard input where None.
+        stdin: the lines that `-` reads; the process's standard input where None.
 
     Returns:
-        The videos; what is named twice counts once.
+        The videos; a video that is named twice counts once.
 
     Raises:
         UsageError: a folder or pattern without videos, a folder that cannot be listed, an input
             that is not below `root`, two inputs of the same name, or a library that is missing.
     """
-    found: dict[str, Source] = {}
-    seen: set[str] = set()
+    sources: dict[str, Source] = {}
+    seen: set[Uri] = set()
     for uri, name in _inputs(inputs, stdin):
-        same = uri if scheme(uri) else os.path.abspath(uri)
-        if same in seen:
+        canonical = uri.canonical()
+        if canonical in seen:
             continue
-        seen.add(same)
-        source = Source(uri, name if root is None else _below(uri, os.fsdecode(root)))
-        other = found.setdefault(source.name, source)
+        seen.add(canonical)
+        source = Source(uri.raw, name if root is None else _name_below(uri, Uri.of(root)))
+        other = sources.setdefault(source.name, source)
         if other is not source:
             raise UsageError(
-                f"{redact(other.uri)} and {redact(uri)} would both be written as "
+                f"{Uri(other.uri)} and {uri} would both be written as "
                 f"{source.name!r}; give the folder that holds both, or name it with --root, or "
                 "take them in two runs"
             )
-    return list(found.values())
+    return list(sources.values())
 
 
 @contextlib.contextmanager
-def open_source(uri: str | os.PathLike[str]) -> Iterator[str | RemoteFile]:
-    """What PyAV's `av.open` takes, until the block ends.
+def open_source(uri: UriLike, *, size: int | None = None) -> Iterator[str | RemoteFile]:
+    """Open a video for PyAV's `av.open`, until the block ends.
+
+    Args:
+        uri: a path or URL.
+        size: the size in bytes of a video on a web server, from its fingerprint; saves a request.
 
     Yields:
         The path of a local file, a URL that FFmpeg opens itself (rtsp://), or a file to read from:
-        s3://, gs://, http:// and https:// come in blocks, each once, and without a copy on disk.
+        s3://, gs://, http:// and https:// are read in blocks, each once, and without a copy on
+        disk.
 
     Raises:
-        VideoUnreadableError: it cannot be opened; or, when the block ends, it could not be read to
-            the end, whatever the decoder made of that. A server that falls silent is given up
-            after three minutes at most.
-        VideoDecodeError: it is empty.
+        VideoUnreadableError: the video cannot be opened; or, when the block ends, it could not be
+            read to its end, even where the decoder ignored that. A server that stops sending is
+            given up after three minutes at most.
+        VideoDecodeError: the video is empty.
         UsageError: the library for this kind of URL is not installed.
     """
-    text = os.fsdecode(uri)
-    if scheme(text) not in STORES:
-        yield _local_path(text)
+    uri = Uri.of(uri)
+    if not uri.store:
+        yield uri.raw if uri.local_path is None else uri.local_path
         return
-    with remote.open_remote(text) as file:
+    with stores.open_remote(uri, size=size) as file:
         yield file
 
 
-def fingerprint(uri: str | os.PathLike[str]) -> dict[str, str | int]:
-    """What tells whether a source is still the same, without reading it.
+def fingerprint(uri: UriLike) -> dict[str, str | int]:
+    """Return the properties that show whether a video has changed, without reading it.
 
     Returns:
         `size` in bytes and `mtime_ns` of a file; `size`, `etag`, `checksum` and `modified` of a
-        remote one, as far as the server gives them; nothing of URLs that FFmpeg opens itself.
+        remote one, as far as the server sends them; nothing for URLs that FFmpeg opens itself.
 
     Raises:
-        VideoUnreadableError: it is not there, or cannot be asked for.
+        VideoUnreadableError: the video does not exist, or the server does not answer.
         UsageError: the library for this kind of URL is not installed.
     """
-    text = os.fsdecode(uri)
-    if scheme(text) in STORES:
-        return remote.remote_fingerprint(text)
-    path = _local_path(text)
-    if scheme(path):
+    uri = Uri.of(uri)
+    if uri.store:
+        return stores.remote_fingerprint(uri)
+    path = uri.local_path
+    if path is None:
         return {}
     try:
         status = os.stat(path)
@@ -169,38 +183,39 @@ def fingerprint(uri: str | os.PathLike[str]) -> dict[str, str | int]:
 
 def _inputs(
     inputs: Iterable[str | os.PathLike[str]], stdin: Iterable[str] | Iterable[bytes] | None
-) -> Iterator[tuple[str, str]]:
-    """Each video's path or URL, and its name."""
-    for given in inputs:
-        text = os.fsdecode(given)
+) -> Iterator[tuple[Uri, str]]:
+    """Yield the address of each video, and its name."""
+    for entry in inputs:
+        text = os.fsdecode(entry)
         if text != "-":
-            yield from _expanded(text)
+            yield from _videos_of(Uri(text))
             continue
-        # Bytes, where there are any: names of files need not be valid UTF-8.
+        # Bytes, where standard input has them: names of files need not be valid UTF-8.
         lines = getattr(sys.stdin, "buffer", sys.stdin) if stdin is None else stdin
-        empty = True
+        is_empty = True
         for number, line in enumerate(lines):
             text = os.fsdecode(line).rstrip("\r\n")
             if not number:
                 text = text.removeprefix("\N{BYTE ORDER MARK}")
             if text.strip() and not text.startswith("#"):
-                empty = False
-                yield from _expanded(text)
-        if empty:
+                is_empty = False
+                yield from _videos_of(Uri(text))
+        if is_empty:
             raise UsageError("-: standard input names no videos; give one path or URL a line")
 
 
-def _expanded(text: str) -> Iterator[tuple[str, str]]:
-    kind = scheme(text)
-    if kind in ("", "file"):
-        yield from _local(_local_path(text))
-    elif kind in OBJECT_STORES:
-        yield from _stored(text)
+def _videos_of(uri: Uri) -> Iterator[tuple[Uri, str]]:
+    path = uri.local_path
+    if path is not None:
+        for local, name in _local_videos(path):
+            yield Uri(local), name
+    elif uri.is_object_store:
+        yield from _stored_videos(uri)
     else:
-        yield text, _url_name(text)
+        yield uri, uri.name
 
 
-def _local(path: str) -> Iterator[tuple[str, str]]:
+def _local_videos(path: str) -> Iterator[tuple[str, str]]:
     if not path:
         raise UsageError("an input is empty; give a file, a folder, a pattern or a URL")
     folder, pattern = path, EVERYTHING
@@ -211,58 +226,52 @@ def _local(path: str) -> Iterator[tuple[str, str]]:
             yield path, _file_name(path)
             return
         folder, pattern = _split_pattern(path)
-    empty = True
+    is_empty = True
     for parts in files_in(folder or ".", pattern) if os.path.isdir(folder or ".") else ():
-        empty = False
+        is_empty = False
         yield os.path.join(folder, *parts), "/".join(parts)
-    if empty:
-        raise _nothing(path)
+    if is_empty:
+        raise _no_videos(Uri(path))
 
 
-def _stored(uri: str) -> Iterator[tuple[str, str]]:
-    folder, pattern = uri.rstrip("/"), EVERYTHING
-    last = uri.rpartition("/")[2]
-    if is_pattern(uri) and "?versionId=" not in uri and not remote.is_object(uri):
-        parts = uri.split("/")
-        fixed = next(at for at, part in enumerate(parts) if is_pattern(part))
-        folder, pattern = "/".join(parts[:fixed]), tuple(parts[fixed:])
-    elif last and (is_video(last) or not remote.is_folder(uri)):
-        yield uri, _url_name(uri)
+def _stored_videos(uri: Uri) -> Iterator[tuple[Uri, str]]:
+    folder, pattern = Uri(uri.raw.rstrip("/")), EVERYTHING
+    if is_pattern(uri.raw) and not uri.has_version and not stores.is_object(uri):
+        folder, pattern = uri.split_before(is_pattern)
+    elif not uri.names_folder and (is_video(uri.name) or not stores.is_folder(uri)):
+        yield uri, uri.name
         return
-    # Only where a pattern leads, not all that the bucket holds.
-    narrow = None if pattern[0] == "**" else lambda below: leads(below, pattern)
-    empty = True
-    for below in remote.files_below(folder, narrow):
-        if is_wanted(below, pattern):
-            empty = False
-            # A key may hold "//", a path of results not.
-            yield "/".join((folder, *below)), "/".join(filter(None, below))
-    if empty:
-        raise _nothing(uri)
+    # Only the folders that the pattern can match are listed, not the whole bucket.
+    descend = None if pattern[0] == "**" else lambda below: leads(below, pattern)
+    is_empty = True
+    for parts in stores.files_below(folder, descend):
+        if is_wanted(parts, pattern):
+            is_empty = False
+            # The name of an object may contain "//", the path of results may not.
+            yield folder.join("/".join(parts)), "/".join(filter(None, parts))
+    if is_empty:
+        raise _no_videos(uri)
 
 
-def _nothing(text: str) -> UsageError:
-    what = "matches no videos" if is_pattern(text) else "no videos there"
+def _no_videos(uri: Uri) -> UsageError:
+    what = "matches no videos" if is_pattern(uri.raw) else "no videos there"
     suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
-    return UsageError(f"{redact(text)}: {what} (files named {suffixes})")
+    return UsageError(f"{uri}: {what} (files named {suffixes})")
 
 
 def _split_pattern(path: str) -> tuple[str, Parts]:
-    """The folder before a pattern, and the pattern's parts; folders may have `[` in their names."""
+    """Split a path into the folder before a pattern and the pattern's parts.
+
+    The names of existing folders may contain `[`.
+    """
     parts = PurePath(path).parts
     folder = ""
-    for at, part in enumerate(parts):
+    for index, part in enumerate(parts):
         inner = os.path.join(folder, part)
         if is_pattern(part) and not os.path.isdir(inner):
-            return folder, parts[at:]
+            return folder, parts[index:]
         folder = inner
     return folder, EVERYTHING
-
-
-def _local_path(text: str) -> str:
-    if scheme(text) != "file":
-        return text
-    return unquote(text[len("file://") :].removeprefix("localhost"))
 
 
 def _file_name(path: str) -> str:
@@ -270,72 +279,38 @@ def _file_name(path: str) -> str:
     return pure.name if pure.is_absolute() else "/".join(p for p in pure.parts if p != "..")
 
 
-def _url_parts(uri: str) -> list[str]:
-    """A URL's host or bucket, and its path in parts, without user and query."""
-    kind = scheme(uri)
-    rest = uri[len(kind) + 3 :]
-    if kind in OBJECT_STORES:
-        parts = rest.partition("?versionId=")[0].split("/")
-    else:
-        host, _, path = rest.partition("?")[0].partition("#")[0].partition("/")
-        parts = [host.rpartition("@")[2], *unquote(path).split("/")]
-    return [part for part in parts if part not in ("", ".", "..")]
-
-
-def _url_name(uri: str) -> str:
-    return "".join(_url_parts(uri)[-1:])
-
-
-def _below(uri: str, root: str) -> str:
-    """A source's path below the root."""
-    if scheme(uri):
-        base, parts = _url_parts(root), _url_parts(uri)
-        inside = scheme(root) == scheme(uri) and parts[: len(base)] == base
-        name = "/".join(parts[len(base) :])
-    else:
-        parts = os.path.relpath(uri, _local_path(root)).split(os.sep)
-        inside = not scheme(_local_path(root)) and parts[0] != ".."
-        name = "/".join(parts)
-    if not inside:
-        raise UsageError(f"{redact(uri)}: is not below the root, {redact(root)}")
+def _name_below(uri: Uri, root: Uri) -> str:
+    name = uri.relative_to(root)
+    if name is None:
+        raise UsageError(f"{uri}: is not below the root, {root}")
     return name
 
 
-# What FFmpeg's common demuxers are called by; other files in a folder are not inputs.
-VIDEO_SUFFIXES = frozenset(
-    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-    + (".ogv", ".ts", ".vob", ".webm", ".wmv")
-)
-
-Parts = tuple[str, ...]
-EVERYTHING: Parts = ("**",)
-
-
 def is_video(name: str) -> bool:
-    """Whether a file is called as videos are."""
+    """Whether the name of a file has a video suffix."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it would be a pattern to a shell."""
+    """Whether a shell would treat the text as a pattern."""
     return any(mark in text for mark in "*?[")
 
 
 def leads(parts: Parts, pattern: Parts) -> bool:
-    """Whether a folder, given by its path in parts, may hold what the pattern names."""
-    return _fits(parts, pattern, partly=True)
+    """Whether a folder, given by its path in parts, may contain files that a pattern matches."""
+    return _matches(parts, pattern, is_folder=True)
 
 
 def is_wanted(parts: Parts, pattern: Parts) -> bool:
-    """Whether a file is a video that the pattern names.
+    """Whether a file, given by the parts of its path, is a video that a pattern matches.
 
-    Files with other suffixes are left out, unless the pattern itself ends in theirs; what is hidden
-    is left out always.
+    Files without a video suffix do not match, unless the pattern itself ends in their suffix.
+    Hidden files, and files in hidden folders, never match.
     """
     suffix = os.path.splitext(pattern[-1])[1]
-    named = suffix and not is_pattern(suffix) and fnmatch.fnmatchcase(parts[-1], pattern[-1])
-    hidden = any(part.startswith(".") for part in parts)
-    return bool(named or is_video(parts[-1])) and not hidden and _fits(parts, pattern)
+    is_named = suffix and not is_pattern(suffix) and fnmatch.fnmatchcase(parts[-1], pattern[-1])
+    is_hidden = any(part.startswith(".") for part in parts)
+    return bool(is_named or is_video(parts[-1])) and not is_hidden and _matches(parts, pattern)
 
 
 def files_in(
@@ -345,39 +320,54 @@ def files_in(
     parts: Parts = (),
     above: frozenset[tuple[int, int]] = frozenset(),
 ) -> Iterator[Parts]:
-    """The wanted files' paths below a folder on disk, in parts, sorted; links are followed.
+    """Yield the paths of the matching files below a folder on disk, in parts, sorted.
 
-    `parts` and `above` are where it stands when it calls itself.
+    Links are followed.
+
+    Args:
+        folder: the folder.
+        pattern: the pattern, in parts.
+        parts: of the folder's path below the first folder, when the function calls itself.
+        above: the device and inode numbers of the folders above, when it calls itself.
 
     Raises:
         UsageError: a folder cannot be listed.
     """
     try:
         status = os.stat(folder)
-        with os.scandir(folder) as listed:
-            entries = sorted(listed, key=attrgetter("name"))
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=attrgetter("name"))
     except OSError as error:
         raise UsageError(f"{folder}: cannot be listed ({error.strerror})") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that holds it
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:  # a link to a folder that contains it
         return
     for entry in entries:
         below = (*parts, entry.name)
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             if not entry.name.startswith(".") and leads(below, pattern):
-                yield from files_in(entry.path, pattern, parts=below, above=above | {here})
-        # A link that leads nowhere is a video that fails, not one that was never there.
+                yield from files_in(entry.path, pattern, parts=below, above=above | {identity})
+        # A broken link is a video that fails, so that it is not missing from the results.
         elif (entry.is_symlink() or entry.is_file()) and is_wanted(below, pattern):
             yield below
 
 
-def _fits(parts: Parts, pattern: Parts, *, partly: bool = False) -> bool:
-    """Whether a path matches, or lies in a folder that does; partly: or may lead to what does."""
+def _matches(parts: Parts, pattern: Parts, *, is_folder: bool = False) -> bool:
+    """Whether a path, or a folder above it, matches a pattern.
+
+    Args:
+        parts: of the path.
+        pattern: in parts.
+        is_folder: the path is a folder; it also matches where a file below it could.
+    """
     if not pattern:
         return True
     if pattern[0] == "**":
-        return partly or any(_fits(parts[at:], pattern[1:]) for at in range(len(parts) + 1))
+        return is_folder or any(
+            _matches(parts[index:], pattern[1:]) for index in range(len(parts) + 1)
+        )
     if not parts:
-        return partly
-    fits = fnmatch.fnmatchcase(parts[0], pattern[0])
-    return fits and _fits(parts[1:], pattern[1:], partly=partly)
+        return is_folder
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(
+        parts[1:], pattern[1:], is_folder=is_folder
+    )

@@ -1,7 +1,4 @@
-"""When a decoded frame is shown, and which way up.
-
-What video.py needs of a container's stamps and display matrix.
-"""
+"""Time stamps and display matrix: when a decoded frame is shown, and how it is rotated."""
 
 from __future__ import annotations
 
@@ -14,22 +11,22 @@ from av.video.stream import VideoStream
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.frame import Picture
 
-# Stamps that step back by less are a slip of the muxer, by more a new count. Where the format
-# allows for new counts, every step back is one, and so is a step forward of the length that the
-# ffmpeg command takes for one (-dts_delta_threshold).
+# Time stamps that decrease by less are an error of the muxer; by more, they start a new count. In
+# formats that allow new counts every decrease starts one, and so does an increase as long as the
+# ffmpeg command requires for one (-dts_delta_threshold).
 _BACKWARD_JUMP_S = 1.0
 _FORWARD_JUMP_S = 10.0
 
-# How far a display matrix may be from a quarter turn, in degrees; the ffmpeg command's.
+# How far a display matrix may be from a quarter turn, in degrees; as in the ffmpeg command.
 _ANGLE_SLACK = 1
 
 
 class Clock:
-    """Stamps to seconds from the first frame; they never go backwards.
+    """Converts time stamps to seconds from the first frame; the seconds never decrease.
 
-    Which of a frame's two stamps is right is FFmpeg's guess (``guess_correct_pts`` in libavcodec's
-    decode.c): the presentation stamp, unless those have been out of order more often than the
-    others. A frame without a stamp follows the one before.
+    A frame has two stamps. As in FFmpeg (``guess_correct_pts`` in libavcodec's decode.c) the
+    presentation stamp is used, unless presentation stamps were out of order more often than
+    decoding stamps. A frame without a stamp begins where the previous frame ends.
     """
 
     def __init__(self, stream: VideoStream, *, jumps: bool) -> None:
@@ -37,47 +34,52 @@ class Clock:
         base = stream.time_base
         self._numerator, self._denominator = base.as_integer_ratio() if base else (1, 1000)
         per_s = self._denominator / self._numerator
-        self._default = per_s / rate
-        self._backward = 0.0 if jumps else _BACKWARD_JUMP_S * per_s
-        self._forward = _FORWARD_JUMP_S * per_s if jumps else float("inf")
+        self._default_interval = per_s / rate
+        self._backward_jump = 0.0 if jumps else _BACKWARD_JUMP_S * per_s
+        self._forward_jump = _FORWARD_JUMP_S * per_s if jumps else float("inf")
         self._start: float | None = None
         self._pts = self._dts = float("-inf")
-        self._faults = 0  # presentation stamps out of order, less decoding stamps out of order
-        self._interval = self._default
-        self._now = -self._default
+        # Number of presentation stamps out of order minus decoding stamps out of order.
+        self._disorder = 0
+        self._interval = self._default_interval
+        self._now = -self._default_interval
 
     def time_s(self, frame: av.VideoFrame) -> float:
-        """When the next frame is shown."""
+        """Return when the next frame is shown, in seconds."""
         pts, dts = frame.pts, frame.dts
         if dts is not None:
-            self._faults -= dts <= self._dts
+            self._disorder -= dts <= self._dts
             self._dts = dts
         if pts is not None:
-            self._faults += pts <= self._pts
+            self._disorder += pts <= self._pts
             self._pts = pts
-        stamp = pts if pts is not None and (dts is None or self._faults <= 0) else dts
+        stamp = pts if pts is not None and (dts is None or self._disorder <= 0) else dts
         now = following = self._now + self._interval
         if stamp is not None:
             if self._start is None:
                 self._start = stamp - now
             now = stamp - self._start
             step = now - self._now
-            if step < -self._backward or step > self._forward:
+            if step < -self._backward_jump or step > self._forward_jump:
                 now = following
                 self._start = stamp - now
             elif step < 0:
                 now = self._now
         self._now = now
-        self._interval = frame.duration or self._default
+        self._interval = frame.duration or self._default_interval
         return now * self._numerator / self._denominator
 
     def last_duration_s(self) -> float:
-        """How long the frame is shown that no other follows."""
+        """Return how long the last frame is shown, in seconds."""
         return self._interval * self._numerator / self._denominator
 
 
 class Display:
-    """Decoded frames to pictures as they are shown: turned as the display matrix says."""
+    """Converts decoded frames to pictures that are rotated as the display matrix requires.
+
+    Args:
+        name: of the video, for error messages.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -86,35 +88,35 @@ class Display:
         self._mirror: tuple[bool, int, int] | None = None
 
     def picture(self, frame: av.VideoFrame) -> Picture:
-        """A decoded frame as it is to be shown.
+        """Return a decoded frame as it is shown.
 
         Raises:
-            VideoDecodeError: it is to be turned by something else than quarter turns.
+            VideoDecodeError: the rotation is not a multiple of a quarter turn.
         """
         if frame.rotation != self._angle:
-            self._read(frame)
+            self._read_matrix(frame)
         if self._mirror is None:
             return Picture(frame, rotation=self._rotation, name=self._name)
-        across, down, right = self._mirror
+        transposed, row_step, column_step = self._mirror
         pixels = Picture(frame, name=self._name).pixels()
-        pixels = (pixels.swapaxes(0, 1) if across else pixels)[::down, ::right]
+        pixels = (pixels.swapaxes(0, 1) if transposed else pixels)[::row_step, ::column_step]
         return Picture.from_pixels(np.ascontiguousarray(pixels))
 
-    def _read(self, frame: av.VideoFrame) -> None:
+    def _read_matrix(self, frame: av.VideoFrame) -> None:
         self._angle = frame.rotation
         self._rotation = round(self._angle / 90) * 90 % 360
         if abs((self._angle - self._rotation + 180) % 360 - 180) > _ANGLE_SLACK:
             raise VideoDecodeError(
                 self._name,
-                f"is to be shown turned by about {self._angle} degrees; "
-                "only quarter turns are handled",
+                f"is to be shown rotated by about {self._angle} degrees; "
+                "only quarter turns are supported",
             )
         self._mirror = None
         for data in cast(Any, frame.side_data):
             if data.type.name == "DISPLAYMATRIX":
-                # Nine numbers in rows; (x, y) goes to (a x + c y, b x + d y).
+                # Nine numbers in rows, which map (x, y) to (a x + c y, b x + d y).
                 a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
                 if a * d - b * c < 0:
-                    across = abs(b) > abs(a)
-                    x, y = (c, b) if across else (a, d)
-                    self._mirror = across, -1 if y < 0 else 1, -1 if x < 0 else 1
+                    transposed = abs(b) > abs(a)
+                    x, y = (c, b) if transposed else (a, d)
+                    self._mirror = transposed, -1 if y < 0 else 1, -1 if x < 0 else 1

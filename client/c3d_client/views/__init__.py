@@ -1,1 +1,1 @@
-"""What people look at: timelines, HTML pages, thumbnails, tables."""
+"""Views of a classification: timeline, HTML page, thumbnails, tables."""

@@ -1,24 +1,24 @@
 "use strict";
-// The cursor of the page: a time, the clip whose middle is nearest, and the frame nearest to it.
+// Moves the cursor of the page: a time, with the clip whose middle is nearest and the nearest frame.
 const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const make = (tag, name, text) => {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  if (text !== undefined) made.textContent = text;
-  return made;
+const byId = (id) => document.getElementById(id);
+const element = (tag, className, text) => {
+  const created = document.createElement(tag);
+  if (className) created.className = className;
+  if (text !== undefined) created.textContent = text;
+  return created;
 };
-const plot = at("plot");
-const stills = [...document.querySelectorAll("#strip img")];
+const plot = byId("plot");
+const thumbnails = [...document.querySelectorAll("#strip img")];
 const count = data.clips.length;
-const ROWS = 25;
+const PAGE_ROWS = 25;
 const middle = (clip) => (data.clips[clip][1] + data.clips[clip][2]) / 2;
-let now = 0; // seconds
-let clip = 0; // of the cursor
-let first = -1; // the clip of the table's first row
+let now = 0; // the cursor's time in seconds
+let clip = 0; // the cursor's clip
+let first = -1; // the clip in the first row of the table
 
 const percent = (share) => (share * 100).toFixed(share < 0.0995 ? 2 : 1) + "%";
-const clock = (time) => {
+const timeText = (time) => {
   if (data.end < 120) return time.toFixed(2) + " s";
   const tenths = Math.round(time * 10);
   const hours = Math.floor(tenths / 36000);
@@ -26,22 +26,22 @@ const clock = (time) => {
   const seconds = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${seconds}` : `${minutes}:${seconds}`;
 };
-const span = (clip) => `${clock(data.clips[clip][1])} – ${clock(data.clips[clip][2])}`;
+const clipSpan = (clip) => `${timeText(data.clips[clip][1])} – ${timeText(data.clips[clip][2])}`;
 const best = (clip) =>
   data.top[clip].map(([index, parts]) => ({
     index, label: data.labels[index], share: parts / data.parts,
   }));
-const nearest = (length, time, of) => {
-  let found = 0;
+const nearest = (length, time, timeOf) => {
+  let index = 0;
   for (let i = 1; i < length; i++) {
-    if (Math.abs(of(i) - time) < Math.abs(of(found) - time)) found = i;
+    if (Math.abs(timeOf(i) - time) < Math.abs(timeOf(index) - time)) index = i;
   }
-  return found;
+  return index;
 };
 
-function key(index) {
+function legendKey(index) {
   const drawn = document.querySelector(`#best svg[data-index="${index}"]`);
-  return drawn ? drawn.cloneNode(true) : make("span");
+  return drawn ? drawn.cloneNode(true) : element("span");
 }
 
 function hue(index) {
@@ -54,38 +54,38 @@ function moveTo(time) {
   clip = nearest(count, now, middle);
   const [, start, end] = data.clips[clip];
   const classes = best(clip);
-  at("cursor").style.left = (100 * now) / data.end + "%";
-  at("span").style.left = (100 * start) / data.end + "%";
-  at("span").style.width = (100 * (end - start)) / data.end + "%";
-  if (stills.length) {
-    const still = stills[nearest(stills.length, now, (i) => Number(stills[i].dataset.time))];
-    const text = `Frame ${still.dataset.index} at ${clock(Number(still.dataset.time))}`;
-    at("frame").src = still.src;
-    at("frame").alt = text;
-    at("frame-text").textContent = text;
+  byId("cursor").style.left = (100 * now) / data.end + "%";
+  byId("span").style.left = (100 * start) / data.end + "%";
+  byId("span").style.width = (100 * (end - start)) / data.end + "%";
+  if (thumbnails.length) {
+    const thumbnail = thumbnails[nearest(thumbnails.length, now, (i) => Number(thumbnails[i].dataset.time))];
+    const text = `Frame ${thumbnail.dataset.index} at ${timeText(Number(thumbnail.dataset.time))}`;
+    byId("frame").src = thumbnail.src;
+    byId("frame").alt = text;
+    byId("frame-text").textContent = text;
   }
-  at("now").textContent = `${clock(now)}, clip ${clip + 1} of ${count}`;
-  at("bars").replaceChildren(...classes.map(({ index, label, share }) => {
-    const row = make("li");
-    const track = make("div", "track");
-    const bar = make("i");
+  byId("now").textContent = `${timeText(now)}, clip ${clip + 1} of ${count}`;
+  byId("bars").replaceChildren(...classes.map(({ index, label, share }) => {
+    const row = element("li");
+    const track = element("div", "track");
+    const bar = element("i");
     bar.style.width = 100 * share + "%";
     bar.style.background = hue(index);
     track.append(bar);
-    row.append(key(index), make("span", "label", label), make("span", "num", percent(share)), track);
+    row.append(legendKey(index), element("span", "label", label), element("span", "num", percent(share)), track);
     return row;
   }));
   plot.setAttribute("aria-valuenow", now.toFixed(2));
   plot.setAttribute(
     "aria-valuetext",
-    `${clock(now)}, clip ${clip + 1}: ${classes[0].label} ${percent(classes[0].share)}`,
+    `${timeText(now)}, clip ${clip + 1}: ${classes[0].label} ${percent(classes[0].share)}`,
   );
-  if (first < 0 || clip < first || clip >= first + ROWS) showRows(clip - (clip % ROWS));
-  mark();
+  if (first < 0 || clip < first || clip >= first + PAGE_ROWS) showRows(clip - (clip % PAGE_ROWS));
+  markRow();
 }
 
-function mark() {
-  for (const row of at("rows").children) {
+function markRow() {
+  for (const row of byId("rows").children) {
     if (Number(row.dataset.clip) === clip) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }
@@ -93,38 +93,38 @@ function mark() {
 
 function showRows(from) {
   first = from;
-  const last = Math.min(first + ROWS, count);
+  const last = Math.min(first + PAGE_ROWS, count);
   const rows = [];
   for (let i = first; i < last; i++) {
-    const row = make("tr");
+    const row = element("tr");
     row.dataset.clip = i;
-    const button = make("button", "", i + 1);
+    const button = element("button", "", i + 1);
     button.type = "button";
     button.setAttribute("aria-label", `Show clip ${i + 1}`);
     button.addEventListener("click", () => moveTo(middle(i)));
-    const head = make("th");
+    const head = element("th");
     head.scope = "row";
     head.append(button);
-    const text = make("td");
+    const text = element("td");
     best(i).forEach(({ label, share }, rank) => {
       if (rank) text.append(" · ");
-      text.append(make("span", rank ? "other" : "", `${label} ${percent(share)}`));
+      text.append(element("span", rank ? "other" : "", `${label} ${percent(share)}`));
     });
-    row.append(head, make("td", "num", span(i)), text);
+    row.append(head, element("td", "num", clipSpan(i)), text);
     rows.push(row);
   }
-  at("rows").replaceChildren(...rows);
-  at("shown").textContent = `${first + 1} – ${last} of ${count}`;
-  at("back").disabled = first === 0;
-  at("on").disabled = last === count;
-  mark();
+  byId("rows").replaceChildren(...rows);
+  byId("shown").textContent = `${first + 1} – ${last} of ${count}`;
+  byId("previous").disabled = first === 0;
+  byId("next").disabled = last === count;
+  markRow();
 }
 
-function turn(step) {
-  showRows(first + step * ROWS);
+function turnPage(step) {
+  showRows(first + step * PAGE_ROWS);
 }
 
-function point(event) {
+function moveToPointer(event) {
   const box = plot.getBoundingClientRect();
   moveTo(((event.clientX - box.left) / box.width) * data.end);
 }
@@ -142,20 +142,20 @@ plot.addEventListener("keydown", (event) => {
 plot.addEventListener("pointerdown", (event) => {
   if (event.button) return;
   plot.setPointerCapture(event.pointerId);
-  point(event);
+  moveToPointer(event);
 });
 plot.addEventListener("pointermove", (event) => {
-  if (plot.hasPointerCapture(event.pointerId)) point(event);
+  if (plot.hasPointerCapture(event.pointerId)) moveToPointer(event);
 });
-at("back").addEventListener("click", () => turn(-1));
-at("on").addEventListener("click", () => turn(1));
+byId("previous").addEventListener("click", () => turnPage(-1));
+byId("next").addEventListener("click", () => turnPage(1));
 
 plot.setAttribute("role", "slider");
-plot.setAttribute("aria-label", "Time in the film");
+plot.setAttribute("aria-label", "Time in the video");
 plot.setAttribute("aria-valuemin", "0");
 plot.setAttribute("aria-valuemax", data.end.toFixed(2));
 plot.tabIndex = 0;
-for (const id of ["player", "span", "cursor", "hint", "clips"]) at(id).hidden = false;
-at("figure").hidden = !stills.length;
-at("pager").hidden = count <= ROWS;
+for (const id of ["player", "span", "cursor", "hint", "clips"]) byId(id).hidden = false;
+byId("figure").hidden = !thumbnails.length;
+byId("pager").hidden = count <= PAGE_ROWS;
 moveTo(middle(0));

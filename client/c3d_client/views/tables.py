@@ -1,8 +1,8 @@
-"""The classification of a film for machines: JSON and CSV.
+"""The classification of a video as JSON and CSV.
 
-Numbers are written so that reading them gives the same float64 back; a clip's probability is a
-float32, exactly as it came. The functions write to text files that somebody else has opened: for
-CSV with ``newline=""``, as the csv module asks.
+Numbers are written with all digits, so that reading them returns the same float64; a clip's
+probability is the server's float32. The functions write to open text files; a file for CSV must be
+opened with ``newline=""``, as the csv module requires.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CSV_HEADER = (
 def as_json(
     source_name: str, classification: VideoClassification, *, top_k: int = 5
 ) -> dict[str, Any]:
-    """A classification as what JSON knows: dicts, lists, text, numbers and None.
+    """Return a classification as dicts, lists, text, numbers and None.
 
-    Keys: ``video``, ``frames``, ``width``, ``height`` and ``fps`` (None where not known), ``top``,
+    Keys: ``video``, ``frames``, ``width``, ``height`` and ``fps`` (None where unknown), ``top``,
     ``clips`` (each ``start_frame``, ``start_s``, ``end_s``, ``top``), ``provenance``, ``timings``.
     A ``top`` is a list of ``index``, ``label``, ``probability``, best first.
 
@@ -69,19 +69,19 @@ def write_json(
     top_k: int = 5,
     indent: int | None = None,
 ) -> None:
-    """Write :func:`as_json` and a line end; without ``indent`` several videos are JSON Lines."""
+    """Write :func:`as_json` and a line end; without ``indent`` the result is a JSON Line."""
     document = as_json(source_name, classification, top_k=top_k)
-    # Text in ASCII: it survives every encoding, and names that are not UTF-8 too.
+    # ASCII survives every encoding, and so do names that are not UTF-8.
     file.write(json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 
 def csv_rows(
     source_name: str, classification: VideoClassification, *, top_k: int = 5
 ) -> Iterator[tuple[str | int | float, ...]]:
-    """Rows as :data:`CSV_HEADER` names them, one for each class that is named.
+    """Yield rows with the columns of :data:`CSV_HEADER`, one for each named class.
 
-    First the film's best classes, with an empty ``clip`` and the span of all clips; then those of
-    each clip, counted from 0. ``rank`` counts from 1; times are seconds.
+    The best classes of the whole video come first, with an empty ``clip`` and the span of all
+    clips, then those of each clip, counted from 0. ``rank`` counts from 1; times are seconds.
 
     Raises:
         UsageError: top_k is below 1.
@@ -96,12 +96,12 @@ def csv_rows(
     clips: Iterator[tuple[str | int, Any]] = enumerate(_clips(classification, top_k=top_k))
     for clip, (start_frame, start_s, end_s, scores) in chain([("", whole)], clips):
         for rank, score in enumerate(scores, start=1):
-            place = (source_name, clip, start_frame, start_s, end_s)
-            yield (*place, rank, score.index, score.label, score.probability)
+            span = (source_name, clip, start_frame, start_s, end_s)
+            yield (*span, rank, score.index, score.label, score.probability)
 
 
 def write_csv_header(file: IO[str]) -> None:
-    """Write the names of the columns: once a file, before its first video."""
+    """Write the names of the columns: once in a file, before its first video."""
     _writer(file).writerow(CSV_HEADER)
 
 
@@ -113,15 +113,15 @@ def write_csv(
 
 
 def _writer(file: IO[str]) -> Any:
-    # All text in quotes: Python before 3.13 would leave a lone carriage return bare, which readers
-    # take for the end of the row.
+    # All text in quotes: Python before 3.13 writes a lone carriage return without quotes, and
+    # readers would end the row there.
     return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _clips(
     classification: VideoClassification, *, top_k: int
 ) -> Iterator[tuple[int, float, float, tuple[ClassScore, ...]]]:
-    """Each clip's first frame, start and end in seconds, and best classes."""
+    """Yield each clip's first frame, start and end in seconds, and best classes."""
     for start, (start_s, end_s), row in zip(
         classification.clip_starts,
         classification.clip_times_s,

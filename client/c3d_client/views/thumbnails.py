@@ -1,10 +1,10 @@
-"""A few pictures from along a film, for the timeline and the page.
+"""Small frames evenly spread over a video, for the timeline and the page.
 
-They are picked while frames stream by: `film_strip` decodes the film for them, and
-`FilmStrip.watch` can stand in a walk that decodes it anyway. How long the film is need not be known
-before: every frame is kept at first, and whenever there are too many, every other one goes and the
-gap between them doubles. So an hour of film costs the pixels of a few hundred frames, and memory
-for 60 small pictures.
+They are collected while frames stream by: :func:`read_thumbnails` decodes a video for them, and
+:meth:`Thumbnails.watch` collects them from frames that are decoded for another purpose. The length
+of the video need not be known: at first every frame is stored, and whenever there are too many,
+every other one is dropped and the gap between them doubles. So an hour of video costs the pixels of
+a few hundred frames, and the memory of 60 thumbnails.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ import numpy.typing as npt
 from c3d_client.core.errors import UsageError
 from c3d_client.video.decode import Frame, decode_frames
 
-STILLS = 60
-# A still is shrunk to fit in here: the pixels of a small player, about 8 KB as JPEG.
-STILL_WIDTH, STILL_HEIGHT = 320, 180
+MAX_THUMBNAILS = 60
+# A thumbnail fits into this size: the pixels of a small player, about 8 KB as JPEG.
+MAX_WIDTH, MAX_HEIGHT = 320, 180
+# Cells in a row of thumbnails.
+_MIN_CELLS, _MAX_CELLS = 8, 24
 
 
 @dataclass(frozen=True)
-class Still:
-    """One picture of the film.
+class Thumbnail:
+    """One small frame of a video.
 
     Args:
-        index: of the frame, counted from 0.
-        time_s: when it is shown, in seconds from the start.
+        index: the frame's index, from 0.
+        time_s: when the frame is shown, in seconds from the start.
         pixels: uint8 ``[height, width, 3]`` RGB, at most 180 by 320.
     """
 
@@ -41,93 +43,103 @@ class Still:
     pixels: npt.NDArray[np.uint8]
 
 
-class FilmStrip:
-    """The pictures of one film, evenly spread over its time.
+class Thumbnails:
+    """The thumbnails of one video, evenly spread over its time.
 
     Args:
-        count: how many are kept at most, 2 or more; a film of more frames leaves at least about
-            half as many.
+        count: the largest number to store, 2 or more; a longer video has at least about half as
+            many.
+
+    Attributes:
+        end_s: when the last frame seen ends, in seconds.
 
     Raises:
         UsageError: count is below 2.
     """
 
-    def __init__(self, *, count: int = STILLS) -> None:
+    def __init__(self, *, count: int = MAX_THUMBNAILS) -> None:
         if count < 2:
-            raise UsageError(f"a film strip of {count} pictures; give 2 or more")
+            raise UsageError(f"a strip of {count} thumbnails; give 2 or more")
         self._count = count
         self._gap_s = 0.0
-        self._stills: list[Still] = []
-        self.end_s = 0.0  # when the last frame seen ends, in seconds
+        self._thumbnails: list[Thumbnail] = []
+        self.end_s = 0.0
 
     @property
-    def stills(self) -> tuple[Still, ...]:
-        """The pictures kept so far, in the film's order."""
-        return tuple(self._stills)
+    def all(self) -> tuple[Thumbnail, ...]:
+        """The thumbnails collected so far, in order of time."""
+        return tuple(self._thumbnails)
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """Hand frames on, one by one and unchanged, and keep pictures of a few."""
+        """Yield frames unchanged, and collect thumbnails of a few of them."""
         for frame in frames:
-            self._note(frame)
+            self._add(frame)
             yield frame
 
-    def row(self, *, across: float, tall: float, end_s: float) -> list[Still]:
-        """Pictures to stand side by side under a time axis, in cells of equal width.
+    def row(self, *, width: float, height: float, end_s: float) -> list[Thumbnail]:
+        """Return the thumbnails for a row of equally wide cells along a time axis.
 
         Args:
-            across, tall: how wide the axis is and about how high a cell, in any unit; 8 to 24
-                cells that suit the film's shape, fewer where there are fewer pictures.
-            end_s: where the axis ends; it begins at 0.
+            width: the width of the axis, in any unit.
+            height: the approximate height of a cell, in the same unit. There are 8 to 24 cells of
+                about the video's aspect ratio, fewer where there are fewer thumbnails.
+            end_s: the end of the axis, which begins at 0.
 
         Returns:
-            For each cell the picture nearest the cell's middle.
+            For each cell the thumbnail nearest to the cell's middle.
         """
-        if not self._stills:
+        if not self._thumbnails:
             return []
-        height, width = self._stills[0].pixels.shape[:2]
-        count = min(len(self._stills), max(8, min(24, round(across / tall * height / width))))
-        middles = (np.arange(count) + 0.5) * end_s / count
-        return [min(self._stills, key=lambda still: abs(still.time_s - at)) for at in middles]
+        rows, columns = self._thumbnails[0].pixels.shape[:2]
+        cells = max(_MIN_CELLS, min(_MAX_CELLS, round(width / height * rows / columns)))
+        cells = min(len(self._thumbnails), cells)
+        middles = (np.arange(cells) + 0.5) * end_s / cells
+        return [
+            min(self._thumbnails, key=lambda thumbnail: abs(thumbnail.time_s - middle))
+            for middle in middles
+        ]
 
-    def _note(self, frame: Frame) -> None:
+    def _add(self, frame: Frame) -> None:
         self.end_s = frame.time_s + frame.duration_s
-        if not _spaced(self._stills, frame.time_s, self._gap_s):
+        if not _is_spaced(self._thumbnails, frame.time_s, self._gap_s):
             return
-        self._stills.append(Still(frame.index, frame.time_s, _shrunk(frame.pixels)))
-        if len(self._stills) > self._count:
-            span_s = self._stills[-1].time_s - self._stills[0].time_s
+        self._thumbnails.append(Thumbnail(frame.index, frame.time_s, _shrink(frame.pixels)))
+        if len(self._thumbnails) > self._count:
+            span_s = self._thumbnails[-1].time_s - self._thumbnails[0].time_s
             self._gap_s = span_s / (self._count // 2)
-            kept: list[Still] = []
-            for still in self._stills:
-                if _spaced(kept, still.time_s, self._gap_s):
-                    kept.append(still)
-            self._stills = kept
+            spaced: list[Thumbnail] = []
+            for thumbnail in self._thumbnails:
+                if _is_spaced(spaced, thumbnail.time_s, self._gap_s):
+                    spaced.append(thumbnail)
+            self._thumbnails = spaced
 
 
-def film_strip(source: str | os.PathLike[str] | BinaryIO, *, count: int = STILLS) -> FilmStrip:
-    """Decode a film for a few of its pictures; only those are converted to pixels.
+def read_thumbnails(
+    source: str | os.PathLike[str] | BinaryIO, *, count: int = MAX_THUMBNAILS
+) -> Thumbnails:
+    """Decode a video for its thumbnails; only those frames are converted to pixels.
 
     Args:
-        source: as :func:`c3d_client.video.decode.decode_frames` takes it.
-        count: as in :class:`FilmStrip`.
+        source: as for :func:`c3d_client.video.decode.decode_frames`.
+        count: as for :class:`Thumbnails`.
 
     Raises:
         VideoDecodeError: the video cannot be decoded to its end.
     """
-    strip = FilmStrip(count=count)
-    for _ in strip.watch(decode_frames(source)):
+    thumbnails = Thumbnails(count=count)
+    for _ in thumbnails.watch(decode_frames(source)):
         pass
-    return strip
+    return thumbnails
 
 
-def _spaced(stills: Sequence[Still], time_s: float, gap_s: float) -> bool:
-    # A hair less than the gap: times are sums of fractions, and just as far is far enough.
-    return not stills or time_s - stills[-1].time_s >= gap_s * 0.999
+def _is_spaced(thumbnails: Sequence[Thumbnail], time_s: float, gap_s: float) -> bool:
+    # Times are sums of fractions: the tolerance accepts a distance of exactly one gap.
+    return not thumbnails or time_s - thumbnails[-1].time_s >= gap_s * 0.999
 
 
-def _shrunk(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _shrink(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     height, width = pixels.shape[:2]
-    scale = min(1.0, STILL_WIDTH / width, STILL_HEIGHT / height)
+    scale = min(1.0, MAX_WIDTH / width, MAX_HEIGHT / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    whole = np.ascontiguousarray(pixels)  # a turned picture is a view
-    return cast("npt.NDArray[np.uint8]", cv2.resize(whole, size, interpolation=cv2.INTER_AREA))
+    contiguous = np.ascontiguousarray(pixels)  # a rotated frame is a view
+    return cast("npt.NDArray[np.uint8]", cv2.resize(contiguous, size, interpolation=cv2.INTER_AREA))

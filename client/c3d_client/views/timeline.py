@@ -1,7 +1,7 @@
-"""The best classes over time as a picture: curves, and frames of the film under them.
+"""PNG timeline of one video's best classes: curves over time, with thumbnails below.
 
-The only file that knows matplotlib, which comes with the extra `plot`. Figures are made without
-pyplot and do not follow matplotlib's settings: a picture looks the same wherever it is drawn.
+Only this module imports matplotlib, which the extra `plot` installs. It uses no pyplot and ignores
+matplotlib's settings, so that a timeline looks the same on every machine.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from c3d_client.core.text import one_line, weights_text
 from c3d_client.views.curves import (
     LIGHT,
     Curve,
+    axis_end_s,
+    axis_maximum,
     best_curves,
-    ceiling,
-    clips_a_point,
-    end_s,
-    film_name,
+    clips_per_point,
     label_text,
-    ticks,
+    time_ticks,
+    video_title,
 )
-from c3d_client.views.thumbnails import FilmStrip, film_strip
+from c3d_client.views.thumbnails import Thumbnails, read_thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,18 +34,19 @@ if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
 
 _DPI = 120
-# Inches.
+# Sizes in inches: the figure and its margins, then the plot, a cell of thumbnails, the largest
+# cell, the gap between plot and thumbnails, and a line of text.
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 12.0, 0.75, 0.3, 0.42, 0.42
-_PLOT, _STRIP, _MOST_STRIP, _GAP, _LINE = 3.2, 0.85, 1.4, 0.07, 0.24
-_ACROSS = _WIDTH - _LEFT - _RIGHT
-_INK, _GREY, _FAINT, _WARNING = "#1a1a1a", "#5a5a5a", "#e3e3e3", "#a33c00"
-_GRID: Any = {"color": _FAINT, "linewidth": 0.8, "linestyle": "-", "marker": "", "zorder": 0}
-_FONT = "DejaVu Sans"  # comes with matplotlib
-_MARKED_CLIPS = 60  # up to so many clips, each is marked by a dot
+_PLOT, _CELL, _MAX_CELL, _GAP, _LINE = 3.2, 0.85, 1.4, 0.07, 0.24
+_PLOT_WIDTH = _WIDTH - _LEFT - _RIGHT
+_INK, _GREY, _LIGHT_GREY, _WARNING = "#1a1a1a", "#5a5a5a", "#e3e3e3", "#a33c00"
+_GRID: Any = {"color": _LIGHT_GREY, "linewidth": 0.8, "linestyle": "-", "marker": "", "zorder": 0}
+_FONT = "DejaVu Sans"  # part of matplotlib
+_MAX_DOTS = 60  # up to this many clips, a dot marks each
 
 
 def require_matplotlib() -> None:
-    """See that pictures can be drawn, before any work is done.
+    """Check that matplotlib can be imported.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -65,45 +66,45 @@ def write_timeline(
     source: str | os.PathLike[str],
     top_k: int = 5,
     name: str | None = None,
-    strip: FilmStrip | None = None,
+    strip: Thumbnails | None = None,
 ) -> None:
     """Draw the probabilities of the best classes over time as PNG, 1440 pixels wide.
 
     Args:
         path: the file to write; it appears when complete.
-        classification: of the film.
-        source: the film, decoded a second time for its pictures.
+        classification: the classification of the video.
+        source: the video, which is decoded a second time for its thumbnails.
         top_k: how many classes to draw, at most 24.
-        name: what the picture calls the film; the last part of ``source`` by default.
-        strip: pictures of the film that are there already; ``source`` is not opened then.
+        name: the title of the timeline; the last part of ``source`` by default.
+        strip: thumbnails that were collected before; ``source`` is not opened then.
 
     Raises:
         UsageError: matplotlib is not installed, or top_k is below 1.
-        VideoDecodeError: the film cannot be decoded a second time.
+        VideoDecodeError: the video cannot be decoded a second time.
         OutputError: the file cannot be written.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     curves = best_curves(classification, top_k=top_k)
-    title = one_line(name) if name else film_name(source)
-    figure = _draw(classification, curves, strip or film_strip(source), title=title)
+    title = one_line(name) if name else video_title(source)
+    figure = _draw(classification, curves, strip or read_thumbnails(source), title=title)
     try:
         with atomic_file(path) as file:
-            # Not savefig, which follows the settings of whoever uses matplotlib too.
+            # Not savefig, which follows matplotlib's settings.
             FigureCanvasAgg(figure).print_png(file, metadata={"Title": title})
     except OSError as error:
         raise OutputError(path, f"cannot be written ({error.strerror or error})") from error
 
 
 def _draw(
-    classification: VideoClassification, curves: Sequence[Curve], strip: FilmStrip, *, title: str
+    classification: VideoClassification, curves: Sequence[Curve], strip: Thumbnails, *, title: str
 ) -> Figure:
     from matplotlib.figure import Figure
 
     source, note = weights_text(classification.provenance)
     clips = len(classification.clip_starts)
-    size = clips_a_point(clips)
+    size = clips_per_point(clips)
     about = f"{clips} clip{'s' if clips > 1 else ''}"
     if size > 1:
         about += f"; a point is the mean of {size}, its band their lowest and highest"
@@ -111,9 +112,9 @@ def _draw(
         about += f"; weights {one_line(source)}"
     notes = textwrap.wrap(f"Weights: {one_line(note)}", 135) if note else []
     scores = [curve.score for curve in curves]
-    names = [f"{best.probability:.1%}  {label_text(best.label, best.index)}" for best in scores]
-    families, unknown = _fonts(title + about + "".join(notes) + "".join(names))
-    hidden = str.maketrans(dict.fromkeys(unknown, "\N{REPLACEMENT CHARACTER}"))
+    names = [f"{score.probability:.1%}  {label_text(score.label, score.index)}" for score in scores]
+    families, missing = _fonts(title + about + "".join(notes) + "".join(names))
+    replacements = str.maketrans(dict.fromkeys(missing, "\N{REPLACEMENT CHARACTER}"))
 
     figure = Figure(figsize=(_WIDTH, 1), dpi=_DPI, facecolor="white")
     figure.set_layout_engine("none")
@@ -121,101 +122,119 @@ def _draw(
 
     def write(text: str, *, width: float, **style: Any) -> Text:
         style = {"color": _INK, "fontsize": 10, "fontfamily": families, "va": "center", **style}
-        made = figure.text(0, 0, text.translate(hidden), parse_math=False, usetex=False, **style)
-        _shorten(made, width)
-        texts.append(made)
-        return made
+        drawn = figure.text(
+            0, 0, text.translate(replacements), parse_math=False, usetex=False, **style
+        )
+        _shorten(drawn, width)
+        texts.append(drawn)
+        return drawn
 
-    write(title, width=_ACROSS, fontsize=14, fontweight="bold")
-    write(about, width=_ACROSS, color=_GREY)
+    write(title, width=_PLOT_WIDTH, fontsize=14, fontweight="bold")
+    write(about, width=_PLOT_WIDTH, color=_GREY)
     for line in notes:
-        write(line, width=_ACROSS, color=_WARNING, fontweight="bold")
-    heads = len(texts)
+        write(line, width=_PLOT_WIDTH, color=_WARNING, fontweight="bold")
+    heading_lines = len(texts)
     for label in names:
-        write(label, width=_ACROSS - 0.6)
-    widest = max(_inches(text) for text in texts[heads:]) + 0.75
-    columns = max(1, min(int(_ACROSS / widest), len(curves)))
+        write(label, width=_PLOT_WIDTH - 0.6)
+    widest = max(_inches(text) for text in texts[heading_lines:]) + 0.75
+    columns = max(1, min(int(_PLOT_WIDTH / widest), len(curves)))
     rows = -(-len(curves) // columns)
 
-    until_s = end_s(classification, strip.end_s)
-    cells, cell_height = _cells(strip, until_s)
+    end_s = axis_end_s(classification, strip.end_s)
+    cells, cell_height = _cells(strip, end_s)
     below = cell_height + _GAP if cells else 0
-    height = _TOP + (heads + rows) * _LINE + 0.1 + _PLOT + below + _BOTTOM
+    height = _TOP + (heading_lines + rows) * _LINE + 0.1 + _PLOT + below + _BOTTOM
     figure.set_size_inches(_WIDTH, height)
     for number, text in enumerate(texts):
-        entry = number - heads  # of the legend; below 0 for what stands above it
+        entry = number - heading_lines  # index in the legend; negative for the heading
         column, row = divmod(entry, rows) if entry >= 0 else (0, entry)
         gaps = 0.06 * ((number > 0) + (entry >= 0))
-        y = 1 - (_TOP - 0.12 + (heads + row) * _LINE + gaps) / height
-        left = _LEFT + column * _ACROSS / columns
+        y = 1 - (_TOP - 0.12 + (heading_lines + row) * _LINE + gaps) / height
+        left = _LEFT + column * _PLOT_WIDTH / columns
         if entry >= 0:
             _key(figure, curves[entry], left / _WIDTH, y)
             left += 0.5
         text.set_position((left / _WIDTH, y))
 
-    _plot(figure, curves, [_BOTTOM + below, _PLOT], until_s=until_s, marked=clips <= _MARKED_CLIPS)
+    _plot_curves(
+        figure, curves, [_BOTTOM + below, _PLOT], end_s=end_s, with_dots=clips <= _MAX_DOTS
+    )
     if cells:
-        _show(figure, cells, [_BOTTOM, cell_height], until_s=until_s)
-    _clock(figure, until_s=until_s)
+        _show_thumbnails(figure, cells, [_BOTTOM, cell_height], end_s=end_s)
+    _label_times(figure, end_s=end_s)
     return figure
 
 
-def _plot(
-    figure: Figure, curves: Sequence[Curve], place: list[float], *, until_s: float, marked: bool
+def _plot_curves(
+    figure: Figure,
+    curves: Sequence[Curve],
+    extent: list[float],
+    *,
+    end_s: float,
+    with_dots: bool,
 ) -> None:
-    axes = _axes(figure, place, until_s)
-    top = ceiling(curves)
+    axes = _axes(figure, extent, end_s)
+    top = axis_maximum(curves)
     axes.set_ylim(0, top * 1.02)
-    heights = [top * part / 5 for part in range(6)]
-    axes.set_yticks(heights, [f"{value * 100:g}%" for value in heights], **_small())
+    heights = [top * step / 5 for step in range(6)]
+    axes.set_yticks(heights, [f"{value * 100:g}%" for value in heights], **_small_text())
     for height in heights:
         axes.axhline(height, **_GRID)
-    for time_s, _ in ticks(until_s):
+    for time_s, _ in time_ticks(end_s):
         axes.axvline(time_s, **_GRID)
     for rank, curve in enumerate(curves):
-        above = 3 + len(curves) - rank  # the best class lies on top
+        zorder = 3 + len(curves) - rank  # the best class is drawn on top
         if (curve.high > curve.low).any():
             band = {"facecolor": LIGHT[curve.hue], "alpha": 0.15, "linewidth": 0, "zorder": 1}
             axes.fill_between(curve.times_s, curve.low, curve.high, edgecolor="none", **band)
-        axes.plot(curve.times_s, curve.mean, zorder=above, **_stroke(curve))
-        if marked:
+        axes.plot(curve.times_s, curve.mean, zorder=zorder, **_stroke(curve))
+        if with_dots:
             dots = {"markersize": 4, "markeredgewidth": 0, "markerfacecolor": LIGHT[curve.hue]}
             middles = curve.times_s[1:-1], curve.mean[1:-1]
-            axes.plot(*middles, linestyle="", marker="o", zorder=above, **dots)
+            axes.plot(*middles, linestyle="", marker="o", zorder=zorder, **dots)
 
 
-def _show(figure: Figure, cells: list[Any], place: list[float], *, until_s: float) -> None:
-    axes = _axes(figure, place, until_s)
+def _show_thumbnails(
+    figure: Figure, cells: list[Any], extent: list[float], *, end_s: float
+) -> None:
+    axes = _axes(figure, extent, end_s)
     axes.set_yticks([])
-    width_s = until_s / len(cells)
+    width_s = end_s / len(cells)
     for number, pixels in enumerate(cells):
         left = number * width_s
-        extent = (left, left + width_s, 0, 1)
-        axes.imshow(pixels, extent=extent, aspect="auto", origin="upper", interpolation="auto")
+        axes.imshow(
+            pixels,
+            extent=(left, left + width_s, 0, 1),
+            aspect="auto",
+            origin="upper",
+            interpolation="auto",
+        )
         if number:
             axes.axvline(left, color="white", linewidth=1.5, linestyle="-", marker="")
-    axes.set(xlim=(0, until_s), ylim=(0, 1))
+    axes.set(xlim=(0, end_s), ylim=(0, 1))
 
 
-def _clock(figure: Figure, *, until_s: float) -> None:
-    """The times, under the lowest axes."""
-    axes, marks = figure.axes[-1], ticks(until_s)
-    axes.set_xticks([time_s for time_s, _ in marks], [text for _, text in marks], **_small())
+def _label_times(figure: Figure, *, end_s: float) -> None:
+    """Write the times under the lowest axes."""
+    axes, ticks = figure.axes[-1], time_ticks(end_s)
+    axes.set_xticks([time_s for time_s, _ in ticks], [text for _, text in ticks], **_small_text())
     axes.tick_params(axis="x", bottom=True, length=4, width=0.8, color=_GREY, direction="out")
 
 
-def _axes(figure: Figure, place: list[float], until_s: float) -> Any:
-    """Axes across the figure; ``place`` is where they begin and how high they are, in inches."""
-    height = figure.get_figheight()
-    bottom, tall = (inches / height for inches in place)
-    axes = figure.add_axes((_LEFT / _WIDTH, bottom, _ACROSS / _WIDTH, tall), facecolor="white")
+def _axes(figure: Figure, extent: list[float], end_s: float) -> Any:
+    """Add axes over the figure's width; ``extent`` is their bottom and height in inches."""
+    figure_height = figure.get_figheight()
+    bottom, height = (inches / figure_height for inches in extent)
+    axes = figure.add_axes(
+        (_LEFT / _WIDTH, bottom, _PLOT_WIDTH / _WIDTH, height), facecolor="white"
+    )
     axes.grid(False)
     for side, spine in axes.spines.items():
         spine.set(visible=side == "bottom", color=_GREY, linewidth=0.8)
     axes.tick_params(
         which="both", left=False, right=False, top=False, bottom=False, labelright=False
     )
-    axes.set_xlim(0, until_s)
+    axes.set_xlim(0, end_s)
     axes.set_xticks([])
     return axes
 
@@ -223,8 +242,8 @@ def _axes(figure: Figure, place: list[float], until_s: float) -> Any:
 def _key(figure: Figure, curve: Curve, left: float, y: float) -> None:
     from matplotlib.lines import Line2D
 
-    across = (left, left + 0.38 / _WIDTH)
-    figure.add_artist(Line2D(across, (y, y), transform=figure.transFigure, **_stroke(curve)))
+    ends = (left, left + 0.38 / _WIDTH)
+    figure.add_artist(Line2D(ends, (y, y), transform=figure.transFigure, **_stroke(curve)))
 
 
 def _stroke(curve: Curve) -> dict[str, Any]:
@@ -238,28 +257,28 @@ def _stroke(curve: Curve) -> dict[str, Any]:
     }
 
 
-def _small() -> dict[str, Any]:
+def _small_text() -> dict[str, Any]:
     return {"color": _GREY, "fontsize": 9, "fontfamily": _FONT, "usetex": False}
 
 
-def _cells(strip: FilmStrip, until_s: float) -> tuple[list[Any], float]:
-    """Pictures from along the film, cut to their places, and their height in inches."""
-    stills = strip.row(across=_ACROSS, tall=_STRIP, end_s=until_s)
-    if not stills:
+def _cells(strip: Thumbnails, end_s: float) -> tuple[list[Any], float]:
+    """Return the thumbnails of the row, cropped to their cells, and the height in inches."""
+    row = strip.row(width=_PLOT_WIDTH, height=_CELL, end_s=end_s)
+    if not row:
         return [], 0.0
-    height, width = stills[0].pixels.shape[:2]
-    across = _ACROSS / len(stills)
-    tall = min(_MOST_STRIP, across * height / width)
-    return [_cut(still.pixels, across / tall) for still in stills], tall
+    pixel_height, pixel_width = row[0].pixels.shape[:2]
+    width = _PLOT_WIDTH / len(row)
+    height = min(_MAX_CELL, width * pixel_height / pixel_width)
+    return [_crop(thumbnail.pixels, width / height) for thumbnail in row], height
 
 
-def _cut(pixels: Any, shape: float) -> Any:
-    """The middle of a picture, as wide for its height as ``shape`` says."""
+def _crop(pixels: Any, aspect_ratio: float) -> Any:
+    """Return the middle of a frame with this ratio of width to height."""
     height, width = pixels.shape[:2]
-    if width / height > shape:
-        keep = max(1, round(height * shape))
+    if width / height > aspect_ratio:
+        keep = max(1, round(height * aspect_ratio))
         return pixels[:, (width - keep) // 2 :][:, :keep]
-    keep = max(1, round(width / shape))
+    keep = max(1, round(width / aspect_ratio))
     return pixels[(height - keep) // 2 :][:keep]
 
 
@@ -268,7 +287,7 @@ def _inches(text: Text) -> float:
 
 
 def _shorten(text: Text, width: float) -> None:
-    """Leave out the middle of what is wider than so many inches."""
+    """Leave out the middle of a text that is wider than ``width`` inches."""
     whole = text.get_text()
     keep = len(whole)
     while _inches(text) > width and keep > 2:
@@ -278,19 +297,19 @@ def _shorten(text: Text, width: float) -> None:
 
 
 def _fonts(text: str) -> tuple[list[str], set[str]]:
-    """The font families that have a text's characters, and the characters that none has."""
+    """Return font families for a text's characters, and the characters that no font has."""
     from matplotlib import font_manager
 
     def has(path: str, character: str) -> bool:
         font = font_manager.get_font(path)
         return bool(font.scalable and font.get_char_index(ord(character)))
 
-    own = font_manager.findfont(_FONT)
-    families, missing = [_FONT], {character for character in text if not has(own, character)}
+    default = font_manager.findfont(_FONT)
+    families, missing = [_FONT], {character for character in text if not has(default, character)}
     for entry in font_manager.fontManager.ttflist if missing else ():
         try:
             found = {character for character in missing if has(entry.fname, character)}
-        except (OSError, RuntimeError):  # listed, and gone or not readable
+        except (OSError, RuntimeError):  # a listed file that is deleted or not readable
             continue
         if found:
             families.append(entry.name)

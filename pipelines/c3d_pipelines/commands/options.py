@@ -1,14 +1,50 @@
-"""Options that several commands share: which videos, what of them, in what pieces."""
+"""Options that several commands share, derived from the declaration of a run's parameters."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 from c3d_client.commands.options import adding
 
+from c3d_pipelines.parameters import PARAMETERS
+
+# The commands' own program name, for lines on standard error.
+PROGRAM = "c3d-pipelines"
+
+
+def parameter_option(name: str, *flags: str, **changes: Any) -> Callable[[Any], Any]:
+    """Return the click option of a parameter: its name, type, range, default and help.
+
+    Args:
+        name: the parameter's name.
+        flags: how the option is written; by default as its name with dashes.
+        changes: arguments of ``click.option`` that differ from the declaration.
+    """
+    parameter = PARAMETERS[name]
+    settings: dict[str, Any] = {
+        "default": parameter.default,
+        "show_default": True,
+        "help": f"{parameter.help[0].upper()}{parameter.help[1:]}.",
+    }
+    if parameter.type is bool:
+        settings |= {"is_flag": True, "show_default": False}
+    elif parameter.choices:
+        settings["type"] = click.Choice(parameter.choices)
+    elif parameter.type is int:
+        bounds = (parameter.low, parameter.high)
+        low, high = (None if bound is None else int(bound) for bound in bounds)
+        settings["type"] = click.IntRange(min=low, max=high)
+    else:
+        settings["type"] = parameter.type
+    return click.option(*(flags or (f"--{name.replace('_', '-')}",)), name, **settings | changes)
+
+
 videos_option = click.option(
     "--videos",
     required=True,
-    metavar="PLACE",
+    metavar="FOLDER|PATTERN|FILE",
     help="A folder, a pattern, s3:// or gs://, or a manifest (CSV, JSONL or Parquet).",
 )
 
@@ -17,39 +53,15 @@ kind_options = adding(
         click.option(
             "--classify", is_flag=True, help="Class probabilities instead of fc6 features."
         ),
-        click.option(
-            "--retry-failed", is_flag=True, help="Try damaged videos of earlier runs again."
-        ),
+        parameter_option("retry_failed"),
     )
 )
 
 shard_options = adding(
     (
-        click.option(
-            "--keys",
-            type=click.Choice(["quick", "content"]),
-            default="quick",
-            show_default=True,
-            help="Know videos by size and time or ETag, or by all of their bytes.",
-        ),
-        click.option(
-            "--shard-mb",
-            type=float,
-            default=4000.0,
-            show_default=True,
-            metavar="MB",
-            help="Videos in a shard, at most.",
-        ),
-        click.option(
-            "--shard-minutes",
-            type=float,
-            default=240.0,
-            show_default=True,
-            metavar="MINUTES",
-            help="Film in a shard, at most, where its length is known.",
-        ),
-        click.option(
-            "--max-shards", type=int, default=200, show_default=True, help="Most shards in a run."
-        ),
+        parameter_option("keys"),
+        parameter_option("shard_mb", metavar="MB"),
+        parameter_option("shard_minutes", metavar="MINUTES"),
+        parameter_option("max_shards", metavar="N"),
     )
 )

@@ -1,15 +1,15 @@
-"""`c3d-pipelines plan`: what a run would do, without doing it."""
+"""`c3d-pipelines plan`: the work of a run, without doing it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from c3d_client.commands.options import clip_options
 
 from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
 
-if TYPE_CHECKING:  # pyarrow and the decoder are loaded only when there is work for them
+if TYPE_CHECKING:  # pyarrow and the decoder are loaded only when they are needed
     from collections.abc import Sequence
 
     from c3d_pipelines.inputs.manifest import ManifestRow
@@ -20,11 +20,16 @@ _MEGABYTE = 1_000_000
 
 @click.command()
 @videos_option
-@click.option("--out", default="", metavar="PLACE", help="The dataset: what it has is not to do.")
+@click.option(
+    "--out",
+    default="",
+    metavar="FOLDER|URL",
+    help="The dataset; what it holds already is not to be done.",
+)
 @click.option(
     "--manifest",
     metavar="FILE",
-    help="Write the inputs there, with their keys: .csv, .jsonl or .parquet; --videos takes it.",
+    help="Write the inputs with their keys to a .csv, .jsonl or .parquet file, for --videos.",
 )
 @kind_options
 @shard_options
@@ -39,14 +44,9 @@ def plan(
     shard_mb: float,
     shard_minutes: float,
     max_shards: int,
-    stride: int,
-    frame_step: int,
-    tail: str,
-    short: str,
-    fps: float | None,
-    resize: str,
+    **window: Any,
 ) -> int:
-    """Say what a run would do, and do nothing.
+    """Show what a run would do, and do nothing.
 
     Lists the inputs, finds those that the dataset has already and those that come twice, and cuts
     the rest into shards.
@@ -57,14 +57,12 @@ def plan(
     from c3d_pipelines.run.plan import make_plan
 
     if manifest:
-        check_name(manifest)  # listing may take hours
+        check_name(manifest)  # before the listing, which may take hours
     planned = make_plan(
         videos,
         out,
         answer="classes" if classify else "features",
-        window=ClipWindow(
-            stride=stride, frame_step=frame_step, tail=tail, short=short, fps=fps, resize=resize
-        ),
+        window=ClipWindow(**window),
         keys=keys,
         shard_mb=shard_mb,
         shard_minutes=shard_minutes,
@@ -72,8 +70,8 @@ def plan(
         retry_failed=retry_failed,
     )
     if manifest:
-        write_manifest(manifest, (one.row for one in planned))
-    for line in _lines(planned):
+        write_manifest(manifest, (planned_row.row for planned_row in planned))
+    for line in _summary_lines(planned):
         click.echo(line)
     if manifest:
         from c3d_client.core.uri import redact
@@ -82,36 +80,36 @@ def plan(
     return 0
 
 
-def _lines(planned: Sequence[PlannedRow]) -> list[str]:
+def _summary_lines(planned: Sequence[PlannedRow]) -> list[str]:
     from c3d_pipelines.inputs.plan import DO, DONE, DUPLICATE, KNOWN_FAILURE
 
-    by = {
-        decision: [one.row for one in planned if one.decision == decision]
+    by_decision = {
+        decision: [item.row for item in planned if item.decision == decision]
         for decision in (DO, DONE, KNOWN_FAILURE, DUPLICATE)
     }
-    shards = len({one.shard for one in planned if one.decision == DO})
-    rows = [one.row for one in planned]
-    again = " (--retry-failed tries them again)" if by[KNOWN_FAILURE] else ""
+    shards = len({item.shard for item in planned if item.decision == DO})
+    rows = [item.row for item in planned]
+    retry = " (--retry-failed tries them again)" if by_decision[KNOWN_FAILURE] else ""
     return [
         f"inputs          {len(rows)} videos, {_amount(rows)}",
-        f"done            {len(by[DONE])}",
-        f"known failures  {len(by[KNOWN_FAILURE])}{again}",
-        f"duplicates      {len(by[DUPLICATE])}",
-        f"to do           {len(by[DO])} videos, {_amount(by[DO])}",
+        f"done            {len(by_decision[DONE])}",
+        f"known failures  {len(by_decision[KNOWN_FAILURE])}{retry}",
+        f"duplicates      {len(by_decision[DUPLICATE])}",
+        f"to do           {len(by_decision[DO])} videos, {_amount(by_decision[DO])}",
         f"shards          {shards}",
     ]
 
 
 def _amount(rows: Sequence[ManifestRow]) -> str:
-    """Megabytes and hours, and of how many rows nobody knows them."""
+    """Return megabytes and hours, and of how many rows they are unknown."""
     sizes = [row.size_bytes for row in rows]
     lengths = [row.duration_s for row in rows]
-    said = [_known(sizes, f"{sum(sizes) / _MEGABYTE:,.1f} MB", "size")]
+    amounts = [_with_unknown(sizes, f"{sum(sizes) / _MEGABYTE:,.1f} MB", "size")]
     if any(lengths):
-        said.append(_known(lengths, f"{sum(lengths) / 3600:,.1f} hours", "length"))
-    return ", ".join(said)
+        amounts.append(_with_unknown(lengths, f"{sum(lengths) / 3600:,.1f} hours", "length"))
+    return ", ".join(amounts)
 
 
-def _known(values: Sequence[float], total: str, what: str) -> str:
+def _with_unknown(values: Sequence[float], total: str, quantity: str) -> str:
     unknown = sum(1 for value in values if not value)
-    return f"{total} ({what} unknown of {unknown})" if unknown else total
+    return f"{total} ({quantity} unknown of {unknown})" if unknown else total

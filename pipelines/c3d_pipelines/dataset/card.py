@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import ProvenanceError
-from c3d_client.core.provenance import differences, provenance_digest
+from c3d_client.core.provenance import Provenance, differences, provenance_digest
 from c3d_client.core.uri import redact
 
 from c3d_pipelines.dataset.index import Index, committed_shards
 from c3d_pipelines.errors import ShardError
+from c3d_pipelines.records import Record
 from c3d_pipelines.shards.reader import parquet_file
 from c3d_pipelines.shards.schema import OK, STATUSES, video_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 CARD_FILE = "dataset.json"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(Record):
     """What a dataset is.
 
     Args:
@@ -50,7 +51,7 @@ class Card:
     answer: str
     size: int
     labels: tuple[str, ...]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     provenance_digest: str
     videos: Mapping[str, int]
     duplicates: int
@@ -63,33 +64,32 @@ class Card:
 
     def to_json(self) -> str:
         """As text, for :func:`read_card`."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True, ensure_ascii=False)
 
 
-def read_card(place: Place) -> Card | None:
+def read_card(storage: Storage) -> Card | None:
     """A dataset's ``dataset.json``; None where there is none.
 
     Raises:
         ShardError: it is not a dataset's.
         StorageError: it cannot be read.
     """
-    text = place.read(CARD_FILE)
+    text = storage.read(CARD_FILE)
     if text is None:
         return None
     try:
-        values = json.loads(text)
-        known = {one.name for one in fields(Card)}
-        if not isinstance(values, dict) or set(values) != known or values["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT} with {', '.join(sorted(known))}")
-        return Card(**{**values, "labels": tuple(values["labels"])})
-    except (ValueError, TypeError) as error:
+        card = Card.from_dict(json.loads(text))
+        if card.format != FORMAT:
+            raise ValueError(f"its format is {card.format!r}, and this release reads {FORMAT}")
+        return card
+    except (ValueError, TypeError, AttributeError) as error:
         raise ShardError(
-            f"{redact(place.uri_of(CARD_FILE))}: is not the card of a dataset ({error}); take it "
+            f"{redact(storage.uri_of(CARD_FILE))}: is not the card of a dataset ({error}); take it "
             "away and run the pipeline again: it is written anew"
         ) from error
 
 
-def require_same_dataset(place: Place, *, answer: str, provenance: Mapping[str, Any]) -> None:
+def require_same_dataset(storage: Storage, *, answer: str, provenance: Mapping[str, Any]) -> None:
     """See that numbers made like this may go into a dataset, before any are made.
 
     What is there is known by ``dataset.json`` or, where no run came to its end, by the shards.
@@ -98,11 +98,11 @@ def require_same_dataset(place: Place, *, answer: str, provenance: Mapping[str, 
         ProvenanceError: the dataset's were made differently, or answer something else.
         ShardError, StorageError: the dataset cannot be read.
     """
-    card = read_card(place)
+    card = read_card(storage)
     found: Sequence[tuple[str, Mapping[str, Any]]] = (
         [(card.answer, card.provenance)]
         if card is not None
-        else [(one.answer, one.provenance) for one in committed_shards(place).values()][:1]
+        else [(one.answer, one.provenance) for one in committed_shards(storage).values()][:1]
     )
     for there, made_by in found:
         differing = differences(made_by, provenance)
@@ -110,13 +110,18 @@ def require_same_dataset(place: Place, *, answer: str, provenance: Mapping[str, 
             differing = [f"answer: {there!r} against {answer!r}", *differing]
         if differing:
             raise ProvenanceError(
-                f"{redact(place.uri)}: holds numbers that were made differently and cannot be "
+                f"{redact(storage.uri)}: holds numbers that were made differently and cannot be "
                 f"mixed with these: {'; '.join(differing)}; give another out"
             )
 
 
 def card_of(
-    place: Place, index: Index, *, answer: str, provenance: Mapping[str, Any], labels: Sequence[str]
+    storage: Storage,
+    index: Index,
+    *,
+    answer: str,
+    provenance: Mapping[str, Any],
+    labels: Sequence[str],
 ) -> Card:
     """The card of a dataset with this index."""
     table = index.table
@@ -127,7 +132,7 @@ def card_of(
         answer=answer,
         size=len(labels) if answer == "classes" else FEATURE_SIZE,
         labels=tuple(labels),
-        provenance=provenance,
+        provenance=Provenance.from_dict(provenance),
         provenance_digest=provenance_digest(provenance),
         videos={status: counted.get(status, 0) for status in STATUSES},
         duplicates=int(pc.sum(pc.not_equal(table["duplicate_of"], "")).as_py() or 0),
@@ -139,7 +144,7 @@ def card_of(
     )
 
 
-def labels_of(place: Place, index: Index) -> tuple[str, ...]:
+def labels_of(storage: Storage, index: Index) -> tuple[str, ...]:
     """The classes' labels, as the shards have them; none where the answer is features.
 
     Raises:
@@ -149,13 +154,13 @@ def labels_of(place: Place, index: Index) -> tuple[str, ...]:
     said: dict[tuple[str, ...], str] = {}
     for name, report in index.shards.items():
         if report.answer == "classes":
-            with parquet_file(place, video_file(name)) as file:
+            with parquet_file(storage, video_file(name)) as file:
                 text = (file.schema_arrow.metadata or {}).get(b"labels", b"[]")
             said.setdefault(tuple(json.loads(text)), name)
     if len(said) > 1:
         one, other = list(said.items())[:2]
         raise ProvenanceError(
-            f"{redact(place.uri)}: its shards {one[1]} and {other[1]} have other labels "
+            f"{redact(storage.uri)}: its shards {one[1]} and {other[1]} have other labels "
             f"({_first_difference(one[0], other[0])}); keep each in a place of its own"
         )
     return next(iter(said), ())

@@ -27,7 +27,7 @@ from c3d_pipelines.reports.summary import SHARD_MISSING
 from c3d_pipelines.shards import commits as shards
 from c3d_pipelines.shards.reader import damaged, parquet_file
 from c3d_pipelines.shards.schema import FAILED, OK, VIDEO_FIELDS, ShardReport, video_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 # The videos' columns, and where the numbers are: `row` in the file of videos of `shard`; -1 and
 # empty where there are none. A duplicate has its original's. The last two are of classes only.
@@ -175,7 +175,7 @@ class Index:
     shards: Mapping[str, ShardReport] = field(default_factory=dict)
 
 
-def read_index(place: Place) -> pa.Table:
+def read_index(storage: Storage) -> pa.Table:
     """What is known of every input ever planned into a dataset; INDEX_SCHEMA, one row each.
 
     Raises:
@@ -183,24 +183,24 @@ def read_index(place: Place) -> pa.Table:
         StorageError: the place cannot be read.
         ProvenanceError: shards there were made differently.
     """
-    return load_index(place).table
+    return load_index(storage).table
 
 
-def load_index(place: Place, *, first: Collection[str] = ()) -> Index:
+def load_index(storage: Storage, *, first: Collection[str] = ()) -> Index:
     """The same, with the reports of the committed shards.
 
     The newest result of a video wins, but for one: a failure does not take the place of a success
     with the same content. A row whose shard is gone becomes ``failed``, ShardMissing.
 
     Args:
-        place: the dataset.
+        storage: the dataset.
         first: names of shards that count as the newest, where they are committed.
 
     Raises:
         ShardError, StorageError, ProvenanceError: as :func:`read_index`.
     """
-    reports = committed_shards(place)
-    table, known = published(place)
+    reports = committed_shards(storage)
+    table, known = published(storage)
     fresh = sorted(
         name
         for name, report in reports.items()
@@ -214,7 +214,7 @@ def load_index(place: Place, *, first: Collection[str] = ()) -> Index:
     lost = table.filter(pc.and_(gone, pc.invert(copied)))
     parts = [timed(kept, times(kept, reports)), timed(missing_rows(lost, message=_GONE), OLDEST)]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda name: shard_table(place, reports[name]), fresh)
+        found = pool.map(lambda name: shard_table(storage, reports[name]), fresh)
         for name, rows in zip(fresh, found, strict=True):
             parts.append(timed(rows, NEWEST if name in first else reports[name].ended_at))
     merged = newest(parts)
@@ -225,7 +225,7 @@ def load_index(place: Place, *, first: Collection[str] = ()) -> Index:
     return Index(merged, reports)
 
 
-def published(place: Place) -> tuple[pa.Table, dict[str, tuple[float, int, int]]]:
+def published(storage: Storage) -> tuple[pa.Table, dict[str, tuple[float, int, int]]]:
     """``index.parquet`` as it is: its rows, and by name when each shard was done, videos and clips.
 
     Without one, no rows.
@@ -234,13 +234,13 @@ def published(place: Place) -> tuple[pa.Table, dict[str, tuple[float, int, int]]
         ShardError: it is damaged, or is not an index.
         StorageError: it cannot be read.
     """
-    if place.size(INDEX_FILE) is None:
+    if storage.size(INDEX_FILE) is None:
         return INDEX_SCHEMA.empty_table(), {}
-    with parquet_file(place, INDEX_FILE) as file:
+    with parquet_file(storage, INDEX_FILE) as file:
         schema = file.schema_arrow
         if not schema.remove_metadata().equals(INDEX_SCHEMA):
             raise ShardError(
-                f"{redact(place.uri_of(INDEX_FILE))}: is not the index of a dataset of this "
+                f"{redact(storage.uri_of(INDEX_FILE))}: is not the index of a dataset of this "
                 f"version; its columns are {', '.join(schema.names)}"
             )
         table = file.read()
@@ -249,7 +249,7 @@ def published(place: Place) -> tuple[pa.Table, dict[str, tuple[float, int, int]]
     return table.replace_schema_metadata(None).combine_chunks(), known
 
 
-def write_index(place: Place, index: Index) -> None:
+def write_index(storage: Storage, index: Index) -> None:
     """Write ``index.parquet``; the same index is the same bytes.
 
     Raises:
@@ -260,7 +260,7 @@ def write_index(place: Place, index: Index) -> None:
         for name, report in sorted(index.shards.items())
     }
     said = {_SHARDS: json.dumps(known).encode()}
-    with place.writing(INDEX_FILE) as path:
+    with storage.writing(INDEX_FILE) as path:
         pq.write_table(
             index.table.replace_schema_metadata(said),
             path,
@@ -269,7 +269,7 @@ def write_index(place: Place, index: Index) -> None:
         )
 
 
-def committed_shards(place: Place) -> dict[str, ShardReport]:
+def committed_shards(storage: Storage) -> dict[str, ShardReport]:
     """The reports of all shards that are done, by name.
 
     Raises:
@@ -277,16 +277,16 @@ def committed_shards(place: Place) -> dict[str, ShardReport]:
         ProvenanceError: two of them were made differently, or hold different answers.
     """
     ending = ".json"
-    files = [name for name in place.names("shards") if name.endswith(ending)]
+    files = [name for name in storage.names("shards") if name.endswith(ending)]
     names = [file.removeprefix("shards/").removesuffix(ending) for file in files]
     with ThreadPoolExecutor(_READERS) as pool:
-        reports = pool.map(lambda name: shards.read_report(place, name), names)
+        reports = pool.map(lambda name: shards.read_report(storage, name), names)
         found = {name: one for name, one in zip(names, reports, strict=True) if one is not None}
-    _require_alike(place, list(found.values()))
+    _require_alike(storage, list(found.values()))
     return found
 
 
-def shard_table(place: Place, report: ShardReport) -> pa.Table:
+def shard_table(storage: Storage, report: ShardReport) -> pa.Table:
     """The rows of a committed shard as rows of the index.
 
     Raises:
@@ -294,7 +294,7 @@ def shard_table(place: Place, report: ShardReport) -> pa.Table:
         StorageError: it cannot be read.
     """
     name = video_file(report.name)
-    with parquet_file(place, name) as file:
+    with parquet_file(storage, name) as file:
         there = set(file.schema_arrow.names)
         table = file.read([one.name for one in INDEX_SCHEMA if one.name in there])
     count = len(table)
@@ -311,14 +311,14 @@ def shard_table(place: Place, report: ShardReport) -> pa.Table:
     try:
         return pa.table(columns, names=INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
     except (ValueError, pa.ArrowException) as error:
-        raise damaged(place, name, error) from error
+        raise damaged(storage, name, error) from error
 
 
 def _among(column: pa.ChunkedArray, names: Collection[str]) -> pa.ChunkedArray:
     return pc.is_in(column, value_set=pa.array(list(names), pa.string()))
 
 
-def _require_alike(place: Place, reports: Sequence[ShardReport]) -> None:
+def _require_alike(storage: Storage, reports: Sequence[ShardReport]) -> None:
     seen: dict[tuple[str, str], ShardReport] = {}
     for report in reports:
         seen.setdefault((report.answer, provenance_digest(report.provenance)), report)
@@ -329,6 +329,6 @@ def _require_alike(place: Place, reports: Sequence[ShardReport]) -> None:
     if one.answer != other.answer:
         found = [f"answer: {one.answer!r} against {other.answer!r}", *found]
     raise ProvenanceError(
-        f"{redact(place.uri)}: its shards {one.name} (of run {one.run}) and {other.name} (of run "
+        f"{redact(storage.uri)}: its shards {one.name} (of run {one.run}) and {other.name} (of run "
         f"{other.run}) were made differently: {'; '.join(found)}; keep each in a place of its own"
     )

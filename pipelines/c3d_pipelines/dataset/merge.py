@@ -25,7 +25,7 @@ from c3d_pipelines.errors import ManifestError, ShardError, StorageError
 from c3d_pipelines.run.publish import write_dataset
 from c3d_pipelines.shards import commits as shards
 from c3d_pipelines.shards.schema import ShardReport, clip_file, report_file, video_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 _log = logging.getLogger(__name__)
 _NAMED = 5  # of what is wrong
@@ -52,13 +52,13 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     """
     if not paths:
         raise UsageError("merge of no datasets; give at least one")
-    target = Place(out)
-    places = [Place(path) for path in paths]
-    cards = [_card(place) for place in places]
+    target = Storage(out)
+    places = [Storage(path) for path in paths]
+    cards = [_card(storage) for storage in places]
     _require_alike(places, cards)
     answer, provenance = cards[0].answer, cards[0].provenance
     require_same_dataset(target, answer=answer, provenance=provenance)
-    indexes = [load_index(place) for place in places]
+    indexes = [load_index(storage) for storage in places]
     # Last, so that of two equal results the one that is there already is kept.
     places.append(target)
     indexes.append(load_index(target))
@@ -74,24 +74,24 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     renamed = pa.array([names.get(one, "") for one in told], pa.string())
     at = INDEX_SCHEMA.get_field_index("shard")
     table = table.drop_columns(["_from"]).set_column(at, INDEX_SCHEMA.field(at), renamed)
-    for place in places[:-1]:
-        _copy_runs(place, target)
+    for storage in places[:-1]:
+        _copy_runs(storage, target)
     write_dataset(target, Index(table, reports), answer=answer, provenance=provenance)
     _log.info("%s: %d videos of %d datasets", redact(target.uri), len(table), len(paths))
     return Dataset(target)
 
 
-def _card(place: Place) -> Card:
-    card = read_card(place)
+def _card(storage: Storage) -> Card:
+    card = read_card(storage)
     if card is None:
         raise StorageError(
-            redact(place.uri), f"is not a dataset: it has no {CARD_FILE}; publish it first"
+            redact(storage.uri), f"is not a dataset: it has no {CARD_FILE}; publish it first"
         )
     return card
 
 
-def _require_alike(places: Sequence[Place], cards: Sequence[Card]) -> None:
-    for place, card in zip(places[1:], cards[1:], strict=True):
+def _require_alike(places: Sequence[Storage], cards: Sequence[Card]) -> None:
+    for storage, card in zip(places[1:], cards[1:], strict=True):
         found = differences(cards[0].provenance, card.provenance)
         if card.answer != cards[0].answer:
             found = [f"answer: {cards[0].answer!r} against {card.answer!r}", *found]
@@ -99,12 +99,12 @@ def _require_alike(places: Sequence[Place], cards: Sequence[Card]) -> None:
             found = [*found, "their classes have different labels"]
         if found:
             raise ProvenanceError(
-                f"{redact(places[0].uri)} and {redact(place.uri)} were made differently and "
+                f"{redact(places[0].uri)} and {redact(storage.uri)} were made differently and "
                 f"cannot be merged: {'; '.join(found)}"
             )
 
 
-def _require_same_videos(places: Sequence[Place], indexes: Sequence[Index]) -> None:
+def _require_same_videos(places: Sequence[Storage], indexes: Sequence[Index]) -> None:
     """One id must be one video, wherever it is."""
     told = [
         index.table.select(["video_id", "uri"]).append_column(
@@ -130,7 +130,7 @@ def _require_same_videos(places: Sequence[Place], indexes: Sequence[Index]) -> N
 
 
 def _copy_shards(
-    table: pa.Table, places: Sequence[Place], indexes: Sequence[Index]
+    table: pa.Table, places: Sequence[Storage], indexes: Sequence[Index]
 ) -> tuple[dict[tuple[int, str], str], dict[str, ShardReport]]:
     """Copy the shards that rows lie in to the last place.
 
@@ -164,7 +164,7 @@ def _same(one: ShardReport, other: ShardReport) -> bool:
     return replace(one, name="") == replace(other, name="")
 
 
-def _copy_shard(origin: Place, name: str, target: Place, report: ShardReport) -> None:
+def _copy_shard(origin: Storage, name: str, target: Storage, report: ShardReport) -> None:
     if report.clip_bytes:
         _copy(origin, clip_file(name), target, clip_file(report.name))
     _copy(origin, video_file(name), target, video_file(report.name))
@@ -176,7 +176,7 @@ def _copy_shard(origin: Place, name: str, target: Place, report: ShardReport) ->
         )
 
 
-def _copy_runs(origin: Place, target: Place) -> None:
+def _copy_runs(origin: Storage, target: Storage) -> None:
     """Copy what runs left; of two runs of one name, the first one's stays."""
     known = {name.split("/")[1] for name in target.names("runs")}
     for name in origin.names("runs"):
@@ -184,6 +184,6 @@ def _copy_runs(origin: Place, target: Place) -> None:
             _copy(origin, name, target, name)
 
 
-def _copy(origin: Place, name: str, target: Place, new_name: str) -> None:
+def _copy(origin: Storage, name: str, target: Storage, new_name: str) -> None:
     with origin.reading(name) as source, target.writing(new_name) as path, path.open("wb") as copy:
         shutil.copyfileobj(source, copy, _CHUNK)

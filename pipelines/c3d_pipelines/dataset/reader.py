@@ -33,7 +33,7 @@ from c3d_pipelines.dataset.index import INDEX_FILE, published
 from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.shards.reader import columns_of, numbers_of
 from c3d_pipelines.shards.schema import NUMBERS, OK, STATUSES, clip_file, video_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ def open(path: str | os.PathLike[str]) -> Dataset:
         StorageError: there is none, or it cannot be read.
         ShardError: its index or card is damaged.
     """
-    return Dataset(Place(path))
+    return Dataset(Storage(path))
 
 
 class Dataset:
@@ -189,22 +189,22 @@ class Dataset:
         card: what it is: answer, labels, provenance, counts.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        card = read_card(place)
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        card = read_card(storage)
         if card is None:
             raise StorageError(
-                redact(place.uri),
+                redact(storage.uri),
                 f"is not a dataset: it has no {CARD_FILE}; run a pipeline to its end, or give "
                 "the folder that it wrote to",
             )
-        if place.size(INDEX_FILE) is None:
+        if storage.size(INDEX_FILE) is None:
             raise ShardError(
-                f"{redact(place.uri_of(INDEX_FILE))}: is not there, though {CARD_FILE} is; run "
+                f"{redact(storage.uri_of(INDEX_FILE))}: is not there, though {CARD_FILE} is; run "
                 "the pipeline again: it is made anew from the shards"
             )
         self.card: Card = card
-        self._table, self._shards = published(place)
+        self._table, self._shards = published(storage)
         self._column = NUMBERS[card.answer]
 
     def __len__(self) -> int:
@@ -238,7 +238,7 @@ class Dataset:
 
         Which of their rows count is told by :meth:`file_rows`.
         """
-        return [self._place.uri_of(video_file(name)) for name in self._names()]
+        return [self._storage.uri_of(video_file(name)) for name in self._names()]
 
     def file_rows(self) -> npt.NDArray[np.int64]:
         """Where each video that is ok is in the files, put one after another; int64 ``[n]``.
@@ -331,9 +331,9 @@ class Dataset:
             raise UsageError(f"{video_id}: its clips were not kept; run it with clip rows")
         rows = said["first_clip_row"] + np.arange(said["n_clips"])
         name, owner = clip_file(said["shard"]), said["duplicate_of"] or video_id
-        places = columns_of(self._place, name, rows, ["clip", "start_frame", "start_s", "end_s"])
+        places = columns_of(self._storage, name, rows, ["clip", "start_frame", "start_s", "end_s"])
         if places["clip"].to_pylist() != list(range(said["n_clips"])):
-            where = redact(self._place.uri_of(name))
+            where = redact(self._storage.uri_of(name))
             raise ShardError(f"{where}: the clips of {owner!r} are not where the index says")
         found = self._numbers_of(name, rows, [owner] * len(rows))
         numbers = np.concatenate([part for _, part in found])
@@ -366,7 +366,7 @@ class Dataset:
         if k < 1:
             raise UsageError(f"k is {k}; give 1 or more")
         if self.card.answer != "features":
-            raise UsageError(f"{redact(self._place.uri)}: holds classes, and no features")
+            raise UsageError(f"{redact(self._storage.uri)}: holds classes, and no features")
         itself = -1
         if isinstance(query, str):
             itself, said = self._position(query), self.row(query)
@@ -386,14 +386,14 @@ class Dataset:
     def _position(self, video_id: str) -> int:
         at: int = pc.index(self._table["video_id"], video_id).as_py()
         if at < 0:
-            where = redact(self._place.uri)
+            where = redact(self._storage.uri)
             raise UsageError(f"{where}: has no video {video_id!r}; ids(None) lists them all")
         return at
 
     def _fill(self, matrix: npt.NDArray[np.float32]) -> None:
-        place = np.cumsum(pc.equal(self._table["status"], OK).to_numpy()) - 1
+        storage = np.cumsum(pc.equal(self._table["status"], OK).to_numpy()) - 1
         for at, numbers in self._stream():
-            matrix[place[at]] = numbers
+            matrix[storage[at]] = numbers
 
     def _stream(self, wanted: _Places | None = None) -> Iterator[tuple[_Places, _Numbers]]:
         """Positions in the index and their numbers, a row group of a shard at a time."""
@@ -418,7 +418,7 @@ class Dataset:
         self, name: str, rows: _Places, ids: list[str]
     ) -> Iterator[tuple[_Places, _Numbers]]:
         size = self.card.size
-        return numbers_of(self._place, name, rows, column=self._column, size=size, ids=ids)
+        return numbers_of(self._storage, name, rows, column=self._column, size=size, ids=ids)
 
     def _rows(self, at: _Places, numbers: _Numbers | None) -> Iterator[DatasetRow]:
         for number, said in enumerate(self._table.select(_COLUMNS).take(pa.array(at)).to_pylist()):

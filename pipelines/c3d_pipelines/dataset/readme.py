@@ -66,7 +66,9 @@ def readme(card: Card, *, name: str) -> str:
         weights=_weights(weights),
         precision=model.get("precision"),
         digest=card.provenance_digest,
-        provenance=json.dumps(card.provenance, indent=1, sort_keys=True, ensure_ascii=False),
+        provenance=json.dumps(
+            card.provenance.to_dict(), indent=1, sort_keys=True, ensure_ascii=False
+        ),
     )
 
 

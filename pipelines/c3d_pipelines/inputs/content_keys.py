@@ -20,8 +20,8 @@ from c3d_client.video.sources import fingerprint
 
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.uris import bucket_of, local_path
+from c3d_pipelines.parameters import CONTENT, QUICK
 
-QUICK, CONTENT = "quick", "content"
 KEYS = (QUICK, CONTENT)
 
 _AT_ONCE = 16  # requests on their way, or files being read

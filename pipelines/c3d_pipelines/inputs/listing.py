@@ -28,9 +28,10 @@ from c3d_client.video.sources import (
 )
 
 from c3d_pipelines.errors import ManifestError
-from c3d_pipelines.inputs.content_keys import QUICK, check_kind, quick_key, with_keys
+from c3d_pipelines.inputs.content_keys import check_kind, quick_key, with_keys
 from c3d_pipelines.inputs.manifest import ManifestRow, is_manifest, read_manifest
 from c3d_pipelines.inputs.uris import local_path
+from c3d_pipelines.parameters import QUICK
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import ManifestError
 from c3d_pipelines.inputs.uris import absolute, local_path
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 __all__ = [
     "COLUMNS",
@@ -108,8 +108,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
         StorageError: it cannot be read.
     """
     shown = redact(os.fspath(path))
-    place, name = _place_of(os.fspath(path))
-    data = place.read(name)
+    storage, name = _storage_of(os.fspath(path))
+    data = storage.read(name)
     if data is None:
         raise ManifestError(f"{shown}: no such file; give the manifest, or a folder of videos")
     if not data:
@@ -120,7 +120,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
     try:
         for where, record in records(data, suffix(name)):
             try:
-                row = _row(record, place.uri)
+                row = _row(record, storage.uri)
             except (ManifestError, ValueError) as error:
                 problems.append(f"{where}: {error}")
                 continue
@@ -149,7 +149,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) ->
         ManifestError: an id comes twice, or the suffix is not a manifest's.
         StorageError: it cannot be written.
     """
-    place, name = _place_of(os.fspath(path))
+    storage, name = _storage_of(os.fspath(path))
     rows = list(rows)
     seen: dict[str, str] = {}
     problems = []
@@ -159,7 +159,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) ->
         if first is not where:
             problems.append(_twice(where, row, first))
     _refuse(redact(os.fspath(path)), problems)
-    with place.writing(name) as made:
+    with storage.writing(name) as made:
         write(
             made,
             suffix(name),
@@ -230,11 +230,11 @@ def _is_writable(text: str) -> bool:
     return "\0" not in text
 
 
-def _place_of(path: str) -> tuple[Place, str]:
+def _storage_of(path: str) -> tuple[Storage, str]:
     """The folder that a manifest lies in, and its name there."""
     check_name(path)
     folder, slash, name = (local_path(path) or path).rpartition("/")
-    return Place(folder or slash or "."), name
+    return Storage(folder or slash or "."), name
 
 
 def _twice(where: str, row: ManifestRow, first: str) -> str:

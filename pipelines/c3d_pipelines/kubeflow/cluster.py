@@ -1,7 +1,7 @@
-"""How the pods of a pipeline stand in a cluster: image, resources, volumes, secrets, nodes.
+"""Settings of a pipeline's pods in a cluster: image, resources, volumes, secrets, nodes.
 
-All of it is fixed when a pipeline is compiled, as Kubeflow wants it; what changes from run to run
-is a parameter of the pipeline. The defaults fit k8s/pipelines/.
+Kubeflow fixes all of them when a pipeline is compiled; what changes from run to run is a parameter
+of the pipeline. The defaults fit k8s/pipelines/.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from c3d_client.core.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 WORKER_IMAGE, EXPORT_IMAGE = "c3d-pipelines:dev", "c3d-export:dev"
 
@@ -24,10 +21,10 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """How the pods of a pipeline stand in a cluster.
+    """Settings of a pipeline's pods in a cluster.
 
     Args:
-        image: of the bulk pipelines' steps; with ``@sha256:…`` it stays the same for good.
+        image: of the bulk pipelines' steps; with ``@sha256:…`` its content is fixed.
         export_image: of the steps of c3d-export-and-verify.
         image_pull_policy: ``Always``, ``IfNotPresent`` or ``Never``.
         image_pull_secrets: names of Secrets.
@@ -35,31 +32,32 @@ class ClusterSettings:
         memory_request, memory_limit: of a worker: ``2Gi``.
         export_cpu_request, export_cpu_limit, export_memory_request, export_memory_limit: of a step
             that builds or verifies a model.
-        accelerator, accelerator_count: such as ``nvidia.com/gpu`` and 1, for those same steps;
-            workers decode video, for which C3D's client uses cores. None by default.
+        accelerator, accelerator_count: such as ``nvidia.com/gpu`` and 1, for the steps that build
+            or verify a model; workers decode video on cores. None by default.
         node_selector: labels that a node must have.
         tolerations: each a mapping of ``key``, ``operator``, ``value``, ``effect``,
             ``toleration_seconds``.
         pvc_mounts: claim to path, for all steps of the bulk pipelines.
-        model_store_mounts: claim to path, for those of c3d-export-and-verify.
-        secret_env: Secret to its keys, each to a variable. Secrets that are not there are left out.
-        secret_volumes: Secret to path, for certificates and tokens; must be there.
-        config_map_env: ConfigMap to its keys, each to a variable; left out where it is not there.
-        env: variables that are no secrets: ``C3D_CA: /etc/c3d/tls/ca.crt``.
+        model_store_mounts: claim to path, for the steps of c3d-export-and-verify.
+        secret_env: Secret to its keys, each to a variable. Secrets that do not exist are ignored.
+        secret_volumes: Secret to path, for certificates and tokens; each Secret must exist.
+        config_map_env: ConfigMap to its keys, each to a variable; ignored if it does not exist.
+        env: variables that are not secret: ``C3D_CA: /etc/c3d/tls/ca.crt``.
         pod_labels: on every pod.
         queue: Kueue's LocalQueue; empty for none.
-        scratch_size: what a pod may write to ``/tmp``.
-        scratch_class: a StorageClass for that; empty for the node's own disk.
+        scratch_size: how much a pod may write to ``/tmp``.
+        scratch_class: a StorageClass for ``/tmp``; empty for the node's own disk.
         run_as_user: the number of the user and group in the pods; never 0.
-        timeout_s: the longest that one pod may take, in seconds; 0 for any time.
+        timeout_s: how long one pod may run, in seconds; 0 for no limit.
         ttl_seconds_after_finished: how long Kubernetes keeps a run's objects; 0 for ever.
-        active_deadline_seconds: the longest that a run may take; 0 for any time.
+        active_deadline_seconds: how long a run may take; 0 for no limit.
         parallelism: shards at a time.
-        retries: how often a shard that failed is tried again; its own retries come first.
-        retry_backoff, retry_backoff_max: how long to wait before that, doubled each time: ``60s``.
+        retries: how often a shard whose pod failed is retried, after the retries inside the step.
+        retry_backoff, retry_backoff_max: the pause before the first retry, doubled for each
+            further one, and the longest time of all attempts: ``60s``.
 
     Raises:
-        UsageError: a value cannot be right; all that are wrong are named at once.
+        UsageError: a value cannot be used; the message names all of them.
     """
 
     image: str = WORKER_IMAGE
@@ -70,7 +68,7 @@ class ClusterSettings:
     cpu_limit: str = "4"
     memory_request: str = "2Gi"
     memory_limit: str = "4Gi"
-    # As k8s/jobs/export-model: a float32 build took 5.6 GB.
+    # The same as k8s/jobs/export-model: a float32 build took 5.6 GB.
     export_cpu_request: str = "1"
     export_cpu_limit: str = "4"
     export_memory_request: str = "6Gi"
@@ -92,7 +90,7 @@ class ClusterSettings:
             "app.kubernetes.io/name": "c3d-pipelines",
             "app.kubernetes.io/component": "worker",
             "app.kubernetes.io/part-of": "c3d",
-            "c3d.dev/client": "true",  # what the server's network policy lets in
+            "c3d.dev/client": "true",  # the server's network policy admits pods with this label
         }
     )
     queue: str = ""
@@ -112,22 +110,21 @@ class ClusterSettings:
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
-        from c3d_pipelines.kubeflow.cluster import wrong_types, wrong_values
-
-        wrong = wrong_types(self) or wrong_values(self)
-        if wrong:
-            raise UsageError(f"cluster settings: {'; '.join(wrong)}")
+        problems = _type_problems(self) or _value_problems(self)
+        if problems:
+            raise UsageError(f"cluster settings: {'; '.join(problems)}")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], **changes: Any) -> ClusterSettings:
-        """Read them from a YAML file; what it does not name has its default.
+        """Read settings from a YAML file; a setting that the file lacks has its default.
 
         Args:
-            changes: settings that come before the file's.
+            path: the file.
+            changes: settings that override the file's.
 
         Raises:
-            UsageError: the file cannot be read, names a setting that there is not, or a value
-                cannot be right.
+            UsageError: the file cannot be read, holds an unknown setting, or a value cannot be
+                used.
         """
         import yaml
 
@@ -139,7 +136,7 @@ class ClusterSettings:
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise UsageError(f"{path}: holds no settings; write lines like 'image: NAME@sha256:…'")
-        known = [one.name for one in fields(cls)]
+        known = [setting.name for setting in fields(cls)]
         unknown = [str(name) for name in values if name not in known]
         if unknown:
             raise UsageError(
@@ -151,10 +148,10 @@ class ClusterSettings:
             raise UsageError(f"{path}: {error}") from error
 
     def changed(self, **changes: Any) -> ClusterSettings:
-        """These with some of them changed.
+        """Return these settings with some of them changed.
 
         Raises:
-            UsageError: a value cannot be right.
+            UsageError: a value cannot be used.
         """
         return replace(self, **changes)
 
@@ -166,95 +163,87 @@ _IMAGE = re.compile(
 _CPU = re.compile(r"\d+(?:\.\d+)?m?")
 _BYTES = re.compile(r"\d+(?:\.\d+)?(?:[KMGTPE]i?)?")
 _DURATION = re.compile(r"\d+s")
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# A variable of this name holds a secret, unless it says where one lies.
+_POLICIES = ("Always", "IfNotPresent", "Never")
+# A variable with such a name holds a secret, unless the name ends like that of a path.
 _SECRET = re.compile(r"(?i)(secret|passw|token|credential|access_key)(?!.*_(file|path|dir)$)")
-_LABEL = re.compile(r"(?:[a-z0-9.-]+/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_TOLERATION = {"key", "operator", "value", "effect", "toleration_seconds"}
+_PATTERNS = {
+    "image": (_IMAGE, "an image's name"),
+    "export_image": (_IMAGE, "an image's name"),
+    "cpu_request": (_CPU, "cores like 2 or 500m"),
+    "cpu_limit": (_CPU, "cores like 2 or 500m"),
+    "export_cpu_request": (_CPU, "cores like 2 or 500m"),
+    "export_cpu_limit": (_CPU, "cores like 2 or 500m"),
+    "memory_request": (_BYTES, "bytes like 2Gi"),
+    "memory_limit": (_BYTES, "bytes like 2Gi"),
+    "export_memory_request": (_BYTES, "bytes like 2Gi"),
+    "export_memory_limit": (_BYTES, "bytes like 2Gi"),
+    "scratch_size": (_BYTES, "bytes like 20Gi"),
+    "retry_backoff": (_DURATION, "seconds like 60s"),
+    "retry_backoff_max": (_DURATION, "seconds like 1800s"),
+}
+_LOWEST = {
+    "accelerator_count": 1,
+    "run_as_user": 1,
+    "timeout_s": 0,
+    "ttl_seconds_after_finished": 0,
+    "active_deadline_seconds": 0,
+    "parallelism": 1,
+    "retries": 0,
+}
 
 
-def wrong_types(settings: ClusterSettings) -> list[str]:
-    """Values that are not even of the kind that is wanted."""
-    kinds: dict[str, tuple[type, str]] = {
+def _type_problems(settings: ClusterSettings) -> list[str]:
+    """Return a message for each value of a wrong type."""
+    types: dict[str, tuple[type, str]] = {
         "str": (str, "text"),
         "int": (int, "a whole number"),
         "tuple": (tuple, "a list"),
         "Mapping": (Mapping, "a mapping"),
     }
-    wrong = []
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        kind, words = kinds[str(one.type).split("[")[0]]
+    problems = []
+    for setting in fields(settings):
+        value, declared = getattr(settings, setting.name), str(setting.type)
+        outer, _, inner = declared.partition("[")
+        kind, name = types[outer]
         if not isinstance(value, kind) or isinstance(value, bool):
-            wrong.append(f"{one.name} is {value!r}; give {words}")
-        elif isinstance(value, Mapping):
-            inner = Mapping if "Mapping[str, Mapping" in str(one.type) else str
-            for key, part in value.items():
-                if not isinstance(key, str) or not isinstance(part, inner):
-                    words = "a mapping" if inner is Mapping else "text, in quotes where need be"
-                    wrong.append(f"{one.name}: {key}: {part!r}; give {words}")
-    return wrong
+            problems.append(f"{setting.name} is {value!r}; give {name}")
+            continue
+        part_kind = Mapping if "Mapping" in inner else str
+        part_name = "a mapping" if part_kind is Mapping else "text, in quotes where need be"
+        if isinstance(value, Mapping):
+            problems += [
+                f"{setting.name}: {key}: {part!r}; give {part_name}"
+                for key, part in value.items()
+                if not isinstance(key, str) or not isinstance(part, part_kind)
+            ]
+        elif isinstance(value, tuple):
+            problems += [
+                f"{setting.name}: {part!r}; give {part_name}"
+                for part in value
+                if not isinstance(part, part_kind)
+            ]
+    return problems
 
 
-def wrong_values(settings: ClusterSettings) -> list[str]:
-    """Values of the right kind that Kubernetes would refuse, or that would show a secret."""
-    wrong: list[str] = []
-
-    def check(name: str, value: Any, fits: bool, wanted: str) -> None:
-        if not fits:
-            wrong.append(f"{name} is {value!r}; give {wanted}")
-
-    def match(pattern: re.Pattern[str], wanted: str, **values: str) -> None:
-        for name, value in values.items():
-            check(name, value, bool(pattern.fullmatch(value)), wanted)
-
-    s = settings
-    match(_IMAGE, "an image's name", image=s.image, export_image=s.export_image)
-    policies = ("Always", "IfNotPresent", "Never")
-    check("image_pull_policy", s.image_pull_policy, s.image_pull_policy in policies, str(policies))
-    for name in ("cpu_request", "cpu_limit", "export_cpu_request", "export_cpu_limit"):
-        match(_CPU, "cores like 2 or 500m", **{name: getattr(s, name)})
-    for name in ("memory_request", "memory_limit", "export_memory_request", "export_memory_limit"):
-        match(_BYTES, "bytes like 2Gi", **{name: getattr(s, name)})
-    match(_BYTES, "bytes like 20Gi", scratch_size=s.scratch_size)
-    match(_DURATION, "seconds like 60s", retry_backoff=s.retry_backoff)
-    match(_DURATION, "seconds like 1800s", retry_backoff_max=s.retry_backoff_max)
-    for name, low, high in (
-        ("accelerator_count", 1, 16),
-        ("run_as_user", 1, 2**31 - 1),
-        ("timeout_s", 0, 2**31 - 1),
-        ("ttl_seconds_after_finished", 0, 2**31 - 1),
-        ("active_deadline_seconds", 0, 2**31 - 1),
-        ("parallelism", 1, 1000),
-        ("retries", 0, 20),
-    ):
-        number = getattr(s, name)
-        check(name, number, low <= number <= high, f"{low} to {high}")
-    for name in ("pvc_mounts", "model_store_mounts", "secret_volumes"):
-        for thing, path in getattr(s, name).items():
-            match(_NAME, "an object's name", **{name: thing})
-            check(f"{name}: {thing}", path, path.startswith("/") and len(path) > 1, "a path")
-    for name in ("secret_env", "config_map_env"):
-        for thing, keys in getattr(s, name).items():
-            match(_NAME, "an object's name", **{name: thing})
-            for key, variable in keys.items():
-                fits = isinstance(variable, str) and bool(_VARIABLE.fullmatch(variable))
-                check(f"{name}: {thing}: {key}", variable, fits, "a variable's name")
-    for variable in s.env:
-        match(_VARIABLE, "a variable's name", env=variable)
-        if _SECRET.search(variable):
-            wrong.append(f"env: {variable}: a secret here is for all to read; use secret_env")
-    for name in ("node_selector", "pod_labels"):
-        for label, value in getattr(s, name).items():
-            match(_LABEL, "a label", **{name: label})
-            check(f"{name}: {label}", value, not value or bool(_LABEL.fullmatch(value)), "a label")
-    for optional in (s.queue, s.scratch_class, *s.image_pull_secrets):
-        fits = isinstance(optional, str) and (not optional or bool(_NAME.fullmatch(optional)))
-        check("queue, scratch_class or image_pull_secrets", optional, fits, "an object's name")
-    for toleration in s.tolerations:
-        fits = (
-            isinstance(toleration, Mapping) and bool(toleration) and set(toleration) <= _TOLERATION
+def _value_problems(settings: ClusterSettings) -> list[str]:
+    """Return a message for each value that Kubeflow would accept without reporting the mistake."""
+    problems = []
+    for name, (pattern, expected) in _PATTERNS.items():
+        text = getattr(settings, name)
+        if not pattern.fullmatch(text):
+            problems.append(f"{name} is {text!r}; give {expected}")
+    for name, lowest in _LOWEST.items():
+        number = getattr(settings, name)
+        if number < lowest:
+            problems.append(f"{name} is {number!r}; give {lowest} or more")
+    if settings.image_pull_policy not in _POLICIES:
+        problems.append(
+            f"image_pull_policy is {settings.image_pull_policy!r}; give one of "
+            f"{', '.join(_POLICIES)}"
         )
-        check("tolerations", toleration, fits, f"mappings of {', '.join(sorted(_TOLERATION))}")
-    return wrong
+    problems += [
+        f"env: {variable}: everybody can read a secret here; use secret_env"
+        for variable in settings.env
+        if _SECRET.search(variable)
+    ]
+    return problems

@@ -1,4 +1,4 @@
-"""Compiles the pipelines to YAML that Kubeflow takes: the same for the same settings, always."""
+"""Compile the pipelines to YAML for Kubeflow; the same settings always give the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIPELINES = (EXTRACTION, CLASSIFICATION, EXPORT)
 
 
 def compiled_path(name: str) -> Path:
-    """The pipeline as it comes with this package, compiled with the default settings.
+    """Return the path of a pipeline of this package, compiled with the default settings.
 
     Raises:
         UsageError: there is no such pipeline.
@@ -31,12 +31,12 @@ def compiled_path(name: str) -> Path:
 def compile_pipeline(
     name: str, path: str | os.PathLike[str], cluster: ClusterSettings | None = None
 ) -> None:
-    """Compile a pipeline to a file, which appears whole or not at all.
+    """Compile a pipeline to a file, which is written whole or not at all.
 
     Args:
         name: one of :data:`PIPELINES`.
         path: ending in ``.yaml``.
-        cluster: how its pods stand in the cluster.
+        cluster: settings of the pods; the defaults if None.
 
     Raises:
         UsageError: there is no such pipeline.
@@ -52,7 +52,7 @@ def compile_pipeline(
 
 
 def compiled_text(name: str, cluster: ClusterSettings | None = None) -> str:
-    """A pipeline's YAML: its specification, then, after a line of dashes, what Kubernetes needs.
+    """Return a pipeline's YAML: its specification and, as a second document, the pods' settings.
 
     Raises:
         UsageError: there is no such pipeline.
@@ -62,7 +62,7 @@ def compiled_text(name: str, cluster: ClusterSettings | None = None) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(_maker(name)(cluster or ClusterSettings()), str(path))
+        compiler.Compiler().compile(_builder(name)(cluster or ClusterSettings()), str(path))
         return path.read_text(encoding="utf-8")
 
 
@@ -71,7 +71,7 @@ def _require(name: str) -> None:
         raise UsageError(f"{name}: no such pipeline; there are {', '.join(PIPELINES)}")
 
 
-def _maker(name: str) -> Callable[[ClusterSettings], Any]:
+def _builder(name: str) -> Callable[[ClusterSettings], Any]:
     from c3d_pipelines.kubeflow import export_pipeline, pipeline
 
     return {

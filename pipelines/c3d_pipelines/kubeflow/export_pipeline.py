@@ -2,8 +2,8 @@
 
     fetch -> build -> verify -> publish
 
-The steps run in the exporter's image, which has TensorFlow. Kubeflow may take ``fetch`` from its
-cache: what it gives is known by name and checksum. The others look at the model store.
+The steps run in the exporter's image, which has TensorFlow. Only ``fetch`` uses Kubeflow's cache:
+its files are identified by name and checksum. The other steps depend on the model store.
 """
 
 # No `from __future__ import annotations` here: kfp reads the annotations themselves.
@@ -12,7 +12,7 @@ from typing import Any
 from kfp import dsl
 
 from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, ClusterSettings
-from c3d_pipelines.kubeflow.pods import Size, pipeline_config, place_on_cluster, retry
+from c3d_pipelines.kubeflow.pods import Size, configure_pod, pipeline_config, set_retries
 from c3d_pipelines.run.export_steps import DEFAULT
 
 NAME = "c3d-export-and-verify"
@@ -20,7 +20,7 @@ NAME = "c3d-export-and-verify"
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
 def fetch(weights: str, mean: str, labels: str, files: dsl.Output[dsl.Artifact]) -> list[str]:
-    """Fetch published files by name, checked."""
+    """Fetch published files by name and check them."""
     from c3d_pipelines.run.export_steps import fetch_step
 
     return fetch_step(weights=weights, mean=mean, labels=labels, files_path=files.path)
@@ -62,20 +62,20 @@ def verify(built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]):  # type
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
 def publish(store: str, built: dsl.Input[dsl.Model]) -> str:
-    """Give the version its number in the store; gives its folder."""
+    """Give the version its number in the store; return its folder."""
     from c3d_pipelines.run.export_steps import publish_step
 
     return publish_step(store=store, built_path=built.path)
 
 
 def export_and_verify(cluster: ClusterSettings) -> Any:
-    """The pipeline c3d-export-and-verify, for kfp's compiler."""
+    """Return the pipeline c3d-export-and-verify, for kfp's compiler."""
 
-    def on_cluster(task: Any, *, size: Size = Size.SMALL, cached: bool = False) -> None:
+    def configure(task: Any, *, size: Size = Size.SMALL, cached: bool = False) -> None:
         mounts = cluster.model_store_mounts
-        place_on_cluster(task, cluster, size=size, image=cluster.export_image, mounts=mounts)
+        configure_pod(task, cluster, size=size, image=cluster.export_image, mounts=mounts)
         task.set_caching_options(cached)
-        retry(task, cluster)
+        set_retries(task, cluster)
 
     @dsl.pipeline(
         name=NAME,
@@ -90,7 +90,7 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
         width: int = 64,
         store: str = "/models/c3d",
     ):
-        """Makes a version.
+        """Build, verify and publish a version.
 
         Args:
             weights: demo, random:SEED, a published name (c3d-export fetch --help), or a path in the
@@ -102,7 +102,7 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             store: the folder of the model in the model store.
         """
         fetched = fetch(weights=weights, mean=mean, labels=labels)
-        on_cluster(fetched, cached=True)
+        configure(fetched, cached=True)
         built = build(
             weights=weights,
             mean=mean,
@@ -112,10 +112,10 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             store=store,
             files=fetched.outputs["files"],
         )
-        on_cluster(built, size=Size.EXPORT)
+        configure(built, size=Size.EXPORT)
         verified = verify(built=built.outputs["built"])
-        on_cluster(verified, size=Size.EXPORT)
+        configure(verified, size=Size.EXPORT)
         published = publish(store=store, built=built.outputs["built"]).after(verified)
-        on_cluster(published)
+        configure(published)
 
     return export

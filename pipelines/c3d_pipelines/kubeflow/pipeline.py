@@ -1,16 +1,13 @@
-"""The bulk pipelines: a place full of videos in, a dataset out, every video accounted for.
+"""The bulk pipelines: a folder or bucket of videos in, a data set out, a row for every video.
 
     plan -> preflight -> for each shard: extract -> publish -> gate
-    and, whatever happens, report
+    and, also after a failure, report
 
-One definition for a cluster and for ``kfp.local`` on one machine.
+Each component's body is one call of a step in :mod:`c3d_pipelines.run`. Nothing is installed with
+pip when a pod starts: the worker image (pipelines/Dockerfile) has it all.
 
-What Kubeflow may take from its cache: only ``extract``. The others look at what changes: the
-inputs, the server, the dataset. Kubeflow's key is the image, the code and the parameters, and not
-what is in the artifacts; so ``extract``'s parameters are the digest of the model's card that the
-run is for, and the shard's word, a digest of all else (``steps/cache_key.py``). A hit that
-is wrong all the same cannot lie: ``publish`` believes only the files that are in the dataset, and
-counts a shard that is not there as failed.
+Kubeflow's cache is off for every step. Its key does not cover what a step's result depends on: the
+inputs, the server, the data set. A run resumes by what the data set holds.
 """
 
 # No `from __future__ import annotations` here: kfp reads the annotations themselves.
@@ -18,99 +15,66 @@ from typing import Any
 
 from kfp import dsl
 
-from c3d_pipelines.kubeflow import components
-from c3d_pipelines.kubeflow.cluster import ClusterSettings
-from c3d_pipelines.kubeflow.pods import Size, pipeline_config, place_on_cluster, retry
-from c3d_pipelines.run.steps import ANY_MODEL, CONFIGURED
+from c3d_pipelines.kubeflow.cluster import WORKER_IMAGE, ClusterSettings
+from c3d_pipelines.kubeflow.pods import Size, configure_pod, pipeline_config, set_retries
+from c3d_pipelines.parameters import PARAMETERS, JobParameters
 
 EXTRACTION, CLASSIFICATION = "c3d-bulk-extraction", "c3d-bulk-classification"
 _DESCRIPTIONS = {
-    "features": "fc6 features of all videos of a place, one row a video and one a clip.",
-    "classes": "Sports-1M class probabilities of all videos of a place, one row a video.",
+    "features": "fc6 features of all videos of a folder: a row per video and one per clip.",
+    "classes": "Sports-1M class probabilities of all videos of a folder: a row per video.",
 }
 
 
 def bulk_extraction(cluster: ClusterSettings) -> Any:
-    """The pipeline c3d-bulk-extraction, for kfp's compiler."""
+    """Return the pipeline c3d-bulk-extraction, for kfp's compiler."""
     return _bulk(EXTRACTION, "features", cluster)
 
 
 def bulk_classification(cluster: ClusterSettings) -> Any:
-    """The pipeline c3d-bulk-classification, for kfp's compiler."""
+    """Return the pipeline c3d-bulk-classification, for kfp's compiler."""
     return _bulk(CLASSIFICATION, "classes", cluster)
 
 
 def _bulk(name: str, answer: str, cluster: ClusterSettings) -> Any:
-    def on_cluster(task: Any, *, size: Size = Size.WORKER) -> None:
-        # No names for display: some backends look a task's results up by that name.
-        place_on_cluster(task, cluster, size=size, image=cluster.image, mounts=cluster.pvc_mounts)
+    def configure(task: Any, *, size: Size = Size.WORKER) -> None:
+        # No display names: some backends look up a task's results by the display name.
+        configure_pod(task, cluster, size=size, image=cluster.image, mounts=cluster.pvc_mounts)
         task.set_caching_options(False)
 
-    @dsl.pipeline(
-        name=name, description=_DESCRIPTIONS[answer], pipeline_config=pipeline_config(cluster)
-    )
+    # A test compares names, types and defaults with JobParameters.
     def bulk(  # type: ignore[no-untyped-def]
-        videos: str = "/data/videos",
+        videos: str = JobParameters.videos,
         out: str = "/data/features" if answer == "features" else "/data/classes",
-        server: str = CONFIGURED,
-        model: str = "c3d",
-        model_version: str = "newest",
-        model_digest: str = ANY_MODEL,
-        stride: int = 8,
-        frame_step: int = 1,
-        tail: str = "drop",
-        short: str = "error",
-        fps: float = 0.0,
-        resize: str = "exact",
-        clip_rows: bool = True,
-        keys: str = "quick",
-        shard_mb: float = 4000.0,
-        shard_minutes: float = 240.0,
-        max_shards: int = 200,
-        workers: int = 0,
-        batch_size: int = 8,
-        max_in_flight: int = 16,
-        timeout_s: float = 60.0,
-        patience_s: float = 600.0,
-        retry_failed: bool = False,
-        max_failed: int = 0,
+        server: str = JobParameters.server,
+        model: str = JobParameters.model,
+        model_version: str = JobParameters.model_version,
+        model_digest: str = JobParameters.model_digest,
+        stride: int = JobParameters.stride,
+        frame_step: int = JobParameters.frame_step,
+        tail: str = JobParameters.tail,
+        short: str = JobParameters.short,
+        fps: float = JobParameters.fps,
+        resize: str = JobParameters.resize,
+        clip_rows: bool = JobParameters.clip_rows,
+        keys: str = JobParameters.keys,
+        shard_mb: float = JobParameters.shard_mb,
+        shard_minutes: float = JobParameters.shard_minutes,
+        max_shards: int = JobParameters.max_shards,
+        workers: int = JobParameters.workers,
+        batch_size: int = JobParameters.batch_size,
+        max_in_flight: int = JobParameters.max_in_flight,
+        timeout_s: float = JobParameters.timeout_s,
+        patience_s: float = JobParameters.patience_s,
+        retry_failed: bool = JobParameters.retry_failed,
+        max_failed: int = JobParameters.max_failed,
     ):
-        """Does a bulk run.
-
-        Args:
-            videos: a folder, an s3:// or gs:// prefix, or a manifest (CSV, JSONL, Parquet).
-            out: the dataset, a folder or an s3:// or gs:// prefix; a run goes on with what is
-                there.
-            server: the gRPC address; configured is the one that the cluster is set up with.
-            model: the served model's name.
-            model_version: newest, a number, or label:NAME.
-            model_digest: of the model that the run is for, as the step preflight says it; another
-                one is refused. any takes what is served.
-            stride: frames from one clip's start to the next.
-            frame_step: frames from one frame of a clip to the next.
-            tail: frames at the end that fill no clip, drop, pad or loop.
-            short: a video shorter than one clip, error, pad or loop.
-            fps: take frames at this rate; 0 for all of them.
-            resize: exact or fast.
-            clip_rows: keep each clip's numbers, not only the video's.
-            keys: what a video's content is known by, quick or content.
-            shard_mb: videos in a shard, in MB.
-            shard_minutes: and in minutes of film, where their length is known.
-            max_shards: shards grow past both rather than be more than this.
-            workers: videos at a time in one shard; 0 for one a core.
-            batch_size: clips in a request.
-            max_in_flight: the most requests on their way from one shard.
-            timeout_s: the deadline of one request, in seconds.
-            patience_s: how long a shard waits for a server or store that went away, in seconds.
-            retry_failed: try again what failed in earlier runs for good.
-            max_failed: more videos than this that did not end ok fail the run; -1 for any number.
-        """
         run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        reported = components.report(out=out, run=run)
-        on_cluster(reported)
-        retry(reported, cluster)
+        reported = report(out=out, run=run)
+        configure(reported)
+        set_retries(reported, cluster)
         with dsl.ExitHandler(reported):
-            planned = components.plan(
+            planned = plan(
                 videos=videos,
                 out=out,
                 run=run,
@@ -136,39 +100,192 @@ def _bulk(name: str, answer: str, cluster: ClusterSettings) -> Any:
                 patience_s=patience_s,
                 retry_failed=retry_failed,
             )
-            # What is wrong with the parameters is wrong again: no retries here.
-            on_cluster(planned)
-            asked = components.preflight(
+            # No retries: a wrong parameter is wrong at every attempt.
+            configure(planned)
+            checked = preflight(
                 out=out,
                 run=run,
                 model_digest=model_digest,
                 settings=planned.outputs["settings"],
             )
-            on_cluster(asked, size=Size.SMALL)
+            configure(checked, size=Size.SMALL)
             with dsl.ParallelFor(
                 planned.outputs["Output"], parallelism=cluster.parallelism
             ) as shard:
-                # Parameters of the pipeline, the loop's item and artifacts: kfp.local silently puts
-                # the item in the place of any other.
-                extracted = components.extract(
+                # Only pipeline parameters, the loop item and artifacts: kfp.local silently passes
+                # the loop item in place of another task's parameter.
+                extracted = extract(
                     shard=shard,
                     model_digest=model_digest,
                     plan=planned.outputs["plan"],
-                    settings=asked.outputs["checked"],
+                    settings=checked.outputs["checked"],
                 )
-                on_cluster(extracted)
-                extracted.set_caching_options(True)
-                retry(extracted, cluster)
-            published = components.publish(
+                configure(extracted)
+                set_retries(extracted, cluster)
+            published = publish(
                 shards=dsl.Collected(extracted.outputs["Output"]),
                 plan=planned.outputs["plan"],
-                settings=asked.outputs["checked"],
+                settings=checked.outputs["checked"],
             )
-            on_cluster(published)
-            retry(published, cluster)
-            checked = components.gate(
+            configure(published)
+            set_retries(published, cluster)
+            gated = gate(
                 unsuccessful=published.outputs["Output"], max_failed=max_failed, out=out, run=run
             )
-            on_cluster(checked, size=Size.SMALL)
+            configure(gated, size=Size.SMALL)
 
-    return bulk
+    # kfp takes the parameters' descriptions from the docstring.
+    descriptions = "".join(f"    {one.name}: {one.help}.\n" for one in PARAMETERS.values())
+    bulk.__doc__ = f"{_DESCRIPTIONS[answer]}\n\nArgs:\n{descriptions}"
+    return dsl.pipeline(
+        name=name, description=_DESCRIPTIONS[answer], pipeline_config=pipeline_config(cluster)
+    )(bulk)
+
+
+@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
+def plan(
+    videos: str,
+    out: str,
+    run: str,
+    answer: str,
+    server: str,
+    model: str,
+    model_version: str,
+    stride: int,
+    frame_step: int,
+    tail: str,
+    short: str,
+    fps: float,
+    resize: str,
+    clip_rows: bool,
+    keys: str,
+    shard_mb: float,
+    shard_minutes: float,
+    max_shards: int,
+    workers: int,
+    batch_size: int,
+    max_in_flight: int,
+    timeout_s: float,
+    patience_s: float,
+    retry_failed: bool,
+    plan: dsl.Output[dsl.Dataset],
+    settings: dsl.Output[dsl.Artifact],
+) -> list[int]:
+    """Check the parameters, list the inputs, decide what to do; return the shards' indexes."""
+    from c3d_pipelines.run.steps import plan_step
+
+    return plan_step(
+        videos=videos,
+        out=out,
+        run=run,
+        answer=answer,
+        server=server,
+        model=model,
+        model_version=model_version,
+        stride=stride,
+        frame_step=frame_step,
+        tail=tail,
+        short=short,
+        fps=fps,
+        resize=resize,
+        clip_rows=clip_rows,
+        keys=keys,
+        shard_mb=shard_mb,
+        shard_minutes=shard_minutes,
+        max_shards=max_shards,
+        workers=workers,
+        batch_size=batch_size,
+        max_in_flight=max_in_flight,
+        timeout_s=timeout_s,
+        patience_s=patience_s,
+        retry_failed=retry_failed,
+        plan_path=plan.path,
+        settings_path=settings.path,
+    )
+
+
+@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
+def preflight(
+    out: str,
+    run: str,
+    model_digest: str,
+    settings: dsl.Input[dsl.Artifact],
+    checked: dsl.Output[dsl.Artifact],
+) -> str:
+    """Check the server and its model; return the model's digest."""
+    from c3d_pipelines.run.steps import preflight_step
+
+    return preflight_step(
+        out=out,
+        run=run,
+        model_digest=model_digest,
+        settings_path=settings.path,
+        checked_path=checked.path,
+    )
+
+
+@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
+def extract(
+    shard: int,
+    model_digest: str,
+    plan: dsl.Input[dsl.Dataset],
+    settings: dsl.Input[dsl.Artifact],
+) -> str:
+    """Do one shard; return its name in the data set."""
+    from c3d_pipelines.run.steps import extract_step
+
+    return extract_step(
+        shard=shard, model_digest=model_digest, plan_path=plan.path, settings_path=settings.path
+    )
+
+
+@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
+def publish(
+    shards: list[str],
+    plan: dsl.Input[dsl.Dataset],
+    settings: dsl.Input[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    text: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
+) -> int:
+    """Merge the shards into one data set; return how many videos did not end ok."""
+    from c3d_pipelines.run.steps import publish_step
+
+    unsuccessful, figures = publish_step(
+        plan_path=plan.path,
+        settings_path=settings.path,
+        page_path=page.path,
+        text_path=text.path,
+    )
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    return unsuccessful
+
+
+@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
+def gate(unsuccessful: int, max_failed: int, out: str, run: str):  # type: ignore[no-untyped-def]
+    """Fail the run when too many videos did not end ok."""
+    from c3d_pipelines.run.steps import gate_step
+
+    gate_step(unsuccessful=unsuccessful, max_failed=max_failed, out=out, run=run)
+
+
+@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
+def report(  # type: ignore[no-untyped-def]
+    out: str,
+    run: str,
+    status: dsl.PipelineTaskFinalStatus,
+    page: dsl.Output[dsl.HTML],
+    text: dsl.Output[dsl.Markdown],
+):
+    """Report how the run ended, also after a failure."""
+    from c3d_pipelines.run.finish import report_step
+
+    report_step(
+        out=out,
+        run=run,
+        state=status.state,
+        message=status.error_message or "",
+        page_path=page.path,
+        text_path=text.path,
+    )

@@ -1,4 +1,4 @@
-"""Puts cluster settings on the tasks of a pipeline, with kfp's own Kubernetes extension."""
+"""Apply cluster settings to the tasks of a pipeline, with kfp's own Kubernetes extension."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from typing import Any
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-# Of a step that only asks, counts or fetches.
+# For a step that sends one request, counts rows or fetches files.
 _SMALL = {"cpu": ("500m", "1"), "memory": ("512Mi", "2Gi")}
 
 
 class Size(enum.Enum):
-    """What a step needs of a node."""
+    """Resources that a step needs."""
 
     SMALL = enum.auto()
     WORKER = enum.auto()
     EXPORT = enum.auto()
 
 
-def place_on_cluster(
+def configure_pod(
     task: Any, cluster: ClusterSettings, *, size: Size, image: str, mounts: Mapping[str, str]
 ) -> None:
-    """Say how a task's pod stands in the cluster.
+    """Set image, resources, user, volumes, secrets and labels of a task's pod.
 
-    The pod passes the Pod Security Standard "restricted" together with what Kubeflow itself sets
-    (no privileges, no capabilities, the runtime's seccomp profile): here it gets a user that is not
-    root. Kubeflow has no word for ``fsGroup``, so the volumes must let that user write.
+    The pod gets a user that is not root. With what Kubeflow itself sets (no privileges, no
+    capabilities, the runtime's seccomp profile) it passes the Pod Security Standard "restricted".
+    Kubeflow cannot set ``fsGroup``, so the volumes must let that user write.
 
     Args:
-        task: of kfp, not yet compiled.
-        size: what the step needs.
-        image: of its container.
+        task: a kfp task that is not compiled yet.
+        cluster: the settings.
+        size: the resources that the step needs.
+        image: of the pod's container.
         mounts: claim to path.
     """
     from kfp import kubernetes
@@ -60,7 +61,7 @@ def place_on_cluster(
     if cluster.node_selector:
         kubernetes.add_node_selector_json(task, dict(cluster.node_selector))
     if cluster.tolerations:
-        kubernetes.add_toleration_json(task, [dict(one) for one in cluster.tolerations])
+        kubernetes.add_toleration_json(task, list(map(dict, cluster.tolerations)))
     _add_volumes(task, cluster, mounts)
     for name, keys in cluster.secret_env.items():
         kubernetes.use_secret_as_env(task, name, dict(keys), optional=True)
@@ -74,7 +75,7 @@ def place_on_cluster(
 
 
 def pipeline_config(cluster: ClusterSettings) -> Any:
-    """How long a run may take, and how long its objects stay."""
+    """Return how long a run may take, and how long its objects stay."""
     from kfp import dsl
 
     return dsl.PipelineConfig(
@@ -83,8 +84,8 @@ def pipeline_config(cluster: ClusterSettings) -> Any:
     )
 
 
-def retry(task: Any, cluster: ClusterSettings) -> None:
-    """Have a task tried again: its pod was lost, or what it retried inside did not come back."""
+def set_retries(task: Any, cluster: ClusterSettings) -> None:
+    """Have Kubeflow retry a task whose pod was lost or whose own retries were not enough."""
     if cluster.retries:
         task.set_retry(
             cluster.retries,
@@ -111,7 +112,7 @@ def _add_volumes(task: Any, cluster: ClusterSettings, mounts: Mapping[str, str])
         kubernetes.mount_pvc(task, claim, path)
     for name, path in cluster.secret_volumes.items():
         kubernetes.use_secret_as_volume(task, name, path)
-    # Files that go to a bucket are made here first.
+    # A file is written here before it is sent to a bucket.
     if cluster.scratch_class:
         kubernetes.add_ephemeral_volume(
             task,

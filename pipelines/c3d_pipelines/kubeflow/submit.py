@@ -1,4 +1,4 @@
-"""Sends compiled pipelines to a cluster: once, or to be run at times; and waits for them."""
+"""Compiled pipelines on a cluster: start a run, wait for its end, schedule runs."""
 
 from __future__ import annotations
 
@@ -23,26 +23,44 @@ from c3d_pipelines.kubeflow.api import Backend, Refused
 
 EXPERIMENT = "c3d"
 ASK = "ask"
+MAX_PARAMETER_BYTES = 10_000  # the backend's own limit
 _ENDED = frozenset(("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"))
 _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MOST_NAMED = 5
+_FOLDERS = ("videos", "out", "store")  # parameters that name a folder or bucket
+_TYPES: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "NUMBER_INTEGER": (int,),
+    "NUMBER_DOUBLE": (int, float),
+    "BOOLEAN": (bool,),
+    "LIST": (list,),
+    "STRUCT": (dict,),
+}
+_TYPE_NAMES = {
+    "STRING": "text",
+    "NUMBER_INTEGER": "a whole number",
+    "NUMBER_DOUBLE": "a number",
+    "BOOLEAN": "true or false",
+    "LIST": "a list in JSON",
+    "STRUCT": "an object in JSON",
+}
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is started, beside its parameters.
+    """How a run is started, in addition to its parameters.
 
     Args:
-        experiment: what the runs are grouped by; it is made where it is not there.
-        pipeline_root: where artifacts go, such as ``s3://bucket/artifacts``; the cluster's own by
-            default.
-        service_account: of the pods, in Kubernetes; the cluster's own by default.
-        cached: take earlier results where a task allows it; False has all tasks work.
+        experiment: the group of the runs; created if it does not exist.
+        pipeline_root: where artifacts are stored, such as ``s3://bucket/artifacts``; the cluster's
+            default if None.
+        service_account: Kubernetes ServiceAccount of the pods; the cluster's default if None.
+        cached: allow Kubeflow's cache where a task allows it; False disables it for all tasks.
 
     Raises:
-        UsageError: one of them cannot be right.
+        UsageError: a value cannot be used.
     """
 
     experiment: str = EXPERIMENT
@@ -63,7 +81,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class SentRun:
-    """A run in the cluster: where to look at it, its state, and what it says of its failure."""
+    """A run on the cluster: its URL in a browser, its state, and the reason of its failure."""
 
     run_id: str
     name: str
@@ -73,24 +91,170 @@ class SentRun:
 
     @property
     def ended(self) -> bool:
-        """Whether it goes on no more."""
+        """Whether the run is over."""
         return self.state in _ENDED
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended well."""
+        """Whether the run succeeded."""
         return self.state == "SUCCEEDED"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Runs that the cluster starts at times."""
+    """A schedule by which the cluster starts runs."""
 
     schedule_id: str
     name: str
     cron: str
     enabled: bool
     url: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A pipeline's parameter: its type in Kubeflow's terms, and its default or None."""
+
+    name: str
+    type: str
+    default: Any = None
+    optional: bool = False
+
+
+class Package:
+    """A compiled pipeline.
+
+    Args:
+        path: a YAML file of kfp's compiler.
+
+    Raises:
+        RunError: the file cannot be read, or is not a compiled pipeline.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        import yaml
+        from google.protobuf import json_format
+        from kfp.pipeline_spec import pipeline_spec_pb2 as messages
+
+        self.path = os.fspath(path)
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                documents = [part for part in yaml.safe_load_all(file) if part is not None]
+            spec, *platforms = documents or [None]
+            if not isinstance(spec, dict) or "pipelineInfo" not in spec or len(platforms) > 1:
+                raise ValueError("no pipeline in it")
+            platform = platforms[0] if platforms else {}
+            # Through the messages, as kfp's client does, so that unknown fields are errors.
+            self._spec: dict[str, Any] = json_format.MessageToDict(
+                json_format.ParseDict(spec, messages.PipelineSpec())
+            )
+            self._platform: dict[str, Any] = json_format.MessageToDict(
+                json_format.ParseDict(platform, messages.PlatformSpec())
+            )
+            self.name = str(self._spec["pipelineInfo"]["name"])
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, json_format.ParseError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(
+                f"{self.path}: is not a pipeline that c3d-pipelines compile wrote ({reason})"
+            ) from error
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The pipeline's parameters by name."""
+        declared = self._spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+        return {
+            name: Parameter(
+                name,
+                str(definition.get("parameterType", "")),
+                definition.get("defaultValue"),
+                bool(definition.get("isOptional", False)),
+            )
+            for name, definition in declared.items()
+        }
+
+    @property
+    def mounts(self) -> list[str]:
+        """The folders where the pods mount volumes, sorted."""
+        platform = self._platform.get("platforms", {}).get("kubernetes", {})
+        executors = platform.get("deploymentSpec", {}).get("executors", {})
+        return sorted(
+            {
+                mount["mountPath"]
+                for executor in executors.values()
+                for mount in executor.get("pvcMount", ())
+            }
+        )
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Check a run's parameters and convert text to the parameters' types.
+
+        Raises:
+            RunError: a name is unknown or missing, a value has another type or names a folder that
+                the pods do not mount, or all values together are too long. The message names all
+                problems.
+        """
+        known = self.parameters
+        problems = [_unknown(name, known) for name in given if name not in known]
+        problems += [
+            f"{name} is missing"
+            for name, parameter in known.items()
+            if name not in given and parameter.default is None and not parameter.optional
+        ]
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            if name in known:
+                try:
+                    values[name] = _converted(value, known[name].type)
+                except ValueError as error:
+                    problems.append(f"{name} is {_shown_value(value)}, not {error}")
+        effective = {name: parameter.default for name, parameter in known.items()} | values
+        for name in _FOLDERS:
+            problems += self._unmounted(name, effective.get(name))
+            if isinstance(values.get(name), str) and redact(values[name]) != values[name]:
+                problems.append(f"{name} holds credentials, which all who see the run may read")
+        size = _json_bytes(values)
+        if size > MAX_PARAMETER_BYTES:
+            longest = max(values, key=lambda name: _json_bytes(values[name]))
+            problems.append(
+                f"they have {size} bytes, and Kubeflow accepts {MAX_PARAMETER_BYTES}; {longest} "
+                "is the longest: put it into a file and give the file's address"
+            )
+        if problems:
+            raise RunError(f"{self.name}: the parameters cannot be sent: {'; '.join(problems)}")
+        return values
+
+    def to_body(self, *, cached: bool = True) -> dict[str, Any]:
+        """Return the pipeline as the body of an API request.
+
+        Args:
+            cached: leave Kubeflow's cache to each task's setting; False disables it for all tasks.
+                (kfp's own ``enable_caching`` reaches the outermost tasks alone.)
+        """
+        spec = json.loads(json.dumps(self._spec))
+        if not cached:
+            for part in (spec["root"], *spec.get("components", {}).values()):
+                for task in part.get("dag", {}).get("tasks", {}).values():
+                    task["cachingOptions"] = {}
+        return {"pipeline_spec": spec, "platform_spec": self._platform} if self._platform else spec
+
+    def _unmounted(self, name: str, uri: Any) -> list[str]:
+        """Return a problem if the URI is a path outside of the mounted volumes."""
+        if not isinstance(uri, str) or scheme(uri) not in ("", "file"):
+            return []
+        path = uri.removeprefix("file://")
+        if not path.strip():
+            return [f"{name} is empty"]
+        normal = posixpath.normpath(path)
+        mounts = [posixpath.normpath(mount) for mount in self.mounts]
+        if any(normal == mount or normal.startswith(f"{mount}/") for mount in mounts):
+            return []
+        below = " or ".join(mounts) or "none is mounted"
+        return [
+            f"{name} is {uri!r}, a path that the pods do not see; give s3://, gs://, or a path "
+            f"on a mounted volume ({below})"
+        ]
 
 
 def submit(
@@ -104,21 +268,22 @@ def submit(
     """Start a run.
 
     Args:
-        backend: the cluster's; checked before (:meth:`Backend.check`).
+        backend: of the cluster; see :meth:`Backend.check`.
         package: the compiled pipeline.
-        parameters: what it is given; text is read as what the pipeline wants. ``model_digest``
-            "ask" asks the server which model it serves, and the run is for that one alone.
-        name: the run's; the pipeline's with the time by default.
+        parameters: of the pipeline; text is converted to the parameter's type. With
+            ``model_digest`` "ask" the digest of the model that the server serves now is used.
+        name: of the run; by default the pipeline's name and the time.
+        options: how to start the run.
 
     Raises:
-        RunError: the parameters do not fit, or the cluster does not take it.
-        ServingError: the server was to be asked and does not answer.
+        RunError: the parameters do not fit, or the cluster refuses the run.
+        ServingError: ``model_digest`` is "ask" and the server does not answer.
     """
     body, options = _body(package, parameters, options)
     name = name or f"{package.name} {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S}"
     experiment = backend.experiment(options.experiment)
-    made = backend.create_run(display_name=name, experiment_id=experiment, **body)
-    return _sent(backend, made)
+    run = backend.create_run(display_name=name, experiment_id=experiment, **body)
+    return _sent(backend, run)
 
 
 def schedule(
@@ -132,32 +297,33 @@ def schedule(
     replace: bool = False,
     options: RunOptions | None = None,
 ) -> Schedule:
-    """Have runs started at times; one at a time, and none for times that were missed.
+    """Schedule runs, one at a time; a time that was missed is not made up for.
 
     Args:
+        backend, package, parameters, options: see :func:`submit`.
         cron: six fields, seconds first.
-        name: the schedule's; the pipeline's by default.
-        enabled: False to start none until it is told to.
-        replace: take the place of one with this name.
+        name: of the schedule; by default the pipeline's name.
+        enabled: False creates a paused schedule.
+        replace: replace an existing schedule of this name.
 
     Raises:
-        UsageError: the times are not as Kubeflow wants them.
-        RunError: the parameters do not fit, there is such a schedule, or the cluster does not take
-            it.
-        ServingError: the server was to be asked and does not answer.
+        UsageError: ``cron`` has five fields.
+        RunError: the parameters do not fit, a schedule of this name exists, or the cluster refuses
+            the schedule.
+        ServingError: ``model_digest`` is "ask" and the server does not answer.
     """
     cron = check_cron(cron)
     body, options = _body(package, parameters, options)
     name = name or package.name
     experiment = backend.experiment(options.experiment)
-    before = backend.schedules(name, experiment_id=str(experiment))
-    if before and not replace:
-        times = _schedule(backend, before[0]).cron
+    existing = backend.schedules(name, experiment_id=str(experiment))
+    if existing and not replace:
+        times = _schedule(backend, existing[0]).cron
         raise RunError(
             f"{backend.access.host}: has a schedule {name!r} already, at {times!r}; give another "
             "name, or --replace"
         )
-    made = backend.create_schedule(
+    created = backend.create_schedule(
         cron=cron,
         enabled=enabled,
         display_name=name,
@@ -166,21 +332,21 @@ def schedule(
         no_catchup=True,
         **body,
     )
-    for one in before:
-        backend.change_schedule(str(one.recurring_run_id), "delete")
-    return _schedule(backend, made)
+    for replaced in existing:
+        backend.change_schedule(str(replaced.recurring_run_id), "delete")
+    return _schedule(backend, created)
 
 
 def schedules(backend: Backend, name: str | None = None, *, experiment: str) -> list[Schedule]:
-    """The schedules of an experiment, or those of a name there.
+    """Return the schedules of an experiment, or those of one name.
 
     Raises:
-        RunError: they cannot be listed.
+        RunError: the request fails.
     """
-    found = backend.experiment(experiment, make=False)
-    if found is None:
+    experiment_id = backend.experiment(experiment, make=False)
+    if experiment_id is None:
         return []
-    return [_schedule(backend, one) for one in backend.schedules(name, experiment_id=found)]
+    return [_schedule(backend, run) for run in backend.schedules(name, experiment_id=experiment_id)]
 
 
 def wait(
@@ -191,15 +357,17 @@ def wait(
     patience_s: float = 600.0,
     on_state: Callable[[SentRun], None] | None = None,
 ) -> SentRun:
-    """Wait until a run ends, however long that takes.
+    """Wait until a run ends, without a time limit.
 
     Args:
-        every_s: how often to ask, in seconds.
+        backend: of the cluster.
+        sent: the run.
+        every_s: the pause between two requests, in seconds.
         patience_s: how long the API may be away, in seconds.
         on_state: called with each new state.
 
     Raises:
-        RunError: the API stays away, or does not let this user ask; the run goes on.
+        RunError: the API stays away or refuses the user; the run goes on.
     """
     away_since: float | None = None
     while True:
@@ -208,9 +376,9 @@ def wait(
             away_since = None
         except Refused as error:
             away_since = time.monotonic() if away_since is None else away_since
-            if not error.passes or time.monotonic() - away_since > patience_s:
+            if not error.is_transient or time.monotonic() - away_since > patience_s:
                 raise RunError(f"{error}; the run goes on: {sent.url}") from error
-            _logger.info("asking for the run again: %s", error)
+            _logger.info("the state of the run is requested again: %s", error)
         else:
             if now.state != sent.state and on_state is not None:
                 on_state(now)
@@ -220,10 +388,55 @@ def wait(
         time.sleep(every_s)
 
 
+def check_cron(text: str) -> str:
+    """Return a schedule's times with single spaces; the backend checks all but their number.
+
+    Raises:
+        UsageError: there are five fields; Kubeflow would refuse them or read them otherwise.
+    """
+    cron = " ".join(text.split())
+    if not cron:
+        raise UsageError(
+            "cron is empty; give six fields: seconds, minutes, hours, day of the month, month, "
+            "day of the week, such as '0 0 2 * * *' for each day at two"
+        )
+    if len(cron.split(" ")) == 5:
+        raise UsageError(
+            f"cron is {text!r}, five fields; Kubeflow's has six, the seconds first: '0 {cron}'"
+        )
+    return cron
+
+
+def served_model(arguments: Mapping[str, Any]) -> str:
+    """Return the digest of the model that a run's server serves, as the preflight step does.
+
+    Raises:
+        UsageError: the arguments name no server.
+        ServingError: the server does not answer.
+    """
+    from c3d_pipelines.run.steps import digest_of_model
+    from c3d_pipelines.settings import CONFIGURED, JobSettings
+
+    server = arguments.get("server", CONFIGURED)
+    if server == CONFIGURED:
+        raise UsageError("model_digest is 'ask' and no server is named; give server=HOST:PORT")
+    model = {name: arguments[name] for name in ("model", "model_version") if name in arguments}
+    with JobSettings(out=os.devnull, run=ASK, server=server, **model).client() as client:
+        return digest_of_model(client.provenance())
+
+
+def shown(arguments: Mapping[str, Any]) -> str:
+    """Return arguments in one line, with secrets in addresses redacted."""
+    return ", ".join(
+        f"{name}={redact(value) if isinstance(value, str) else json.dumps(value)}"
+        for name, value in arguments.items()
+    )
+
+
 def _body(
     package: Package, parameters: Mapping[str, Any], options: RunOptions | None
 ) -> tuple[dict[str, Any], RunOptions]:
-    """What a run and a schedule have in common; nothing was asked of the cluster yet."""
+    """Return the fields that a run and a schedule share; sends nothing to the cluster."""
     options = options or RunOptions()
     arguments = package.arguments(parameters)
     if arguments.get("model_digest") == ASK:
@@ -237,28 +450,9 @@ def _body(
     }, options
 
 
-def served_model(arguments: Mapping[str, Any]) -> str:
-    """The digest of the model that a run's server has, as the run's own preflight says it.
-
-    Raises:
-        UsageError: no server is named that can be reached from here.
-        ServingError: it does not answer.
-    """
-    from c3d_pipelines.run.cache_key import digest_of_model
-    from c3d_pipelines.run.steps import CONFIGURED
-    from c3d_pipelines.settings import JobSettings
-
-    server = arguments.get("server", CONFIGURED)
-    if server == CONFIGURED:
-        raise UsageError("model_digest is 'ask' and no server is named; give server=HOST:PORT")
-    asked = {name: arguments[name] for name in ("model", "model_version") if name in arguments}
-    with JobSettings(out=os.devnull, run=ASK, server=server, **asked).client() as client:
-        return digest_of_model(client.provenance())
-
-
 def _sent(backend: Backend, run: Any) -> SentRun:
     if not run.run_id or not (run.state is None or isinstance(run.state, str)):
-        raise Refused(f"{backend.access.host}: answers without saying which run it is", 502)
+        raise Refused(f"{backend.access.host}: answers without the run's id", 502)
     state = run.state or "PENDING"
     return SentRun(
         run_id=run.run_id,
@@ -270,261 +464,30 @@ def _sent(backend: Backend, run: Any) -> SentRun:
 
 
 def _why(run: Any) -> str:
-    """What a run says of its failure: its own words, and the tasks that failed."""
+    """Return why a run failed: its own message and those of the tasks that failed."""
     tasks = (run.run_details and run.run_details.task_details) or []
     failed = {task.display_name: task for task in tasks if task.state == "FAILED"}
-    said = [
+    messages = [
         f"{name}: {task.error.message}" if task.error and task.error.message else name
         for name, task in failed.items()
     ]
-    if len(said) > _MOST_NAMED:
-        said = [*said[:_MOST_NAMED], f"and {len(said) - _MOST_NAMED} more"]
+    if len(messages) > _MOST_NAMED:
+        messages = [*messages[:_MOST_NAMED], f"and {len(messages) - _MOST_NAMED} more"]
     own = [run.error.message] if run.error and run.error.message else []
-    return " ".join("; ".join(own + said).split())
+    return " ".join("; ".join(own + messages).split())
 
 
-def _schedule(backend: Backend, made: Any) -> Schedule:
-    if not made.recurring_run_id:
-        raise Refused(f"{backend.access.host}: answers without saying which schedule it is", 502)
-    times = made.trigger and made.trigger.cron_schedule
+def _schedule(backend: Backend, run: Any) -> Schedule:
+    if not run.recurring_run_id:
+        raise Refused(f"{backend.access.host}: answers without the schedule's id", 502)
+    times = run.trigger and run.trigger.cron_schedule
     return Schedule(
-        schedule_id=made.recurring_run_id,
-        name=made.display_name or "",
+        schedule_id=run.recurring_run_id,
+        name=run.display_name or "",
         cron=(times and times.cron) or "",
-        enabled=made.mode == "ENABLE" if made.mode else made.status == "ENABLED",
-        url=f"{backend.access.ui}/#/recurringrun/details/{made.recurring_run_id}",
+        enabled=run.mode == "ENABLE" if run.mode else run.status == "ENABLED",
+        url=f"{backend.access.ui}/#/recurringrun/details/{run.recurring_run_id}",
     )
-
-
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
-_DAYS = "sun mon tue wed thu fri sat"
-_FIELDS = (
-    ("seconds", 0, 59, ()),
-    ("minutes", 0, 59, ()),
-    ("hours", 0, 23, ()),
-    ("days of the month", 1, 31, ()),
-    (
-        "months",
-        1,
-        12,
-        tuple(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
-    ),
-    ("days of the week", 0, 6, tuple(["sun", "mon", "tue", "wed", "thu", "fri", "sat"])),
-)
-_WORDS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
-_EVERY = re.compile(r"@every ([0-9]+(\.[0-9]+)?(h|m|s))+")
-
-
-def check_cron(text: str) -> str:
-    """The times of a schedule, checked; as Kubeflow wants them.
-
-    Raises:
-        UsageError: they are not; the message says how to write them.
-    """
-    cron = " ".join(text.split())
-    if cron in _WORDS or _EVERY.fullmatch(cron):
-        return cron
-    if cron.startswith("@"):
-        raise UsageError(f"cron is {text!r}; give six fields, or {', '.join(_WORDS)}")
-    fields = cron.split(" ")
-    if len(fields) == len(_FIELDS) - 1:
-        raise UsageError(
-            f"cron is {text!r}, five fields; Kubeflow's has six, the seconds first: '0 {cron}'"
-        )
-    if len(fields) != len(_FIELDS):
-        raise UsageError(
-            f"cron is {text!r}; give six fields: seconds, minutes, hours, day of the month, month, "
-            "day of the week, such as '0 0 2 * * *' for each day at two"
-        )
-    for value, (name, low, high, names) in zip(fields, _FIELDS, strict=True):
-        for part in value.split(","):
-            if not _is_part(part, low, high, names):
-                known = f", {names[0]} to {names[-1]}" if names else ""
-                raise UsageError(
-                    f"cron is {text!r}: {value!r} is not for {name}; give {low} to {high}{known}, "
-                    "*, a-b, */n, or several with commas"
-                )
-    return cron
-
-
-def _is_part(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
-    span, slash, step = part.partition("/")
-    if slash and not (step.isdecimal() and int(step) > 0):
-        return False
-    if span in ("*", "?"):
-        return True
-    ends = [_number(end, low, names) for end in span.split("-")]
-    if len(ends) > 2 or None in ends:
-        return False
-    numbers = [end for end in ends if end is not None]
-    return low <= numbers[0] <= numbers[-1] <= high
-
-
-def _number(text: str, low: int, names: tuple[str, ...]) -> int | None:
-    if text.isascii() and text.isdecimal():
-        return int(text)
-    return names.index(text.lower()) + low if text.lower() in names else None
-
-
-MAX_PARAMETER_BYTES = 10_000  # the backend's own limit
-PLACES = ("videos", "out", "store")  # parameters that name a folder or bucket
-_KINDS: dict[str, tuple[type, ...]] = {
-    "STRING": (str,),
-    "NUMBER_INTEGER": (int,),
-    "NUMBER_DOUBLE": (int, float),
-    "BOOLEAN": (bool,),
-    "LIST": (list,),
-    "STRUCT": (dict,),
-}
-_IN_WORDS = {
-    "STRING": "text",
-    "NUMBER_INTEGER": "a whole number",
-    "NUMBER_DOUBLE": "a number",
-    "BOOLEAN": "true or false",
-    "LIST": "a list in JSON",
-    "STRUCT": "an object in JSON",
-}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What a pipeline may be given: a kind, and a default or None."""
-
-    name: str
-    kind: str
-    default: Any = None
-    optional: bool = False
-
-
-class Package:
-    """A compiled pipeline.
-
-    Args:
-        path: a YAML file as kfp's compiler writes it.
-
-    Raises:
-        RunError: it cannot be read, or is no compiled pipeline.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        import yaml
-        from google.protobuf import json_format
-        from kfp.pipeline_spec import pipeline_spec_pb2 as messages
-
-        self.path = os.fspath(path)
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                documents = [one for one in yaml.safe_load_all(file) if one is not None]
-            spec, *platforms = documents or [None]
-            if not isinstance(spec, dict) or "pipelineInfo" not in spec or len(platforms) > 1:
-                raise ValueError("no pipeline in it")
-            platform = platforms[0] if platforms else {}
-            # As kfp's client does: what is sent is what the messages hold.
-            self._spec: dict[str, Any] = json_format.MessageToDict(
-                json_format.ParseDict(spec, messages.PipelineSpec())
-            )
-            self._platform: dict[str, Any] = json_format.MessageToDict(
-                json_format.ParseDict(platform, messages.PlatformSpec())
-            )
-            self.name = str(self._spec["pipelineInfo"]["name"])
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, json_format.ParseError, ValueError, KeyError) as error:
-            said = " ".join(str(error).split())
-            raise RunError(
-                f"{self.path}: is not a pipeline that c3d-pipelines compile wrote ({said})"
-            ) from error
-
-    @property
-    def parameters(self) -> dict[str, Parameter]:
-        """What it may be given."""
-        found = self._spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-        return {
-            name: Parameter(
-                name,
-                str(said.get("parameterType", "")),
-                said.get("defaultValue"),
-                bool(said.get("isOptional", False)),
-            )
-            for name, said in found.items()
-        }
-
-    @property
-    def mounts(self) -> list[str]:
-        """The folders of volumes that all pods which mount any see."""
-        platform = self._platform.get("platforms", {}).get("kubernetes", {})
-        executors = platform.get("deploymentSpec", {}).get("executors", {})
-        found = {
-            mount["mountPath"] for said in executors.values() for mount in said.get("pvcMount", ())
-        }
-        return sorted(found)
-
-    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What a run is given, checked: text is read as what the pipeline wants.
-
-        Raises:
-            RunError: a name is unknown or missing, a value is of another kind or names a folder
-                that the pods do not see, or all of it is too long; all are named at once.
-        """
-        known = self.parameters
-        wrong = [_unknown(name, known) for name in given if name not in known]
-        wrong += [
-            f"{name} is missing"
-            for name, one in known.items()
-            if name not in given and one.default is None and not one.optional
-        ]
-        values: dict[str, Any] = {}
-        for name, value in given.items():
-            if name in known:
-                try:
-                    values[name] = _value(value, known[name].kind)
-                except ValueError as error:
-                    wrong.append(f"{name} is {_seen(value)}, not {error}")
-        settled = {name: one.default for name, one in known.items()} | values
-        for name in PLACES:
-            wrong += self._unseen(name, settled.get(name))
-            if isinstance(values.get(name), str) and redact(values[name]) != values[name]:
-                wrong.append(f"{name} holds credentials, which all who see the run may read")
-        size = _bytes(values)
-        if size > MAX_PARAMETER_BYTES:
-            longest = max(values, key=lambda name: _bytes(values[name]))
-            wrong.append(
-                f"they take {size} bytes, and Kubeflow takes {MAX_PARAMETER_BYTES}; {longest} is "
-                "the longest: put it into a file and name that"
-            )
-        if wrong:
-            raise RunError(f"{self.name}: the parameters cannot be sent: {'; '.join(wrong)}")
-        return values
-
-    def to_body(self, *, cached: bool = True) -> dict[str, Any]:
-        """The pipeline as the API takes it.
-
-        Args:
-            cached: leave it to each task whether it takes earlier results; else none does. (kfp's
-                own ``enable_caching`` says it to the outermost tasks alone.)
-        """
-        spec = json.loads(json.dumps(self._spec))
-        if not cached:
-            for part in (spec["root"], *spec.get("components", {}).values()):
-                for task in part.get("dag", {}).get("tasks", {}).values():
-                    task["cachingOptions"] = {}
-        return {"pipeline_spec": spec, "platform_spec": self._platform} if self._platform else spec
-
-    def _unseen(self, name: str, place: Any) -> list[str]:
-        if not isinstance(place, str) or scheme(place) not in ("", "file"):
-            return []
-        path = place.removeprefix("file://")
-        if not path.strip():
-            return [f"{name} is empty"]
-        normal = posixpath.normpath(path)
-        mounts = [posixpath.normpath(mount) for mount in self.mounts]
-        if any(normal == mount or normal.startswith(f"{mount}/") for mount in mounts):
-            return []
-        below = " or ".join(mounts) or "none is mounted"
-        return [
-            f"{name} is {place!r}, a path that the pods do not see; give s3://, gs://, or a path "
-            f"on a mounted volume ({below})"
-        ]
 
 
 def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
@@ -533,40 +496,32 @@ def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
     return f"there is no parameter {name!r}{hint}"
 
 
-def _value(given: Any, kind: str) -> Any:
-    """A value of a parameter's kind; ValueError says which one that is."""
-    wanted = _IN_WORDS.get(kind)
-    if wanted is None:
-        raise ValueError(f"of the kind {kind}, which no one can give")
+def _converted(given: Any, type_: str) -> Any:
+    """Return a value in a parameter's type; the message of ValueError names the type."""
+    expected = _TYPE_NAMES.get(type_)
+    if expected is None:
+        raise ValueError(f"of the type {type_}, which cannot be given")
     value = given
-    if isinstance(given, str) and kind != "STRING":
+    if isinstance(given, str) and type_ != "STRING":
         try:
-            value = json.loads(given.strip().lower() if kind == "BOOLEAN" else given)
+            value = json.loads(given.strip().lower() if type_ == "BOOLEAN" else given)
         except ValueError:
-            raise ValueError(wanted) from None
+            raise ValueError(expected) from None
     is_flag = isinstance(value, bool)
-    if is_flag != (kind == "BOOLEAN") or not isinstance(value, _KINDS[kind]):
-        raise ValueError(wanted)
+    if is_flag != (type_ == "BOOLEAN") or not isinstance(value, _TYPES[type_]):
+        raise ValueError(expected)
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(wanted)
+        raise ValueError(expected)
     if isinstance(value, str) and not value.strip():
-        raise ValueError("something")
+        raise ValueError("a value")
     return value
 
 
-def _seen(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     return repr(redact(value) if isinstance(value, str) else value)[:80]
 
 
-def _bytes(values: Any) -> int:
-    """What values take as the backend counts them: compact JSON as Go writes it."""
+def _json_bytes(values: Any) -> int:
+    """Return the size of values as the backend counts it: compact JSON as Go writes it."""
     text = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
     return len(text.encode("utf-8", "surrogatepass")) + 5 * sum(map(text.count, "<>&"))
-
-
-def shown(arguments: Mapping[str, Any]) -> str:
-    """Arguments in one line, without what may be secret in addresses."""
-    return ", ".join(
-        f"{name}={redact(value) if isinstance(value, str) else json.dumps(value)}"
-        for name, value in arguments.items()
-    )

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE, PlannedRow
-from c3d_pipelines.records import values_of
+from c3d_pipelines.records import Record
 from c3d_pipelines.reports.figures import count
 from c3d_pipelines.shards.schema import FAILED, OK, STATUSES, ShardReport
 
@@ -31,7 +32,7 @@ SHARD_MISSING, ROW_MISSING = "ShardMissing", "RowMissing"
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Record):
     """An input without numbers. The status is never ``ok``; ``decision`` is the plan's."""
 
     video_id: str
@@ -43,7 +44,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class ShardSummary:
+class ShardSummary(Record):
     """What became of one shard of the plan.
 
     Args:
@@ -73,7 +74,7 @@ class ShardSummary:
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class RunSummary(Record):
     """What became of one run.
 
     Args:
@@ -122,7 +123,7 @@ class RunSummary:
     shards: tuple[ShardSummary, ...]
     bytes_in: int
     bytes_out: int
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     @property
     def inputs(self) -> int:
@@ -210,27 +211,16 @@ class RunSummary:
         }
         return {name: float(value) for name, value in known.items() if value is not None}
 
-    def to_json(self) -> str:
-        """As text, for :meth:`from_json`; nothing secret is in it."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
-
     @classmethod
     def from_json(cls, text: str | bytes) -> RunSummary:
-        """Read one back.
+        """Read a summary that :meth:`to_json` wrote, in this or another release.
 
         Raises:
-            RunError: it is not what :meth:`to_json` wrote.
+            RunError: the text is not a run's summary.
         """
         try:
-            values = values_of(text, cls)
-            made = {
-                "failures": tuple(Failure(**one) for one in values["failures"]),
-                "shards": tuple(ShardSummary(**one) for one in values["shards"]),
-                "durations": Histogram.from_dict(values["durations"]),
-                "clip_counts": Histogram.from_dict(values["clip_counts"]),
-            }
-            return cls(**{**values, **made})
-        except (ValueError, TypeError, KeyError) as error:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, TypeError, AttributeError) as error:
             raise RunError(f"a run's summary cannot be read ({error})") from error
 
 
@@ -252,7 +242,7 @@ CLIP_EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 2
 
 
 @dataclass(frozen=True)
-class Bin:
+class Bin(Record):
     """The values from ``low`` up to but without ``high``; the last bin has no ``high``."""
 
     low: float
@@ -261,7 +251,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class Histogram(Record):
     """How values are spread.
 
     Args:
@@ -296,11 +286,6 @@ class Histogram:
             p95=float(p95),
             largest=float(values.max()),
         )
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Histogram:
-        """From what :func:`dataclasses.asdict` makes of one."""
-        return cls(**{**value, "bins": tuple(Bin(**one) for one in value["bins"])})
 
 
 __all__ = ["RunSummary", "summarise"]
@@ -371,7 +356,7 @@ def summarise(
         shards=inputs.shards({report.name: report for report in reports}),
         bytes_in=int(pc.sum(videos["size_bytes"]).as_py() or 0),
         bytes_out=sum(report.video_bytes + report.clip_bytes for report in now),
-        provenance=dict(provenance),
+        provenance=Provenance.from_dict(provenance),
     )
 
 

@@ -1,4 +1,4 @@
-"""How a step of a bulk run ends when it cannot go on: one line, left where the report finds it."""
+"""Failures of a step: one line in its log, and the reason in the data set for the report."""
 
 from __future__ import annotations
 
@@ -13,89 +13,112 @@ from c3d_client import Cancelled
 from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code, signal_event
 
-from c3d_pipelines.storage import Place, run_file, run_folder
+from c3d_pipelines.storage import Storage, run_file, run_folder
 
 
 @contextlib.contextmanager
-def failing_in_one_line(step: str, *, out: str, run: str) -> Iterator[None]:
-    """Have an error of ours end the process with one line, and leave the reason in the dataset.
+def recorded_failure(step: str, *, out: str, run: str) -> Iterator[None]:
+    """Write the reason of a failure into the data set, and end the process with one line.
 
-    Other exceptions keep their traceback in the log; the dataset then only says that there is one,
-    for what they say may hold anything.
+    An exception that is not a C3DError keeps its traceback in the log. The data set gets only its
+    type, because its text may hold anything.
 
     Args:
-        step: whose error it is.
-        out: the dataset's folder or bucket.
+        step: the name of the step.
+        out: the data set's folder or bucket.
         run: the run's name.
     """
     try:
-        with in_one_line():
+        with one_line_errors():
             yield
+    except Cancelled:
+        raise
     except C3DError as error:
-        _leave(step, " ".join(str(error).split()), out=out, run=run)
+        write_reason(step, one_line(error), out=out, run=run)
         raise
     except Exception as error:
         reason = f"stopped by an unexpected {type(error).__name__}; the step's log tells where"
-        _leave(step, reason, out=out, run=run)
+        write_reason(step, reason, out=out, run=run)
         raise
     else:
-        # Tried again, and well this time.
-        _leave(step, "", out=out, run=run)
+        # A retry that succeeded: the reason of the failed attempt is out of date.
+        write_reason(step, "", out=out, run=run)
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
-    """Have an error of ours, where nobody catches it, end the process with one line."""
+def one_line_errors() -> Iterator[None]:
+    """Print a C3DError that ends the process as one line instead of a traceback."""
     try:
         yield
     except C3DError:
-        sys.excepthook = _say_in_one_line
+        sys.excepthook = _print_one_line
         raise
 
 
-def reasons(place: Place, run: str) -> str:
-    """What the steps of a run left when they ended badly; empty where none did."""
-    found = []
-    for name in place.names(run_folder(run)):
-        step = name.rpartition("/")[2]
-        text = (place.read(name) or b"").decode(errors="replace").strip()
-        if step.startswith("error-") and text:
-            found.append(f"{step.removeprefix('error-').removesuffix('.txt')}: {text}")
-    return "; ".join(found)
+def one_line(error: BaseException) -> str:
+    """Return an error's message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def failure_text(error: BaseException) -> str:
+    """Return why a step failed, in one line; with the type of an error that is not a C3DError."""
+    text = one_line(error)
+    if isinstance(error, C3DError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def write_reason(step: str, reason: str, *, out: str, run: str) -> None:
+    """Write why a step failed to where the report reads it; an empty reason clears an earlier one.
+
+    Args:
+        step: the name of the step.
+        reason: one line.
+        out: the data set's folder or bucket.
+        run: the run's name.
+    """
+    # The log has the reason in any case, and storage that cannot be written may be the reason.
+    with contextlib.suppress(C3DError):
+        storage, name = Storage(out), run_file(run, f"error-{step}.txt")
+        if reason or storage.read(name):
+            storage.write(name, reason)
+
+
+def failure_reasons(storage: Storage, run: str) -> dict[str, str]:
+    """Return the reasons of a run's failed steps, by the name of the step."""
+    reasons = {}
+    for path in storage.names(run_folder(run)):
+        name = path.rpartition("/")[2]
+        text = (storage.read(path) or b"").decode(errors="replace").strip()
+        if name.startswith("error-") and text:
+            reasons[name.removeprefix("error-").removesuffix(".txt")] = text
+    return reasons
 
 
 @contextlib.contextmanager
-def halted_by_sigterm() -> Iterator[threading.Event]:
-    """Hear SIGTERM, which Kubernetes sends to a pod that must go, and end the process tidily.
+def cancelled_by_sigterm() -> Iterator[threading.Event]:
+    """Turn SIGTERM, which Kubernetes sends to a pod that it removes, into a cancel event.
 
     Yields:
-        Set when the signal came; the block ends with :class:`~c3d_client.Cancelled` then.
+        Set when the signal arrives; the block then ends with :class:`~c3d_client.Cancelled`.
 
     Raises:
-        SystemExit: with the code that shells give what SIGTERM ended.
+        SystemExit: with the exit code that shells report after SIGTERM.
     """
-    with signal_event(signal.SIGTERM) as halt:
+    with signal_event(signal.SIGTERM) as cancel:
         try:
-            yield halt
+            yield cancel
         except Cancelled:
-            if not halt.is_set():
+            if not cancel.is_set():
                 raise
-            print("c3d-pipelines: told to go (SIGTERM); nothing half-done is left", file=sys.stderr)
+            print("c3d-pipelines: stopped by SIGTERM; nothing half-done is left", file=sys.stderr)
             raise SystemExit(exit_code(signal.SIGTERM)) from None
 
 
-def _leave(step: str, reason: str, *, out: str, run: str) -> None:
-    # The reason is in the log in any case, and a place that cannot be written to may be the reason.
-    with contextlib.suppress(C3DError):
-        place, name = Place(out), run_file(run, f"error-{step}.txt")
-        if reason or place.read(name):
-            place.write(name, reason)
-
-
-def _say_in_one_line(
+def _print_one_line(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if isinstance(error, C3DError):
-        print(f"c3d-pipelines: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"c3d-pipelines: {one_line(error)}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

@@ -1,8 +1,8 @@
-"""What the pods of c3d-export-and-verify do: each step calls the command ``c3d-export``.
+"""The steps of the pipeline c3d-export-and-verify; each calls the command ``c3d-export``.
 
-A command and not an import: this package does without TensorFlow. A version is built and verified
-apart from the model store and takes its number there by a rename, so that a server never sees half
-of one. The same inputs make one version and not two.
+A command and not an import, because this package works without TensorFlow. A version is built and
+verified outside the model store and gets its number there by a rename, so that a server never sees
+half a version. The same inputs give one version, also when the pipeline runs twice.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import sys
 from pathlib import Path
 
 from c3d_pipelines.errors import RunError
-from c3d_pipelines.run.errors import in_one_line
+from c3d_pipelines.run.errors import one_line_errors
 
-# Of mean and labels: c3d-export's own choice.
+# The value of mean and labels that leaves the choice to c3d-export.
 DEFAULT = "default"
-# Beside a version that was built, or alone: where the version is, from here.
+# The file, in the folder of the build step, with the path of the version that was built or found.
 _VERSION = "version"
 FULL_WIDTH = 64
 
 
 def fetch_step(*, weights: str, mean: str, labels: str, files_path: str) -> list[str]:
-    """Fetch what is named by a published name; c3d-export checks it against its checksum.
+    """Fetch files that are given by a published name; c3d-export checks their checksums.
 
     Args:
         weights: ``demo``, ``random:SEED``, a published name, or a path in the pod that starts
             with ``/``.
         mean: ``default``, numbers ``B,G,R``, a published name or a path.
         labels: ``default``, a published name or a path.
-        files_path: the folder to put them in.
+        files_path: the folder for the files.
 
     Returns:
         The names that were fetched.
 
     Raises:
-        RunError: one cannot be fetched.
+        RunError: a file cannot be fetched.
     """
-    with in_one_line():
+    with one_line_errors():
         Path(files_path).mkdir(parents=True, exist_ok=True)
-        # An artifact may not be empty.
+        # An artifact must not be empty.
         (Path(files_path) / "README").write_text("what c3d-export fetch fetched\n")
         names = [value for value in (weights, mean, labels) if _is_published(value)]
         if names:
@@ -60,54 +60,56 @@ def build_step(
     files_path: str,
     built_path: str,
 ) -> None:
-    """Build and verify a version, unless the store has one that is made of the same.
+    """Build and verify a version, unless the store has a version of the same inputs.
 
     Args:
+        weights, mean, labels: as for :func:`fetch_step`.
         precision: ``float32``, ``bfloat16`` or ``float16``.
-        width: conv1's filters, for demo and random:SEED alone; C3D has 64.
-        store: the model's folder.
-        files_path: what was fetched.
+        width: filters of conv1, only for demo and random:SEED; C3D has 64.
+        store: the model's folder in the model store.
+        files_path: the folder of the fetched files.
         built_path: the folder to build in.
 
     Raises:
-        RunError: it cannot be built, or does not answer as the network does.
+        RunError: the version cannot be built, or its results differ from the network's.
     """
-    with in_one_line():
+    with one_line_errors():
         built = Path(built_path)
         built.mkdir(parents=True, exist_ok=True)
-        given = [_value(value, Path(files_path)) for value in (weights, mean, labels)]
-        options = ["--weights", given[0], "--precision", precision]
+        files = Path(files_path)
+        options = ["--weights", _export_value(weights, files), "--precision", precision]
         if int(width) != FULL_WIDTH:
             options += ["--width", str(int(width))]
-        for option, value in (("--mean", given[1]), ("--labels", given[2])):
-            options += [option, value] if value else []
-        said = _export("build", *options, "--out", str(built), "--unless-in", store)
-        version = _version(said)
-        where = version.name if version.parent == built else str(version.absolute())
-        (built / _VERSION).write_text(where, encoding="utf-8")
+        for option, value in (("--mean", mean), ("--labels", labels)):
+            if value != DEFAULT:
+                options += [option, _export_value(value, files)]
+        output = _export("build", *options, "--out", str(built), "--unless-in", store)
+        version = _version(output)
+        path = version.name if version.parent == built else str(version.absolute())
+        (built / _VERSION).write_text(path, encoding="utf-8")
 
 
 def verify_step(*, built_path: str, text_path: str) -> None:
     """Load the version as TensorFlow Serving does, run all of it, compare it with the network.
 
-    In a pod of its own: what is verified is what came out of the artifact store.
+    This step has a separate pod, so that it verifies the files that the artifact store returns.
 
     Args:
-        built_path: the folder that it was built in.
-        text_path: for what was found, as Markdown.
+        built_path: the folder of the build step.
+        text_path: where to write the result as Markdown.
 
     Raises:
-        RunError: it does not answer as the network does.
+        RunError: the version's results differ from the network's.
     """
-    with in_one_line():
-        said = _export("verify", str(_built(Path(built_path))))
-        lines = "".join(f"    {line}\n" for line in said.splitlines())
+    with one_line_errors():
+        output = _export("verify", str(_built(Path(built_path))))
+        lines = "".join(f"    {line}\n" for line in output.splitlines())
         Path(text_path).parent.mkdir(parents=True, exist_ok=True)
         Path(text_path).write_text(f"# Verified\n\n{lines}", encoding="utf-8")
 
 
 def publish_step(*, store: str, built_path: str) -> str:
-    """Give the version its number in the store, by a rename; nothing where it is there already.
+    """Give the version its number in the store, by a rename, unless the store has it already.
 
     Returns:
         The version's folder.
@@ -115,12 +117,12 @@ def publish_step(*, store: str, built_path: str) -> str:
     Raises:
         RunError: the store cannot be written.
     """
-    with in_one_line():
+    with one_line_errors():
         return str(_version(_export("publish", str(_built(Path(built_path))), "--to", store)))
 
 
 def _is_published(value: str) -> bool:
-    """Whether it is the name of a file that c3d-export fetches."""
+    """Return whether the value is the name of a file that c3d-export fetches."""
     plain = value in (DEFAULT, "demo") or value.startswith(("random:", "/"))
     return not plain and not all(_is_number(part) for part in value.split(","))
 
@@ -132,23 +134,21 @@ def _is_number(text: str) -> bool:
     return False
 
 
-def _value(value: str, files: Path) -> str:
-    """What c3d-export is given: a path for a fetched file, nothing for its own choice."""
-    if value == DEFAULT:
-        return ""
+def _export_value(value: str, files: Path) -> str:
+    """Return the value for c3d-export: for a published name, the path of the fetched file."""
     return str(files / value) if _is_published(value) else value
 
 
-def _version(said: str) -> Path:
-    """The folder with which c3d-export's first line begins."""
-    found = re.match(r"(.*?/\d+): ", said)
-    if found is None:
-        raise RunError(f"c3d-export said {said!r}; a version's folder and a colon expected")
-    return Path(found[1])
+def _version(output: str) -> Path:
+    """Return the folder with which c3d-export's first line begins."""
+    match = re.match(r"(.*?/\d+): ", output)
+    if match is None:
+        raise RunError(f"c3d-export printed {output!r}; a version's folder and a colon expected")
+    return Path(match[1])
 
 
 def _built(folder: Path) -> Path:
-    """The version that the build step made or found."""
+    """Return the folder of the version that the build step made or found."""
     version = folder / (folder / _VERSION).read_text("utf-8")
     if not version.is_dir():
         raise RunError(f"{version}: the version is gone; run the pipeline again")
@@ -156,10 +156,10 @@ def _built(folder: Path) -> Path:
 
 
 def _export(*arguments: str) -> str:
-    """Run c3d-export, show what it says and give that back.
+    """Run c3d-export, print its output and return it.
 
     Raises:
-        RunError: it did not end well; the message is its own.
+        RunError: c3d-export failed; the message is the command's own.
     """
     done = subprocess.run(
         [sys.executable, "-m", "c3d_export", *arguments],

@@ -1,97 +1,104 @@
-"""The last step of a bulk run, done whatever happened before: it says how the run ended."""
+"""The last step of a bulk run, done also after a failure: the report of how the run ended."""
 
 from __future__ import annotations
+
+import logging
 
 from c3d_client.core.errors import C3DError
 
 from c3d_pipelines.inputs.plan import PlannedRow, read_plan
+from c3d_pipelines.parameters import ANSWERS
 from c3d_pipelines.reports.summary import SUCCEEDED, RunSummary
-from c3d_pipelines.run.errors import failing_in_one_line, reasons
-from c3d_pipelines.run.steps import hand_on
-from c3d_pipelines.settings import ANSWERS, JobSettings
-from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Place, run_file
+from c3d_pipelines.run.errors import failure_reasons, one_line, recorded_failure
+from c3d_pipelines.run.steps import write_artifact
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
 
 _FAILED, _CANCELLED = "FAILED", "CANCELLED"
-# The words of kfp.local, and of backends that keep their steps in ML Metadata.
+# States as kfp.local and backends that record steps in ML Metadata name them.
 _STATES = {
     **dict.fromkeys((SUCCEEDED, "COMPLETE", "CACHED"), SUCCEEDED),
     **dict.fromkeys((_CANCELLED, "CANCELED"), _CANCELLED),
     _FAILED: _FAILED,
 }
-_SILENT = "a step ended without a word; the events and the log of its pod tell more"
+_NO_REASON = "a step ended without a message; the events and the log of its pod tell more"
+
+_log = logging.getLogger(__name__)
 
 
 def report_step(
     *, out: str, run: str, state: str, message: str, page_path: str, text_path: str
 ) -> None:
-    """Say how the run ended, whatever happened; publish what there is where nobody has.
+    """Report how the run ended, and publish the shards that are there if no step published them.
 
     Args:
-        state: of the run, in a word of Kubeflow's, of which :func:`final_state` knows more.
-        message: Kubeflow's own words for it; the steps' words are clearer and come first.
+        state: the run's state as Kubeflow reports it; see :func:`final_state`.
+        message: Kubeflow's own message; the reasons that the steps wrote are clearer and are
+            preferred.
 
     Raises:
-        C3DError: the report is there, but the dataset could not be published.
-        StorageError: the dataset's place cannot be written.
+        C3DError: the report is written, but the data set could not be published.
+        StorageError: the data set cannot be written.
     """
-    with failing_in_one_line("report", out=out, run=run):
+    with recorded_failure("report", out=out, run=run):
         from c3d_pipelines.reports.page import to_html, to_markdown
 
-        place = Place(out)
-        left = reasons(place, run)
-        state = final_state(place, run, state, left)
-        why = "" if state == SUCCEEDED else left or " ".join(message.split()) or _SILENT
-        summary, trouble = _last_summary(place, out, run, state=state, message=why)
+        storage = Storage(out)
+        failures = failure_reasons(storage, run)
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in failures.items())
+        state = final_state(storage, run, state, reasons)
+        why = "" if state == SUCCEEDED else reasons or " ".join(message.split()) or _NO_REASON
+        summary, error = _last_summary(storage, out, run, state=state, message=why)
         page, text = to_html(summary), to_markdown(summary)
-        place.write(run_file(run, SUMMARY), summary.to_json())
-        hand_on(place, run, PAGE, page, page_path)
-        hand_on(place, run, TEXT, text, text_path)
-        print(text)
-        if trouble is not None:
-            raise trouble
+        storage.write(run_file(run, SUMMARY), summary.to_json())
+        write_artifact(storage, run, PAGE, page, page_path)
+        write_artifact(storage, run, TEXT, text, text_path)
+        _log.info("%s", text)
+        if error is not None:
+            raise error
 
 
-def final_state(place: Place, run: str, state: str, left: str) -> str:
-    """How a run ended: ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
+def final_state(storage: Storage, run: str, state: str, reasons: str) -> str:
+    """Return how a run ended: ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
 
-    Some backends ask for the report while they still call the run ``RUNNING``. Then it went well
-    where its publishing did, and no step left a reason.
+    Some backends start the report while the run's state is still ``RUNNING``. The run then
+    succeeded if it was published and no step wrote a reason.
 
     Args:
-        state: as Kubeflow says.
-        left: the reasons that steps left; a step that was tried again with success takes its back.
+        state: as Kubeflow reports it.
+        reasons: of the steps that failed; a retry that succeeds clears the step's reason.
     """
     known = _STATES.get(state.upper())
-    if left:
+    if reasons:
         return _CANCELLED if known == _CANCELLED else _FAILED
     if known is not None:
         return known
-    published = place.read(run_file(run, SUMMARY))
+    published = storage.read(run_file(run, SUMMARY))
     if published is not None and RunSummary.from_json(published).state == SUCCEEDED:
         return SUCCEEDED
     return _FAILED
 
 
 def _last_summary(
-    place: Place, out: str, run: str, *, state: str, message: str
+    storage: Storage, out: str, run: str, *, state: str, message: str
 ) -> tuple[RunSummary, C3DError | None]:
-    """The run's summary, of what is published now; or of the plan, and why no more can be said."""
-    found = place.read(run_file(run, SETTINGS))
-    settings = JobSettings.from_json(found) if found else None
+    """Publish and return the summary; or return one of the plan alone, and why it is no more."""
+    text = storage.read(run_file(run, SETTINGS))
+    settings = JobSettings.from_json(text) if text else None
     planned: list[PlannedRow] = []
-    if place.read(run_file(run, PLAN)) is not None:
-        with place.reading(run_file(run, PLAN)) as file:
+    if storage.read(run_file(run, PLAN)) is not None:
+        with storage.reading(run_file(run, PLAN)) as file:
             planned = read_plan(file)
-    trouble: C3DError | None = None
-    # Without the server's word nothing was begun, so there is nothing that could be published.
+    error: C3DError | None = None
+    # Without the server's provenance no shard was begun, so there is nothing to publish.
     if settings is not None and settings.provenance:
         from c3d_pipelines.run.publish import publish
 
         try:
             return publish(settings, planned, state=state, message=message), None
-        except C3DError as error:
-            trouble = error
-            state, message = _FAILED, message or " ".join(str(error).split())
+        except C3DError as failure:
+            error = failure
+            state, message = _FAILED, message or one_line(failure)
     from c3d_pipelines.dataset.index import INDEX_SCHEMA
     from c3d_pipelines.reports.summary import summarise
 
@@ -107,4 +114,4 @@ def _last_summary(
         server=settings.server if settings else "",
         answer=settings.answer if settings else ANSWERS[0],
     )
-    return summary, trouble
+    return summary, error

@@ -15,7 +15,6 @@ from c3d_client.core.uri import OBJECT_STORES, STORES, redact, scheme
 
 from c3d_pipelines.dataset.card import read_card
 from c3d_pipelines.dataset.index import load_index
-from c3d_pipelines.inputs.content_keys import QUICK
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import (
@@ -27,9 +26,9 @@ from c3d_pipelines.inputs.plan import (
     cut_into_shards,
 )
 from c3d_pipelines.inputs.uris import bucket_of, same_place
-from c3d_pipelines.settings import ANSWERS
+from c3d_pipelines.parameters import ANSWERS, QUICK
 from c3d_pipelines.shards.schema import CORRUPT, OK, TOO_SHORT
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 _SHA256_OF_NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"
 # What an index says of a video: where it was, its key, its status.
@@ -80,7 +79,7 @@ def make_plan(
         raise UsageError(f"answer is {answer!r}; give one of {', '.join(ANSWERS)}")
     limits = {"shard_mb": shard_mb, "shard_minutes": shard_minutes}
     cut_into_shards((), **limits, max_shards=max_shards)  # a wrong limit shows before hours of work
-    known = _known(Place(out), answer, window) if out.strip() else {}
+    known = _known(Storage(out), answer, window) if out.strip() else {}
     rows = list_inputs(videos, keys=keys)
     decided = [_decision(row, known.get(row.video_id), retry_failed) for row in rows]
     originals = _originals(rows, decided)
@@ -149,15 +148,15 @@ def _contents(row: ManifestRow) -> list[tuple[object, ...]]:
     return names
 
 
-def _known(place: Place, answer: str, window: ClipWindow) -> dict[str, _Known]:
+def _known(storage: Storage, answer: str, window: ClipWindow) -> dict[str, _Known]:
     """What the dataset has, by id; refused where that is of another answer or other clips."""
-    card = read_card(place)
+    card = read_card(storage)
     if card is not None:
-        _require_same(place, card.answer, card.provenance, answer, window)
-    index = load_index(place)
+        _require_same(storage, card.answer, card.provenance, answer, window)
+    index = load_index(storage)
     # A run that was killed before it published has left shards, all alike, and no card.
     for report in list(index.shards.values())[:1]:
-        _require_same(place, report.answer, report.provenance, answer, window)
+        _require_same(storage, report.answer, report.provenance, answer, window)
     columns = ("video_id", "uri", "key", "status", "duplicate_of")
     ids, uris, keys, statuses, copied = (index.table[name].to_pylist() for name in columns)
     return {
@@ -168,7 +167,7 @@ def _known(place: Place, answer: str, window: ClipWindow) -> dict[str, _Known]:
 
 
 def _require_same(
-    place: Place, has: str, provenance: Mapping[str, Any], answer: str, window: ClipWindow
+    storage: Storage, has: str, provenance: Mapping[str, Any], answer: str, window: ClipWindow
 ) -> None:
     """Refuse before the work what no server can change; weights are compared in preflight."""
     asked = window.provenance()
@@ -182,6 +181,6 @@ def _require_same(
                 differences.append(f"{part}.{name}: {one!r} there, {other!r} asked for")
     if differences:
         raise ProvenanceError(
-            f"{redact(place.uri)}: the dataset there was made differently "
+            f"{redact(storage.uri)}: the dataset there was made differently "
             f"({'; '.join(differences)}); ask for the same, or give another place"
         )

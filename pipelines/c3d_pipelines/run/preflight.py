@@ -6,7 +6,6 @@ What would make every shard fail is found here in seconds, and said once.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import numpy as np
 from c3d_client import C3DClient
@@ -17,7 +16,7 @@ from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_pipelines.dataset.card import require_same_dataset
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.retry import Patience, ServerGone
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 # A server that was just told to start may take so long; a mistyped address should not take longer.
 _WAIT_S = 20.0
@@ -39,7 +38,7 @@ def preflight(settings: JobSettings) -> JobSettings:
         ProvenanceError: the dataset's numbers were made differently, or are of the other kind.
         StorageError: the dataset's place cannot be written.
     """
-    place = Place(settings.out)
+    storage = Storage(settings.out)
     signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
     with settings.client() as c3d:
         patience = Patience(
@@ -56,11 +55,11 @@ def preflight(settings: JobSettings) -> JobSettings:
         finally:
             patience.close()
         provenance = c3d.provenance()
-    require_same_dataset(place, answer=settings.answer, provenance=provenance)
+    require_same_dataset(storage, answer=settings.answer, provenance=provenance)
     probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"
-    place.write(probe, b"can be written")
-    place.remove(probe)
-    return replace(settings, provenance=provenance)
+    storage.write(probe, b"can be written")
+    storage.remove(probe)
+    return settings.with_provenance(provenance)
 
 
 def _ask_for_a_clip(c3d: C3DClient, signature: Signature) -> None:

@@ -40,7 +40,7 @@ from c3d_pipelines.reports.page import to_html, to_markdown
 from c3d_pipelines.reports.summary import RunSummary, summarise
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards import commits as shards
-from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Place, run_file
+from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
 
 _log = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ def publish(
         raise RunError(
             f"run {settings.run}: nobody asked the server what it is; run preflight before publish"
         )
-    place = Place(settings.out)
-    require_same_dataset(place, answer=settings.answer, provenance=settings.provenance)
+    storage = Storage(settings.out)
+    require_same_dataset(storage, answer=settings.answer, provenance=settings.provenance)
     named = _shard_names(settings, planned)
-    index = load_index(place, first=set(named.values()))
+    index = load_index(storage, first=set(named.values()))
     index = Index(_with_all(index, settings, planned, named), index.shards)
     rows = _rows_of(index.table, planned)
     summary = summarise(
@@ -96,14 +96,14 @@ def publish(
         server=settings.server,
         answer=settings.answer,
     )
-    _write_run(place, settings, planned, summary)
-    write_dataset(place, index, answer=settings.answer, provenance=settings.provenance)
+    _write_run(storage, settings, planned, summary)
+    write_dataset(storage, index, answer=settings.answer, provenance=settings.provenance)
     _log.info("%s: %d of %d videos ok", redact(settings.out), summary.ok, summary.inputs)
     return summary
 
 
 def write_dataset(
-    place: Place, index: Index, *, answer: str, provenance: Mapping[str, object]
+    storage: Storage, index: Index, *, answer: str, provenance: Mapping[str, object]
 ) -> None:
     """Write a dataset's index, README and, last, ``dataset.json``.
 
@@ -111,22 +111,22 @@ def write_dataset(
         ProvenanceError: its shards have different labels.
         ShardError, StorageError: a shard cannot be read, or the place cannot be written.
     """
-    earlier = read_card(place)
+    earlier = read_card(storage)
     card = card_of(
-        place,
+        storage,
         index,
         answer=answer,
         # What need not agree stays as the first run said it.
         provenance=earlier.provenance if earlier else provenance,
-        labels=labels_of(place, index) or (earlier.labels if earlier else ()),
+        labels=labels_of(storage, index) or (earlier.labels if earlier else ()),
     )
-    write_index(place, index)
-    place.write(README_FILE, readme(card, name=_folder_name(place)))
-    place.write(CARD_FILE, card.to_json())
+    write_index(storage, index)
+    storage.write(README_FILE, readme(card, name=_folder_name(storage)))
+    storage.write(CARD_FILE, card.to_json())
 
 
-def _folder_name(place: Place) -> str:
-    uri = os.path.abspath(place.uri) if place.is_local else redact(place.uri)
+def _folder_name(storage: Storage) -> str:
+    uri = os.path.abspath(storage.uri) if storage.is_local else redact(storage.uri)
     return os.path.basename(uri)
 
 
@@ -194,9 +194,9 @@ def _rows_of(table: pa.Table, planned: Sequence[PlannedRow]) -> pa.Table:
 
 
 def _write_run(
-    place: Place, settings: JobSettings, planned: Sequence[PlannedRow], summary: RunSummary
+    storage: Storage, settings: JobSettings, planned: Sequence[PlannedRow], summary: RunSummary
 ) -> None:
-    with place.writing(run_file(settings.run, PLAN)) as path:
+    with storage.writing(run_file(settings.run, PLAN)) as path:
         write_plan(path, planned)
     for name, text in (
         (SETTINGS, settings.to_json()),
@@ -204,4 +204,4 @@ def _write_run(
         (PAGE, to_html(summary)),
         (TEXT, to_markdown(summary)),
     ):
-        place.write(run_file(settings.run, name), text)
+        storage.write(run_file(settings.run, name), text)

@@ -22,7 +22,7 @@ from c3d_pipelines.errors import ShardError
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import ShardReport, clip_file, report_file, shard_name, video_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 # No worker writes nothing for so long; what is older was left by one that was killed.
 _STALE_S = 24 * 3600.0
@@ -41,7 +41,7 @@ def name_of(settings: JobSettings, rows: Sequence[ManifestRow]) -> str:
     return shard_name(((row.video_id, row.uri, row.key) for row in rows), made)
 
 
-def read_report(place: Place, name: str) -> ShardReport | None:
+def read_report(storage: Storage, name: str) -> ShardReport | None:
     """The report of a shard that is done.
 
     Returns:
@@ -51,33 +51,33 @@ def read_report(place: Place, name: str) -> ShardReport | None:
     Raises:
         StorageError: the place cannot be read.
     """
-    text = place.read(report_file(name))
+    text = storage.read(report_file(name))
     if text is None:
         return None
     try:
         report = ShardReport.from_json(text)
     except ShardError as error:
-        _log.warning("%s: %s", redact(place.uri_of(report_file(name))), error)
+        _log.warning("%s: %s", redact(storage.uri_of(report_file(name))), error)
         return None
     files = [(video_file(name), report.video_bytes, report.videos)]
     if report.clip_bytes:
         files.append((clip_file(name), report.clip_bytes, report.clips))
     for file, size, rows in files:
-        if place.size(file) != size or _rows(place, file) != rows:
-            _log.warning("%s: is not what its report says", redact(place.uri_of(file)))
+        if storage.size(file) != size or _rows(storage, file) != rows:
+            _log.warning("%s: is not what its report says", redact(storage.uri_of(file)))
             return None
     return report if report.name == name else None
 
 
-def remove_stale(place: Place) -> None:
+def remove_stale(storage: Storage) -> None:
     """Remove what workers that were killed left half-written on this disk, a day ago or earlier.
 
     It takes room and does no other harm: readers pass over hidden files, and a bucket has none.
     """
-    if not place.is_local:
+    if not storage.is_local:
         return
     for file in (video_file(""), clip_file("")):
-        folder = Path(place.uri_of(file)).parent
+        folder = Path(storage.uri_of(file)).parent
         for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
             with contextlib.suppress(OSError):  # another worker may be at it, too
                 if time.time() - path.stat().st_mtime > _STALE_S:
@@ -85,9 +85,9 @@ def remove_stale(place: Place) -> None:
                     _log.info("%s: removed what a worker left half-written", path)
 
 
-def _rows(place: Place, name: str) -> int | None:
+def _rows(storage: Storage, name: str) -> int | None:
     """How many rows a Parquet file says that it has; None where it is no such file."""
-    with place.reading(name) as file:
+    with storage.reading(name) as file:
         try:
             return int(pq.read_metadata(file).num_rows)
         except pa.ArrowException:

@@ -18,13 +18,13 @@ from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.shards.schema import report_file
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 _AGAIN = "run the pipeline again: it makes anew what is not there"
 
 
 @contextlib.contextmanager
-def parquet_file(place: Place, name: str) -> Iterator[pq.ParquetFile]:
+def parquet_file(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file of a dataset, opened; its pages are held against their checksums.
 
     Raises:
@@ -33,45 +33,45 @@ def parquet_file(place: Place, name: str) -> Iterator[pq.ParquetFile]:
     """
     try:
         with (
-            place.reading(name) as file,
-            _as_damage(place, name),
+            storage.reading(name) as file,
+            _as_damage(storage, name),
             pq.ParquetFile(file, page_checksum_verification=True) as parquet,
         ):
             yield parquet
     except StorageError:
-        if place.size(name) is None:
+        if storage.size(name) is None:
             raise ShardError(
-                f"{redact(place.uri_of(name))}: is not there, though the index names it; {_AGAIN}"
+                f"{redact(storage.uri_of(name))}: is not there, though the index names it; {_AGAIN}"
             ) from None
         raise
 
 
 @contextlib.contextmanager
-def _as_damage(place: Place, name: str) -> Iterator[None]:
+def _as_damage(storage: Storage, name: str) -> Iterator[None]:
     """Arrow's words for bytes that make no sense as one line."""
     try:
         yield
     except pa.ArrowException as error:
-        raise damaged(place, name, error) from error
+        raise damaged(storage, name, error) from error
     except OSError as error:
         # Arrow's own has no number; those of disks and stores do, or are of a kind.
         if type(error) is OSError and error.errno is None:
-            raise damaged(place, name, error) from error
+            raise damaged(storage, name, error) from error
         raise
 
 
-def damaged(place: Place, name: str, reason: object) -> ShardError:
+def damaged(storage: Storage, name: str, reason: object) -> ShardError:
     """The error of a file whose bytes make no sense."""
     said = " ".join(str(reason).split())
     shard = name.partition("/")[2].removesuffix(".parquet")
     what = f"it and {report_file(shard)}" if shard else "it"
     return ShardError(
-        f"{redact(place.uri_of(name))}: is damaged ({said}); take {what} away and {_AGAIN}"
+        f"{redact(storage.uri_of(name))}: is damaged ({said}); take {what} away and {_AGAIN}"
     )
 
 
 def numbers_of(
-    place: Place,
+    storage: Storage,
     name: str,
     rows: npt.NDArray[np.int64],
     *,
@@ -82,7 +82,7 @@ def numbers_of(
     """The numbers of some rows of a file of videos or clips, one row group at a time.
 
     Args:
-        place: the dataset.
+        storage: the dataset.
         name: the file.
         rows: int64 ``[n]``, ascending; one may come more than once.
         column: of the numbers.
@@ -96,30 +96,34 @@ def numbers_of(
         ShardError: a row is not there, is another video's, or has no numbers.
         StorageError: it cannot be read.
     """
-    with parquet_file(place, name) as file:
-        for at, table, local in _groups(place, name, file, rows, ["video_id", column]):
+    with parquet_file(storage, name) as file:
+        for at, table, local in _groups(storage, name, file, rows, ["video_id", column]):
             picked = table.take(pa.array(local))
             found = picked["video_id"].to_pylist()
             for position, video_id in zip(at, found, strict=True):
                 if video_id != ids[position]:
                     raise _other(
-                        place, name, f"row {rows[position]} is {video_id!r}, not {ids[position]!r}"
+                        storage,
+                        name,
+                        f"row {rows[position]} is {video_id!r}, not {ids[position]!r}",
                     )
             if picked[column].null_count:
-                raise _other(place, name, f"{found[_first_null(picked[column])]!r} has no numbers")
+                raise _other(
+                    storage, name, f"{found[_first_null(picked[column])]!r} has no numbers"
+                )
             numbers = picked[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             if len(numbers) != len(at) * size:
-                raise _other(place, name, f"its rows do not have {size} numbers each")
+                raise _other(storage, name, f"its rows do not have {size} numbers each")
             yield at, np.asarray(numbers, np.float32).reshape(-1, size)
 
 
 def columns_of(
-    place: Place, name: str, rows: npt.NDArray[np.int64], columns: Sequence[str]
+    storage: Storage, name: str, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> pa.Table:
     """Some columns of some rows.
 
     Args:
-        place: the dataset.
+        storage: the dataset.
         name: the file.
         rows: int64 ``[n]``, ascending.
         columns: which.
@@ -128,16 +132,16 @@ def columns_of(
         ShardError: a row is not there.
         StorageError: it cannot be read.
     """
-    with parquet_file(place, name) as file:
+    with parquet_file(storage, name) as file:
         parts = [
             table.take(pa.array(local))
-            for _, table, local in _groups(place, name, file, rows, list(columns))
+            for _, table, local in _groups(storage, name, file, rows, list(columns))
         ]
     return pa.concat_tables(parts)
 
 
 def _groups(
-    place: Place,
+    storage: Storage,
     name: str,
     file: pq.ParquetFile,
     rows: npt.NDArray[np.int64],
@@ -145,7 +149,7 @@ def _groups(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Any, npt.NDArray[np.int64]]]:
     """Each row group that is needed: which of the rows lie in it, it, and where in it they lie."""
     if len(rows) and rows[-1] >= file.metadata.num_rows:
-        raise _other(place, name, f"it has {file.metadata.num_rows} rows and no row {rows[-1]}")
+        raise _other(storage, name, f"it has {file.metadata.num_rows} rows and no row {rows[-1]}")
     start = 0
     for group in range(file.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows
@@ -160,8 +164,8 @@ def _first_null(column: pa.ChunkedArray) -> int:
     return int(np.flatnonzero(column.is_null().to_numpy())[0])
 
 
-def _other(place: Place, name: str, what: str) -> ShardError:
+def _other(storage: Storage, name: str, what: str) -> ShardError:
     return ShardError(
-        f"{redact(place.uri_of(name))}: is not the shard that the index means ({what}); a run has "
-        "written it since: wait until that run has published, or run the pipeline again"
+        f"{redact(storage.uri_of(name))}: is not the shard that the index means ({what}); a run "
+        "has written it since: wait until that run has published, or run the pipeline again"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,9 +21,10 @@ from c3d_client.core.errors import (
     VideoTooShortError,
     VideoUnreadableError,
 )
+from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.errors import ShardError
-from c3d_pipelines.records import values_of
+from c3d_pipelines.records import Record
 
 # What can become of a video. The first three are the video's own and stay so until it changes;
 # `unreadable` and `failed` are tried again by the next run.
@@ -98,7 +99,7 @@ def file_metadata(provenance: Mapping[str, Any], labels: Sequence[str] = ()) -> 
         provenance: what made the numbers.
         labels: one a class, in order, where the numbers are of classes.
     """
-    said = {b"provenance": json.dumps(provenance, sort_keys=True).encode()}
+    said = {b"provenance": json.dumps(dict(provenance), sort_keys=True).encode()}
     if labels:
         said[b"labels"] = json.dumps(list(labels)).encode()
     return said
@@ -136,7 +137,7 @@ def report_file(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class ShardReport:
+class ShardReport(Record):
     """A shard that is done.
 
     Args:
@@ -173,7 +174,7 @@ class ShardReport:
     timings: Mapping[str, float]
     clips_answered: int
     retries: int
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     def __post_init__(self) -> None:
         if set(self.counts) != set(STATUSES) or sum(self.counts.values()) != self.videos:
@@ -181,20 +182,15 @@ class ShardReport:
                 f"shard {self.name}: its report counts {dict(self.counts)} of {self.videos} videos"
             )
 
-    def to_json(self) -> str:
-        """As text, for :meth:`from_json`."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
-
     @classmethod
     def from_json(cls, text: str | bytes) -> ShardReport:
-        """Read one back.
+        """Read a report that :meth:`to_json` wrote, in this or another release.
 
         Raises:
-            ShardError: it is not what :meth:`to_json` wrote.
+            ShardError: the text is not a shard's report.
         """
         try:
-            values = values_of(text, cls)
-            return cls(**values)
+            return cls.from_dict(json.loads(text))
         except (ValueError, TypeError, AttributeError) as error:
             raise ShardError(f"a shard's report cannot be read ({error})") from error
 

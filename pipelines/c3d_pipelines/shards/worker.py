@@ -35,7 +35,7 @@ from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
 from c3d_pipelines.shards.retry import Patience, ServerGone, StoreTries
 from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
 from c3d_pipelines.shards.writer import TIMINGS, Result, ShardWriter, writing_shard
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 _CHECK_MODEL_EVERY_S = 10.0
 _LOOK_EVERY_S = 0.2
@@ -48,6 +48,7 @@ def do_shard(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     halt: threading.Event | None = None,
+    cores: int | None = None,
 ) -> ShardReport:
     """Do one shard: every video ends in one row, and then there is a report.
 
@@ -61,6 +62,7 @@ def do_shard(
         index: its number in the run's plan.
         on_progress: called after each video and at the end, in this thread.
         halt: set by another thread to give the shard up.
+        cores: how many cores the decoder threads may use; all of this process by default.
 
     Raises:
         UsageError: the settings hold no provenance, or the model gives no classes.
@@ -77,17 +79,17 @@ def do_shard(
     began = time.time()
     if not rows:
         return _report(settings, name, index, began=began)
-    place = Place(settings.out)
-    done = read_report(place, name)
+    storage = Storage(settings.out)
+    done = read_report(storage, name)
     # Of another run's shard only what is well is not to be done again: it was planned, after all.
     # And what has no key may be another video by now.
     stays = done is not None and done.counts[OK] == done.videos and all(row.key for row in rows)
     if done is not None and (done.run == settings.run or stays):
         _tell_of(done, settings.run, index, on_progress)
         return done
-    remove_stale(place)
+    remove_stale(storage)
     with (
-        contextlib.closing(_Work(settings, rows, halt or threading.Event())) as work,
+        contextlib.closing(_Work(settings, rows, halt or threading.Event(), cores=cores)) as work,
         ShardProgress(
             settings.run,
             index,
@@ -97,7 +99,7 @@ def do_shard(
         ) as progress,
     ):
         try:
-            writer = work.write(place, name, progress)
+            writer = work.write(storage, name, progress)
         except ServerGone as gone:
             stayed_away = f"did not come back within {settings.patience_s:g} s"
             raise ShardError(
@@ -106,7 +108,7 @@ def do_shard(
                 "shards that are done stay"
             ) from gone.error
         report = _report(settings, name, index, began=began, writer=writer, work=work)
-        place.write(report_file(name), report.to_json(), again=work.store_tries())
+        storage.write(report_file(name), report.to_json(), again=work.store_tries())
     return report
 
 
@@ -134,7 +136,7 @@ def _report(
         timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
         clips_answered=work.c3d.clips_answered if work else 0,
         retries=work.patience.retried if work else 0,
-        provenance=dict(settings.provenance),
+        provenance=settings.provenance,
     )
 
 
@@ -175,13 +177,20 @@ class _Work:
     """What the videos of one shard share: the connection, the patience, the wish to end it."""
 
     def __init__(
-        self, settings: JobSettings, rows: Sequence[ManifestRow], halt: threading.Event
+        self,
+        settings: JobSettings,
+        rows: Sequence[ManifestRow],
+        halt: threading.Event,
+        *,
+        cores: int | None,
     ) -> None:
         self._settings = settings
         self._rows = rows
         self._halt = halt
         self._signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
-        self._workers, self._threads = share_cores(settings.workers or None, videos=len(rows))
+        self._workers, self._threads = share_cores(
+            settings.workers or None, videos=len(rows), cores=cores
+        )
         self._in_hand: set[_Either] = set()
         self._lock = threading.Lock()
         self.c3d = settings.client()
@@ -198,7 +207,7 @@ class _Work:
         """How often a bucket is tried again, for one file."""
         return StoreTries(patience_s=self._settings.patience_s, stop=self._halt)
 
-    def write(self, place: Place, name: str, progress: ShardProgress) -> ShardWriter:
+    def write(self, storage: Storage, name: str, progress: ShardProgress) -> ShardWriter:
         """All videos, into the shard's files."""
         self.patience.require_model(self._halt)
         labels = self.c3d.model.info(self._signature).labels
@@ -206,7 +215,7 @@ class _Work:
         checked = time.monotonic()
         with (
             writing_shard(
-                place,
+                storage,
                 name,
                 answer=self._settings.answer,
                 size=len(labels) if of_classes else FEATURE_SIZE,
@@ -232,13 +241,13 @@ class _Work:
             # that ask it: what was read until now is of the one model only if it is there still.
             self.patience.require_model(self._halt)
             # From here on, the files may be others than those that an earlier report fits.
-            place.remove(report_file(name))
+            storage.remove(report_file(name))
         return writer
 
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Each row with what became of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, halt=self._halt
+            self._one, self._rows, workers=self._workers, in_order=True, stop=self._halt
         )
         # Requests on their way would hold up one that is told to go.
         with ticking(self._close_if_given_up, every_s=_LOOK_EVERY_S, name="c3d-halt"):
@@ -270,7 +279,7 @@ class _Work:
         return result
 
     def _require_same(self, info: ModelInfo) -> None:
-        made_by = self.c3d.model.made_by(info)
+        made_by = self.c3d.model.provenance(info)
         self.c3d.model.require_unchanged(Provenance(self._settings.provenance), made_by)
 
     @contextlib.contextmanager

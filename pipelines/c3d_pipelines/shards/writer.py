@@ -35,7 +35,7 @@ from c3d_pipelines.shards.schema import (
     video_file,
     video_schema,
 )
-from c3d_pipelines.storage import Place
+from c3d_pipelines.storage import Storage
 
 Result: TypeAlias = VideoFeatures | VideoClassification
 
@@ -49,7 +49,7 @@ TIMINGS = ("wall_s", "decode_s", "wire_s", "queue_s", "compute_s")
 
 @contextlib.contextmanager
 def writing_shard(
-    place: Place,
+    storage: Storage,
     name: str,
     *,
     answer: str,
@@ -62,7 +62,7 @@ def writing_shard(
     """Write a shard's files; both take their names when the block ends, and an error leaves none.
 
     Args:
-        place: the dataset.
+        storage: the dataset.
         name: the shard's.
         answer: ``features`` or ``classes``.
         size: numbers in a row.
@@ -78,9 +78,9 @@ def writing_shard(
     with contextlib.ExitStack() as files:
 
         def rows_to(file: str, schema: pa.Schema, group_rows: int) -> RowGroups:
-            path = files.enter_context(place.writing(file, again=again))
-            shown = redact(place.uri_of(file))
-            here = "" if place.is_local else f"on this machine, below {path.parent}: "
+            path = files.enter_context(storage.writing(file, again=again))
+            shown = redact(storage.uri_of(file))
+            here = "" if storage.is_local else f"on this machine, below {path.parent}: "
             schema = schema.with_metadata(metadata)
             rows = RowGroups(path, schema, group_rows, shown=shown, here=here)
             files.callback(rows.close)
@@ -205,7 +205,8 @@ def key_read(row: ManifestRow, told: Mapping[str, str | int]) -> str:
 
     Args:
         row: as planned.
-        told: the fingerprint from just before reading (see :func:`c3d_client.video.sources.fingerprint`).
+        told: the fingerprint from just before reading (see
+            :func:`c3d_client.video.sources.fingerprint`).
     """
     read = quick_key(told)
     same_kind = row.key.partition(":")[0] == read.partition(":")[0]

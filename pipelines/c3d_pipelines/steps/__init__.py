@@ -1,1 +1,4 @@
-"""Kept for pipelines that were compiled by release 0.1.0; the steps are in c3d_pipelines.run."""
+"""Import paths and signatures of release 0.1.0, for its compiled pipelines that run scheduled.
+
+They stay for one release. The steps themselves are in :mod:`c3d_pipelines.run`.
+"""

@@ -1,6 +1,4 @@
-"""The steps under the path that pipelines compiled by release 0.1.0 import; they run scheduled."""
-
-from __future__ import annotations
+"""The export steps under the import path of pipelines compiled by release 0.1.0."""
 
 from c3d_pipelines.run.export_steps import build_step, fetch_step, publish_step, verify_step
 

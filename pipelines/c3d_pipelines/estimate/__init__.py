@@ -1,0 +1,1 @@
+"""Estimate of a bulk run: how long it takes and what it costs, from a simulation."""

@@ -1,1 +1,0 @@
-"""The compiled pipeline, run on this machine."""

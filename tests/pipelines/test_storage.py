@@ -1,0 +1,369 @@
+"""A place is a folder or a bucket, and behaves as one thing: files appear whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from c3d_client.video import stores
+from c3d_pipelines import storage as module
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.storage import Storage
+from support.s3_server import s3_server
+
+NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet", "x+y=z&.md"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with one bucket, in the environment."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
+    with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(stores, "_OPENED", {})
+        Storage("s3://bucket")._store.mkdir("bucket")
+        yield running
+
+
+@pytest.fixture
+def bucket(server) -> Storage:
+    """A part of the bucket that no other test has."""
+    return Storage(f"s3://bucket/a folder/ü {secrets.token_hex(4)}")
+
+
+@pytest.fixture(params=["disk", "s3"])
+def storage(request, tmp_path) -> Storage:
+    """An empty place, on a disk and in a bucket."""
+    if request.param == "disk":
+        return Storage(tmp_path / "out put" / "ü")
+    return request.getfixturevalue("bucket")
+
+
+def refused(call, *parts: str) -> str:
+    """The one line that is said."""
+    with pytest.raises(StorageError) as failed:
+        call()
+    said = str(failed.value)
+    assert "\n" not in said
+    assert said == f"{failed.value.uri}: {failed.value.reason}"
+    for part in parts:
+        assert part in said
+    return said
+
+
+def begin_and_fail(storage: Storage, name: str, error: BaseException) -> Path:
+    """Half a file, then an error; gives where it was written."""
+    seen = []
+
+    def write() -> None:
+        with storage.writing(name) as path:
+            seen.append(path)
+            path.write_bytes(b"half of the new one")
+            raise error
+
+    expected = StorageError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        write()
+    return seen[0]
+
+
+def table(rows: int) -> pa.Table:
+    numbers = np.random.default_rng(rows).random(rows * 64, dtype=np.float32)
+    features = pa.FixedSizeListArray.from_arrays(pa.array(numbers), 64)
+    return pa.table({"row": pa.array(range(rows)), "feature": features})
+
+
+# A disk and a bucket alike
+
+
+def test_what_is_written_is_read_and_listed_under_its_name(storage):
+    for name in NAMES:
+        storage.write(name, f"of {name}")
+    assert storage.names() == sorted(NAMES)
+    assert storage.names("runs") == storage.names("runs/a b") == ["runs/a b/ü #1%20?[x].json"]
+    for name in NAMES:
+        assert storage.read(name) == f"of {name}".encode()
+        assert storage.size(name) == len(f"of {name}".encode())
+        assert storage.uri_of(name) == f"{storage.uri}/{name}"
+    assert Storage(storage.uri + "/").names() == sorted(NAMES)
+
+
+def test_a_place_that_is_not_there_yet_is_empty(storage):
+    assert storage.names() == storage.names("shards") == []
+    assert storage.read("index.parquet") is None
+    assert storage.size("index.parquet") is None
+    storage.remove("index.parquet")
+
+
+def test_a_file_that_is_written_again_is_the_new_one(storage):
+    storage.write("a.json", b"old and longer")
+    storage.write("a.json", b"new")
+    assert (storage.read("a.json"), storage.size("a.json")) == (b"new", 3)
+    storage.remove("a.json")
+    assert storage.names() == []
+
+
+def test_a_folder_is_no_file(storage):
+    storage.write("runs/one/plan.parquet", b"x")
+    assert storage.size("runs") is None
+    assert storage.read("runs/one/plan.parquet/below") is None
+    assert storage.size("runs/one/plan.parquet/below") is None
+    storage.remove("runs/one/plan.parquet/below")
+    assert storage.names("runs/on") == []
+
+
+def test_an_empty_file_is_a_file(storage):
+    storage.write("empty", b"")
+    assert (storage.read("empty"), storage.size("empty"), storage.names()) == (b"", 0, ["empty"])
+
+
+def test_parquet_is_written_by_its_path_and_read_in_any_order(storage):
+    whole = table(20_000)
+    with storage.writing("shards/a.parquet") as path:
+        with pq.ParquetWriter(path, whole.schema) as writer:
+            for at in range(0, whole.num_rows, 4_000):
+                writer.write_table(whole.slice(at, 4_000))
+        assert storage.names() == []
+    assert storage.size("shards/a.parquet") > 1 << 20
+    with storage.reading("shards/a.parquet") as file:
+        parts = pq.ParquetFile(file)
+        assert parts.metadata.num_row_groups == 5
+        assert parts.read_row_group(3).equals(whole.slice(12_000, 4_000))
+        assert parts.read_row_group(0, columns=["row"])["row"].to_pylist() == list(range(4_000))
+    with storage.reading("shards/a.parquet") as file:
+        assert pq.read_table(file).equals(whole)
+
+
+def test_an_error_while_writing_leaves_what_was_there(storage):
+    storage.write("a.json", b"old")
+    for error in (ZeroDivisionError(), KeyboardInterrupt(), SystemExit(1), OSError("any")):
+        assert not begin_and_fail(storage, "a.json", error).exists()
+        assert not begin_and_fail(storage, "b.json", error).exists()
+    assert storage.names() == ["a.json"]
+    assert storage.read("a.json") == b"old"
+
+
+def test_a_defect_in_the_block_is_not_called_the_stores_trouble(storage):
+    storage.write("a.parquet", b"no Parquet")
+    with storage.reading("a.parquet") as file, pytest.raises(pa.ArrowInvalid):
+        pq.read_table(file)
+    with pytest.raises(pa.ArrowInvalid), storage.reading("a.parquet") as file:
+        pq.read_table(file)
+    with pytest.raises(KeyError), storage.writing("b") as _:
+        raise KeyError("b")
+
+
+def test_a_file_that_is_not_there_cannot_be_opened(storage):
+    with pytest.raises(StorageError, match="cannot be read"), storage.reading("gone.parquet"):
+        pass
+
+
+def test_of_many_who_write_one_name_one_wins_and_is_whole(storage):
+    contents = [bytes([n]) * (100_000 + n) for n in range(8)]
+    together = threading.Barrier(len(contents))
+
+    def write(content: bytes) -> None:
+        with storage.writing("one") as path:
+            path.write_bytes(content)
+            together.wait(20)
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert storage.read("one") in contents
+    assert storage.names() == ["one"]
+
+
+def test_what_is_hidden_is_not_listed(storage):
+    for name in (".hidden", "shards/.c3d-0123", ".git/config", "runs/.x/y", "shown"):
+        storage.write(name, b"x")
+    assert storage.names() == ["shown"]
+    assert storage.names("runs") == []
+
+
+def test_a_full_disk_is_said(storage):
+    def write() -> None:
+        with storage.writing("a.parquet") as path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    refused(write, f"{storage.uri}/a.parquet: cannot be written (", "No space left on device)")
+    assert storage.names() == []
+
+
+def test_what_is_no_place_is_refused():
+    refused(lambda: Storage(""), "is no place")
+    refused(lambda: Storage("  "), "is no place")
+    refused(lambda: Storage("https://host/a?sig=secret"), "cannot be written to", "sig=***")
+    refused(lambda: Storage("ftp://host/a"), "is not a path, file://, s3:// or gs://")
+    for uri in ("s3://", "s3:///", "gs://"):
+        refused(lambda uri=uri: Storage(uri), "names no bucket")
+    said = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
+    assert "hush" not in said
+
+
+def test_a_store_without_its_library_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(stores, "_OPENED", {})
+    import fsspec
+
+    def missing(name: str):
+        raise ImportError(f"install {name}")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    said = refused(lambda: Storage("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
+    assert said.count("gs://bucket/out") == 1
+
+
+# A disk
+
+
+def test_a_path_may_be_written_as_a_file_url(tmp_path):
+    storage = Storage(f"file://{tmp_path}/a%20b")
+    storage.write("x", b"x")
+    assert (tmp_path / "a b" / "x").read_bytes() == b"x"
+    assert storage.is_local
+    assert Storage(f"file://localhost{tmp_path}/a%20b").names() == ["x"]
+
+
+def test_the_file_itself_and_then_its_name_reach_the_disk(tmp_path, monkeypatch):
+    """What others wrote to by its name is what is synced and renamed, and then its folder."""
+    steps = []
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        steps.append(("sync", status.st_ino, stat.S_ISDIR(status.st_mode)))
+
+    def replace(old: Path, new: Path) -> None:
+        steps.append(("name", os.stat(old).st_ino, False))
+        rename(old, new)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with Storage(tmp_path).writing("a.parquet") as path:
+        pq.write_table(table(10), path)
+    file, folder = (tmp_path / "a.parquet").stat().st_ino, tmp_path.stat().st_ino
+    assert steps == [("sync", file, False), ("name", file, False), ("sync", folder, True)]
+    assert pq.read_table(tmp_path / "a.parquet").equals(table(10))
+
+
+def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(tmp_path, monkeypatch):
+    def cannot(path: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def broken(path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module, "sync", cannot)
+    Storage(tmp_path).write("a", b"x")
+    monkeypatch.setattr(module, "sync", broken)
+    refused(lambda: Storage(tmp_path).write("a", b"x"), "cannot be written (Input/output error)")
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+    (tmp_path / "out").write_bytes(b"a file")
+    storage = Storage(tmp_path / "out")
+    refused(lambda: storage.write("index.parquet", b""), "out/index.parquet: cannot be written (")
+    assert (storage.names(), storage.read("x"), storage.size("x")) == ([], None, None)
+    (tmp_path / "index.parquet").mkdir()
+    refused(lambda: Storage(tmp_path).write("index.parquet", b""), "Is a directory")
+    refused(lambda: Storage(tmp_path).read("index.parquet"), "cannot be read (Is a directory)")
+    assert sorted(os.listdir(tmp_path)) == ["index.parquet", "out"]
+
+
+@pytest.fixture
+def unprivileged():
+    """Modes count: they do not for root, who becomes nobody meanwhile."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_written_or_read_is_said(tmp_path, request):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        if os.stat(folder).st_uid == os.geteuid() and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    storage = Storage(tmp_path)
+    storage.write("shards/a.parquet", b"x")
+    (tmp_path / "shards").chmod(0)
+    request.getfixturevalue("unprivileged")
+    refused(lambda: storage.write("index.parquet", b""), "cannot be written (Permission denied)")
+    # Not an empty list: what cannot be seen is not done again.
+    refused(storage.names, "cannot be listed (Permission denied)")
+    refused(lambda: storage.size("shards/a.parquet"), "cannot be asked for (Permission denied)")
+    refused(lambda: storage.read("shards/a.parquet"), "cannot be read (Permission denied)")
+    refused(lambda: storage.remove("shards/a.parquet"), "cannot be removed (Permission denied)")
+
+
+def test_a_disk_that_is_full_in_truth_is_said(tmp_path):
+    """A limit of the process stands for the disk's: writing ends in an error half-way."""
+    import resource
+    import signal
+
+    storage = Storage(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        said = refused(lambda: storage.write("big", bytes(1_000_000)), "big: cannot be written (")
+        with pytest.raises(StorageError), storage.writing("a.parquet") as path:
+            pq.write_table(table(20_000), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "File too large" in said
+    assert os.listdir(tmp_path) == []
+
+
+# A bucket
+
+
+def test_nothing_of_what_was_sent_is_kept_on_this_machine(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    bucket.write("a.json", b"x")
+    begin_and_fail(bucket, "b.json", ZeroDivisionError())
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_room_for_what_is_to_be_sent_is_said_of_this_machine(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "gone"))
+    gone = f"on this machine, below {tmp_path}/gone: No such file or directory"
+    refused(lambda: bucket.write("a.json", b"x"), bucket.uri_of("a.json"), gone)
+
+
+def test_a_browser_is_told_what_an_object_is(bucket):
+    bucket.write("runs/a/report.html", "<p>")
+    bucket.write("dataset.json", "{}")
+    kinds = {
+        name: bucket._store.info(f"{bucket._root}/{name}")["ContentType"]
+        for name in ("runs/a/report.html", "dataset.json")
+    }
+    assert kinds == {"runs/a/report.html": "text/html", "dataset.json": "application/json"}
+
+
+def test_a_neighbour_with_the_same_beginning_is_another_place(bucket):
+    bucket.write("a", b"x")
+    neighbour = Storage(bucket.uri + "-2")
+    neighbour.write("b", b"y")
+    assert (bucket.names(), neighbour.names()) == (["a"], ["b"])
+
+
+def test_the_marks_that_consoles_leave_for_folders_are_no_files(bucket):
+    store, root = bucket._store, bucket._root
+    store.call_s3("put_object", Bucket=root.split("/")[0], Key=root.split("/", 1)[1] + "/")
+    store.call_s3("put_object", Bucket=root.split("/")[0], Key=root.split("/", 1)[1] + "/shards/")
+    bucket.write("shards/a.json", b"x")
+    assert bucket.names() == ["shards/a.json"]

@@ -1,0 +1,385 @@
+"""A bucket whose server stumbles: what passes is tried again, what stays is one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from c3d_client.video import stores
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.storage import Storage
+from support.s3_faults import (
+    Fault,
+    answers,
+    cuts,
+    resets,
+    resets_after_doing,
+    s3_proxy,
+    waits,
+)
+from support.s3_server import s3_server
+
+pytestmark = pytest.mark.faults
+
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: places on S3 not run")
+pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
+
+MEGABYTE = 1 << 20
+BIG = random.Random(0).randbytes(24 * MEGABYTE + 12345)  # four parts
+SLOW_DOWN = answers(503, "SlowDown", "Please reduce your request rate.")
+INTERNAL = answers(500, "InternalError")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """The proxy in the environment, and beside it the server itself as fsspec shows it."""
+    with (
+        s3_server(tmp_path_factory.mktemp("s3")) as server,
+        s3_proxy(server.endpoint) as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        patch.setattr(stores, "_OPENED", {})
+        sleep = asyncio.sleep
+        # The libraries' waits before they try again, a twentieth as long.
+        patch.setattr(asyncio, "sleep", lambda delay, *result: sleep(delay / 20, *result))
+        keys = {"key": server.access_key, "secret": server.secret_key}
+        direct = {"endpoint_url": server.endpoint, "use_listings_cache": False}
+        yield proxy, fsspec.filesystem("s3", **keys, **direct)
+
+
+@pytest.fixture
+def s3(running):
+    """The server, with one bucket that is empty."""
+    proxy, direct = running
+    direct.mkdir("bucket")
+    proxy.requests.clear()
+    yield direct
+    proxy.faults.clear()
+    if direct.exists("bucket"):
+        direct.rm("bucket", recursive=True)
+
+
+@pytest.fixture
+def proxy(running, s3):
+    return running[0]
+
+
+@pytest.fixture
+def storage(s3) -> Storage:
+    return Storage("s3://bucket/out")
+
+
+def refused(call, *parts: str) -> str:
+    """The one line that is said."""
+    with pytest.raises(StorageError) as failed:
+        call()
+    said = str(failed.value)
+    assert "\n" not in said
+    assert said.startswith(failed.value.uri)
+    assert "tests' secret" not in said
+    assert failed.value.__cause__ is None
+    for part in parts:
+        assert part in said
+    return said
+
+
+def unfinished(s3) -> list[str]:
+    """Uploads that were begun and neither ended nor given up."""
+    found = s3.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", [])
+    return [upload["Key"] for upload in found]
+
+
+def films(rows: int) -> pa.Table:
+    features = np.random.default_rng(0).random(rows * 256, dtype=np.float32)
+    return pa.table(
+        {
+            "row": pa.array(range(rows)),
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features), 256),
+        }
+    )
+
+
+# What passes
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [SLOW_DOWN, INTERNAL, answers(502, "BadGateway"), resets, resets_after_doing, waits(0.1)],
+    ids=["slow down", "internal", "gateway", "reset", "answer lost", "late"],
+)
+def test_one_stumble_is_not_noticed(proxy, storage, s3, spoil):
+    for method, call in {
+        "PUT": lambda: storage.write("a.json", b"right"),
+        "GET /bucket/out": lambda: storage.read("a.json"),
+        "GET /bucket?": storage.names,
+        "HEAD": lambda: storage.size("a.json"),
+        "DELETE": lambda: storage.remove("a.json"),
+    }.items():
+        fault = Fault(spoil, method, times=1)
+        proxy.faults = [fault]
+        assert call() in (None, b"right", ["a.json"], 5)
+        assert fault.struck == 1
+        assert s3.exists("bucket/out/a.json") == (method != "DELETE")
+
+
+def test_a_file_is_read_whole_though_its_connection_is_cut(proxy, storage):
+    storage.write("big", BIG)
+    proxy.faults = [Fault(cuts, "GET", times=2)]
+    assert storage.read("big") == BIG
+
+
+def test_parquet_is_read_right_though_connections_are_cut(proxy, storage):
+    whole = films(8_000)
+    with storage.writing("a.parquet") as path:
+        pq.write_table(whole, path, row_group_size=1_000)
+    proxy.faults = [
+        Fault(cuts, "GET", times=1),
+        Fault(SLOW_DOWN, "GET", after=1, times=1),
+        Fault(resets, "GET", after=2, times=1),
+        Fault(cuts, "GET", after=1, times=2),
+    ]
+    with storage.reading("a.parquet") as file:
+        parts = pq.ParquetFile(file)
+        rows = [parts.read_row_group(n) for n in (7, 0, 6, 1, 5, 2, 4, 3)]
+    assert pa.concat_tables(rows).sort_by("row").equals(whole)
+    assert [fault.struck for fault in proxy.faults] == [1, 1, 1, 2]
+
+
+def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, storage, s3):
+    stumbles = [
+        Fault(SLOW_DOWN, "?uploads", times=1),
+        Fault(resets, "partNumber=2", times=1),
+        Fault(INTERNAL, "partNumber=3", times=1),
+        Fault(resets_after_doing, "partNumber=4", times=1),
+    ]
+    proxy.faults = list(stumbles)
+    storage.write("big", BIG)
+    assert [fault.struck for fault in stumbles] == [1, 1, 1, 1]
+    assert s3.cat("bucket/out/big") == BIG
+    parts = [r for r in proxy.requests if "partNumber" in r]
+    assert len({r.split("&")[0] for r in parts}) == 4
+    assert unfinished(s3) == []
+
+
+def test_a_small_file_goes_up_in_one_request(proxy, storage):
+    storage.write("a", bytes(15 * MEGABYTE))
+    assert [request.split()[0] for request in proxy.requests] == ["PUT"]
+
+
+def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, storage):
+    """After the library's own tries."""
+    asked = []
+
+    def again(error: Exception) -> bool:
+        asked.append(error)
+        if len(asked) == 2:
+            proxy.faults = []
+        return True
+
+    proxy.faults = [Fault(INTERNAL, "PUT")]
+    storage.write("a", b"x", again=again)
+    assert (len(asked), storage.read("a")) == (2, b"x")
+    proxy.faults = [Fault(resets, "PUT")]
+    refused(lambda: storage.write("a", b"y", again=lambda error: False), "Could not connect")
+    assert storage.read("a") == b"x"
+
+
+# What stays
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(INTERNAL, "so it was asked"), (resets, "Could not connect")],
+    ids=["internal", "reset"],
+)
+def test_a_part_that_cannot_be_sent_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, said):
+    storage.write("before", b"x")
+    proxy.faults = [Fault(spoil, "partNumber=3")]
+    refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", said)
+    assert storage.names() == ["before"]
+    assert unfinished(s3) == []
+    # None is on its way any more when the upload is given up.
+    assert not [request for request in proxy.requests if "partNumber=4" in request]
+
+
+def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, storage, s3):
+    storage.write("big", b"old")
+    proxy.faults = [Fault(answers(403, "AccessDenied"), "POST /bucket/out/big?uploadId=")]
+    refused(lambda: storage.write("big", BIG), "cannot be written (access denied")
+    assert storage.read("big") == b"old"
+    assert unfinished(s3) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("PUT", lambda storage: storage.write("a", b"new")),
+        ("GET", lambda storage: storage.read("a")),
+        ("GET", lambda storage: storage.names()),
+        ("HEAD", lambda storage: storage.size("a")),
+        ("DELETE", lambda storage: storage.remove("a")),
+    ],
+    ids=["write", "read", "names", "size", "remove"],
+)
+def test_a_server_that_stays_down_is_one_line(proxy, storage, method, call):
+    storage.write("a", b"old")
+    proxy.faults = [Fault(resets, method)]
+    refused(lambda: call(storage), "s3://bucket/out", "127.0.0.1")
+    proxy.faults = []
+    assert storage.read("a") == b"old"
+
+
+def test_a_server_that_pushes_back_for_good_is_one_line(proxy, storage):
+    proxy.faults = [Fault(SLOW_DOWN, "PUT")]
+    refused(lambda: storage.write("a", b"x"), "cannot be written (", "reduce your request rate")
+    assert len(proxy.requests) > 3
+
+
+def test_a_server_that_says_nothing_is_given_up(proxy, s3, monkeypatch):
+    monkeypatch.setattr(stores, "_SILENCE_S", 0.3)
+    monkeypatch.setattr(stores, "_TRIES", 1)
+    monkeypatch.setattr(stores, "_OPENED", {})
+    storage = Storage("s3://bucket/out")
+    proxy.faults = [Fault(waits(8))]
+    began = time.monotonic()
+    refused(lambda: storage.read("a"), "s3://bucket/out/a: cannot be read (")
+    assert time.monotonic() - began < 7
+
+
+def test_no_server_is_said(storage, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(stores, "_OPENED", {})
+    refused(lambda: Storage("s3://bucket/out").read("a"), "Could not connect", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AWS_SECRET_ACCESS_KEY", "hush hush"), ("AWS_ACCESS_KEY_ID", "nobody")],
+)
+def test_wrong_credentials_are_said_without_them(storage, s3, monkeypatch, name, value):
+    storage.write("a", b"x")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stores, "_OPENED", {})
+    stranger = Storage("s3://bucket/out")
+    for call in (
+        lambda: stranger.read("a"),
+        lambda: stranger.write("a", b"y"),
+        lambda: stranger.write("big", BIG),
+        lambda: stranger.size("a"),
+        lambda: stranger.remove("a"),
+        stranger.names,
+    ):
+        said = refused(call, "access denied", "AWS_ACCESS_KEY_ID")
+        assert value not in said
+    assert storage.names() == ["a"]
+
+
+def test_no_credentials_are_said(s3, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setattr(stores, "_OPENED", {})
+    refused(lambda: Storage("s3://bucket/out").write("a", b"x"), "access denied", "credentials")
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
+    gone = Storage("s3://no-such-bucket/out")
+    for call in (
+        gone.names,
+        lambda: gone.read("a"),
+        lambda: gone.write("a", b"x"),
+        lambda: gone.write("big", BIG),
+    ):
+        refused(call, "s3://no-such-bucket/out", "there is no such bucket")
+    assert not s3.exists("no-such-bucket")
+
+
+def test_a_bucket_that_vanishes_while_a_file_goes_up_is_said(proxy, storage, s3):
+    def vanish(handler) -> None:
+        s3.rm("bucket", recursive=True)
+        handler.reply(*handler.ask())
+
+    proxy.faults = [Fault(vanish, "partNumber=2", times=1)]
+    said = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
+    assert "there is no such" in said
+    refused(storage.names, "there is no such bucket")
+    refused(lambda: storage.read("big"), "there is no such bucket")
+    assert not s3.exists("bucket")
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(storage):
+    with storage.writing("a.parquet") as path:
+        pq.write_table(films(8_000), path, row_group_size=1_000)
+
+    def read() -> None:
+        with storage.reading("a.parquet") as file:
+            parts = pq.ParquetFile(file)
+            parts.read_row_group(0)
+            with storage.writing("a.parquet") as path:
+                pq.write_table(films(7_000), path, row_group_size=1_000)
+            parts.read_row_group(6)
+
+    refused(read, "cannot be read (was replaced while it was read; try again)")
+
+
+def test_no_more_is_read_of_parquet_than_is_asked_for(proxy, storage):
+    with storage.writing("a.parquet") as path:
+        pq.write_table(films(16_000), path, row_group_size=1_000)
+    assert storage.size("a.parquet") > 15 * MEGABYTE
+    proxy.requests.clear()
+    proxy.faults = [Fault(counting := Counting(), "GET")]
+    with storage.reading("a.parquet") as file:
+        assert pq.read_table(file, columns=["row"]).num_rows == 16_000
+    assert counting.bytes < 2 * MEGABYTE
+
+
+class Counting:
+    """Passes everything on and counts what is sent back."""
+
+    bytes = 0
+
+    def __call__(self, handler) -> None:
+        answer = handler.ask()
+        self.bytes += len(answer[2])
+        handler.reply(*answer)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_server_that_stumbles_at_random_loses_nothing(proxy, storage, s3, seed):
+    """One request in eight fails; each call ends right, or says that it did not."""
+    dice = random.Random(seed)
+
+    class Sometimes(Fault):
+        def strikes(self, method: str, path: str) -> bool:
+            return dice.random() < 0.125
+
+    def spoil(handler) -> None:
+        dice.choice([SLOW_DOWN, INTERNAL, resets, resets_after_doing, cuts])(handler)
+
+    proxy.faults = [Sometimes(spoil)]
+    names = {f"d{n % 3}/f{n}": 9 * MEGABYTE if n % 4 == 0 else 100 for n in range(12)}
+    sent = {name: random.Random(name).randbytes(size) for name, size in names.items()}
+    done = {name for name in sent if ends_well(storage.write, name, sent[name])}
+    reread = {name: ends_well(storage.read, name) for name in done}
+    assert all(data is None or data == sent[name] for name, data in reread.items())
+    proxy.faults = []
+    # What was not acknowledged may be there, but then it is right.
+    assert done <= set(storage.names()) <= set(sent)
+    assert all(storage.read(name) == sent[name] for name in storage.names())
+    assert len(done) >= 10
+    assert unfinished(s3) == []
+
+
+def ends_well(call, *arguments):
+    """What it gives, or True; None if it does not end well, which is one line."""
+    try:
+        return call(*arguments) or True
+    except StorageError as error:
+        return None if "\n" not in str(error) else pytest.fail(str(error))
