@@ -8,7 +8,7 @@ from c3d_client.core.errors import C3DError
 
 
 class BatchError(C3DError):
-    """A bulk job cannot go on."""
+    """A bulk run cannot continue."""
 
 
 class ManifestError(BatchError):
@@ -16,14 +16,14 @@ class ManifestError(BatchError):
 
 
 class ShardError(BatchError):
-    """A shard is not what its report says."""
+    """A shard, an index or a card of a dataset is damaged or missing."""
 
 
 class StorageError(BatchError, OSError):
-    """A place of a dataset cannot be read or written.
+    """A file or folder of a dataset cannot be read or written.
 
     Args:
-        uri: the file, folder or object, without credentials.
+        uri: the address of the file, folder or object, without credentials.
         reason: what is wrong and what to do.
     """
 
@@ -37,4 +37,4 @@ class StorageError(BatchError, OSError):
 
 
 class RunError(BatchError):
-    """A pipeline cannot be run here, or the cluster does not take it."""
+    """A pipeline cannot run here, or the cluster refuses it."""

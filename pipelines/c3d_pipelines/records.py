@@ -38,7 +38,9 @@ class Record:
         unknown: the fields of a file that this release does not know.
     """
 
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    unknown: Mapping[str, Any] = field(
+        default_factory=dict, repr=False, compare=False, kw_only=True
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, unknown fields included."""
@@ -60,14 +62,16 @@ class Record:
         types = _fields(cls)
         if not isinstance(values, Mapping):
             raise ValueError(f"expected an object with {', '.join(sorted(types))}")
-        required = {one.name for one in fields(cls) if one.name in types and not one.metadata}
+        required = {
+            field_.name for field_ in fields(cls) if field_.name in types and not field_.metadata
+        }
         if missing := required - set(values):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         known = {name: _of_type(types[name], values[name]) for name in types if name in values}
         unknown = {name: value for name, value in values.items() if name not in types}
         for name, value in known.items():
             if is_dataclass(value) and not isinstance(value, Record | Provenance):
-                names = {one.name for one in fields(value)}
+                names = {field_.name for field_ in fields(value)}
                 if rest := {key: item for key, item in values[name].items() if key not in names}:
                     unknown[name] = rest
         return cls(**known, unknown=unknown)
@@ -77,7 +81,9 @@ def _fields(kind: type[Record]) -> dict[str, Any]:
     """Return the types of a record's known fields."""
     if kind not in _TYPES:
         hints = get_type_hints(kind)
-        _TYPES[kind] = {one.name: hints[one.name] for one in fields(kind) if one.name != "unknown"}
+        _TYPES[kind] = {
+            field_.name: hints[field_.name] for field_ in fields(kind) if field_.name != "unknown"
+        }
     return _TYPES[kind]
 
 
@@ -109,6 +115,6 @@ def _of_type(kind: Any, value: Any) -> Any:
     if inspect.isclass(kind) and issubclass(kind, Record | Provenance):
         return kind.from_dict(value)
     if inspect.isclass(kind) and is_dataclass(kind):
-        names = {one.name for one in fields(kind)}
+        names = {field_.name for field_ in fields(kind)}
         return kind(**{name: item for name, item in value.items() if name in names})
     return value

@@ -1,7 +1,7 @@
-"""A folder of a dataset, on a disk or in a bucket: files that appear whole, are listed and read.
+"""A folder of a dataset, on a disk or in a bucket: list, read and write its files.
 
-The only file of this room that knows where things are kept. What is written takes its name when
-all of it is there: by a rename on a disk; in a bucket because an object has no other way.
+This is the only module of the pipelines that knows how files are stored. A file has its name only
+when all of it is written: by a rename on a disk, and in a bucket because objects appear whole.
 """
 
 from __future__ import annotations
@@ -15,55 +15,69 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from c3d_client.core.errors import C3DError
 from c3d_client.core.files import TEMPORARY_PREFIX, atomic_file, sync
-from c3d_client.core.uri import redact, scheme
+from c3d_client.core.uri import Uri
 from c3d_client.video.sources import open_store, reason
 
 from c3d_pipelines.errors import StorageError
 
+# The files of a run, below run_folder().
+PLAN, SETTINGS, SUMMARY = "plan.parquet", "settings.json", "summary.json"
+PAGE, TEXT, LOG = "report.html", "report.md", "local.log"
+
 _PART_BYTES = 8 << 20
-_MAX_PARTS = 10_000  # S3's own limit
-_AHEAD_BYTES = 64 << 10  # read beyond what is asked for
-# Whose exceptions are a store's trouble, besides OSError; others are defects.
+_MAX_PARTS = 10_000  # S3's limit
+_READ_AHEAD_BYTES = 64 << 10
+# Exceptions of these libraries, and OSError, are failures of a store; all others are defects.
 _LIBRARIES = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3")
 
 
+def run_folder(run: str) -> str:
+    """Return the folder of a run, below the dataset's folder."""
+    return f"runs/{run}"
+
+
+def run_file(run: str, name: str) -> str:
+    """Return the name of a run's file, below the dataset's folder."""
+    return f"{run_folder(run)}/{name}"
+
+
 class Storage:
-    """A folder on a disk, or a prefix in a bucket. It need not exist; writing makes it.
+    """A folder on a disk, or a prefix in a bucket. It need not exist; writing creates it.
 
     Args:
         uri: a path, ``file://``, ``s3://`` or ``gs://``. Credentials come from the environment, as
             for videos (see :mod:`c3d_client.video.stores`).
 
+    Attributes:
+        uri: the folder's address.
+
     Raises:
-        StorageError: it is not such a URI, or its library is not installed.
+        StorageError: the address is of another kind, or its library is not installed.
     """
 
-    def __init__(self, uri: str | os.PathLike[str]) -> None:
-        text = os.fspath(uri)
-        if scheme(text) == "file":
-            text = unquote(text[len("file://") :].removeprefix("localhost"))
-        self.uri = text.rstrip("/") or "/"
+    def __init__(self, uri: str | os.PathLike[str] | Uri) -> None:
+        given = Uri.of(uri)
+        local = given.local_path
+        self.uri = Uri((given.raw if local is None else local).rstrip("/") or "/")
         self._store: Any = None
-        self._root = self.uri
-        shown = redact(self.uri)
-        if not text.strip():
-            raise StorageError(repr(text), "is no place; give a folder or bucket")
-        if not scheme(text):
+        self._root = self.uri.raw
+        shown = str(self.uri)
+        if not given.raw.strip():
+            raise StorageError(repr(given.raw), "is no folder; give a folder or bucket")
+        if local is not None:
             return
-        kind, _, path = text.partition("://")
-        bucket = path.split("/")[0]
-        if scheme(text) in ("http", "https"):
+        bucket = self.uri.bucket
+        if self.uri.scheme in ("http", "https"):
             raise StorageError(shown, "cannot be written to; give a folder or bucket")
         if not bucket:
-            raise StorageError(text, f"names no bucket; give {kind}://BUCKET/DIR")
+            raise StorageError(str(given), f"names no bucket; give {self.uri.scheme}://BUCKET/DIR")
         if "@" in bucket:
             raise StorageError(shown, "holds credentials; give them in the environment")
         try:
-            self._store, self._root = open_store(self.uri)
+            self._store, self._root = open_store(self.uri.raw)
         except KeyError:
             raise StorageError(shown, "is not a path, file://, s3:// or gs://") from None
         except C3DError as error:
@@ -71,28 +85,32 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder on this machine's file systems."""
+        """Whether the folder is on this machine's file systems."""
         return self._store is None
 
-    def uri_of(self, name: str) -> str:
-        """The path or URL of a file in it."""
-        return f"{self.uri.rstrip('/')}/{name}"
+    def uri_of(self, name: str) -> Uri:
+        """Return the address of a file of the folder."""
+        return self.uri.join(name)
+
+    def path_of(self, name: str) -> Path:
+        """Return the path of a file of a local folder."""
+        return Path(self._path(name))
 
     def read(self, name: str) -> bytes | None:
-        """All of a file; None where there is none.
+        """Return the content of a file; None where there is none.
 
         Raises:
-            StorageError: it cannot be read, or its bucket is not there.
+            StorageError: the file cannot be read, or its bucket does not exist.
         """
-        with self._named(name, "read"):
+        with self._errors(name, "read"):
             try:
                 if self._store is None:
-                    return Path(self._path(name)).read_bytes()
-                # In one request: parts of it could be of different versions.
+                    return self.path_of(name).read_bytes()
+                # In one request: parts of the file could be of different versions.
                 data: bytes = self._store.cat_file(self._path(name), max_concurrency=1)
                 return data
             except (FileNotFoundError, NotADirectoryError) as error:
-                if _code(error) == "NoSuchBucket":
+                if _store_code(error) == "NoSuchBucket":
                     raise
                 return None
 
@@ -101,119 +119,118 @@ class Storage:
         name: str,
         data: bytes | str,
         *,
-        again: Callable[[Exception], bool] | None = None,
+        retry: Callable[[Exception], bool] | None = None,
     ) -> None:
-        """Write a file; it appears whole or not at all.
+        """Write a file, which appears whole or not at all.
 
         Args:
-            name: below the place.
-            data: all of it.
-            again: as for :meth:`writing`.
+            name: the file's path below the folder.
+            data: the content.
+            retry: as for :meth:`writing`.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
         """
-        with self.writing(name, again=again) as path:
+        with self.writing(name, retry=retry) as path:
             path.write_bytes(data.encode() if isinstance(data, str) else data)
 
     @contextlib.contextmanager
     def writing(
-        self, name: str, *, again: Callable[[Exception], bool] | None = None
+        self, name: str, *, retry: Callable[[Exception], bool] | None = None
     ) -> Iterator[Path]:
-        """A path on this machine to write a file to; it takes its name when the block ends.
+        """Yield a local path to write a file to; the file has its name when the block ends.
 
-        The file is synced to the disk, or sent to the bucket in parts, before it has its name. An
-        error leaves nothing.
+        Before that the file is synced to the disk, or uploaded in parts. After an error there is no
+        file.
 
         Args:
-            name: below the place.
-            again: asked, with the error, whether the bucket is to be sent the file once more,
-                after the tries that the store's library makes itself.
+            name: the file's path below the folder.
+            retry: called with the error of an upload, after the retries of the store's library;
+                returns whether to upload again.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
         """
         target = self._path(name)
         if self._store is None:
-            with self._named(name, "written"):
+            with self._errors(name, "written"):
                 folder = os.path.dirname(target)
                 os.makedirs(folder, exist_ok=True)
                 with atomic_file(target) as file:
-                    # Others write to the file by its name meanwhile; it is the same file.
+                    # The caller opens the same file by its name.
                     yield Path(file.name)
-                _sync_names(folder)
+                _sync_folder(folder)
             return
-        with self._named(name, "written", here=True), _temporary_file(name) as made:
-            yield made
-            # One after another: a part on its way outlives the upload that is given up.
-            part = _PART_BYTES * max(1, math.ceil(made.stat().st_size / _MAX_PARTS / _PART_BYTES))
+        with self._errors(name, "written", local=True), _temporary_file(name) as path:
+            yield path
+            # One part at a time: a concurrent part would outlive an upload that is cancelled.
+            part = _PART_BYTES * max(1, math.ceil(path.stat().st_size / _MAX_PARTS / _PART_BYTES))
             options = {"chunksize": part, "max_concurrency": 1}
-            with self._named(name, "written"):
+            with self._errors(name, "written"):
                 while True:
                     try:
-                        self._store.put_file(str(made), target, **options)
+                        self._store.put_file(str(path), target, **options)
                         break
                     except Exception as error:
-                        if again is None or not _is_of_store(error) or not again(error):
+                        if retry is None or not _is_store_error(error) or not retry(error):
                             raise
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Any]:
-        """A file opened for reading in any order, as pyarrow wants it.
+        """Yield a file opened for random access, as pyarrow needs it.
 
         Raises:
-            StorageError: it is not there, or cannot be read.
+            StorageError: the file does not exist, or cannot be read.
         """
-        with self._named(name, "read"):
-            path = self._path(name)
+        with self._errors(name, "read"):
             if self._store is None:
-                with Path(path).open("rb") as file:
+                with self.path_of(name).open("rb") as file:
                     yield file
             else:
-                with self._store.open(path, "rb", block_size=_AHEAD_BYTES) as file:
+                with self._store.open(self._path(name), "rb", block_size=_READ_AHEAD_BYTES) as file:
                     yield file
 
     def names(self, below: str = "") -> list[str]:
-        """The names of all files below a folder of it, sorted; none where there is no such folder.
+        """Return the sorted paths of all files below a subfolder; none where it does not exist.
 
-        Hidden ones are left out: they are half-written.
+        Hidden files are left out: they are half-written.
 
         Raises:
-            StorageError: it cannot be listed.
+            StorageError: the folder cannot be listed.
         """
         base = self._path(below) if below else self._root
-        with self._named(below, "listed"):
-            # Without a bucket, a store says "not found"; of an empty one, it lists nothing.
-            found = list(_walk(base)) if self._store is None else self._store.find(base)
+        with self._errors(below, "listed"):
+            # A store reports "not found" only of a bucket; an empty prefix lists no files.
+            paths = list(_local_files(base)) if self._store is None else self._store.find(base)
         root = self._root.rstrip("/") + "/"
-        names = (path[len(root) :] for path in found)
-        files = (name for name in names if not name.endswith("/") and name)  # no folders' marks
+        names = (path[len(root) :] for path in paths)
+        files = (name for name in names if not name.endswith("/") and name)  # no folder markers
         return sorted(n for n in files if not any(p.startswith(".") for p in n.split("/")))
 
     def size(self, name: str) -> int | None:
-        """A file's bytes; None where there is none.
+        """Return a file's size in bytes; None where there is none.
 
         Raises:
-            StorageError: it cannot be asked.
+            StorageError: the size cannot be read.
         """
-        with self._named(name, "asked for"):
+        with self._errors(name, "looked up"):
             try:
                 if self._store is None:
                     status = os.stat(self._path(name))
                     return status.st_size if stat.S_ISREG(status.st_mode) else None
-                found = self._store.info(self._path(name))
-                return int(found["size"]) if found["type"] == "file" else None
+                info = self._store.info(self._path(name))
+                return int(info["size"]) if info["type"] == "file" else None
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there.
+        """Remove a file, if it exists.
 
         Raises:
-            StorageError: it cannot be removed.
+            StorageError: the file cannot be removed.
         """
         with (
-            self._named(name, "removed"),
+            self._errors(name, "removed"),
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
             if self._store is None:
@@ -225,41 +242,47 @@ class Storage:
         return f"{self._root.rstrip('/')}/{name}"
 
     @contextlib.contextmanager
-    def _named(self, name: str, what: str, *, here: bool = False) -> Iterator[None]:
-        """Tell of trouble in one line; `here` is on this machine, whatever the place."""
+    def _errors(self, name: str, action: str, *, local: bool = False) -> Iterator[None]:
+        """Raise failures of a disk or a store as one-line StorageErrors.
+
+        Args:
+            name: the file's path below the folder; empty for the folder.
+            action: the participle that the message uses, such as ``read``.
+            local: whether the failure is of this machine's temporary file.
+        """
         try:
             yield
         except C3DError:
             raise
         except Exception as error:
-            if not _is_of_store(error):
-                raise  # a defect
+            if not _is_store_error(error):
+                raise
             uri = self.uri_of(name) if name else self.uri
-            if self._store is not None and not here:
-                said = reason(error, uri)
-                if what == "listed" and isinstance(error, FileNotFoundError):
-                    said = "there is no such bucket"
+            if self._store is not None and not local:
+                message = reason(error, uri.raw)
+                if action == "listed" and isinstance(error, FileNotFoundError):
+                    message = "there is no such bucket"
             else:
-                said = getattr(error, "strerror", None) or str(error)
-                if here:
-                    said = f"on this machine, below {tempfile.gettempdir()}: {said}"
-            # Not chained: libraries put whole URLs, with what is secret in them, into theirs.
-            raise StorageError(redact(uri), f"cannot be {what} ({said})") from None
+                message = getattr(error, "strerror", None) or str(error)
+                if local:
+                    message = f"on this machine, below {tempfile.gettempdir()}: {message}"
+            # Not chained: libraries put whole URLs, secrets included, into their messages.
+            raise StorageError(str(uri), f"cannot be {action} ({message})") from None
 
 
 @contextlib.contextmanager
 def _temporary_file(name: str) -> Iterator[Path]:
-    # By the suffix, stores tell browsers what it is.
-    handle, made = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=Path(name).suffix)
+    # Stores derive an object's content type from the suffix.
+    handle, path = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=Path(name).suffix)
     os.close(handle)
     try:
-        yield Path(made)
+        yield Path(path)
     finally:
-        os.unlink(made)
+        os.unlink(path)
 
 
-def _sync_names(folder: str) -> None:
-    """Have a folder's names on the disk, in the order in which they were given."""
+def _sync_folder(folder: str) -> None:
+    """Sync a folder's entries to the disk, so that files survive a power cut under their names."""
     try:
         sync(folder)
     except OSError as error:
@@ -267,39 +290,25 @@ def _sync_names(folder: str) -> None:
             raise
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Paths of all files below; not of hidden ones, and none where there is no such folder."""
+def _local_files(folder: str) -> Iterator[str]:
+    """Yield the paths of all files below a folder but hidden ones; none where it does not exist."""
 
-    def failed(error: OSError) -> None:
+    def on_error(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    for base, folders, files in os.walk(folder, onerror=failed):
+    for base, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(base, name) for name in files)
 
 
-def _is_of_store(error: Exception) -> bool:
-    """Whether it is the disk's or the store's trouble, and no defect."""
+def _is_store_error(error: Exception) -> bool:
+    """Return whether an error is a failure of a disk or a store, and not a defect."""
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or library in _LIBRARIES
 
 
-def _code(error: BaseException) -> str:
-    """The store's own word for what happened; empty where it gave none."""
-    answer = getattr(error.__cause__, "response", None) or {}
-    return str(answer.get("Error", {}).get("Code", ""))
-
-
-PLAN, SETTINGS, SUMMARY = "plan.parquet", "settings.json", "summary.json"
-PAGE, TEXT, LOG = "report.html", "report.md", "local.log"
-
-
-def run_folder(run: str) -> str:
-    """The folder of a run, below the dataset's."""
-    return f"runs/{run}"
-
-
-def run_file(run: str, name: str) -> str:
-    """The name of a file of a run, below the dataset's folder."""
-    return f"{run_folder(run)}/{name}"
+def _store_code(error: BaseException) -> str:
+    """Return the error code of a store's response; empty where there is none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))

@@ -1,4 +1,4 @@
-"""Servers and datasets for the tests of the pipelines, and short pauses for those of faults."""
+"""Fixtures of the pipelines' tests: servers, datasets, and short pauses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from c3d_client.serving import channel
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import Package
-from c3d_pipelines.shards import retry as patience
+from c3d_pipelines.shards import retry
 from support.fake_kfp import fake_kfp
 from support.fake_serving import FakeServing
 from support.sample_dataset import two_runs
@@ -32,10 +32,10 @@ def started() -> Iterator:
 
 @pytest.fixture
 def short_pauses(monkeypatch):
-    """Pauses are short; how often and whether there are any is what the tests look at."""
+    """Shorten the pauses before retries."""
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE_S", 0.2)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def features_dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def classes_dataset(tmp_path_factory) -> Path:
-    """The same of classes. Do not write to it."""
+    """A dataset of classes that two runs wrote. Do not write to it."""
     folder = tmp_path_factory.mktemp("classes") / "my films"
     two_runs(folder, answer="classes")
     return folder
@@ -56,7 +56,7 @@ def classes_dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
-    """An environment that says nothing of Kubeflow, and a home that nothing is written to."""
+    """An environment without Kubeflow's variables, and a home folder that stays empty."""
     for name in ("ENDPOINT", "UI_ENDPOINT", "TOKEN", "COOKIE", "SA_TOKEN_PATH"):
         monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -68,7 +68,7 @@ def bare(monkeypatch, tmp_path):
 
 @pytest.fixture
 def kfp():
-    """A Kubeflow Pipelines API of the test's own."""
+    """A fake Kubeflow Pipelines API."""
     with fake_kfp() as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""A dataset says what it is, to programs and to people, and is held against it."""
+"""The cards of a dataset: dataset.json, README.md, and the check of further numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ A, B = video("a.mp4"), video("b.mp4")
 
 
 def published(out: Path, provenance=PROVENANCE, **kind) -> str:
-    """A dataset's README; one video of two is ok."""
+    """Publish a dataset with one ok video of two and return its README."""
     job = settings(out, provenance=provenance, **kind)
     commit(job, [A, B], statuses={"b.mp4": "corrupt"})
     publish(job, to_do(A, B))
@@ -29,7 +29,7 @@ def published(out: Path, provenance=PROVENANCE, **kind) -> str:
 
 
 class TestForPrograms:
-    def test_what_was_written_is_read(self, tmp_path):
+    def test_card_is_read_as_it_was_written(self, tmp_path):
         published(tmp_path, answer="classes")
         card = read_card(Storage(tmp_path))
         assert card.answer == "classes"
@@ -38,21 +38,23 @@ class TestForPrograms:
         assert card.videos["ok"] == 1
         assert json.loads((tmp_path / "dataset.json").read_text()) == json.loads(card.to_json())
 
-    def test_where_there_is_none_there_is_none(self, tmp_path):
+    def test_folder_without_a_card_has_none(self, tmp_path):
         assert read_card(Storage(tmp_path)) is None
 
     @pytest.mark.parametrize("text", ["", "[]", '{"answer": "features"}', "\xff", "FORMAT 2"])
-    def test_what_is_none_is_one_clear_line(self, tmp_path, text):
+    def test_invalid_card_is_one_line(self, tmp_path, text):
         published(tmp_path)
         path = tmp_path / "dataset.json"
         if text == "FORMAT 2":
             text = path.read_text().replace('"format": 1', '"format": 2')
         path.write_text(text, "latin-1")
-        with pytest.raises(ShardError, match="dataset.json: is not the card of a dataset") as told:
+        with pytest.raises(
+            ShardError, match="dataset.json: is not the card of a dataset"
+        ) as caught:
             read_card(Storage(tmp_path))
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
-    def test_classes_with_other_labels_never_come_together(self, tmp_path):
+    def test_shards_with_different_labels_are_refused(self, tmp_path):
         job = settings(tmp_path, answer="classes")
         commit(job, [A])
         commit(job, [B], index=1, labels=["archery", "bowling", "cricket"])
@@ -63,7 +65,7 @@ class TestForPrograms:
 
 class TestWhatMayJoin:
     @pytest.mark.parametrize("finished", [True, False])
-    def test_numbers_made_the_same_way_may_and_others_may_not(self, tmp_path, finished):
+    def test_only_numbers_made_the_same_way_are_accepted(self, tmp_path, finished):
         job = settings(tmp_path)
         commit(job, [A])
         if finished:
@@ -75,32 +77,36 @@ class TestWhatMayJoin:
         with pytest.raises(ProvenanceError, match="answer: 'features' against 'classes'"):
             require_same_dataset(storage, answer="classes", provenance=PROVENANCE)
 
-    def test_into_an_empty_place_all_may(self, tmp_path):
+    def test_empty_folder_accepts_all_numbers(self, tmp_path):
         require_same_dataset(Storage(tmp_path), answer="classes", provenance=OTHER)
 
 
 class TestForPeople:
-    def test_its_front_matter_names_the_parts(self, tmp_path):
+    def test_front_matter_lists_the_files(self, tmp_path):
         text = published(tmp_path / 'films: "new" & more')
         _, front, _ = text.split("---\n", 2)
-        said = yaml.safe_load(front)
-        assert said["pretty_name"] == 'films: "new" & more'
-        files = {one["config_name"]: one["data_files"] for one in said["configs"]}
+        text_part = yaml.safe_load(front)
+        assert text_part["pretty_name"] == 'films: "new" & more'
+        files = {config["config_name"]: config["data_files"] for config in text_part["configs"]}
         assert files == {
             "index": "index.parquet",
             "videos": "shards/*.parquet",
             "clips": "clips/*.parquet",
         }
-        assert [one.get("default", False) for one in said["configs"]] == [True, False, False]
+        assert [config.get("default", False) for config in text_part["configs"]] == [
+            True,
+            False,
+            False,
+        ]
 
-    def test_parts_that_are_not_there_are_not_named(self, tmp_path):
+    def test_missing_files_are_not_listed(self, tmp_path):
         text = published(tmp_path / "a", clip_rows=False)
         assert "config_name: clips" not in text
-        assert "this dataset keeps none" in text
+        assert "this dataset stores none" in text
         publish(settings(tmp_path / "b"), to_do(A))
         assert "config_name: videos" not in (tmp_path / "b/README.md").read_text()
 
-    def test_it_counts_and_names_what_made_the_numbers(self, tmp_path):
+    def test_readme_has_counts_and_provenance(self, tmp_path):
         text = published(tmp_path)
         assert "C3D features of 2 videos" in text
         assert "| `ok` | 1 |" in text
@@ -108,31 +114,31 @@ class TestForPeople:
         assert "| `failed` | 0 |" in text
         assert "float32 `[4096]`, fc6 after ReLU" in text
         assert "C3D of Sports-1M" in text
-        shown = re.search(r"```json\n(.*?)```", text, re.DOTALL)
-        assert json.loads(shown[1]) == PROVENANCE
+        block = re.search(r"```json\n(.*?)```", text, re.DOTALL)
+        assert json.loads(block[1]) == PROVENANCE
 
-    def test_it_names_every_column(self, tmp_path):
+    def test_readme_lists_every_column(self, tmp_path):
         text = published(tmp_path)
         names = {*INDEX_SCHEMA.names, *video_schema("features").names}
         names |= set(clip_schema("features").names)
         assert [name for name in names if f"`{name}`" not in text] == []
 
     @pytest.mark.parametrize(
-        ("clips", "said"),
+        ("clips", "text_part"),
         [
             ({}, "A clip is 16 frames: consecutive frames, each frame of the file."),
             ({"stride": 4}, "the next clip starts 4 frames later"),
-            ({"frame_step": 2, "fps": 12.5}, "one frame in 2, taken at 12.5 frames a second"),
+            ({"frame_step": 2, "fps": 12.5}, "one frame in 2, sampled at 12.5 frames per second"),
             ({"tail": "loop"}, "get one that repeats its frames from the first on"),
             ({"short": "pad"}, "fewer frames than one clip gets one that repeats its last frame"),
             ({}, "fewer frames than one clip is `too_short`"),
         ],
     )
-    def test_it_says_what_a_clip_is(self, tmp_path, clips, said):
-        made = {**PROVENANCE, "clips": {**PROVENANCE["clips"], **clips}}
-        assert said in published(tmp_path, made)
+    def test_readme_describes_the_clips(self, tmp_path, clips, text_part):
+        changed = {**PROVENANCE, "clips": {**PROVENANCE["clips"], **clips}}
+        assert text_part in published(tmp_path, changed)
 
-    def test_random_weights_are_called_so(self, tmp_path):
+    def test_random_weights_are_marked(self, tmp_path):
         weights = {"source": "seed 7", "random": True, "sha256": "00" * 32}
-        made = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
-        assert "**the numbers mean nothing**" in published(tmp_path, made)
+        changed = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
+        assert "**the numbers mean nothing**" in published(tmp_path, changed)

@@ -1,4 +1,4 @@
-"""A dataset is read by others: by each example of its README, and by the files it is."""
+"""Other libraries read a dataset: the examples of its README, and its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def classified(classes_dataset) -> Path:
 
 
 class TestOthersReadIt:
-    """The examples of the dataset's own README, as they stand there."""
+    """The examples of the dataset's README."""
 
     @pytest.fixture(autouse=True)
     def _offline(self, tmp_path, monkeypatch):
@@ -41,9 +41,9 @@ class TestOthersReadIt:
     def expected(self, folder: Path) -> dict[str, np.ndarray]:
         return dict(zip(*dataset.open(folder).matrix(), strict=True))
 
-    def same(self, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-        assert sorted(found) == sorted(expected)
-        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    def same(self, loaded: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+        assert sorted(loaded) == sorted(expected)
+        assert all(np.array_equal(loaded[name], expected[name]) for name in expected)
 
     @pytest.fixture(params=["features", "classes"])
     def folder(self, request, out, classified) -> Path:
@@ -65,34 +65,34 @@ class TestOthersReadIt:
 
     def test_duckdb(self, folder, monkeypatch):
         try:
-            found = self.example(folder, "duckdb", monkeypatch)["videos"].fetchall()
+            loaded = self.example(folder, "duckdb", monkeypatch)["videos"].fetchall()
         finally:
             duckdb.default_connection().close()
-        numbers = {name: np.array(values, np.float32) for name, values in found}
+        numbers = {name: np.array(values, np.float32) for name, values in loaded}
         self.same(numbers, self.expected(folder))
 
     def test_hugging_face(self, folder, monkeypatch):
         hugging_face()
         videos = self.example(folder, "datasets", monkeypatch)["videos"].with_format("numpy")
         expected = self.expected(folder)
-        del expected["twin.mp4"]  # it is there as its original, a second time
+        del expected["twin.mp4"]  # its file has the original's row
         ids = list(videos["video_id"])
         assert len(ids) == len(expected) + 1
         numbers = np.asarray(videos[self.column(folder)][:], np.float32)
         self.same(dict(zip(ids, numbers, strict=True)), expected)
 
-    def test_hugging_face_takes_the_files_and_rows_that_we_name(self, out, tmp_path):
+    def test_hugging_face_reads_files_and_file_rows(self, out, tmp_path):
         datasets = hugging_face()
-        films = dataset.open(out)
+        opened = dataset.open(out)
         loaded = datasets.load_dataset(
-            "parquet", data_files=films.files(), split="train", cache_dir=str(tmp_path / "cache")
+            "parquet", data_files=opened.files(), split="train", cache_dir=str(tmp_path / "cache")
         )
-        assert len(loaded) == 10  # all results, also those that are superseded
-        rows = loaded.select(films.file_rows()).with_format("numpy")
-        assert np.array_equal(np.asarray(rows["feature"][:]), films.matrix()[1])
+        assert len(loaded) == 10  # all results, superseded ones included
+        rows = loaded.select(opened.file_rows()).with_format("numpy")
+        assert np.array_equal(np.asarray(rows["feature"][:]), opened.matrix()[1])
 
     @pytest.mark.parametrize(("part", "rows"), [("index", 9), ("videos", 10), ("clips", 14)])
-    def test_hugging_face_knows_the_parts_by_the_readme(self, out, tmp_path, part, rows):
+    def test_hugging_face_reads_the_configs_of_the_readme(self, out, tmp_path, part, rows):
         datasets = hugging_face()
         cache = str(tmp_path / "cache")
         assert len(datasets.load_dataset(str(out), part, split="train", cache_dir=cache)) == rows

@@ -1,9 +1,8 @@
-"""The index has one row for every input ever planned, of the newest result, from what is there."""
+"""The index of a dataset: one row for every input ever planned, with its newest result."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,24 +34,24 @@ def storage(tmp_path) -> Storage:
     return Storage(tmp_path / "out")
 
 
-def told(storage: Storage, *columns: str) -> dict[str, tuple]:
-    """By video, its status or some columns of its row in the index."""
+def indexed(storage: Storage, *columns: str) -> dict[str, tuple]:
+    """Return the status, or some columns, of each video in the index."""
     rows = read_index(storage).select(["video_id", *(columns or ("status",))]).to_pylist()
     assert len({row["video_id"] for row in rows}) == len(rows)
     return {row.pop("video_id"): tuple(row.values()) for row in rows}
 
 
-def keep(storage: Storage) -> None:
+def rewrite(storage: Storage) -> None:
     write_index(storage, load_index(storage))
 
 
 class TestWhatIsCommitted:
-    def test_a_place_with_nothing_in_it_has_no_rows(self, storage):
+    def test_empty_folder_has_no_rows(self, storage):
         table = read_index(storage)
         assert len(table) == 0
         assert table.schema.equals(INDEX_SCHEMA)
 
-    def test_rows_of_committed_shards_are_known_before_anybody_published_them(self, storage):
+    def test_index_has_rows_of_committed_shards_before_they_are_published(self, storage):
         report = commit(settings(storage.uri), [B, A], statuses={"a.mp4": "corrupt"})
         table = read_index(storage)
         assert table.schema.equals(INDEX_SCHEMA)
@@ -65,73 +64,78 @@ class TestWhatIsCommitted:
         assert {row["run"] for row in (good, bad)} == {"run-1"}
         assert good["top_label"] is None
 
-    def test_the_best_class_is_in_the_index(self, storage):
+    def test_index_has_the_best_class(self, storage):
         commit(settings(storage.uri, answer="classes"), [A])
         [row] = read_index(storage).to_pylist()
         assert row["top_label"]
         assert 1 / 3 < row["top_probability"] < 1
 
     @pytest.mark.parametrize("part", ["report", "videos"])
-    def test_a_shard_without_a_report_that_fits_does_not_exist(self, storage, part):
+    def test_shard_without_a_fitting_report_is_ignored(self, storage, part):
         report = commit(settings(storage.uri), [A])
         if part == "report":
             storage.remove(report_file(report.name))
         else:
             storage.write(video_file(report.name), b"half of it")
-        assert told(storage) == {}
+        assert indexed(storage) == {}
 
-    def test_an_index_that_is_written_says_the_same_and_is_the_same_bytes(self, storage):
+    def test_written_index_has_the_same_rows_and_bytes(self, storage):
         commit(settings(storage.uri), [A, B], statuses={"b.mp4": "too_short"})
         before = read_index(storage)
-        keep(storage)
+        rewrite(storage)
         first = storage.read(INDEX_FILE)
         assert read_index(storage).equals(before)
-        keep(storage)
+        rewrite(storage)
         assert storage.read(INDEX_FILE) == first
 
 
 class TestWhichRowCounts:
-    def test_the_newest_result_of_a_video_wins_whatever_the_shards_are_called(self, storage):
-        for number, at in enumerate([START + 5, START + 9, START]):
+    def test_newest_result_of_a_video_wins_whatever_the_shards_names(self, storage):
+        for number, done_at in enumerate([START + 5, START + 9, START]):
             others = [video(f"{number}.mp4")]
-            commit(settings(storage.uri, f"run-{number}"), [A, *others], at=at)
-        assert told(storage, "run")["a.mp4"] == ("run-1",)
+            commit(settings(storage.uri, f"run-{number}"), [A, *others], done_at=done_at)
+        assert indexed(storage, "run")["a.mp4"] == ("run-1",)
 
-    def test_a_failure_does_not_replace_a_success_of_the_same_content(self, storage):
+    def test_failure_does_not_replace_a_success_of_the_same_content(self, storage):
         commit(settings(storage.uri), [A])
-        keep(storage)
-        commit(settings(storage.uri, "run-2"), [A, B], statuses={"a.mp4": "failed"}, at=START + 9)
-        assert told(storage, "status", "run") == {
+        rewrite(storage)
+        commit(
+            settings(storage.uri, "run-2"), [A, B], statuses={"a.mp4": "failed"}, done_at=START + 9
+        )
+        assert indexed(storage, "status", "run") == {
             "a.mp4": ("ok", "run-1"),
             "b.mp4": ("ok", "run-2"),
         }
 
-    def test_a_failure_replaces_a_success_of_what_the_video_was_before(self, storage):
+    def test_failure_replaces_a_success_of_the_earlier_content(self, storage):
         commit(settings(storage.uri), [A])
-        keep(storage)
+        rewrite(storage)
         commit(
-            settings(storage.uri, "run-2"), [CHANGED], statuses={"a.mp4": "failed"}, at=START + 9
+            settings(storage.uri, "run-2"),
+            [CHANGED],
+            statuses={"a.mp4": "failed"},
+            done_at=START + 9,
         )
-        assert told(storage, "status", "key") == {"a.mp4": ("failed", "sha256:changed")}
+        assert indexed(storage, "status", "key") == {"a.mp4": ("failed", "sha256:changed")}
 
-    def test_without_a_key_a_video_is_known_by_its_place(self, storage):
-        here, there = video("a.mp4", " "), video("a.mp4", " ", uri="/elsewhere/a.mp4")
-        here, there = (type(one)(one.video_id, one.uri) for one in (here, there))
-        commit(settings(storage.uri), [here])
-        keep(storage)
-        failed = {"statuses": {"a.mp4": "failed"}, "at": START + 9}
-        commit(settings(storage.uri, "run-2"), [here, B], **failed)
-        assert told(storage)["a.mp4"] == ("ok",)
-        commit(settings(storage.uri, "run-3"), [there, C], **failed | {"at": START + 10})
-        assert told(storage)["a.mp4"] == ("failed",)
+    def test_video_without_a_key_is_identified_by_its_uri(self, storage):
+        original, moved = video("a.mp4", " "), video("a.mp4", " ", uri="/elsewhere/a.mp4")
+        original, moved = (type(row_)(row_.video_id, row_.uri) for row_ in (original, moved))
+        commit(settings(storage.uri), [original])
+        rewrite(storage)
+        failed = {"statuses": {"a.mp4": "failed"}, "done_at": START + 9}
+        commit(settings(storage.uri, "run-2"), [original, B], **failed)
+        assert indexed(storage)["a.mp4"] == ("ok",)
+        commit(settings(storage.uri, "run-3"), [moved, C], **failed | {"done_at": START + 10})
+        assert indexed(storage)["a.mp4"] == ("failed",)
 
-    def test_a_success_replaces_a_failure(self, storage):
+    def test_success_replaces_a_failure(self, storage):
         commit(settings(storage.uri), [A], statuses={"a.mp4": "unreadable"})
-        keep(storage)
-        commit(settings(storage.uri, "run-2"), [A, B], at=START + 9)
-        assert told(storage)["a.mp4"] == ("ok",)
+        rewrite(storage)
+        commit(settings(storage.uri, "run-2"), [A, B], done_at=START + 9)
+        assert indexed(storage)["a.mp4"] == ("ok",)
 
-    def test_many_rows_are_merged_as_one_by_one(self):
+    def test_many_rows_are_merged_like_row_by_row(self):
         dice = random.Random(7)
         rows = [
             {
@@ -145,85 +149,85 @@ class TestWhichRowCounts:
         ]
         times = [float(dice.randrange(50)) for _ in rows]
         expected = {}
-        for _, row in sorted(zip(times, rows, strict=True), key=lambda one: one[0]):
+        for _, row in sorted(zip(times, rows, strict=True), key=lambda row_: row_[0]):
             expected.setdefault(row["video_id"], []).append(row)
         for video_id, results in expected.items():
             last = results[-1]
-            alike = [
-                one
-                for one in results
-                if one["key"] == last["key"] and (one["key"] or one["uri"] == last["uri"])
+            same_content = [
+                row_
+                for row_ in results
+                if row_["key"] == last["key"] and (row_["key"] or row_["uri"] == last["uri"])
             ]
-            well = [one for one in alike if one["status"] == "ok"]
-            expected[video_id] = (well or alike)[-1]["size_bytes"]
+            ok_rows = [row_ for row_ in same_content if row_["status"] == "ok"]
+            expected[video_id] = (ok_rows or same_content)[-1]["size_bytes"]
         schema = pa.schema([INDEX_SCHEMA.field(name) for name in rows[0]])
         half = len(rows) // 2
         parts = [
             timed(pa.Table.from_pylist(some, schema=schema), pa.array(when))
             for some, when in ((rows[:half], times[:half]), (rows[half:], times[half:]))
         ]
-        found = newest(parts)
-        assert found["video_id"].to_pylist() == sorted(expected)
-        told = found.select(["video_id", "size_bytes"]).to_pylist()
-        assert {row["video_id"]: row["size_bytes"] for row in told} == expected
+        merged = newest(parts)
+        assert merged["video_id"].to_pylist() == sorted(expected)
+        indexed = merged.select(["video_id", "size_bytes"]).to_pylist()
+        assert {row["video_id"]: row["size_bytes"] for row in indexed} == expected
 
 
 class TestShardsThatChange:
-    def test_a_shard_that_was_done_again_is_read_again(self, storage):
+    def test_shard_that_was_done_again_is_read_again(self, storage):
         job = settings(storage.uri)
         commit(job, [A, B], statuses={"a.mp4": "unreadable"})
-        keep(storage)
-        commit(settings(storage.uri, "run-2"), [A, B], at=START + 9, reverse=True)
-        assert told(storage, "status", "row", "run") == {
+        rewrite(storage)
+        commit(settings(storage.uri, "run-2"), [A, B], done_at=START + 9, reverse=True)
+        assert indexed(storage, "status", "row", "run") == {
             "a.mp4": ("ok", 1, "run-2"),
             "b.mp4": ("ok", 0, "run-2"),
         }
 
-    def test_what_was_superseded_does_not_come_back(self, storage):
+    def test_superseded_row_does_not_come_back(self, storage):
         commit(settings(storage.uri), [A])
-        commit(settings(storage.uri, "run-2"), [CHANGED], at=START + 9)
-        keep(storage)
-        assert told(storage, "key") == {"a.mp4": ("sha256:changed",)}
-        keep(storage)
-        assert told(storage, "key") == {"a.mp4": ("sha256:changed",)}
+        commit(settings(storage.uri, "run-2"), [CHANGED], done_at=START + 9)
+        rewrite(storage)
+        assert indexed(storage, "key") == {"a.mp4": ("sha256:changed",)}
+        rewrite(storage)
+        assert indexed(storage, "key") == {"a.mp4": ("sha256:changed",)}
 
-    def test_rows_of_a_shard_that_is_gone_are_failed_and_say_why(self, storage):
+    def test_rows_of_a_missing_shard_are_failed_with_a_reason(self, storage):
         report = commit(settings(storage.uri), [A])
         commit(settings(storage.uri), [B], index=1)
-        keep(storage)
+        rewrite(storage)
         storage.remove(report_file(report.name))
-        assert told(storage, "status", "error_type", "shard", "row") == {
+        assert indexed(storage, "status", "error_type", "shard", "row") == {
             "a.mp4": ("failed", "ShardMissing", "", -1),
-            "b.mp4": ("ok", "", *told(storage, "shard", "row")["b.mp4"]),
+            "b.mp4": ("ok", "", *indexed(storage, "shard", "row")["b.mp4"]),
         }
-        assert "not there any more" in told(storage, "error_message")["a.mp4"][0]
-        assert told(storage, "key", "uri")["a.mp4"] == (A.key, A.uri)
+        assert "does not exist any more" in indexed(storage, "error_message")["a.mp4"][0]
+        assert indexed(storage, "key", "uri")["a.mp4"] == (A.key, A.uri)
 
-    def test_a_shard_that_comes_late_takes_the_place_of_its_absence(self, storage):
+    def test_late_shard_replaces_its_missing_row(self, storage):
         own = {"video_id": A.video_id, "uri": A.uri, "key": A.key, "size_bytes": 1000}
         absent = missing_rows(
             pa.Table.from_pylist([own | {"run": "run-1", "duplicate_of": ""}]), message="not yet"
         )
         write_index(storage, Index(absent, {}))
-        assert told(storage) == {"a.mp4": ("failed",)}
+        assert indexed(storage) == {"a.mp4": ("failed",)}
         commit(settings(storage.uri), [A])
-        assert told(storage) == {"a.mp4": ("ok",)}
+        assert indexed(storage) == {"a.mp4": ("ok",)}
 
-    def test_a_duplicate_follows_its_original_s_shard(self, storage):
+    def test_duplicate_follows_its_originals_shard(self, storage):
         from c3d_pipelines.inputs.plan import PlannedRow
 
         job, twin = settings(storage.uri), video("twin.mp4", A.key)
         report = commit(job, [A, B])
         publish(job, [*to_do(A, B), PlannedRow(twin, "duplicate", duplicate_of="a.mp4")])
-        assert told(storage, "row")["twin.mp4"] == (0,)
-        commit(settings(storage.uri, "run-2"), [A, B], at=START + 9, reverse=True)
-        assert told(storage, "row", "duplicate_of", "uri")["twin.mp4"] == (1, "a.mp4", twin.uri)
+        assert indexed(storage, "row")["twin.mp4"] == (0,)
+        commit(settings(storage.uri, "run-2"), [A, B], done_at=START + 9, reverse=True)
+        assert indexed(storage, "row", "duplicate_of", "uri")["twin.mp4"] == (1, "a.mp4", twin.uri)
         storage.remove(report_file(report.name))
-        assert told(storage, "status", "error_type")["twin.mp4"] == ("failed", "ShardMissing")
+        assert indexed(storage, "status", "error_type")["twin.mp4"] == ("failed", "ShardMissing")
 
 
 class TestRefusals:
-    def test_shards_that_were_made_differently_are_never_read_together(self, storage):
+    def test_shards_that_were_made_differently_are_refused(self, storage):
         commit(settings(storage.uri), [A])
         commit(settings(storage.uri, "run-2", provenance=OTHER), [B])
         with pytest.raises(ProvenanceError, match="model.precision: '.*float.*' against") as failed:
@@ -231,33 +235,33 @@ class TestRefusals:
         assert "run-1" in str(failed.value)
         assert "run-2" in str(failed.value)
 
-    def test_features_and_classes_are_never_read_together(self, storage):
+    def test_features_and_classes_together_are_refused(self, storage):
         commit(settings(storage.uri), [A])
         commit(settings(storage.uri, answer="classes"), [B])
         with pytest.raises(ProvenanceError, match="answer: '(features|classes)' against"):
             read_index(storage)
 
     @pytest.mark.parametrize("damage", ["cut", "other bytes"])
-    def test_an_index_that_is_damaged_is_one_clear_line(self, storage, damage):
+    def test_damaged_index_is_one_line(self, storage, damage):
         commit(settings(storage.uri), [A])
-        keep(storage)
-        whole = storage.read(INDEX_FILE)
-        storage.write(INDEX_FILE, whole[:-20] if damage == "cut" else b"PAR1 not so PAR1")
-        with pytest.raises(ShardError, match=r"index.parquet: is damaged \(.*take it away") as told:
+        rewrite(storage)
+        data = storage.read(INDEX_FILE)
+        storage.write(INDEX_FILE, data[:-20] if damage == "cut" else b"PAR1 not so PAR1")
+        with pytest.raises(ShardError, match=r"index.parquet: is damaged \(.*remove it") as caught:
             read_index(storage)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
-    def test_another_table_in_its_place_is_refused(self, storage):
+    def test_foreign_table_is_refused(self, storage):
         storage.write("x", b"")
-        pq.write_table(pa.table({"video": ["a"]}), Path(storage.uri) / INDEX_FILE)
+        pq.write_table(pa.table({"video": ["a"]}), storage.path_of(INDEX_FILE))
         with pytest.raises(ShardError, match="is not the index of a dataset .* columns are video"):
             read_index(storage)
 
-    def test_a_shard_whose_bytes_rotted_is_one_clear_line(self, storage):
+    def test_corrupted_shard_is_one_line(self, storage):
         report = commit(settings(storage.uri), [A])
-        path = Path(storage.uri) / video_file(report.name)
-        whole = bytearray(path.read_bytes())
-        whole[20:60] = bytes(40)
-        path.write_bytes(whole)
+        path = storage.path_of(video_file(report.name))
+        data = bytearray(path.read_bytes())
+        data[20:60] = bytes(40)
+        path.write_bytes(data)
         with pytest.raises(ShardError, match=f"{report.name}.parquet: is damaged"):
             read_index(storage)

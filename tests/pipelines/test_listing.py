@@ -1,4 +1,4 @@
-"""Inputs are listed the same way from a disk, a bucket and a manifest, each with its key."""
+"""Listing of inputs on a disk, in a bucket and in a manifest, with their keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with a bucket that holds the same."""
+    """A server with a bucket of the same files."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: listing on S3 not run")
     import fsspec
 
@@ -52,7 +52,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bucket(server, monkeypatch):
-    """The bucket as the environment's own; gives fsspec's view of it, for writing."""
+    """The bucket with its environment set, as an fsspec file system to write to."""
     running, store = server
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
@@ -61,7 +61,7 @@ def bucket(server, monkeypatch):
 
 
 def refusal(videos, kind=ManifestError):
-    """The one line that says why nothing can be listed."""
+    """Return the one-line error of a listing."""
     with pytest.raises(kind) as caught:
         list_inputs(str(videos))
     assert "\n" not in str(caught.value)
@@ -75,7 +75,7 @@ def ids(videos, **options):
 # On a disk
 
 
-def test_a_folder_lists_each_video_once_by_path_and_nothing_else(folder):
+def test_folder_lists_each_video_once_by_path_and_nothing_else(folder):
     rows = list_inputs(str(folder))
     assert [row.video_id for row in rows] == NAMES
     assert [row.uri for row in rows] == [str(folder / name) for name in NAMES]
@@ -83,7 +83,7 @@ def test_a_folder_lists_each_video_once_by_path_and_nothing_else(folder):
     assert rows == list_inputs(f"file://{str(folder).replace(' ', '%20')}/")
 
 
-def test_paths_do_not_depend_on_where_the_process_stands(folder, monkeypatch):
+def test_paths_do_not_depend_on_the_working_directory(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     assert list_inputs(folder.name) == list_inputs(str(folder))
     monkeypatch.chdir(folder)
@@ -99,7 +99,7 @@ def test_patterns_and_single_videos_are_listed_as_a_shell_does(folder):
     assert ids(folder / "deep/é #1 [x].webm") == ["é #1 [x].webm"]
 
 
-def test_a_quick_key_is_the_files_size_and_time(folder):
+def test_quick_key_is_the_files_size_and_time(folder):
     (row,) = list_inputs(str(folder / "b.mp4"))
     status = os.stat(folder / "b.mp4")
     assert row.key == f"stat:5-{status.st_mtime_ns}"
@@ -107,7 +107,7 @@ def test_a_quick_key_is_the_files_size_and_time(folder):
     assert list_inputs(row.uri)[0].key == "stat:5-1"
 
 
-def test_a_content_key_is_of_the_bytes_and_not_of_name_or_time(folder):
+def test_content_key_depends_on_the_bytes_alone(folder):
     before = list_inputs(str(folder), keys="content")
     assert [row.key for row in before] == [
         f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in NAMES
@@ -117,13 +117,13 @@ def test_a_content_key_is_of_the_bytes_and_not_of_name_or_time(folder):
     assert list_inputs(str(folder), keys="content") == before
 
 
-def test_a_content_key_of_a_long_file_is_of_all_of_it(tmp_path):
+def test_content_key_covers_all_of_a_long_file(tmp_path):
     data = os.urandom(2**21 + 5)
     (tmp_path / "a.mp4").write_bytes(data)
     assert content_key(str(tmp_path / "a.mp4")) == f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def test_what_cannot_be_read_stays_an_input_without_key(folder):
+def test_unreadable_video_is_an_input_without_key(folder):
     (folder / "lost.mp4").symlink_to("nowhere")
     os.mkfifo(folder / "pipe")
     (folder / "pipe.mp4").symlink_to("pipe")
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_stays_an_input_without_key(folder):
     assert rows["pipe.mp4"].key == ""
 
 
-def test_a_name_that_is_no_text_stays_an_input_and_is_told(folder, caplog):
+def test_name_that_is_not_utf8_is_an_input_with_a_warning(folder, caplog):
     path = os.path.join(os.fsencode(folder), b"\xff.mp4")
     with open(path, "wb"), caplog.at_level(logging.WARNING):
         rows = list_inputs(str(folder))
@@ -143,13 +143,13 @@ def test_a_name_that_is_no_text_stays_an_input_and_is_told(folder, caplog):
     assert "not UTF-8" in caplog.text
 
 
-def test_nothing_there_is_one_line(folder, tmp_path):
+def test_listing_without_videos_is_one_line(folder, tmp_path):
     (tmp_path / "none").mkdir()
     assert "no videos there (files named" in refusal(tmp_path / "none")
     assert "matches no videos" in refusal(folder / "*.ogv")
     assert "no such file or folder" in refusal(tmp_path / "absent")
     assert "no such file or folder" in refusal(tmp_path / "absent.mp4")
-    assert "is not called as a video" in refusal(folder / "notes.txt")
+    assert "has neither the name of a video" in refusal(folder / "notes.txt")
     assert "no such file" in refusal(folder / "*.csv")
     for videos in ("rtsp://host/stream", "ftp://host/a.mp4"):
         assert "cannot be listed there" in refusal(videos)
@@ -162,7 +162,7 @@ def test_nothing_there_is_one_line(folder, tmp_path):
 # In a bucket
 
 
-def test_a_bucket_is_listed_as_a_folder_and_each_object_asked_for_nothing(bucket, monkeypatch):
+def test_bucket_is_listed_like_a_folder_without_a_request_per_object(bucket, monkeypatch):
     monkeypatch.setattr(keys_module, "fingerprint", None)
     rows = list_inputs("s3://bucket/in")
     assert [row.video_id for row in rows] == NAMES
@@ -174,7 +174,7 @@ def test_a_bucket_is_listed_as_a_folder_and_each_object_asked_for_nothing(bucket
     assert len(list_inputs("s3://bucket")) == len(rows) + 1
 
 
-def test_patterns_in_a_bucket_are_matched_where_they_lead(bucket):
+def test_patterns_match_in_a_bucket(bucket):
     assert ids("s3://bucket/in/*.mp4") == ["b.mp4"]
     assert ids("s3://bucket/*/deep/*") == ["in/deep/c.avi", "in/deep/é #1 [x].webm"]
     assert ids("s3://bucket/in/deep/é #1 [x].webm") == ["é #1 [x].webm"]
@@ -182,7 +182,7 @@ def test_patterns_in_a_bucket_are_matched_where_they_lead(bucket):
     assert all(listed[row.uri].key == row.key for row in list_inputs("s3://bucket/in/*/*"))
 
 
-def test_an_object_has_the_same_key_whoever_names_it(bucket):
+def test_object_has_the_same_key_however_it_is_listed(bucket):
     listed = list_inputs("s3://bucket/in", keys="content")
     write_manifest(
         "s3://bucket/lists/m.parquet", [ManifestRow(row.video_id, row.uri) for row in listed]
@@ -206,23 +206,23 @@ def test_two_objects_whose_names_differ_in_a_slash_are_two_inputs():
     store.rm("/slashes", recursive=True)
 
 
-def test_nothing_in_a_bucket_is_one_line(bucket):
+def test_bucket_without_videos_is_one_line(bucket):
     for absent in ("s3://bucket/absent", "s3://bucket/in/absent.mp4", "s3://bucket/in/empty/"):
         assert "no videos there" in refusal(absent)
     assert "matches no videos" in refusal("s3://bucket/in/*.ogv")
-    assert "is not called as a video" in refusal("s3://bucket/in/notes.txt")
+    assert "has neither the name of a video" in refusal("s3://bucket/in/notes.txt")
     assert "no such file" in refusal("s3://bucket/absent.csv")
     for videos in ("s3://absent", "s3://absent/in/*", "s3://absent/in/*/a.mp4"):
         assert "there is no such bucket" in refusal(videos)
 
 
-def test_a_bucket_that_may_not_be_read_is_one_line_without_the_secret(bucket, monkeypatch):
+def test_forbidden_bucket_is_one_line_without_the_secret(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another secret")
     for videos in ("s3://bucket/in", "s3://bucket/in/*/*.avi", "s3://bucket/in/b.mp4"):
-        said = refusal(videos)
-        assert "access denied" in said
-        assert "AWS_SECRET_ACCESS_KEY" in said
-        assert "another secret" not in said
+        message = refusal(videos)
+        assert "access denied" in message
+        assert "AWS_SECRET_ACCESS_KEY" in message
+        assert "another secret" not in message
     assert "access denied" in refusal("s3://bucket/lists/m.csv", StorageError)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -230,10 +230,10 @@ def test_a_bucket_that_may_not_be_read_is_one_line_without_the_secret(bucket, mo
     assert "AWS_ACCESS_KEY_ID" in refusal("s3://bucket/in")
 
 
-def test_a_store_that_is_away_is_one_line(bucket, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+def test_unreachable_store_is_one_line(bucket, monkeypatch):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # without listening
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
         monkeypatch.setattr(stores, "_TRIES", 1)
         assert "Could not connect" in refusal("s3://bucket/in")
 
@@ -241,24 +241,27 @@ def test_a_store_that_is_away_is_one_line(bucket, monkeypatch):
 # Of a manifest
 
 
-def test_a_manifests_rows_keep_what_they_say_and_are_asked_for_the_rest(folder, tmp_path):
-    given = [
+def test_manifest_rows_keep_their_values_and_the_rest_is_looked_up(folder, tmp_path):
+    written = [
         ManifestRow("one", str(folder / "a.MKV"), 7, 2.5, "sha256:given"),
         ManifestRow("two", str(folder / "b.mp4"), 99, 3.5),
         ManifestRow("three", f"file://{folder}/z/d.mp4".replace(" ", "%20")),
     ]
-    write_manifest(tmp_path / "m.csv", given)
-    one, two, three = list_inputs(str(tmp_path / "m.csv"))
-    assert one == given[0]
+    write_manifest(tmp_path / "m.csv", written)
+    first, two, three = list_inputs(str(tmp_path / "m.csv"))
+    assert first == written[0]
     assert (two.size_bytes, two.duration_s) == (5, 3.5)
     assert two.key == list_inputs(str(folder / "b.mp4"))[0].key
     assert (three.size_bytes, three.key.partition("-")[0]) == (7, "stat:7")
     hashed = list_inputs(str(tmp_path / "m.csv"), keys="content")
     digests = [hashlib.sha256(name).hexdigest() for name in (b"b.mp4", b"z/d.mp4")]
-    assert [row.key for row in hashed] == ["sha256:given", *(f"sha256:{one}" for one in digests)]
+    assert [row.key for row in hashed] == [
+        "sha256:given",
+        *(f"sha256:{first}" for first in digests),
+    ]
 
 
-def test_objects_that_are_not_there_or_denied_stay_inputs(bucket, tmp_path):
+def test_missing_or_denied_objects_are_inputs(bucket, tmp_path):
     uris = ["s3://bucket/in/b.mp4", "s3://bucket/absent.mp4", "s3://absent/a.mp4", "rtsp://h/a"]
     rows = [ManifestRow(uri, uri) for uri in [*uris, "/absent/a.mp4"]]
     write_manifest(tmp_path / "m.jsonl", rows)
@@ -267,7 +270,7 @@ def test_objects_that_are_not_there_or_denied_stay_inputs(bucket, tmp_path):
     assert listed[1:] == rows[1:]
 
 
-def test_many_are_asked_at_once_and_stay_in_order(monkeypatch):
+def test_keys_are_looked_up_in_parallel_and_stay_in_order(monkeypatch):
     together = threading.Barrier(16, timeout=20)
 
     def slow(uri):
@@ -276,31 +279,31 @@ def test_many_are_asked_at_once_and_stay_in_order(monkeypatch):
 
     monkeypatch.setattr(keys_module, "fingerprint", slow)
     rows = [ManifestRow(f"v{n}", f"memory://{n % 4}/{n:03}.mp4") for n in range(160)]
-    asked = with_keys(rows)
-    assert [row.key for row in asked] == [f"etag:{row.uri}" for row in rows]
-    assert [row.video_id for row in asked] == [row.video_id for row in rows]
+    requested = with_keys(rows)
+    assert [row.key for row in requested] == [f"etag:{row.uri}" for row in rows]
+    assert [row.video_id for row in requested] == [row.video_id for row in rows]
 
 
-def test_a_store_that_never_answers_is_given_up_and_the_others_are_not(monkeypatch, caplog):
-    asked = []
+def test_only_a_store_that_never_answers_is_given_up(monkeypatch, caplog):
+    requested = []
 
     def fingerprint(uri):
-        asked.append(uri)
+        requested.append(uri)
         if "dead" in uri:
-            raise keys_module.VideoUnreadableError(uri, "nobody answers")
+            raise keys_module.VideoUnreadableError(uri, "no answer")
         return {"size": 1, "etag": uri}
 
     monkeypatch.setattr(keys_module, "fingerprint", fingerprint)
     rows = [
         ManifestRow(f"{s}{n}", f"s3://{s}/{n}.mp4") for n in range(1000) for s in ("dead", "up")
     ]
-    told = with_keys(rows)
-    assert [bool(row.key) for row in told] == [row.video_id.startswith("up") for row in rows]
-    assert sum("dead" in uri for uri in asked) == 64
-    assert "s3://dead: none of 64 videos could be asked for" in caplog.text
+    properties = with_keys(rows)
+    assert [bool(row.key) for row in properties] == [row.video_id.startswith("up") for row in rows]
+    assert sum("dead" in uri for uri in requested) == 64
+    assert "s3://dead: none of 64 videos could be looked up" in caplog.text
 
 
-def test_an_error_that_is_not_of_one_video_ends_it_all(monkeypatch):
+def test_error_that_is_not_of_one_video_is_raised(monkeypatch):
     def fingerprint(uri):
         raise UsageError("a library is missing")
 
@@ -309,9 +312,8 @@ def test_an_error_that_is_not_of_one_video_ends_it_all(monkeypatch):
         with_keys([ManifestRow("a", "s3://b/a.mp4")])
 
 
-@pytest.mark.parametrize(
-    ("told", "key"),
-    [
+def test_quick_key_uses_the_best_property():
+    for properties, key in [
         ({"size": 5, "mtime_ns": 7}, "stat:5-7"),
         ({"size": 5, "etag": '"ab-3"', "modified": "now"}, "etag:ab-3"),
         ({"size": 5, "etag": "gcs=/1", "checksum": "md5=="}, "checksum:md5=="),
@@ -319,7 +321,5 @@ def test_an_error_that_is_not_of_one_video_ends_it_all(monkeypatch):
         ({"modified": "2026-01-01"}, "modified:2026-01-01-"),
         ({"size": 5}, ""),
         ({}, ""),
-    ],
-)
-def test_a_key_is_of_the_best_that_is_told(told, key):
-    assert quick_key(told) == key
+    ]:
+        assert quick_key(properties) == key, (properties, key)

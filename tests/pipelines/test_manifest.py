@@ -1,4 +1,4 @@
-"""The list of inputs as a file: complete, exact, and checked before any work is done."""
+"""Manifests in their formats, and the messages about wrong rows."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def written(path, content):
 
 
 def refusal(path):
-    """The one line that says why a manifest is refused."""
+    """Return the one-line error of a manifest."""
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     message = str(caught.value)
@@ -39,19 +39,19 @@ def as_lines(*records):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_manifest_reads_back_as_it_was_written(tmp_path, name):
+def test_manifest_reads_back_as_it_was_written(tmp_path, name):
     write_manifest(tmp_path / name, ROWS)
     assert read_manifest(tmp_path / name) == ROWS
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_manifest_in_a_bucket_reads_back_as_it_was_written(name):
+def test_manifest_in_a_bucket_reads_back_as_it_was_written(name):
     write_manifest(f"memory://lists/{name}", ROWS)
     assert read_manifest(f"memory://lists/{name}") == ROWS
 
 
-def test_a_uri_alone_is_enough_and_names_the_video(tmp_path):
+def test_uri_alone_is_enough_and_is_the_id(tmp_path):
     path = written(tmp_path / "m.csv", "uri\nin/a.mp4\ns3://b/c.mp4\nhttps://me:pw@h/d.mp4?t=1\n")
     assert read_manifest(path) == [
         ManifestRow("in/a.mp4", str(tmp_path / "in/a.mp4")),
@@ -60,7 +60,7 @@ def test_a_uri_alone_is_enough_and_names_the_video(tmp_path):
     ]
 
 
-def test_relative_uris_are_taken_from_the_manifests_folder(tmp_path, monkeypatch):
+def test_relative_uris_are_resolved_from_the_manifests_folder(tmp_path, monkeypatch):
     folder = tmp_path / "lists"
     folder.mkdir()
     written(folder / "m.jsonl", as_lines({"uri": "a.mp4"}, {"uri": "../b.mp4"}, {"uri": "/c.mp4"}))
@@ -83,21 +83,17 @@ def test_relative_uris_of_a_manifest_in_a_bucket_stay_in_the_bucket():
     ]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_csv_of_other_programs_is_read(tmp_path):
+    for text in [
         "\ufeffuri,video_id,size_bytes\r\na.mp4,one,7\r\n\r\n",
         "uri, video_id, size_bytes,other\n\n   \na.mp4, one, 7,x\n,,,\n",
         'note,uri,video_id,size_bytes\n"two\nlines",a.mp4,one,7.0\n',
-    ],
-    ids=["BOM and CRLF", "spaces and empty lines", "quoted line break and a float"],
-)
-def test_csv_of_other_programs_is_understood(tmp_path, text):
-    path = written(tmp_path / "m.csv", text)
-    assert read_manifest(path) == [ManifestRow("one", str(tmp_path / "a.mp4"), 7)]
+    ]:
+        path = written(tmp_path / "m.csv", text)
+        assert read_manifest(path) == [ManifestRow("one", str(tmp_path / "a.mp4"), 7)], text
 
 
-def test_json_lines_of_other_programs_are_understood(tmp_path):
+def test_json_lines_of_other_programs_are_read(tmp_path):
     text = "\ufeff" + as_lines({"uri": "/a", "video_id": 17, "size_bytes": 7.0, "x": [1]}) + "\r\n"
     text += as_lines({"uri": "/b", "video_id": None, "size_bytes": None, "duration_s": 2})
     path = written(tmp_path / "m.ndjson", text + '{"uri": "/c\u2028"}')
@@ -108,14 +104,14 @@ def test_json_lines_of_other_programs_are_understood(tmp_path):
     ]
 
 
-def test_parquet_of_pandas_is_understood(tmp_path):
+def test_parquet_of_pandas_is_read(tmp_path):
     path = tmp_path / "m.parquet"
     frame = pd.DataFrame({"uri": ["/a", "/b"], "size_bytes": [7, None], "duration_s": [None, 2.5]})
     frame.assign(video_id=[1, 2], extra=[{"deep": 1}, None]).to_parquet(path)
     assert read_manifest(path) == [ManifestRow("1", "/a", 7), ManifestRow("2", "/b", 0, 2.5)]
 
 
-def test_all_bad_rows_are_named_at_once_with_their_lines(tmp_path):
+def test_all_bad_rows_are_reported_at_once_with_their_lines(tmp_path):
     text = (
         "video_id,uri,size_bytes,duration_s\n"
         "a,a.mp4,1,1\n"
@@ -147,13 +143,12 @@ def test_all_bad_rows_are_named_at_once_with_their_lines(tmp_path):
         "line 14: size_bytes is '1.5'",
     ]
     assert len(problems) == len(expected)
-    for problem, words in zip(problems, expected, strict=True):
-        assert problem.startswith(words)
+    for problem, message_part in zip(problems, expected, strict=True):
+        assert problem.startswith(message_part)
 
 
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
+def test_value_of_the_wrong_type_is_one_line(tmp_path):
+    for record, message_part in [
         ('{"uri": "/a"', "line 1: is not JSON (Expecting ',' delimiter, at character 13)"),
         ("[" * 100_000, "line 1: is not JSON (maximum recursion"),
         ('["/a"]', "line 1: is not a JSON object"),
@@ -175,16 +170,14 @@ def test_all_bad_rows_are_named_at_once_with_their_lines(tmp_path):
         ('{"uri": "/a", "duration_s": -0.5}', "line 1: duration_s is -0.5"),
         ('{"uri": "/a", "duration_s": [1]}', "line 1: duration_s is [1]"),
         ('{"uri": "/a", "duration_s": 1' + "0" * 400 + "}", "line 1: duration_s is 100"),
-    ],
-)
-def test_values_of_the_wrong_kind_are_one_line(tmp_path, record, words):
-    message = refusal(written(tmp_path / "m.jsonl", record + "\n"))
-    assert message.startswith("1 row cannot be used: ")
-    assert words in message
-    assert len(message) < 300
+    ]:
+        message = refusal(written(tmp_path / "m.jsonl", record + "\n"))
+        assert message.startswith("1 row cannot be used: "), (record, message_part)
+        assert message_part in message, (record, message_part)
+        assert len(message) < 300, (record, message_part)
 
 
-def test_bad_rows_of_parquet_are_named_by_their_number(tmp_path):
+def test_bad_rows_of_parquet_are_reported_with_their_numbers(tmp_path):
     path = tmp_path / "m.parquet"
     table = {
         "uri": ["/a", None, "/c", "/a", None],
@@ -199,28 +192,25 @@ def test_bad_rows_of_parquet_are_named_by_their_number(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "column", [pa.array([b"/a"]), pa.array([{"path": "/a"}]), pa.array([["/a"]])]
-)
-def test_a_parquet_column_that_is_no_text_is_one_line(tmp_path, column):
-    pq.write_table(pa.table({"uri": column}), tmp_path / "m.parquet")
-    assert "row 1: uri is " in refusal(tmp_path / "m.parquet")
+def test_parquet_column_that_is_not_text_is_one_line(tmp_path):
+    for column in [pa.array([b"/a"]), pa.array([{"path": "/a"}]), pa.array([["/a"]])]:
+        pq.write_table(pa.table({"uri": column}), tmp_path / "m.parquet")
+        assert "row 1: uri is " in refusal(tmp_path / "m.parquet"), column
 
 
-def test_thousands_of_bad_rows_are_counted_and_twenty_named(tmp_path):
+def test_thousands_of_bad_rows_are_counted_and_twenty_reported(tmp_path):
     message = refusal(written(tmp_path / "m.jsonl", "{}\n" * 5000))
     assert message.startswith("5000 rows cannot be used: line 1: ")
     assert message.endswith("line 20: has no uri; and 4980 more")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
+def test_file_that_is_not_a_manifest_is_one_line(tmp_path):
+    for name, content, message_part in [
         ("m.csv", b"", "is empty (0 bytes)"),
         ("m.parquet", b"", "is empty (0 bytes)"),
         ("m.csv", b"\n\r\n", "has no header"),
-        ("m.csv", b"video_id,name\na,b\n", "has no column uri; the columns that it names are:"),
-        ("m.csv", b"uri;video_id\na;b\n", "has no column uri; the columns that it names are: uri;"),
+        ("m.csv", b"video_id,name\na,b\n", "has no column uri; its columns are:"),
+        ("m.csv", b"uri;video_id\na;b\n", "has no column uri; its columns are: uri;"),
         ("m.csv", b"uri,uri\na,b\n", "its column uri comes twice"),
         ("m.csv", b"uri\n", "holds no rows; there is nothing to do"),
         ("m.jsonl", b"\n\n", "holds no rows; there is nothing to do"),
@@ -230,42 +220,44 @@ def test_thousands_of_bad_rows_are_counted_and_twenty_named(tmp_path):
         ("m.csv", b"uri\n" + b"x" * 200_000, "line 2: cannot be read as CSV (field larger"),
         ("m.parquet", b"uri\na\n", "cannot be read as Parquet"),
         ("m.parquet", b"PAR1" + b"x" * 100 + b"PAR1", "cannot be read as Parquet"),
-    ],
-)
-def test_a_file_that_is_no_manifest_is_one_line(tmp_path, name, content, words):
-    assert refusal(written(tmp_path / name, content)).startswith(words)
+    ]:
+        assert refusal(written(tmp_path / name, content)).startswith(message_part), (
+            name,
+            content,
+            message_part,
+        )
 
 
-def test_what_is_wrong_before_a_csv_breaks_off_is_told_as_well(tmp_path):
+def test_bad_rows_before_the_end_of_a_truncated_csv_are_reported_too(tmp_path):
     message = refusal(written(tmp_path / "m.csv", 'uri,size_bytes\na,big\n"b,1\n'))
     assert "line 2: size_bytes is 'big'" in message
-    assert message.endswith("(unexpected end of data); what follows was not read")
+    assert message.endswith("(unexpected end of data); the rest of the file was not read")
 
 
-def test_a_parquet_manifest_that_is_cut_short_or_has_no_uri_is_one_line(tmp_path):
+def test_parquet_manifest_that_is_truncated_or_has_no_uri_is_one_line(tmp_path):
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"url": ["/a"]}), path)
-    assert refusal(path) == "has no column uri; the columns that it names are: url"
+    assert refusal(path) == "has no column uri; its columns are: url"
     write_manifest(path, ROWS)
     os.truncate(path, path.stat().st_size - 10)
     assert refusal(path).startswith("cannot be read as Parquet")
 
 
-def test_a_file_without_header_does_not_show_a_password(tmp_path):
+def test_password_in_a_file_without_header_is_not_shown(tmp_path):
     message = refusal(written(tmp_path / "m.csv", "https://me:pw@host/a.mp4?token=secret,5\n"))
     assert "https://***@host/a.mp4?token=***" in message
     assert "pw" not in message
     assert "secret" not in message
 
 
-def test_a_file_that_is_not_there_or_is_called_otherwise_is_one_line(tmp_path):
+def test_missing_file_or_other_suffix_is_one_line(tmp_path):
     assert refusal(tmp_path / "absent.csv").startswith("no such file")
-    assert "is not called as a manifest is; .csv, .jsonl" in refusal(tmp_path / "list.txt")
-    with pytest.raises(ManifestError, match="is not called as a manifest is"):
+    assert "does not have the suffix of a manifest; .csv, .jsonl" in refusal(tmp_path / "list.txt")
+    with pytest.raises(ManifestError, match="does not have the suffix of a manifest"):
         write_manifest(tmp_path / "list.txt", ROWS)
 
 
-def test_a_manifest_with_a_repeated_id_is_not_written(tmp_path):
+def test_manifest_with_a_repeated_id_is_not_written(tmp_path):
     rows = [ManifestRow("a", "a.mp4", 1), ManifestRow("a", "b.mp4", 1)]
     with pytest.raises(ManifestError, match="row 2: video_id 'a' comes twice, first in row 1"):
         write_manifest(tmp_path / "manifest.csv", rows)
@@ -273,7 +265,7 @@ def test_a_manifest_with_a_repeated_id_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
-def test_nothing_is_left_where_the_manifest_cannot_be_written(tmp_path, name):
+def test_manifest_that_cannot_be_written_leaves_no_file(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(StorageError, match="cannot be written"):
         write_manifest(tmp_path / name, ROWS)
@@ -292,6 +284,6 @@ def test_nothing_is_left_where_the_manifest_cannot_be_written(tmp_path, name):
         ("v", "\udcff.mp4"),
     ],
 )
-def test_a_row_that_nobody_could_use_is_refused(values):
+def test_unusable_row_is_refused(values):
     with pytest.raises(ManifestError):
         ManifestRow(*values)

@@ -31,44 +31,50 @@ def out(features_dataset) -> Path:
 
 
 @pytest.fixture
-def films(out) -> Dataset:
+def opened(out) -> Dataset:
     return dataset.open(out)
 
 
 class TestNearest:
-    def expected(self, query: np.ndarray, but: str = "") -> list[tuple[str, float]]:
-        found = [(name, float(feature_of(CURRENT[name]) @ query)) for name in OK if name != but]
-        return sorted(found, key=lambda one: -one[1])
+    def expected(self, query: np.ndarray, exclude: str = "") -> list[tuple[str, float]]:
+        ranked = [
+            (name, float(feature_of(CURRENT[name]) @ query)) for name in OK if name != exclude
+        ]
+        return sorted(ranked, key=lambda neighbour: -neighbour[1])
 
-    def test_are_ordered_by_the_cosine_and_leave_the_query_out(self, films):
-        near = films.nearest("5.mp4", k=3)
-        expected = self.expected(feature_of(ROWS[5]), but="5.mp4")
-        assert [one.video_id for one in near] == [name for name, _ in expected[:3]]
+    def test_neighbours_are_ordered_by_the_cosine_without_the_query(self, opened):
+        near = opened.nearest("5.mp4", k=3)
+        expected = self.expected(feature_of(ROWS[5]), exclude="5.mp4")
+        assert [neighbour.video_id for neighbour in near] == [name for name, _ in expected[:3]]
         assert near[0].video_id == "twin.mp4"
         assert near[0].similarity == pytest.approx(1)
-        assert [one.similarity for one in near] == pytest.approx([c for _, c in expected[:3]])
+        assert [neighbour.similarity for neighbour in near] == pytest.approx(
+            [c for _, c in expected[:3]]
+        )
 
-    def test_of_a_feature_of_any_length(self, films):
+    def test_query_may_have_any_length(self, opened):
         query = np.random.default_rng(1).random(4096) * 50
-        near = films.nearest(query, k=100)
+        near = opened.nearest(query, k=100)
         expected = self.expected(query / np.linalg.norm(query))
-        assert [one.video_id for one in near] == [name for name, _ in expected]
-        assert [one.similarity for one in near] == pytest.approx([c for _, c in expected])
+        assert [neighbour.video_id for neighbour in near] == [name for name, _ in expected]
+        assert [neighbour.similarity for neighbour in near] == pytest.approx(
+            [c for _, c in expected]
+        )
 
-    def test_of_equals_the_first_by_id_comes_first(self, films):
-        near = films.nearest(feature_of(ROWS[5]), k=2)
-        assert [one.video_id for one in near] == ["5.mp4", "twin.mp4"]
+    def test_equal_neighbours_are_ordered_by_id(self, opened):
+        near = opened.nearest(feature_of(ROWS[5]), k=2)
+        assert [neighbour.video_id for neighbour in near] == ["5.mp4", "twin.mp4"]
 
-    def test_of_a_video_extracted_now(self, films):
-        near = films.nearest(self.features(PROVENANCE), k=1)
+    def test_query_may_be_an_extracted_video(self, opened):
+        near = opened.nearest(self.features(PROVENANCE), k=1)
         assert near[0].video_id == "3.mp4"
 
-    def test_of_a_video_extracted_otherwise_is_refused(self, films):
+    def test_query_that_was_extracted_differently_is_refused(self, opened):
         with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):
-            films.nearest(self.features(OTHER))
+            opened.nearest(self.features(OTHER))
 
     @pytest.mark.parametrize(
-        ("query", "said"),
+        ("query", "message"),
         [
             ("2.mp4", "2.mp4 has no features; it is corrupt"),
             ("x", "has no video 'x'"),
@@ -77,24 +83,24 @@ class TestNearest:
             (np.full(4096, np.nan), "length nan"),
         ],
     )
-    def test_what_is_no_query_is_one_clear_line(self, films, query, said):
-        with pytest.raises(UsageError, match=said):
-            films.nearest(query)
+    def test_invalid_query_is_one_line(self, opened, query, message):
+        with pytest.raises(UsageError, match=message):
+            opened.nearest(query)
 
-    def test_none_are_no_answer(self, films):
+    def test_k_of_zero_is_refused(self, opened):
         with pytest.raises(UsageError, match="k is 0; give 1 or more"):
-            films.nearest("5.mp4", k=0)
+            opened.nearest("5.mp4", k=0)
 
-    def test_are_listed_by_the_command(self, out):
-        made = CliRunner().invoke(neighbours, [str(out), "5.mp4", "-k", "2"])
-        assert made.exit_code == 0
-        first, second = made.output.splitlines()
+    def test_command_prints_neighbours(self, out):
+        result = CliRunner().invoke(neighbours, [str(out), "5.mp4", "-k", "2"])
+        assert result.exit_code == 0
+        first, second = result.output.splitlines()
         assert first == "1.0000  twin.mp4"
         assert re.fullmatch(r"0\.\d{4}  \d\.mp4", second)
 
-    def test_are_listed_for_programs(self, out):
-        made = CliRunner().invoke(neighbours, [str(out), "5.mp4", "--json"])
-        table = pandas.read_json(io.StringIO(made.output), lines=True)
+    def test_command_prints_neighbours_as_json(self, out):
+        result = CliRunner().invoke(neighbours, [str(out), "5.mp4", "--json"])
+        table = pandas.read_json(io.StringIO(result.output), lines=True)
         assert table.video_id[0] == "twin.mp4"
         assert len(table) == 6
 

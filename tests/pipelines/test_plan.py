@@ -1,4 +1,4 @@
-"""A plan has every input once, and only the work that no earlier run has done."""
+"""Plans: every input once, and only the work that no earlier run has done."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def manifest(tmp_path):
-    """Writes rows as a manifest and gives its path."""
+    """Write rows as a manifest and return its path."""
 
     def write(*rows, name="m.jsonl"):
         write_manifest(tmp_path / name, rows)
@@ -43,33 +43,33 @@ def row(name, key=SHA[0], *, uri="", size=1000):
 
 
 def decisions(planned):
-    """By id: the decision, and for a duplicate of which."""
-    return {one.row.video_id: f"{one.decision} {one.duplicate_of}".strip() for one in planned}
+    """Return the decision by id, with the original of a duplicate."""
+    return {item.row.video_id: f"{item.decision} {item.duplicate_of}".strip() for item in planned}
 
 
-def has(out, rows, *, published=True, **kind):
-    """A dataset that an earlier run made of these."""
+def publish_dataset(out, rows, *, published=True, **kind):
+    """Make the dataset of an earlier run."""
     job = sample_shards.settings(out, **kind.pop("job", {}))
     sample_shards.commit(job, rows, **kind)
     if published:
         publish(job, sample_shards.to_do(*rows))
 
 
-def test_every_input_is_planned_once_in_order_and_shards_are_of_those_to_do(manifest, out):
+def test_every_input_is_planned_once_in_order_with_shards_for_those_to_do(manifest, out):
     rows = [row(f"v{n}", SHA[n], size=3_000_000) for n in range(6)]
     planned = make_plan(manifest(*rows), str(out), shard_mb=6)
-    assert [one.row for one in planned] == rows
-    assert [one.shard for one in planned] == [0, 0, 1, 1, 2, 2]
+    assert [item.row for item in planned] == rows
+    assert [item.shard for item in planned] == [0, 0, 1, 1, 2, 2]
     assert set(decisions(planned).values()) == {"do"}
-    assert [one.shard for one in make_plan(manifest(*rows), "", max_shards=1)] == [0] * 6
+    assert [item.shard for item in make_plan(manifest(*rows), "", max_shards=1)] == [0] * 6
     assert not out.exists()
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["published", "killed before"])
-def test_what_is_done_is_not_done_again(manifest, out, published):
+def test_done_videos_are_not_done_again(manifest, out, published):
     rows = [row(f"v{n}", SHA[n]) for n in range(5)]
     statuses = {"v1": "too_short", "v2": "corrupt", "v3": "unreadable", "v4": "failed"}
-    has(out, rows, statuses=statuses, published=published)
+    publish_dataset(out, rows, statuses=statuses, published=published)
     videos = manifest(*rows, row("new", SHA[7]))
     expected = {
         "v0": "done",
@@ -81,13 +81,15 @@ def test_what_is_done_is_not_done_again(manifest, out, published):
     }
     planned = make_plan(videos, str(out))
     assert decisions(planned) == expected
-    assert [one.shard for one in planned] == [-1, -1, -1, 0, 0, 0]
-    again = make_plan(videos, str(out), retry_failed=True)
-    assert decisions(again) == {**expected, "v1": "do", "v2": "do"}
+    assert [item.shard for item in planned] == [-1, -1, -1, 0, 0, 0]
+    repeated = make_plan(videos, str(out), retry_failed=True)
+    assert decisions(repeated) == {**expected, "v1": "do", "v2": "do"}
 
 
-def test_what_changed_is_done_again(manifest, out):
-    has(out, [row("a", SHA[1]), row("b", SHA[2]), row("c", SHA[3]), row("d", "", uri="rtsp://h/d")])
+def test_changed_videos_are_done_again(manifest, out):
+    publish_dataset(
+        out, [row("a", SHA[1]), row("b", SHA[2]), row("c", SHA[3]), row("d", "", uri="rtsp://h/d")]
+    )
     changed = [
         row("a", SHA[8]),
         row("b", SHA[2], uri="/moved/b"),
@@ -97,13 +99,13 @@ def test_what_changed_is_done_again(manifest, out):
     assert set(decisions(make_plan(manifest(*changed), str(out))).values()) == {"do"}
 
 
-def test_a_url_that_is_signed_anew_names_the_same_video(manifest, out):
+def test_url_with_a_new_signature_is_the_same_video(manifest, out):
     uri = "https://me:pw@host/a.mp4?token="
-    has(out, [row("a", uri=uri + "1")])
+    publish_dataset(out, [row("a", uri=uri + "1")])
     assert decisions(make_plan(manifest(row("a", uri=uri + "2")), str(out))) == {"a": "done"}
 
 
-def test_the_same_place_twice_is_one_video(manifest):
+def test_same_uri_twice_is_one_video(manifest):
     rows = [
         row("a", "", uri="/films/a.mp4"),
         row("b", "", uri="/films/x/../a.mp4"),
@@ -118,8 +120,8 @@ def test_the_same_place_twice_is_one_video(manifest):
         row("k", "v", uri="https://host/a.mp4?part=2"),
     ]
     planned = make_plan(manifest(*rows), "")
-    found = {name: what for name, what in decisions(planned).items() if what != "do"}
-    assert found == {
+    duplicates = {name: decided for name, decided in decisions(planned).items() if decided != "do"}
+    assert duplicates == {
         "b": "duplicate a",
         "c": "duplicate a",
         "e": "duplicate d",
@@ -127,7 +129,7 @@ def test_the_same_place_twice_is_one_video(manifest):
     }
 
 
-def test_the_same_content_is_one_video_where_keys_can_tell(manifest):
+def test_same_content_is_one_video_where_keys_show_it(manifest):
     empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     rows = [
         row("sha", SHA[1]),
@@ -152,30 +154,30 @@ def test_the_same_content_is_one_video_where_keys_can_tell(manifest):
         row("no etag other", "etag:y", uri="s3://bucket/5.mp4", size=0),
     ]
     planned = make_plan(manifest(*rows), "")
-    found = {name: what for name, what in decisions(planned).items() if what != "do"}
-    assert found == {
+    duplicates = {name: decided for name, decided in decisions(planned).items() if decided != "do"}
+    assert duplicates == {
         "sha again": "duplicate sha",
         "etag again": "duplicate etag",
         "md5 again": "duplicate md5",
     }
-    assert all((one.shard == -1) == (one.decision == "duplicate") for one in planned)
+    assert all((item.shard == -1) == (item.decision == "duplicate") for item in planned)
 
 
-def test_duplicates_take_no_room_in_shards(manifest):
+def test_duplicates_are_in_no_shard(manifest):
     rows = [row("a", SHA[1], size=3_000_000), row("b", SHA[1], size=3_000_000)]
     rows.append(row("c", SHA[2], size=3_000_000))
     planned = make_plan(manifest(*rows), "", shard_mb=3)
-    assert [one.shard for one in planned] == [0, -1, 1]
+    assert [item.shard for item in planned] == [0, -1, 1]
 
 
-def test_a_duplicate_is_of_the_one_that_was_done_and_stays_so(manifest, out):
+def test_duplicate_refers_to_the_done_video_and_stays_so(manifest, out):
     rows = [row("a", SHA[1]), row("b", SHA[1]), row("c", SHA[1])]
     assert decisions(make_plan(manifest(*rows), str(out))) == {
         "a": "do",
         "b": "duplicate a",
         "c": "duplicate a",
     }
-    has(out, [rows[1]])
+    publish_dataset(out, [rows[1]])
     for _ in range(2):
         planned = make_plan(manifest(*rows), str(out))
         expected = {"a": "duplicate b", "b": "done", "c": "duplicate b"}
@@ -183,41 +185,41 @@ def test_a_duplicate_is_of_the_one_that_was_done_and_stays_so(manifest, out):
         publish(sample_shards.settings(out), planned)
 
 
-def test_a_duplicate_whose_original_is_gone_is_done_itself(manifest, out):
+def test_duplicate_without_its_original_is_done(manifest, out):
     rows = [row("a", SHA[1]), row("b", SHA[1])]
-    has(out, rows[:1])
+    publish_dataset(out, rows[:1])
     publish(sample_shards.settings(out), make_plan(manifest(*rows), str(out)))
     assert decisions(make_plan(manifest(rows[1]), str(out))) == {"b": "do"}
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["published", "killed before"])
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "message"),
     [
-        ({"answer": "classes"}, "answer: 'features' there, 'classes' asked for"),
-        ({"window": ClipWindow(stride=16)}, "clips.stride: 8 there, 16 asked for"),
-        ({"window": ClipWindow(frame_step=2)}, "clips.frame_step: 1 there, 2 asked for"),
-        ({"window": ClipWindow(tail="pad")}, "clips.tail: 'drop' there, 'pad' asked for"),
-        ({"window": ClipWindow(short="loop")}, "clips.short: 'error' there, 'loop' asked for"),
-        ({"window": ClipWindow(fps=12.5)}, "clips.fps: None there, 12.5 asked for"),
+        ({"answer": "classes"}, "answer: 'features' there, 'classes' requested"),
+        ({"window": ClipWindow(stride=16)}, "clips.stride: 8 there, 16 requested"),
+        ({"window": ClipWindow(frame_step=2)}, "clips.frame_step: 1 there, 2 requested"),
+        ({"window": ClipWindow(tail="pad")}, "clips.tail: 'drop' there, 'pad' requested"),
+        ({"window": ClipWindow(short="loop")}, "clips.short: 'error' there, 'loop' requested"),
+        ({"window": ClipWindow(fps=12.5)}, "clips.fps: None there, 12.5 requested"),
         ({"window": ClipWindow(resize="fast")}, "preprocessing.resize: '171x128 opencv-linear' th"),
     ],
 )
-def test_a_dataset_that_was_made_differently_is_refused(manifest, out, asked, words, published):
+def test_dataset_that_was_made_differently_is_refused(manifest, out, requested, message, published):
     rows = [row("a")]
-    has(out, rows, published=published)
+    publish_dataset(out, rows, published=published)
     with pytest.raises(ProvenanceError) as caught:
-        make_plan(manifest(*rows), str(out), **asked)
-    assert words in str(caught.value)
+        make_plan(manifest(*rows), str(out), **requested)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(f"{out}: ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_dataset_of_the_same_window_is_taken(manifest, out):
+def test_dataset_of_the_same_window_is_accepted(manifest, out):
     window = ClipWindow(fps=25)
     provenance = sample_shards.PROVENANCE
     provenance = {**provenance, "clips": {**provenance["clips"], "fps": 25.0}}
-    has(out, [row("a")], job={"provenance": provenance, "window": window})
+    publish_dataset(out, [row("a")], job={"provenance": provenance, "window": window})
     assert decisions(make_plan(manifest(row("a")), str(out), window=window)) == {"a": "done"}
 
 
@@ -231,34 +233,32 @@ def test_a_dataset_of_the_same_window_is_taken(manifest, out):
         {"max_shards": 0},
     ],
 )
-def test_wrong_arguments_are_told_before_anything_is_listed(wrong):
+def test_wrong_arguments_are_refused_before_listing(wrong):
     with pytest.raises(UsageError):
         make_plan("/absent", "", **wrong)
 
 
-def test_without_inputs_there_is_no_plan(tmp_path, out):
+def test_plan_without_inputs_is_refused(tmp_path, out):
     with pytest.raises(ManifestError, match="no videos there"):
         make_plan(str(tmp_path), str(out))
     assert not out.exists()
 
 
-def test_a_hundred_thousand_inputs_are_planned_in_seconds(manifest):
+def test_hundred_thousand_inputs_are_planned_in_seconds(manifest):
     videos = manifest(*(row(f"v{n}", f"etag:{n}", uri=f"s3://b/{n}") for n in range(100_000)))
     started = time.monotonic()
     planned = make_plan(videos, "", shard_mb=1)
     assert time.monotonic() - started < 20
-    assert len({one.shard for one in planned}) == 100
+    assert len({item.shard for item in planned}) == 100
 
 
 @pytest.mark.parametrize("keys", ["quick", "content"])
-def test_from_the_first_run_to_the_third_only_what_is_new_is_done(
-    narrow_server, tmp_path, out, keys
-):
+def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, keys):
     videos = tmp_path / "videos"
     videos.mkdir()
     write_film(videos / "a.mp4", 20)
     write_film(videos / "short.mp4", 5)
-    (videos / "broken.mp4").write_bytes(b"no film")
+    (videos / "broken.mp4").write_bytes(b"not a video")
     shutil.copy2(videos / "a.mp4", videos / "copy.mp4")
 
     def run(name):
@@ -266,7 +266,7 @@ def test_from_the_first_run_to_the_third_only_what_is_new_is_done(
         settings = sample_shards.settings(out, name, server=narrow_server.target, workers=1)
         with settings.client() as c3d:
             settings = dataclasses.replace(settings, provenance=c3d.provenance())
-        rows = [one.row for one in planned if one.decision == "do"]
+        rows = [item.row for item in planned if item.decision == "do"]
         if rows:
             do_shard(settings, rows, 0)
         publish(settings, planned)
@@ -274,12 +274,12 @@ def test_from_the_first_run_to_the_third_only_what_is_new_is_done(
 
     copy = "duplicate a.mp4" if keys == "content" else "do"
     assert run("one") == {"a.mp4": "do", "broken.mp4": "do", "copy.mp4": copy, "short.mp4": "do"}
-    known = {"broken.mp4": "known_failure", "short.mp4": "known_failure"}
+    failures = {"broken.mp4": "known_failure", "short.mp4": "known_failure"}
     copy = copy.replace("do", "done") if copy == "do" else copy
-    assert run("two") == {"a.mp4": "done", "copy.mp4": copy, **known}
+    assert run("two") == {"a.mp4": "done", "copy.mp4": copy, **failures}
     write_film(videos / "b.mp4", 16)
     os.replace(videos / "b.mp4", videos / "short.mp4")
     write_film(videos / "new.mp4", 17)
-    after = {"a.mp4": "done", "copy.mp4": copy, **known, "short.mp4": "do", "new.mp4": "do"}
+    after = {"a.mp4": "done", "copy.mp4": copy, **failures, "short.mp4": "do", "new.mp4": "do"}
     assert run("three") == after
     assert [row.video_id for row in list_inputs(str(videos))] == sorted(after)

@@ -1,4 +1,4 @@
-"""What would make every shard fail is found before the first, and said in one line."""
+"""Preflight checks: faults that would fail every shard are one line before the first."""
 
 import threading
 import time
@@ -34,13 +34,13 @@ def out(tmp_path):
 
 
 @pytest.mark.parametrize("answer", ["features", "classes"])
-def test_it_fills_in_what_makes_the_numbers_and_asks_for_one_clip(narrow_server, out, answer):
+def test_preflight_returns_the_provenance_and_writes_nothing(narrow_server, out, answer):
     window = ClipWindow(stride=16)
-    asked = plain_job(out, narrow_server.target, answer=answer, window=window)
-    settings = preflight(asked)
+    plain = plain_job(out, narrow_server.target, answer=answer, window=window)
+    settings = preflight(plain)
     with C3DClient(narrow_server.target, window=window) as c3d:
         assert settings.provenance == c3d.provenance()
-    assert replace(settings, provenance={}) == asked
+    assert replace(settings, provenance={}) == plain
     assert JobSettings.from_json(settings.to_json()) == settings
     assert files_in(out) == []
 
@@ -48,13 +48,13 @@ def test_it_fills_in_what_makes_the_numbers_and_asks_for_one_clip(narrow_server,
 @pytest.mark.parametrize(
     ("answer", "signature"), [("features", "fc6_features"), ("classes", "classify")]
 )
-def test_one_clip_is_asked_for_the_answer_that_is_wanted(started, out, answer, signature):
+def test_preflight_requests_one_clip_of_the_answer(started, out, answer, signature):
     server = started()
     preflight(plain_job(out, server.target, answer=answer))
-    assert [one.model_spec.signature_name for one in server.requests] == [signature]
+    assert [request.model_spec.signature_name for request in server.requests] == [signature]
 
 
-def test_a_server_that_does_not_answer_yet_is_waited_for(started, out):
+def test_server_that_is_starting_is_retried(started, out):
     server = started()
     server.stop()
     timer = threading.Timer(0.4, lambda: started(port=server.port))
@@ -63,7 +63,7 @@ def test_a_server_that_does_not_answer_yet_is_waited_for(started, out):
     timer.join()
 
 
-def test_a_server_that_does_not_come_is_one_clear_line(started, out):
+def test_server_that_never_answers_is_one_line(started, out):
     server = started()
     server.stop()
     began = time.monotonic()
@@ -73,28 +73,28 @@ def test_a_server_that_does_not_come_is_one_clear_line(started, out):
     assert not out.exists()
 
 
-def test_a_model_that_the_server_does_not_have_is_not_waited_for(narrow_server, out):
+def test_missing_model_is_not_retried(narrow_server, out):
     began = time.monotonic()
     with pytest.raises(ModelNotFound, match="does not have model 'c4d'"):
         preflight(plain_job(out, narrow_server.target, model="c4d"))
     assert time.monotonic() - began < 15
 
 
-def test_a_server_that_lets_nobody_in_is_named(started, out):
+def test_server_that_refuses_the_client_is_one_line(started, out):
     server = started(lambda _, __, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "no"))
     with pytest.raises(ServingError, match="does not let this client in"):
         preflight(plain_job(out, server.target))
 
 
-def test_an_answer_that_is_no_number_is_named(started, out):
+def test_answer_that_is_not_a_number_is_one_line(started, out):
     server = started(lambda *_: np.full((1, 4096), np.inf, np.float32))
     with pytest.raises(ServingError, match=r"answer for a grey clip cannot be used.*NaN or inf"):
         preflight(plain_job(out, server.target))
 
 
-def test_classes_need_a_model_that_has_them_and_names_them(started, out):
+def test_classes_need_a_model_with_as_many_labels(started, out):
     server = started(card=model_card(labels=["one"]))
-    with pytest.raises(ContractMismatch, match="gives 3 probabilities and names 1 labels"):
+    with pytest.raises(ContractMismatch, match="returns 3 probabilities and has 1 labels"):
         preflight(plain_job(out, server.target, answer="classes"))
     server = started()
     del server.signatures["classify"]
@@ -117,13 +117,13 @@ def test_a_dataset_that_was_made_differently_is_refused(started, tmp_path, out):
         preflight(plain_job(out, server.target))
 
 
-def test_a_place_that_cannot_be_written_to_is_named(started, tmp_path):
+def test_folder_that_cannot_be_written_is_one_line(started, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError, match=r"file/out.*cannot be written"):
         preflight(plain_job(tmp_path / "file" / "out", started().target))
 
 
-def test_a_bucket_is_tried_too(started):
+def test_bucket_is_written_and_cleaned(started):
     settings = preflight(plain_job("memory://preflight/out", started().target))
     assert settings.provenance
     assert Storage("memory://preflight/out").names() == []

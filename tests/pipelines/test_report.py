@@ -1,4 +1,4 @@
-"""The report of a run in a real browser and as Markdown: what it shows, and that it asks nobody."""
+"""The report of a run in a real browser and as Markdown."""
 
 import base64
 import hashlib
@@ -26,13 +26,13 @@ def browser():
 
 
 @pytest.fixture
-def shown(browser, tmp_path):
-    """Writes a summary's page where a dataset has it, opens it, and gives the browser."""
+def show_page(browser, tmp_path):
+    """Write a summary's page to a dataset's folder, open it, and return the browser."""
     path = tmp_path / "runs" / "run-7" / "report.html"
     path.parent.mkdir(parents=True)
 
-    def show(made, *, width=1280, dark=False):
-        path.write_text(to_html(made), "utf-8")
+    def show(drawn, *, width=1280, dark=False):
+        path.write_text(to_html(drawn), "utf-8")
         browser.show(width=width, dark=dark)
         browser.open(path)
         assert browser.complaints == []
@@ -47,11 +47,11 @@ def mixed(**changes):
     return drawn_run(statuses, shards=4, earlier=13, **changes)
 
 
-def choose(browser, *, words="", kind=""):
-    """Fill in the filter as a person does, and say which videos are left."""
+def choose(browser, *, search="", kind=""):
+    """Fill in the filter and return the videos that are shown."""
     browser.value(
         f"""(() => {{
-        document.getElementById("filter").value = {json.dumps(words)};
+        document.getElementById("filter").value = {json.dumps(search)};
         document.getElementById("filter").dispatchEvent(new Event("input"));
         document.getElementById("kind").value = {json.dumps(kind)};
         document.getElementById("kind").dispatchEvent(new Event("change"));
@@ -61,16 +61,16 @@ def choose(browser, *, words="", kind=""):
 
 
 def hostile_run():
-    """Failures with names and reasons that try everything."""
-    named = [name if name.strip() else f"blank{number}" for number, name in enumerate(NAMES)]
+    """Return a run whose names and messages try to inject markup."""
+    safe_names = [name if name.strip() else f"blank{number}" for number, name in enumerate(NAMES)]
     rows = [
         index_row(
             name, "corrupt", uri=f"/films/{name}", error_message=f"/films/{name}: {name} broke"
         )
-        for name in named
+        for name in safe_names
     ]
     return summary(
-        [plan_row(name) for name in named],
+        [plan_row(name) for name in safe_names],
         rows,
         [shard_report(0, ["corrupt"] * len(rows))],
         out=f"/data/{HOSTILE[1]}",
@@ -80,9 +80,9 @@ def hostile_run():
     )
 
 
-def test_a_run_shows_all_there_is_without_complaint_or_request(shown):
-    made = mixed()
-    page = shown(made)
+def test_page_shows_the_run_without_console_errors_or_requests(show_page):
+    drawn = mixed()
+    page = show_page(drawn)
     assert page.texts("h1") == ["203 of 210 videos have features; 7 do not"]
     assert page.value("document.title").startswith("203 of 210 videos")
     assert page.texts(".state") == ["Succeeded"]
@@ -97,7 +97,7 @@ def test_a_run_shows_all_there_is_without_complaint_or_request(shown):
     assert len(page.texts("#failures tbody tr")) == 7
     assert len(page.texts(".parts tbody tr")) == 4
     assert len(page.texts(".shards tbody tr")) == 4
-    for number, histogram in enumerate((made.durations, made.clip_counts), 1):
+    for number, histogram in enumerate((drawn.durations, drawn.clip_counts), 1):
         counts = page.texts(f".histogram:nth-of-type({number}) tbody td.num")
         assert [int(text) for text in counts] == [bin_.count for bin_ in histogram.bins]
     assert PROVENANCE["model"]["weights"]["sha256"] in page.texts(".pairs td")
@@ -105,23 +105,23 @@ def test_a_run_shows_all_there_is_without_complaint_or_request(shown):
     assert tiles["Inputs"] == "210"
     assert tiles["Done in this run"] == "190"
     assert not page.value("document.getElementById('tools').hidden")
-    assert page.value("document.getElementById('on').hidden")  # one page is all
+    assert page.value("document.getElementById('on').hidden")  # all failures fit on one page
 
 
-def test_the_time_bar_and_the_status_bar_are_as_long_as_their_numbers(shown):
-    made = mixed()
-    page = shown(made)
-    for place, numbers in (
+def test_bars_are_as_long_as_their_numbers(show_page):
+    drawn = mixed()
+    page = show_page(drawn)
+    for index, numbers in (
         (
             0,
             [
-                made.ended(status)
+                drawn.ended(status)
                 for status in ("ok", "too_short", "corrupt", "unreadable", "failed")
             ],
         ),
-        (1, list(made.seconds.values())),
+        (1, list(drawn.seconds.values())),
     ):
-        bar = f"document.querySelectorAll('.stack')[{place}]"
+        bar = f"document.querySelectorAll('.stack')[{index}]"
         widths = page.value(f"[...{bar}.children].map(i => i.offsetWidth)")
         wide = [width for width in widths if width > 4]
         expected = [number for number, width in zip(numbers, widths, strict=True) if width > 4]
@@ -130,14 +130,14 @@ def test_the_time_bar_and_the_status_bar_are_as_long_as_their_numbers(shown):
         )
 
 
-def test_failures_are_filtered_by_words_and_by_status(shown):
-    page = shown(mixed())
-    assert len(choose(page, words="MOOV class")) == 3
-    assert choose(page, words="moov 00191") == ["class 2/film 00191.mp4"]
+def test_failures_are_filtered_by_text_and_by_status(show_page):
+    page = show_page(mixed())
+    assert len(choose(page, search="MOOV class")) == 3
+    assert choose(page, search="moov 00191") == ["class 2/film 00191.mp4"]
     assert page.texts("#shown") == ["1 – 1 of 1 (7 in the table)"]
     assert choose(page, kind="unreadable") == ["class 0/film 00196.mp4"]
-    assert choose(page, words="moov", kind="failed") == []
-    assert page.texts("#shown") == ["None of 7 fits"]
+    assert choose(page, search="moov", kind="failed") == []
+    assert page.texts("#shown") == ["None of 7 match"]
     assert len(choose(page)) == 7
     assert page.texts("#kind option") == [
         "All (7)",
@@ -148,8 +148,8 @@ def test_failures_are_filtered_by_words_and_by_status(shown):
     ]
 
 
-def test_failures_are_sorted_by_a_column_both_ways(shown):
-    page = shown(mixed())
+def test_failures_are_sorted_by_a_column_both_ways(show_page):
+    page = show_page(mixed())
     names = choose(page)
     click = "document.querySelector('#failures thead th:nth-child({}) button').click()"
     page.value(click.format(1))
@@ -164,46 +164,48 @@ def test_failures_are_sorted_by_a_column_both_ways(shown):
     assert sorts == ["none", "ascending", "none"]
 
 
-def test_of_thousands_of_failures_some_of_every_kind_are_shown_in_pages(shown):
+def test_thousands_of_failures_are_paged_with_some_of_every_kind(show_page):
     statuses = ["corrupt"] * 1500 + ["failed"] * 500 + ["too_short"]
-    made = drawn_run(statuses, shards=40, missing=(3,))
-    assert len(made.failures) == 2001
-    page = shown(made)
+    drawn = drawn_run(statuses, shards=40, missing=(3,))
+    assert len(drawn.failures) == 2001
+    page = show_page(drawn)
     assert page.texts("#failures caption")[0].startswith("1,000 of 2,001 videos")
     assert "Too short (1)" in page.texts("#kind option")
     assert page.texts("#shown") == ["1 – 50 of 1,000"]
     page.value("document.getElementById('on').click()")
     assert page.texts("#shown") == ["51 – 100 of 1,000"]
-    assert page.texts("#failures tbody th bdi:first-child")[0] == chosen(made.failures)[50].video_id
+    assert (
+        page.texts("#failures tbody th bdi:first-child")[0] == chosen(drawn.failures)[50].video_id
+    )
     assert len(choose(page, kind="too_short")) == 1
     assert page.texts(".shards tbody .lost") == ["missing"]
     assert page.texts("section > .notice")[0].startswith("1 of 40 shards is missing: 3.")
     assert not page.value("document.querySelector('details').open")
-    kinds = {one.status for one in chosen(made.failures)}
+    kinds = {failure.status for failure in chosen(drawn.failures)}
     assert kinds == {"corrupt", "failed", "too_short"}
-    places = [made.failures.index(one) for one in chosen(made.failures)]
-    assert places == sorted(places)
+    indexes = [drawn.failures.index(failure) for failure in chosen(drawn.failures)]
+    assert indexes == sorted(indexes)
 
 
-def test_hostile_names_and_messages_are_text(shown):
-    made = hostile_run()
-    page = shown(made)
+def test_hostile_names_and_messages_are_text(show_page):
+    drawn = hostile_run()
+    page = show_page(drawn)
     assert page.value("window.hacked") is None
     assert page.value("document.scripts.length") == 1
     assert page.value("document.querySelectorAll('b, img, main script, h1 *').length") == 0
-    seen = page.texts("#failures tbody th bdi:first-child")
-    assert HOSTILE[0] in seen
-    assert HOSTILE[1] in seen
-    assert HOSTILE[3] in seen
-    assert "4pm.exe" in seen  # without what would turn it round
+    videos = page.texts("#failures tbody th bdi:first-child")
+    assert HOSTILE[0] in videos
+    assert HOSTILE[1] in videos
+    assert HOSTILE[3] in videos
+    assert "4pm.exe" in videos  # without the character that reverses it
     assert HOSTILE[1] in page.texts(".notice .text")[0]
-    assert page.texts("header code") == [made.out]
+    assert page.texts("header code") == [drawn.out]
     assert HOSTILE[0] in page.texts(".pairs th")
     command = shlex.split(page.texts(".kind .command")[0])
-    assert command[command.index("--out") + 1] == made.out
+    assert command[command.index("--out") + 1] == drawn.out
 
 
-def test_a_script_that_got_in_would_not_run(browser, tmp_path):
+def test_injected_script_does_not_run(browser, tmp_path):
     path = tmp_path / "report.html"
     injected = "</main><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
     path.write_text(to_html(mixed()).replace("</main>", injected), "utf-8")
@@ -214,8 +216,8 @@ def test_a_script_that_got_in_would_not_run(browser, tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("make", [mixed, hostile_run])
-def test_it_fits_a_telephone_and_follows_the_colour_scheme(shown, make, dark):
-    page = shown(make(), width=360, dark=dark)
+def test_page_fits_a_phone_and_follows_the_colour_scheme(show_page, make, dark):
+    page = show_page(make(), width=360, dark=dark)
     assert page.value("document.documentElement.scrollWidth <= innerWidth")
     ground = page.value("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")
@@ -223,8 +225,8 @@ def test_it_fits_a_telephone_and_follows_the_colour_scheme(shown, make, dark):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_stands_out_from_its_ground(shown, dark):
-    page = shown(mixed(state="FAILED", message="why"), dark=dark)
+def test_text_has_enough_contrast(show_page, dark):
+    page = show_page(mixed(state="FAILED", message="why"), dark=dark)
     worst = page.value(
         """(() => {
         const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
@@ -251,8 +253,8 @@ def test_all_text_stands_out_from_its_ground(shown, dark):
     assert worst[0] >= 4.5, worst
 
 
-def test_every_table_has_headers_and_every_field_a_name(shown):
-    page = shown(mixed())
+def test_tables_have_headers_and_fields_have_labels(show_page):
+    page = show_page(mixed())
     headers = "[...document.querySelectorAll('thead th')].every(h => h.scope === 'col')"
     assert page.value(headers)
     assert page.value("[...document.querySelectorAll('input, select')].every(f => f.labels.length)")
@@ -263,10 +265,8 @@ def test_every_table_has_headers_and_every_field_a_name(shown):
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-def test_its_links_lead_to_the_datasets_files_and_nowhere_when_shown_elsewhere(
-    shown, browser, tmp_path
-):
-    shown(mixed())
+def test_links_lead_to_the_datasets_files_and_a_copy_has_none(show_page, browser, tmp_path):
+    show_page(mixed())
     links = browser.value("[...document.querySelectorAll('a')].map(a => a.href)")
     assert links[0] == (tmp_path / "index.parquet").as_uri()
     assert links[-1] == (tmp_path / "runs" / "run-7" / "summary.json").as_uri()
@@ -275,10 +275,10 @@ def test_its_links_lead_to_the_datasets_files_and_nowhere_when_shown_elsewhere(
     assert browser.value("document.querySelectorAll('a[href]').length") == 0
 
 
-def test_without_javascript_all_of_it_is_there(browser, tmp_path):
+def test_page_is_complete_without_javascript(browser, tmp_path):
     path = tmp_path / "report.html"
-    made = drawn_run(["failed"] * 80, shards=2)
-    path.write_text(to_html(made), "utf-8")
+    drawn = drawn_run(["failed"] * 80, shards=2)
+    path.write_text(to_html(drawn), "utf-8")
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         browser.open(path)
@@ -289,22 +289,22 @@ def test_without_javascript_all_of_it_is_there(browser, tmp_path):
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_a_run_that_failed_in_its_plan_says_why(shown):
-    why = "s3://films/empty: no videos there\nlook again"
-    page = shown(summary([], [], state="FAILED", message=why, provenance={}))
+def test_run_that_failed_in_its_plan_shows_the_reason(show_page):
+    reason = "s3://films/empty: no videos there\nlook again"
+    page = show_page(summary([], [], state="FAILED", message=reason, provenance={}))
     assert page.texts("h1") == ["No videos were done: the run ended before there was a plan"]
-    assert page.texts(".notice .text") == [why]
+    assert page.texts(".notice .text") == [reason]
     assert page.texts("h2") == ["Files"]
     assert page.value("document.querySelectorAll('.tile, .stack').length") == 0
 
 
-def test_a_run_without_failures_or_without_work_shows_no_empty_sections(shown):
-    page = shown(drawn_run(["ok"] * 5, shards=1))
-    assert "What failed, and how to try it again" not in page.texts("h2")
+def test_empty_sections_are_not_shown(show_page):
+    page = show_page(drawn_run(["ok"] * 5, shards=1))
+    assert "What failed, and how to retry it" not in page.texts("h2")
     assert page.texts(".notice") == []
     assert "good" in page.value("document.querySelector('.state').className")
     done = summary([plan_row("a", decision="done")], [index_row("a", run="run-1")])
-    page = shown(done)
+    page = show_page(done)
     assert page.texts("h1") == ["The one video has features; there was nothing left to do"]
     assert page.texts("h2") == [
         "Every input, counted",
@@ -315,25 +315,25 @@ def test_a_run_without_failures_or_without_work_shows_no_empty_sections(shown):
     assert page.texts(".tile dt") == ["Inputs"]
 
 
-def test_a_server_that_tells_no_times_is_said_to_tell_none(shown):
+def test_server_that_reports_no_times_is_mentioned(show_page):
     silent = index_row("a", queue_s=None, compute_s=None)
-    made = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])], answer="classes")
-    page = shown(made)
+    drawn = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])], answer="classes")
+    page = show_page(drawn)
     assert len(page.texts(".parts tbody tr")) == 2
-    assert "server does not tell" in page.texts("section[aria-labelledby=time] p")[0]
+    assert "server does not report" in page.texts("section[aria-labelledby=time] p")[0]
     assert page.texts(".over")[0].startswith("C3D bulk classification")
-    assert "| time | 0.500 s | 0.250 s |" in to_markdown(made)
+    assert "| time | 0.500 s | 0.250 s |" in to_markdown(drawn)
 
 
-def test_what_people_must_know_of_the_weights_is_said_first(shown):
+def test_note_on_the_weights_is_shown_first(show_page):
     weights = {**PROVENANCE["model"]["weights"], "note": "random, not Sports-1M"}
-    told = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
-    made = drawn_run(["ok"], shards=1, provenance=told)
-    assert shown(made).texts("header .notice") == ["Weights: random, not Sports-1M"]
-    assert "**Weights: random, not Sports\\-1M**" in to_markdown(made)
+    noted = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
+    drawn = drawn_run(["ok"], shards=1, provenance=noted)
+    assert show_page(drawn).texts("header .notice") == ["Weights: random, not Sports-1M"]
+    assert "**Weights: random, not Sports\\-1M**" in to_markdown(drawn)
 
 
-def test_the_file_names_nothing_outside_itself_and_allows_its_own_script_alone():
+def test_page_refers_to_nothing_outside_and_allows_its_own_script_only():
     text = to_html(mixed())
     assert not re.findall(r"""src=["']|@import|url\(|https?://""", text)
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -343,17 +343,17 @@ def test_the_file_names_nothing_outside_itself_and_allows_its_own_script_alone()
     assert "{{" not in text
 
 
-def rendered(made):
+def rendered(drawn):
     return (
         MarkdownIt("commonmark", {"html": True})
         .enable(["table", "strikethrough"])
-        .render(to_markdown(made))
+        .render(to_markdown(drawn))
     )
 
 
-def test_the_markdown_has_the_verdict_the_counts_the_failures_and_the_split():
-    made = mixed()
-    text = rendered(made)
+def test_markdown_has_verdict_counts_failures_and_times():
+    drawn = mixed()
+    text = rendered(drawn)
     assert "<h1>203 of 210 videos have features; 7 do not</h1>" in text
     assert "Dataset: s3://films/c3d" in text
     cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
@@ -366,7 +366,7 @@ def test_the_markdown_has_the_verdict_the_counts_the_failures_and_the_split():
     assert "clips/s" in text
 
 
-def test_the_markdown_of_thousands_of_failures_is_short_and_of_none_has_no_such_part():
+def test_markdown_lists_few_of_thousands_of_failures_and_no_section_of_none():
     many = to_markdown(
         drawn_run(["failed"] * 2000, shards=2, missing=(1,), state="FAILED", message="x")
     )
@@ -377,9 +377,9 @@ def test_the_markdown_of_thousands_of_failures_is_short_and_of_none_has_no_such_
     assert "failed" not in to_markdown(drawn_run(["ok"] * 3, shards=1))
 
 
-def test_hostile_names_are_text_in_markdown_and_break_no_table():
-    made = hostile_run()
-    text = rendered(made)
+def test_hostile_names_are_escaped_in_markdown():
+    drawn = hostile_run()
+    text = rendered(drawn)
     assert not re.findall(
         r"<(script|b|img|a|em|code|del)[ >](?!class)", text.replace("<pre><code>", "")
     )
@@ -390,8 +390,8 @@ def test_hostile_names_are_text_in_markdown_and_break_no_table():
     assert "&lt;b&gt;bold&lt;/b&gt;" in text
 
 
-def test_a_command_with_backticks_stays_one_block():
-    made = drawn_run(["failed"], shards=1, out="/data/```/x")
-    assert "\n````\n" in to_markdown(made)  # some readers end a block in the middle of a line
-    assert rendered(made).count("<pre>") == 1
-    assert "'/data/```/x'" in rendered(made)
+def test_command_with_backticks_is_one_block():
+    drawn = drawn_run(["failed"], shards=1, out="/data/```/x")
+    assert "\n````\n" in to_markdown(drawn)  # some parsers end a block in the middle of a line
+    assert rendered(drawn).count("<pre>") == 1
+    assert "'/data/```/x'" in rendered(drawn)

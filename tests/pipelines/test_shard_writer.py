@@ -1,20 +1,21 @@
-"""Rows to Parquet: in groups, with checksums, null where there are no numbers."""
+"""The writer of a shard: row groups, checksums, and nulls where there are no numbers."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from c3d_client.core.errors import VideoDecodeError
+from c3d_client.core.provenance import Provenance
 from c3d_client.results import Timings, VideoFeatures
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards import writer as shard_writer
 from c3d_pipelines.shards.schema import clip_file, clip_schema, video_file, video_schema
-from c3d_pipelines.shards.writer import key_read, writing_shard
+from c3d_pipelines.shards.writer import key_when_read, writing_shard
 from c3d_pipelines.storage import Storage
 
 NAME = "0123456789abcdef"
-MADE = {"clips": {"stride": 8}}
-WAYS = {"answer": "features", "size": 4096, "provenance": MADE}
+PROVENANCE = {"clips": {"stride": 8}}
+OPTIONS = {"answer": "features", "size": 4096, "provenance": Provenance(PROVENANCE)}
 
 
 def features(clips, seed=0):
@@ -27,40 +28,43 @@ def features(clips, seed=0):
         clip_times_s=np.stack([starts / 25, (starts + 16) / 25], axis=1),
         clip_features=numbers,
         video_feature=numbers.mean(axis=0),
-        provenance={**MADE, "video": video},
+        provenance={**PROVENANCE, "video": video},
         timings=Timings(1.0, 0.5, 0.25, None, None),
     )
 
 
-def asked(number):
+def planned_row(number):
     return ManifestRow(f"video {number}", f"/videos/{number}.mp4", 5, 0.0, "stat:5-7")
 
 
-def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch):
+def test_numbers_are_bit_exact_whatever_the_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_CLIP_GROUP_ROWS", 100)
     monkeypatch.setattr(shard_writer, "_VIDEO_GROUP_ROWS", 3)
     storage = Storage(tmp_path)
     lengths = [1, 250, 0, 99, 64, 65, 0, 3]
-    made = [features(count, seed) if count else None for seed, count in enumerate(lengths)]
-    with writing_shard(storage, NAME, **WAYS) as writer:
-        for number, one in enumerate(made):
-            if one is None:
-                writer.add_failed(asked(number), VideoDecodeError("a", "is damaged"))
+    originals = [features(count, seed) if count else None for seed, count in enumerate(lengths)]
+    with writing_shard(storage, NAME, **OPTIONS) as writer:
+        for number, result in enumerate(originals):
+            if result is None:
+                writer.add_failed(planned_row(number), VideoDecodeError("a", "is damaged"))
             else:
-                writer.add(asked(number), one)
+                writer.add(planned_row(number), result)
     videos = pq.read_table(tmp_path / video_file(NAME))
     clips = pq.read_table(tmp_path / clip_file(NAME))
-    well = [one for one in made if one is not None]
+    ok_results = [result for result in originals if result is not None]
     assert np.array_equal(
         clips["feature"].combine_chunks().flatten().to_numpy().reshape(-1, 4096),
-        np.concatenate([one.clip_features for one in well]),
+        np.concatenate([result.clip_features for result in ok_results]),
     )
     for name, column in (("start_frame", "clip_starts"), ("start_s", None)):
-        wanted = [getattr(one, column) if column else one.clip_times_s[:, 0] for one in well]
-        assert np.array_equal(clips[name].to_numpy(), np.concatenate(wanted))
-    assert videos["feature"].is_null().to_pylist() == [one is None for one in made]
-    found = videos["feature"].drop_null().combine_chunks().flatten().to_numpy().reshape(-1, 4096)
-    assert np.array_equal(found, np.stack([one.video_feature for one in well]))
+        expected = [
+            getattr(result, column) if column else result.clip_times_s[:, 0]
+            for result in ok_results
+        ]
+        assert np.array_equal(clips[name].to_numpy(), np.concatenate(expected))
+    assert videos["feature"].is_null().to_pylist() == [result is None for result in originals]
+    stored = videos["feature"].drop_null().combine_chunks().flatten().to_numpy().reshape(-1, 4096)
+    assert np.array_equal(stored, np.stack([result.video_feature for result in ok_results]))
     assert videos["first_clip_row"].to_pylist() == [0, 1, None, 251, 350, 414, None, 479]
     assert (writer.videos, writer.clips) == (8, sum(lengths))
     assert dict(writer.counts) == {"ok": 6, "corrupt": 2}
@@ -75,31 +79,34 @@ def test_numbers_come_back_to_the_bit_whatever_the_groups(tmp_path, monkeypatch)
     assert writer.clip_bytes == storage.size(clip_file(NAME))
 
 
-def test_the_columns_are_those_of_the_format(tmp_path):
-    with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
-        writer.add(asked(0), features(2))
+def test_columns_are_those_of_the_schema(tmp_path):
+    with writing_shard(Storage(tmp_path), NAME, **OPTIONS) as writer:
+        writer.add(planned_row(0), features(2))
     for file, schema in (
         (video_file(NAME), video_schema("features")),
         (clip_file(NAME), clip_schema("features")),
     ):
-        found = pq.read_schema(tmp_path / file)
-        assert found.names == schema.names
-        for one, other in zip(found, schema, strict=True):
-            assert one.nullable == other.nullable
-            assert one.type == other.type or pa.types.is_list(one.type)
+        stored = pq.read_schema(tmp_path / file)
+        assert stored.names == schema.names
+        for result, other in zip(stored, schema, strict=True):
+            assert result.nullable == other.nullable
+            assert result.type == other.type or pa.types.is_list(result.type)
 
 
-def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
-    with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
+def test_row_groups_are_bounded_compressed_and_have_checksums(tmp_path):
+    with writing_shard(Storage(tmp_path), NAME, **OPTIONS) as writer:
         for number in range(130):
-            writer.add(asked(number), features(5, number))
+            writer.add(planned_row(number), features(5, number))
     for file, most in ((video_file(NAME), 128), (clip_file(NAME), 256 + 63)):
         with pq.ParquetFile(tmp_path / file) as parquet:
             meta = parquet.metadata
-            groups = [meta.row_group(at) for at in range(meta.num_row_groups)]
+            groups = [meta.row_group(index) for index in range(meta.num_row_groups)]
             assert len(groups) > 1
             assert max(group.num_rows for group in groups) <= most
-            columns = {groups[0].column(at).path_in_schema: groups[0].column(at) for at in range(5)}
+            columns = {
+                groups[0].column(index).path_in_schema: groups[0].column(index)
+                for index in range(5)
+            }
             numbers = groups[0].column(meta.num_columns - 1)
             assert numbers.compression == "ZSTD"
             assert not numbers.is_stats_set
@@ -117,10 +124,10 @@ def test_row_groups_are_bounded_compressed_and_checked(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, VideoDecodeError("a", "b")])
-def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
+def test_error_while_writing_leaves_no_file(tmp_path, error):
     def break_off():
-        with writing_shard(Storage(tmp_path), NAME, **WAYS) as writer:
-            writer.add(asked(0), features(600))
+        with writing_shard(Storage(tmp_path), NAME, **OPTIONS) as writer:
+            writer.add(planned_row(0), features(600))
             raise error
 
     with pytest.raises(error if isinstance(error, type) else type(error)):
@@ -128,17 +135,16 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path, error):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_neither_file_is_there_before_the_block_ends(tmp_path):
+def test_files_appear_when_the_block_ends(tmp_path):
     storage = Storage(tmp_path)
-    with writing_shard(storage, NAME, **WAYS) as writer:
-        writer.add(asked(0), features(600))
+    with writing_shard(storage, NAME, **OPTIONS) as writer:
+        writer.add(planned_row(0), features(600))
         assert storage.names() == []
     assert storage.names() == [clip_file(NAME), video_file(NAME)]
 
 
-@pytest.mark.parametrize(
-    ("planned", "told", "recorded"),
-    [
+def test_key_is_of_the_video_when_it_was_read():
+    for planned, properties, recorded in [
         ("stat:5-1", {"size": 5, "mtime_ns": 1}, "stat:5-1"),
         ("stat:5-1", {"size": 6, "mtime_ns": 2}, "stat:6-2"),
         ("", {"size": 6, "mtime_ns": 2}, "stat:6-2"),
@@ -147,7 +153,9 @@ def test_neither_file_is_there_before_the_block_ends(tmp_path):
         ("edition 7", {"size": 6, "etag": '"b"'}, "edition 7"),
         ("etag:a", {}, "etag:a"),
         ("", {}, ""),
-    ],
-)
-def test_the_key_is_of_what_was_read(planned, told, recorded):
-    assert key_read(ManifestRow("a", "a.mp4", 0, 0.0, planned), told) == recorded
+    ]:
+        assert key_when_read(ManifestRow("a", "a.mp4", 0, 0.0, planned), properties) == recorded, (
+            planned,
+            properties,
+            recorded,
+        )

@@ -1,4 +1,4 @@
-"""A shard's name, whether it is done, and what a killed worker left."""
+"""Names and reports of shards, and the removal of stale files."""
 
 import os
 import time
@@ -16,11 +16,11 @@ from support.films import write_film
 from support.shard_runs import job, plain_job, row
 
 ROWS = [ManifestRow("a", "/videos/a.mp4", 5, 0.0, "stat:5-1"), ManifestRow("b", "/videos/b.mp4")]
-MADE = {"model": {"weights": {"sha256": "ab" * 32}}, "clips": {"stride": 8}}
-SETTINGS = replace(plain_job("out", "localhost:1"), provenance=MADE)
+PROVENANCE = {"model": {"weights": {"sha256": "ab" * 32}}, "clips": {"stride": 8}}
+SETTINGS = replace(plain_job("out", "localhost:1"), provenance=PROVENANCE)
 
 
-def test_a_name_is_of_the_videos_and_of_what_makes_the_content():
+def test_name_depends_on_the_videos_and_the_settings_of_the_content():
     name = name_of(SETTINGS, ROWS)
     others = [
         name_of(SETTINGS, ROWS[::-1]),
@@ -30,87 +30,83 @@ def test_a_name_is_of_the_videos_and_of_what_makes_the_content():
         name_of(SETTINGS, [replace(ROWS[0], video_id="c"), ROWS[1]]),
         name_of(replace(SETTINGS, answer="classes"), ROWS),
         name_of(replace(SETTINGS, clip_rows=False), ROWS),
-        name_of(replace(SETTINGS, provenance={**MADE, "clips": {"stride": 16}}), ROWS),
+        name_of(replace(SETTINGS, provenance={**PROVENANCE, "clips": {"stride": 16}}), ROWS),
     ]
     assert len({name, *others}) == len(others) + 1
 
 
-def test_a_name_is_not_of_how_the_work_is_done():
+def test_name_does_not_depend_on_how_the_work_is_done():
     name = name_of(SETTINGS, ROWS)
     assert name_of(replace(SETTINGS, run="run-2", workers=7, server="other:8500"), ROWS) == name
     assert name_of(SETTINGS, [replace(ROWS[0], size_bytes=6), ROWS[1]]) == name
-    rolled_out = {**MADE, "model": {**MADE["model"], "version": 9}}
+    rolled_out = {**PROVENANCE, "model": {**PROVENANCE["model"], "version": 9}}
     assert name_of(replace(SETTINGS, provenance=rolled_out), ROWS) == name
 
 
 @pytest.fixture
 def shard(started, tmp_path):
-    """A dataset's place and the report of its one shard."""
+    """A dataset's storage and the report of its one shard."""
     path = write_film(tmp_path / "a.mp4", 24)
     settings = job(tmp_path / "out", started().target)
     report = do_shard(settings, [row(path, "a"), row(path, "b")], 0)
     return Storage(tmp_path / "out"), report
 
 
-def test_a_report_that_fits_its_files_is_a_shard(shard):
+def test_report_that_fits_its_files_is_read(shard):
     storage, report = shard
     assert read_report(storage, report.name) == report
     assert read_report(storage, "0" * 16) is None
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_report_that_does_not_fit_is_none(shard):
+    for change in [
         {"videos": 3, "counts": {"ok": 3, "too_short": 0, "corrupt": 0, "unreadable": 0}},
         {"clips": 5},
         {"video_bytes": 1},
         {"clip_bytes": 1},
         {"name": "0" * 16},
-    ],
-)
-def test_a_report_that_does_not_fit_is_none(shard, change):
+    ]:
+        storage, report = shard
+        if "counts" in change:
+            change = {**change, "counts": {**change["counts"], "failed": 0}}
+        storage.write(report_file(report.name), replace(report, **change).to_json())
+        assert read_report(storage, report.name) is None, change
+
+
+def test_invalid_report_is_none(shard):
+    for text in [b"", b"{}", b"[]", b"null", b'{"name": 3', b"\xff\xfe"]:
+        storage, report = shard
+        storage.write(report_file(report.name), text)
+        assert read_report(storage, report.name) is None, text
+
+
+def test_unreadable_report_is_an_error(shard):
     storage, report = shard
-    if "counts" in change:
-        change = {**change, "counts": {**change["counts"], "failed": 0}}
-    storage.write(report_file(report.name), replace(report, **change).to_json())
-    assert read_report(storage, report.name) is None
-
-
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"name": 3', b"\xff\xfe"])
-def test_bytes_that_are_no_report_are_none(shard, text):
-    storage, report = shard
-    storage.write(report_file(report.name), text)
-    assert read_report(storage, report.name) is None
-
-
-def test_a_place_that_cannot_be_read_is_an_error_and_not_an_empty_one(shard):
-    storage, report = shard
-    path = storage.uri_of(report_file(report.name))
+    path = storage.path_of(report_file(report.name))
     os.unlink(path)
     os.symlink(path, path)
     with pytest.raises(StorageError, match="Too many levels of symbolic links"):
         read_report(storage, report.name)
 
 
-def test_what_a_killed_worker_left_goes_after_a_day(shard):
+def test_files_of_a_killed_worker_are_removed_after_a_day(shard):
     storage, report = shard
     hidden = f"{TEMPORARY_PREFIX}0123"
-    left = [storage.uri_of(video_file("x").replace("x.parquet", hidden))]
-    left.append(storage.uri_of(clip_file("x").replace("x.parquet", hidden)))
-    for path in left:
+    stale = [storage.path_of(file("x")).with_name(hidden) for file in (video_file, clip_file)]
+    for path in stale:
         with open(path, "w"):
             pass
         os.utime(path, (0, time.time() - 23 * 3600))
     remove_stale(storage)
-    assert all(map(os.path.exists, left))
-    for path in left:
+    assert all(map(os.path.exists, stale))
+    for path in stale:
         os.utime(path, (0, time.time() - 25 * 3600))
-        os.utime(storage.uri_of(video_file(report.name)), (0, 0))
+        os.utime(storage.path_of(video_file(report.name)), (0, 0))
     remove_stale(storage)
-    assert not any(map(os.path.exists, left))
+    assert not any(map(os.path.exists, stale))
     assert read_report(storage, report.name) == report
 
 
-def test_a_place_without_folders_has_nothing_stale(tmp_path):
+def test_folder_without_shards_has_no_stale_files(tmp_path):
     remove_stale(Storage(tmp_path / "nowhere"))
     remove_stale(Storage("memory://nowhere/out"))

@@ -1,19 +1,18 @@
-"""From what went wrong with a video to the status and the words of its row."""
+"""The status and the message of a video that ended in an error."""
 
 import inspect
 
-import pytest
 from c3d_client.core import errors
 from c3d_client.core.errors import C3DError
+from c3d_pipelines import errors as pipeline_errors
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards.schema import OK, STATUSES, message_of, status_of
 from c3d_pipelines.shards.worker import do_shard
 from support.shard_runs import job, read_videos, row
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
+def test_each_error_has_its_status():
+    for error, status in [
         (errors.VideoTooShortError("a", "has 3 frames"), "too_short"),
         (errors.VideoDecodeError("a", "is damaged"), "corrupt"),
         (errors.VideoUnreadableError("a", "no such file"), "unreadable"),
@@ -22,21 +21,26 @@ from support.shard_runs import job, read_videos, row
         (errors.ServingTimeout("host", "no answer"), "failed"),
         (errors.RequestRejected("host", "no"), "failed"),
         (errors.OutputError("/tmp", "is full"), "failed"),
-    ],
-)
-def test_each_error_has_its_status(error, status):
-    assert status_of(error) == status
+    ]:
+        assert status_of(error) == status, (error, status)
 
 
-def test_no_error_is_ok_and_every_status_is_one_that_there_is():
-    named = (errors.VideoError, errors.ServingError, errors.OutputError, errors.StorageError)
-    for _, kind in inspect.getmembers(errors, inspect.isclass):
+def test_every_error_has_a_known_status_other_than_ok():
+    named_errors = (
+        *(errors.VideoError, errors.ServingError, errors.OutputError),
+        pipeline_errors.StorageError,
+    )
+    kinds = [
+        *inspect.getmembers(errors, inspect.isclass),
+        *inspect.getmembers(pipeline_errors, inspect.isclass),
+    ]
+    for _, kind in kinds:
         if issubclass(kind, C3DError):
-            error = kind("a", "b") if issubclass(kind, named) else kind("a")
+            error = kind("a", "b") if issubclass(kind, named_errors) else kind("a")
             assert status_of(error) in set(STATUSES) - {OK}
 
 
-def test_a_message_is_one_line_of_five_hundred_characters_at_most():
+def test_message_is_one_line_of_at_most_500_characters():
     assert message_of(errors.UsageError("a\n  b\tc ")) == "a b c"
     assert message_of(errors.UsageError("x" * 500)) == "x" * 500
     long = message_of(errors.UsageError("x" * 501))
@@ -44,16 +48,16 @@ def test_a_message_is_one_line_of_five_hundred_characters_at_most():
     assert long.endswith("x…")
 
 
-def test_a_name_that_is_no_utf8_can_be_told():
+def test_message_with_a_name_that_is_not_utf8_can_be_encoded():
     assert message_of(errors.UsageError("caf\udce9.mp4: no")).encode() == b"caf\\udce9.mp4: no"
 
 
-def test_what_cannot_be_read_is_told_from_what_cannot_be_decoded(started, tmp_path, carphone):
+def test_unreadable_and_corrupt_videos_have_different_statuses(started, tmp_path, carphone):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "text.mp4").write_text("no pictures" * 99)
     (tmp_path / "cut.mp4").write_bytes(carphone.read_bytes()[:20_000])
-    asked = {
+    expected = {
         "empty.mp4": "corrupt",
         "folder.mp4": "unreadable",
         "text.mp4": "corrupt",
@@ -61,14 +65,17 @@ def test_what_cannot_be_read_is_told_from_what_cannot_be_decoded(started, tmp_pa
         "missing.mp4": "unreadable",
         "text.mp4/below.mp4": "unreadable",
     }
-    rows = [row(tmp_path / name, name) for name in asked]
+    rows = [row(tmp_path / name, name) for name in expected]
     rows.append(ManifestRow("web", "http://user:secret@127.0.0.1:9/a.mp4?token=hidden"))
     report = do_shard(job(tmp_path / "out", started().target), rows, 0)
-    found = read_videos(tmp_path / "out", report)
-    assert [one["status"] for one in found] == [*asked.values(), "unreadable"]
-    assert {one["error_type"] for one in found} == {"VideoDecodeError", "VideoUnreadableError"}
-    for one in found:
-        assert one["error_message"]
-        assert "secret" not in str(one)
-        assert "hidden" not in str(one)
-        assert one["feature"] is None
+    rows_read = read_videos(tmp_path / "out", report)
+    assert [item["status"] for item in rows_read] == [*expected.values(), "unreadable"]
+    assert {item["error_type"] for item in rows_read} == {
+        "VideoDecodeError",
+        "VideoUnreadableError",
+    }
+    for item in rows_read:
+        assert item["error_message"]
+        assert "secret" not in str(item)
+        assert "hidden" not in str(item)
+        assert item["feature"] is None

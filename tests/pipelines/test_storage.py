@@ -1,4 +1,4 @@
-"""A place is a folder or a bucket, and behaves as one thing: files appear whole, or not at all."""
+"""Storage of a dataset on a disk and in a bucket: files appear whole, or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet",
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with one bucket, in the environment."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
+    pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
     with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
@@ -37,44 +37,44 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bucket(server) -> Storage:
-    """A part of the bucket that no other test has."""
+    """A folder of the bucket for one test."""
     return Storage(f"s3://bucket/a folder/ü {secrets.token_hex(4)}")
 
 
 @pytest.fixture(params=["disk", "s3"])
 def storage(request, tmp_path) -> Storage:
-    """An empty place, on a disk and in a bucket."""
+    """An empty folder, on a disk and in a bucket."""
     if request.param == "disk":
         return Storage(tmp_path / "out put" / "ü")
     return request.getfixturevalue("bucket")
 
 
 def refused(call, *parts: str) -> str:
-    """The one line that is said."""
+    """Return the one-line error of a call, which has the given parts."""
     with pytest.raises(StorageError) as failed:
         call()
-    said = str(failed.value)
-    assert "\n" not in said
-    assert said == f"{failed.value.uri}: {failed.value.reason}"
+    message = str(failed.value)
+    assert "\n" not in message
+    assert message == f"{failed.value.uri}: {failed.value.reason}"
     for part in parts:
-        assert part in said
-    return said
+        assert part in message
+    return message
 
 
 def begin_and_fail(storage: Storage, name: str, error: BaseException) -> Path:
-    """Half a file, then an error; gives where it was written."""
-    seen = []
+    """Write half a file, raise an error, and return the path that was written."""
+    paths = []
 
     def write() -> None:
         with storage.writing(name) as path:
-            seen.append(path)
+            paths.append(path)
             path.write_bytes(b"half of the new one")
             raise error
 
     expected = StorageError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
         write()
-    return seen[0]
+    return paths[0]
 
 
 def table(rows: int) -> pa.Table:
@@ -83,10 +83,10 @@ def table(rows: int) -> pa.Table:
     return pa.table({"row": pa.array(range(rows)), "feature": features})
 
 
-# A disk and a bucket alike
+# A disk and a bucket
 
 
-def test_what_is_written_is_read_and_listed_under_its_name(storage):
+def test_written_file_is_read_and_listed_under_its_name(storage):
     for name in NAMES:
         storage.write(name, f"of {name}")
     assert storage.names() == sorted(NAMES)
@@ -94,18 +94,18 @@ def test_what_is_written_is_read_and_listed_under_its_name(storage):
     for name in NAMES:
         assert storage.read(name) == f"of {name}".encode()
         assert storage.size(name) == len(f"of {name}".encode())
-        assert storage.uri_of(name) == f"{storage.uri}/{name}"
-    assert Storage(storage.uri + "/").names() == sorted(NAMES)
+        assert storage.uri_of(name).raw == f"{storage.uri}/{name}"
+    assert Storage(storage.uri.raw + "/").names() == sorted(NAMES)
 
 
-def test_a_place_that_is_not_there_yet_is_empty(storage):
+def test_missing_folder_is_empty(storage):
     assert storage.names() == storage.names("shards") == []
     assert storage.read("index.parquet") is None
     assert storage.size("index.parquet") is None
     storage.remove("index.parquet")
 
 
-def test_a_file_that_is_written_again_is_the_new_one(storage):
+def test_file_is_replaced_when_it_is_written_again(storage):
     storage.write("a.json", b"old and longer")
     storage.write("a.json", b"new")
     assert (storage.read("a.json"), storage.size("a.json")) == (b"new", 3)
@@ -113,7 +113,7 @@ def test_a_file_that_is_written_again_is_the_new_one(storage):
     assert storage.names() == []
 
 
-def test_a_folder_is_no_file(storage):
+def test_folder_is_not_a_file(storage):
     storage.write("runs/one/plan.parquet", b"x")
     assert storage.size("runs") is None
     assert storage.read("runs/one/plan.parquet/below") is None
@@ -127,24 +127,24 @@ def test_an_empty_file_is_a_file(storage):
     assert (storage.read("empty"), storage.size("empty"), storage.names()) == (b"", 0, ["empty"])
 
 
-def test_parquet_is_written_by_its_path_and_read_in_any_order(storage):
-    whole = table(20_000)
+def test_parquet_is_written_by_its_path_and_read_at_random(storage):
+    full = table(20_000)
     with storage.writing("shards/a.parquet") as path:
-        with pq.ParquetWriter(path, whole.schema) as writer:
-            for at in range(0, whole.num_rows, 4_000):
-                writer.write_table(whole.slice(at, 4_000))
+        with pq.ParquetWriter(path, full.schema) as writer:
+            for start in range(0, full.num_rows, 4_000):
+                writer.write_table(full.slice(start, 4_000))
         assert storage.names() == []
     assert storage.size("shards/a.parquet") > 1 << 20
     with storage.reading("shards/a.parquet") as file:
         parts = pq.ParquetFile(file)
         assert parts.metadata.num_row_groups == 5
-        assert parts.read_row_group(3).equals(whole.slice(12_000, 4_000))
+        assert parts.read_row_group(3).equals(full.slice(12_000, 4_000))
         assert parts.read_row_group(0, columns=["row"])["row"].to_pylist() == list(range(4_000))
     with storage.reading("shards/a.parquet") as file:
-        assert pq.read_table(file).equals(whole)
+        assert pq.read_table(file).equals(full)
 
 
-def test_an_error_while_writing_leaves_what_was_there(storage):
+def test_error_while_writing_keeps_the_old_file(storage):
     storage.write("a.json", b"old")
     for error in (ZeroDivisionError(), KeyboardInterrupt(), SystemExit(1), OSError("any")):
         assert not begin_and_fail(storage, "a.json", error).exists()
@@ -153,7 +153,7 @@ def test_an_error_while_writing_leaves_what_was_there(storage):
     assert storage.read("a.json") == b"old"
 
 
-def test_a_defect_in_the_block_is_not_called_the_stores_trouble(storage):
+def test_defect_in_the_block_is_not_a_storage_error(storage):
     storage.write("a.parquet", b"no Parquet")
     with storage.reading("a.parquet") as file, pytest.raises(pa.ArrowInvalid):
         pq.read_table(file)
@@ -163,12 +163,12 @@ def test_a_defect_in_the_block_is_not_called_the_stores_trouble(storage):
         raise KeyError("b")
 
 
-def test_a_file_that_is_not_there_cannot_be_opened(storage):
+def test_missing_file_cannot_be_opened(storage):
     with pytest.raises(StorageError, match="cannot be read"), storage.reading("gone.parquet"):
         pass
 
 
-def test_of_many_who_write_one_name_one_wins_and_is_whole(storage):
+def test_one_of_several_concurrent_writers_wins_completely(storage):
     contents = [bytes([n]) * (100_000 + n) for n in range(8)]
     together = threading.Barrier(len(contents))
 
@@ -183,14 +183,14 @@ def test_of_many_who_write_one_name_one_wins_and_is_whole(storage):
     assert storage.names() == ["one"]
 
 
-def test_what_is_hidden_is_not_listed(storage):
+def test_hidden_files_are_not_listed(storage):
     for name in (".hidden", "shards/.c3d-0123", ".git/config", "runs/.x/y", "shown"):
         storage.write(name, b"x")
     assert storage.names() == ["shown"]
     assert storage.names("runs") == []
 
 
-def test_a_full_disk_is_said(storage):
+def test_full_disk_is_one_line(storage):
     def write() -> None:
         with storage.writing("a.parquet") as path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -199,18 +199,18 @@ def test_a_full_disk_is_said(storage):
     assert storage.names() == []
 
 
-def test_what_is_no_place_is_refused():
-    refused(lambda: Storage(""), "is no place")
-    refused(lambda: Storage("  "), "is no place")
+def test_unusable_addresses_are_refused():
+    refused(lambda: Storage(""), "is no folder")
+    refused(lambda: Storage("  "), "is no folder")
     refused(lambda: Storage("https://host/a?sig=secret"), "cannot be written to", "sig=***")
     refused(lambda: Storage("ftp://host/a"), "is not a path, file://, s3:// or gs://")
     for uri in ("s3://", "s3:///", "gs://"):
         refused(lambda uri=uri: Storage(uri), "names no bucket")
-    said = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
-    assert "hush" not in said
+    message = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
+    assert "hush" not in message
 
 
-def test_a_store_without_its_library_says_how_to_get_it(monkeypatch):
+def test_missing_library_is_reported_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setattr(stores, "_OPENED", {})
     import fsspec
 
@@ -218,14 +218,14 @@ def test_a_store_without_its_library_says_how_to_get_it(monkeypatch):
         raise ImportError(f"install {name}")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    said = refused(lambda: Storage("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
-    assert said.count("gs://bucket/out") == 1
+    message = refused(lambda: Storage("gs://bucket/out"), "pip install 'c3d-client[gcs]'")
+    assert message.count("gs://bucket/out") == 1
 
 
 # A disk
 
 
-def test_a_path_may_be_written_as_a_file_url(tmp_path):
+def test_path_may_be_a_file_url(tmp_path):
     storage = Storage(f"file://{tmp_path}/a%20b")
     storage.write("x", b"x")
     assert (tmp_path / "a b" / "x").read_bytes() == b"x"
@@ -233,8 +233,8 @@ def test_a_path_may_be_written_as_a_file_url(tmp_path):
     assert Storage(f"file://localhost{tmp_path}/a%20b").names() == ["x"]
 
 
-def test_the_file_itself_and_then_its_name_reach_the_disk(tmp_path, monkeypatch):
-    """What others wrote to by its name is what is synced and renamed, and then its folder."""
+def test_file_is_synced_before_its_name(tmp_path, monkeypatch):
+    """The written file is synced and renamed, and then its folder is synced."""
     steps = []
 
     def fsync(descriptor: int) -> None:
@@ -255,7 +255,7 @@ def test_the_file_itself_and_then_its_name_reach_the_disk(tmp_path, monkeypatch)
     assert pq.read_table(tmp_path / "a.parquet").equals(table(10))
 
 
-def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_file_system_that_cannot_sync_folders_is_accepted(tmp_path, monkeypatch):
     def cannot(path: str) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -268,7 +268,7 @@ def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(tmp_path, monkey
     refused(lambda: Storage(tmp_path).write("a", b"x"), "cannot be written (Input/output error)")
 
 
-def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+def test_file_instead_of_a_folder_is_one_line(tmp_path):
     (tmp_path / "out").write_bytes(b"a file")
     storage = Storage(tmp_path / "out")
     refused(lambda: storage.write("index.parquet", b""), "out/index.parquet: cannot be written (")
@@ -281,7 +281,7 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path):
 
 @pytest.fixture
 def unprivileged():
-    """Modes count: they do not for root, who becomes nobody meanwhile."""
+    """File modes apply: root, for whom they do not, becomes another user meanwhile."""
     if os.geteuid():
         yield
         return
@@ -292,7 +292,7 @@ def unprivileged():
         os.seteuid(0)
 
 
-def test_a_folder_that_may_not_be_written_or_read_is_said(tmp_path, request):
+def test_folder_without_permission_is_one_line(tmp_path, request):
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if os.stat(folder).st_uid == os.geteuid() and folder != Path("/tmp"):
             folder.chmod(0o755)
@@ -301,15 +301,15 @@ def test_a_folder_that_may_not_be_written_or_read_is_said(tmp_path, request):
     (tmp_path / "shards").chmod(0)
     request.getfixturevalue("unprivileged")
     refused(lambda: storage.write("index.parquet", b""), "cannot be written (Permission denied)")
-    # Not an empty list: what cannot be seen is not done again.
+    # Not an empty list, which would mean that nothing is done yet.
     refused(storage.names, "cannot be listed (Permission denied)")
-    refused(lambda: storage.size("shards/a.parquet"), "cannot be asked for (Permission denied)")
+    refused(lambda: storage.size("shards/a.parquet"), "cannot be looked up (Permission denied)")
     refused(lambda: storage.read("shards/a.parquet"), "cannot be read (Permission denied)")
     refused(lambda: storage.remove("shards/a.parquet"), "cannot be removed (Permission denied)")
 
 
-def test_a_disk_that_is_full_in_truth_is_said(tmp_path):
-    """A limit of the process stands for the disk's: writing ends in an error half-way."""
+def test_write_beyond_the_file_size_limit_is_one_line(tmp_path):
+    """A limit of the process makes a write fail half-way, like a full disk."""
     import resource
     import signal
 
@@ -318,33 +318,35 @@ def test_a_disk_that_is_full_in_truth_is_said(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        said = refused(lambda: storage.write("big", bytes(1_000_000)), "big: cannot be written (")
+        message = refused(
+            lambda: storage.write("big", bytes(1_000_000)), "big: cannot be written ("
+        )
         with pytest.raises(StorageError), storage.writing("a.parquet") as path:
             pq.write_table(table(20_000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert "File too large" in said
+    assert "File too large" in message
     assert os.listdir(tmp_path) == []
 
 
 # A bucket
 
 
-def test_nothing_of_what_was_sent_is_kept_on_this_machine(bucket, tmp_path, monkeypatch):
+def test_uploaded_file_is_removed_from_this_machine(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
     bucket.write("a.json", b"x")
     begin_and_fail(bucket, "b.json", ZeroDivisionError())
     assert os.listdir(tmp_path) == []
 
 
-def test_no_room_for_what_is_to_be_sent_is_said_of_this_machine(bucket, tmp_path, monkeypatch):
+def test_missing_temporary_folder_is_reported_for_this_machine(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "gone"))
     gone = f"on this machine, below {tmp_path}/gone: No such file or directory"
-    refused(lambda: bucket.write("a.json", b"x"), bucket.uri_of("a.json"), gone)
+    refused(lambda: bucket.write("a.json", b"x"), str(bucket.uri_of("a.json")), gone)
 
 
-def test_a_browser_is_told_what_an_object_is(bucket):
+def test_objects_have_a_content_type(bucket):
     bucket.write("runs/a/report.html", "<p>")
     bucket.write("dataset.json", "{}")
     kinds = {
@@ -354,14 +356,14 @@ def test_a_browser_is_told_what_an_object_is(bucket):
     assert kinds == {"runs/a/report.html": "text/html", "dataset.json": "application/json"}
 
 
-def test_a_neighbour_with_the_same_beginning_is_another_place(bucket):
+def test_prefix_of_another_folder_is_a_different_folder(bucket):
     bucket.write("a", b"x")
-    neighbour = Storage(bucket.uri + "-2")
+    neighbour = Storage(bucket.uri.raw + "-2")
     neighbour.write("b", b"y")
     assert (bucket.names(), neighbour.names()) == (["a"], ["b"])
 
 
-def test_the_marks_that_consoles_leave_for_folders_are_no_files(bucket):
+def test_folder_markers_are_not_files(bucket):
     store, root = bucket._store, bucket._root
     store.call_s3("put_object", Bucket=root.split("/")[0], Key=root.split("/", 1)[1] + "/")
     store.call_s3("put_object", Bucket=root.split("/")[0], Key=root.split("/", 1)[1] + "/shards/")

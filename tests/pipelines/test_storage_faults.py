@@ -1,4 +1,4 @@
-"""A bucket whose server stumbles: what passes is tried again, what stays is one clear line."""
+"""Storage in a bucket whose server fails: retries, and errors of one line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from support.s3_server import s3_server
 
 pytestmark = pytest.mark.faults
 
-fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: places on S3 not run")
-pytest.importorskip("s3fs", reason="s3fs is not installed: places on S3 not run")
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: storage on S3 not tested")
+pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
 
 MEGABYTE = 1 << 20
 BIG = random.Random(0).randbytes(24 * MEGABYTE + 12345)  # four parts
@@ -37,7 +37,7 @@ INTERNAL = answers(500, "InternalError")
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """The proxy in the environment, and beside it the server itself as fsspec shows it."""
+    """The proxy, with its environment set, and the server behind it as an fsspec file system."""
     with (
         s3_server(tmp_path_factory.mktemp("s3")) as server,
         s3_proxy(server.endpoint) as proxy,
@@ -48,7 +48,7 @@ def running(tmp_path_factory):
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         patch.setattr(stores, "_OPENED", {})
         sleep = asyncio.sleep
-        # The libraries' waits before they try again, a twentieth as long.
+        # The libraries' pauses before retries, at a twentieth of their length.
         patch.setattr(asyncio, "sleep", lambda delay, *result: sleep(delay / 20, *result))
         keys = {"key": server.access_key, "secret": server.secret_key}
         direct = {"endpoint_url": server.endpoint, "use_listings_cache": False}
@@ -57,7 +57,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def s3(running):
-    """The server, with one bucket that is empty."""
+    """The server, with one empty bucket."""
     proxy, direct = running
     direct.mkdir("bucket")
     proxy.requests.clear()
@@ -78,26 +78,26 @@ def storage(s3) -> Storage:
 
 
 def refused(call, *parts: str) -> str:
-    """The one line that is said."""
+    """Return the one-line error of a call, which has the given parts."""
     with pytest.raises(StorageError) as failed:
         call()
-    said = str(failed.value)
-    assert "\n" not in said
-    assert said.startswith(failed.value.uri)
-    assert "tests' secret" not in said
+    message = str(failed.value)
+    assert "\n" not in message
+    assert message.startswith(failed.value.uri)
+    assert "tests' secret" not in message
     assert failed.value.__cause__ is None
     for part in parts:
-        assert part in said
-    return said
+        assert part in message
+    return message
 
 
 def unfinished(s3) -> list[str]:
-    """Uploads that were begun and neither ended nor given up."""
-    found = s3.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", [])
-    return [upload["Key"] for upload in found]
+    """Return the uploads that were neither completed nor aborted."""
+    uploads = s3.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", [])
+    return [upload["Key"] for upload in uploads]
 
 
-def films(rows: int) -> pa.Table:
+def video_table(rows: int) -> pa.Table:
     features = np.random.default_rng(0).random(rows * 256, dtype=np.float32)
     return pa.table(
         {
@@ -107,7 +107,7 @@ def films(rows: int) -> pa.Table:
     )
 
 
-# What passes
+# Temporary faults
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def films(rows: int) -> pa.Table:
     [SLOW_DOWN, INTERNAL, answers(502, "BadGateway"), resets, resets_after_doing, waits(0.1)],
     ids=["slow down", "internal", "gateway", "reset", "answer lost", "late"],
 )
-def test_one_stumble_is_not_noticed(proxy, storage, s3, spoil):
+def test_single_fault_is_retried(proxy, storage, s3, spoil):
     for method, call in {
         "PUT": lambda: storage.write("a.json", b"right"),
         "GET /bucket/out": lambda: storage.read("a.json"),
@@ -130,16 +130,16 @@ def test_one_stumble_is_not_noticed(proxy, storage, s3, spoil):
         assert s3.exists("bucket/out/a.json") == (method != "DELETE")
 
 
-def test_a_file_is_read_whole_though_its_connection_is_cut(proxy, storage):
+def test_file_is_read_completely_after_a_cut_connection(proxy, storage):
     storage.write("big", BIG)
     proxy.faults = [Fault(cuts, "GET", times=2)]
     assert storage.read("big") == BIG
 
 
-def test_parquet_is_read_right_though_connections_are_cut(proxy, storage):
-    whole = films(8_000)
+def test_parquet_is_read_correctly_after_cut_connections(proxy, storage):
+    full = video_table(8_000)
     with storage.writing("a.parquet") as path:
-        pq.write_table(whole, path, row_group_size=1_000)
+        pq.write_table(full, path, row_group_size=1_000)
     proxy.faults = [
         Fault(cuts, "GET", times=1),
         Fault(SLOW_DOWN, "GET", after=1, times=1),
@@ -149,68 +149,68 @@ def test_parquet_is_read_right_though_connections_are_cut(proxy, storage):
     with storage.reading("a.parquet") as file:
         parts = pq.ParquetFile(file)
         rows = [parts.read_row_group(n) for n in (7, 0, 6, 1, 5, 2, 4, 3)]
-    assert pa.concat_tables(rows).sort_by("row").equals(whole)
+    assert pa.concat_tables(rows).sort_by("row").equals(full)
     assert [fault.struck for fault in proxy.faults] == [1, 1, 1, 2]
 
 
-def test_a_large_file_goes_up_in_parts_and_stumbling_parts_again(proxy, storage, s3):
-    stumbles = [
+def test_large_file_is_uploaded_in_parts_and_failed_parts_again(proxy, storage, s3):
+    planned_faults = [
         Fault(SLOW_DOWN, "?uploads", times=1),
         Fault(resets, "partNumber=2", times=1),
         Fault(INTERNAL, "partNumber=3", times=1),
         Fault(resets_after_doing, "partNumber=4", times=1),
     ]
-    proxy.faults = list(stumbles)
+    proxy.faults = list(planned_faults)
     storage.write("big", BIG)
-    assert [fault.struck for fault in stumbles] == [1, 1, 1, 1]
+    assert [fault.struck for fault in planned_faults] == [1, 1, 1, 1]
     assert s3.cat("bucket/out/big") == BIG
     parts = [r for r in proxy.requests if "partNumber" in r]
     assert len({r.split("&")[0] for r in parts}) == 4
     assert unfinished(s3) == []
 
 
-def test_a_small_file_goes_up_in_one_request(proxy, storage):
+def test_small_file_is_uploaded_in_one_request(proxy, storage):
     storage.write("a", bytes(15 * MEGABYTE))
     assert [request.split()[0] for request in proxy.requests] == ["PUT"]
 
 
-def test_a_file_is_sent_once_more_for_as_long_as_it_is_asked_for(proxy, storage):
-    """After the library's own tries."""
-    asked = []
+def test_file_is_uploaded_again_while_retry_returns_true(proxy, storage):
+    """These uploads follow the library's own retries."""
+    failures = []
 
-    def again(error: Exception) -> bool:
-        asked.append(error)
-        if len(asked) == 2:
+    def is_retry(error: Exception) -> bool:
+        failures.append(error)
+        if len(failures) == 2:
             proxy.faults = []
         return True
 
     proxy.faults = [Fault(INTERNAL, "PUT")]
-    storage.write("a", b"x", again=again)
-    assert (len(asked), storage.read("a")) == (2, b"x")
+    storage.write("a", b"x", retry=is_retry)
+    assert (len(failures), storage.read("a")) == (2, b"x")
     proxy.faults = [Fault(resets, "PUT")]
-    refused(lambda: storage.write("a", b"y", again=lambda error: False), "Could not connect")
+    refused(lambda: storage.write("a", b"y", retry=lambda error: False), "Could not connect")
     assert storage.read("a") == b"x"
 
 
-# What stays
+# Permanent faults
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
-    [(INTERNAL, "so it was asked"), (resets, "Could not connect")],
+    ("spoil", "message"),
+    [(INTERNAL, "as requested"), (resets, "Could not connect")],
     ids=["internal", "reset"],
 )
-def test_a_part_that_cannot_be_sent_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, said):
+def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, message):
     storage.write("before", b"x")
     proxy.faults = [Fault(spoil, "partNumber=3")]
-    refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", said)
+    refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", message)
     assert storage.names() == ["before"]
     assert unfinished(s3) == []
-    # None is on its way any more when the upload is given up.
+    # No part is in flight when the upload is aborted.
     assert not [request for request in proxy.requests if "partNumber=4" in request]
 
 
-def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, storage, s3):
+def test_upload_that_cannot_be_completed_keeps_the_old_object(proxy, storage, s3):
     storage.write("big", b"old")
     proxy.faults = [Fault(answers(403, "AccessDenied"), "POST /bucket/out/big?uploadId=")]
     refused(lambda: storage.write("big", BIG), "cannot be written (access denied")
@@ -229,7 +229,7 @@ def test_an_upload_that_cannot_be_ended_leaves_the_old_object(proxy, storage, s3
     ],
     ids=["write", "read", "names", "size", "remove"],
 )
-def test_a_server_that_stays_down_is_one_line(proxy, storage, method, call):
+def test_server_that_stays_down_is_one_line(proxy, storage, method, call):
     storage.write("a", b"old")
     proxy.faults = [Fault(resets, method)]
     refused(lambda: call(storage), "s3://bucket/out", "127.0.0.1")
@@ -237,13 +237,13 @@ def test_a_server_that_stays_down_is_one_line(proxy, storage, method, call):
     assert storage.read("a") == b"old"
 
 
-def test_a_server_that_pushes_back_for_good_is_one_line(proxy, storage):
+def test_server_that_always_throttles_is_one_line(proxy, storage):
     proxy.faults = [Fault(SLOW_DOWN, "PUT")]
     refused(lambda: storage.write("a", b"x"), "cannot be written (", "reduce your request rate")
     assert len(proxy.requests) > 3
 
 
-def test_a_server_that_says_nothing_is_given_up(proxy, s3, monkeypatch):
+def test_silent_server_times_out(proxy, s3, monkeypatch):
     monkeypatch.setattr(stores, "_SILENCE_S", 0.3)
     monkeypatch.setattr(stores, "_TRIES", 1)
     monkeypatch.setattr(stores, "_OPENED", {})
@@ -254,7 +254,7 @@ def test_a_server_that_says_nothing_is_given_up(proxy, s3, monkeypatch):
     assert time.monotonic() - began < 7
 
 
-def test_no_server_is_said(storage, monkeypatch):
+def test_missing_server_is_one_line(storage, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr(stores, "_OPENED", {})
     refused(lambda: Storage("s3://bucket/out").read("a"), "Could not connect", "127.0.0.1:1")
@@ -264,7 +264,7 @@ def test_no_server_is_said(storage, monkeypatch):
     ("name", "value"),
     [("AWS_SECRET_ACCESS_KEY", "hush hush"), ("AWS_ACCESS_KEY_ID", "nobody")],
 )
-def test_wrong_credentials_are_said_without_them(storage, s3, monkeypatch, name, value):
+def test_wrong_credentials_are_reported_without_their_values(storage, s3, monkeypatch, name, value):
     storage.write("a", b"x")
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(stores, "_OPENED", {})
@@ -277,19 +277,19 @@ def test_wrong_credentials_are_said_without_them(storage, s3, monkeypatch, name,
         lambda: stranger.remove("a"),
         stranger.names,
     ):
-        said = refused(call, "access denied", "AWS_ACCESS_KEY_ID")
-        assert value not in said
+        message = refused(call, "access denied", "AWS_ACCESS_KEY_ID")
+        assert value not in message
     assert storage.names() == ["a"]
 
 
-def test_no_credentials_are_said(s3, monkeypatch):
+def test_missing_credentials_are_one_line(s3, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setattr(stores, "_OPENED", {})
     refused(lambda: Storage("s3://bucket/out").write("a", b"x"), "access denied", "credentials")
 
 
-def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
+def test_missing_bucket_is_not_an_empty_folder(s3):
     gone = Storage("s3://no-such-bucket/out")
     for call in (
         gone.names,
@@ -301,37 +301,37 @@ def test_a_bucket_that_is_not_there_is_no_empty_place(s3):
     assert not s3.exists("no-such-bucket")
 
 
-def test_a_bucket_that_vanishes_while_a_file_goes_up_is_said(proxy, storage, s3):
+def test_bucket_that_vanishes_during_an_upload_is_one_line(proxy, storage, s3):
     def vanish(handler) -> None:
         s3.rm("bucket", recursive=True)
         handler.reply(*handler.ask())
 
     proxy.faults = [Fault(vanish, "partNumber=2", times=1)]
-    said = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
-    assert "there is no such" in said
+    message = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
+    assert "there is no such" in message
     refused(storage.names, "there is no such bucket")
     refused(lambda: storage.read("big"), "there is no such bucket")
     assert not s3.exists("bucket")
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(storage):
+def test_file_that_is_replaced_while_it_is_read_is_an_error(storage):
     with storage.writing("a.parquet") as path:
-        pq.write_table(films(8_000), path, row_group_size=1_000)
+        pq.write_table(video_table(8_000), path, row_group_size=1_000)
 
     def read() -> None:
         with storage.reading("a.parquet") as file:
             parts = pq.ParquetFile(file)
             parts.read_row_group(0)
             with storage.writing("a.parquet") as path:
-                pq.write_table(films(7_000), path, row_group_size=1_000)
+                pq.write_table(video_table(7_000), path, row_group_size=1_000)
             parts.read_row_group(6)
 
     refused(read, "cannot be read (was replaced while it was read; try again)")
 
 
-def test_no_more_is_read_of_parquet_than_is_asked_for(proxy, storage):
+def test_only_the_requested_columns_are_downloaded(proxy, storage):
     with storage.writing("a.parquet") as path:
-        pq.write_table(films(16_000), path, row_group_size=1_000)
+        pq.write_table(video_table(16_000), path, row_group_size=1_000)
     assert storage.size("a.parquet") > 15 * MEGABYTE
     proxy.requests.clear()
     proxy.faults = [Fault(counting := Counting(), "GET")]
@@ -341,7 +341,7 @@ def test_no_more_is_read_of_parquet_than_is_asked_for(proxy, storage):
 
 
 class Counting:
-    """Passes everything on and counts what is sent back."""
+    """Forwards all requests and counts the bytes of the responses."""
 
     bytes = 0
 
@@ -352,8 +352,8 @@ class Counting:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_server_that_stumbles_at_random_loses_nothing(proxy, storage, s3, seed):
-    """One request in eight fails; each call ends right, or says that it did not."""
+def test_random_faults_lose_no_file(proxy, storage, s3, seed):
+    """One request in eight fails; each call succeeds or raises an error."""
     dice = random.Random(seed)
 
     class Sometimes(Fault):
@@ -366,19 +366,19 @@ def test_a_server_that_stumbles_at_random_loses_nothing(proxy, storage, s3, seed
     proxy.faults = [Sometimes(spoil)]
     names = {f"d{n % 3}/f{n}": 9 * MEGABYTE if n % 4 == 0 else 100 for n in range(12)}
     sent = {name: random.Random(name).randbytes(size) for name, size in names.items()}
-    done = {name for name in sent if ends_well(storage.write, name, sent[name])}
-    reread = {name: ends_well(storage.read, name) for name in done}
+    done = {name for name in sent if result_or_none(storage.write, name, sent[name])}
+    reread = {name: result_or_none(storage.read, name) for name in done}
     assert all(data is None or data == sent[name] for name, data in reread.items())
     proxy.faults = []
-    # What was not acknowledged may be there, but then it is right.
+    # A file without acknowledgement may exist, and is then complete.
     assert done <= set(storage.names()) <= set(sent)
     assert all(storage.read(name) == sent[name] for name in storage.names())
     assert len(done) >= 10
     assert unfinished(s3) == []
 
 
-def ends_well(call, *arguments):
-    """What it gives, or True; None if it does not end well, which is one line."""
+def result_or_none(call, *arguments):
+    """Return the call's result, or True; None after an error, which has one line."""
     try:
         return call(*arguments) or True
     except StorageError as error:

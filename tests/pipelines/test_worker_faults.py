@@ -1,4 +1,4 @@
-"""A server that goes away, comes back, or refuses: the same rows, or one clear line."""
+"""The worker with a server that goes away, comes back, or refuses."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import LossyProxy
 from support.films import write_film
-from support.shard_runs import after, files_in, job, meaning, mixed_rows, read_videos, row
+from support.shard_runs import after, files_in, job, mixed_rows, read_videos, row, stable_content
 
 pytestmark = pytest.mark.faults
 
@@ -36,23 +36,23 @@ def refuse(code, details="no"):
     return on_predict
 
 
-def test_a_server_that_is_away_for_a_while_costs_time_and_nothing_else(started, rows, out):
-    whole = meaning(out, do_shard(job(out, started().target), rows, 0))
+def test_temporary_outage_costs_only_time(started, rows, out):
+    expected = stable_content(out, do_shard(job(out, started().target), rows, 0))
     lost = Counter()
 
     def on_predict(request, clips, context):
         lost["requests"] += 1
-        if 3 < lost["requests"] <= 23:  # more than the client's own five tries for each
+        if 3 < lost["requests"] <= 23:  # more than the client's five attempts for each
             context.abort(grpc.StatusCode.UNAVAILABLE, "gone for a while")
 
     server = started(on_predict)
     report = do_shard(job(out / "2", server.target, batch_size=1), rows, 0)
-    assert meaning(out / "2", report) == whole
+    assert stable_content(out / "2", report) == expected
     assert report.retries >= 1
 
 
-def test_a_server_that_loses_a_third_of_all_requests_is_good_enough(narrow_server, rows, out):
-    whole = meaning(out, do_shard(job(out, narrow_server.target), rows, 0))
+def test_third_of_all_requests_may_fail(narrow_server, rows, out):
+    expected = stable_content(out, do_shard(job(out, narrow_server.target), rows, 0))
     trouble = LossyProxy(narrow_server.target, seed=3, share=0.35)
     try:
         settings = job(out / "2", trouble.target, batch_size=2)
@@ -60,15 +60,15 @@ def test_a_server_that_loses_a_third_of_all_requests_is_good_enough(narrow_serve
     finally:
         trouble.stop()
     assert trouble.lost > 5
-    require_close(meaning(out / "2", report), whole)
+    require_close(stable_content(out / "2", report), expected)
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(narrow_base, rows, out):
+def test_killed_server_is_retried_until_it_restarts(narrow_base, rows, out):
     server = LocalServer(narrow_base)
     server.start()
-    whole = meaning(out, do_shard(job(out, server.target), rows, 0))
+    expected = stable_content(out, do_shard(job(out, server.target), rows, 0))
     settings = job(out / "2", server.target, workers=1)
-    again = []
+    repeated = []
 
     def restart():
         port = server.port
@@ -76,46 +76,46 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(narrow_base, ro
 
         def start():
             time.sleep(0.5)
-            again.append(LocalServer(narrow_base, port=port))
-            again[0].start()
+            repeated.append(LocalServer(narrow_base, port=port))
+            repeated[0].start()
 
         threading.Thread(target=start).start()
 
     report = do_shard(settings, rows, 0, on_progress=after(1, restart))
-    again[0].stop(5)
-    require_close(meaning(out / "2", report), whole)
+    repeated[0].stop(5)
+    require_close(stable_content(out / "2", report), expected)
     assert report.retries >= 1
 
 
-def require_close(found, whole):
-    """The same meaning; numbers of batches that were cut elsewhere differ in their last digits."""
-    for mine, theirs in zip(found, whole, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            for name in one:
-                if name == "feature" and one[name] is not None:
-                    np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5)
+def require_close(stored, expected):
+    """Compare content; numbers of batches that were cut differently differ in the last digits."""
+    for mine, theirs in zip(stored, expected, strict=True):
+        for item, other in zip(mine, theirs, strict=True):
+            for name in item:
+                if name == "feature" and item[name] is not None:
+                    np.testing.assert_allclose(item[name], other[name], rtol=1e-4, atol=1e-5)
                 else:
-                    assert one[name] == other[name]
+                    assert item[name] == other[name]
 
 
-def test_a_server_that_stays_away_ends_the_shard_in_one_line_and_a_later_run_does_it(
-    started, rows, out
-):
+def test_lost_server_ends_the_shard_in_one_line_and_a_later_run_does_it(started, rows, out):
     server = started()
     settings = job(out, server.target, patience_s=0.5)
     with pytest.raises(ShardError) as failed:
         do_shard(settings, rows, 7, on_progress=after(1, server.stop))
-    said = str(failed.value)
-    assert said.startswith("shard 7: the server did not come back within 0.5 s (127.0.0.1:")
-    assert server.target in said
-    assert said.endswith("start the run again when the server answers: shards that are done stay")
-    assert "\n" not in said
+    message = str(failed.value)
+    assert message.startswith("shard 7: the server did not come back within 0.5 s (127.0.0.1:")
+    assert server.target in message
+    assert message.endswith(
+        "start the run again when the server answers: shards that are done are not done again"
+    )
+    assert "\n" not in message
     assert files_in(out) == []
     started(port=server.port)
     assert do_shard(settings, rows, 7).counts["ok"] == 4
 
 
-def test_a_server_that_is_away_when_the_shard_begins_is_waited_for(started, rows, out):
+def test_server_that_is_away_at_the_start_is_retried(started, rows, out):
     server = started()
     settings = job(out, server.target)
     server.stop()
@@ -125,7 +125,7 @@ def test_a_server_that_is_away_when_the_shard_begins_is_waited_for(started, rows
     timer.join()
 
 
-def test_a_server_that_has_not_loaded_its_model_yet_is_waited_for(started, rows, out):
+def test_server_that_is_loading_its_model_is_retried(started, rows, out):
     server = started()
     settings = job(out, server.target)
     refused = []
@@ -141,7 +141,7 @@ def test_a_server_that_has_not_loaded_its_model_yet_is_waited_for(started, rows,
     assert report.retries >= 1
 
 
-def test_a_server_that_lets_nobody_in_is_not_waited_for(started, rows, out):
+def test_server_that_refuses_the_client_is_not_retried(started, rows, out):
     server = started()
     settings = job(out, server.target)
     server.on_predict = refuse(grpc.StatusCode.UNAUTHENTICATED, "token expired")
@@ -159,19 +159,19 @@ def test_a_server_that_lets_nobody_in_is_not_waited_for(started, rows, out):
         (grpc.StatusCode.INTERNAL, "ServingError"),
     ],
 )
-def test_videos_that_the_server_refuses_are_rows_however_many(started, rows, out, code, kind):
+def test_rejected_videos_are_rows_however_many(started, rows, out, code, kind):
     server = started()
     settings = job(out, server.target)
     server.on_predict = refuse(code)
     report = do_shard(settings, rows, 0)
     assert report.counts == {"ok": 0, "too_short": 1, "corrupt": 1, "unreadable": 1, "failed": 4}
-    failed = [one for one in read_videos(out, report) if one["status"] == "failed"]
-    assert {one["error_type"] for one in failed} == {kind}
+    failed = [item for item in read_videos(out, report) if item["status"] == "failed"]
+    assert {item["error_type"] for item in failed} == {kind}
     assert server.target in failed[0]["error_message"]
     assert report.clips == 0
 
 
-def test_an_answer_that_is_no_number_fails_its_video_alone(started, rows, out):
+def test_answer_that_is_not_a_number_fails_only_its_video(started, rows, out):
     def on_predict(request, clips, context):
         if len(clips) == 2:  # b.mp4's
             return np.full((2, 4096), np.nan, np.float32)
@@ -180,13 +180,13 @@ def test_an_answer_that_is_no_number_fails_its_video_alone(started, rows, out):
     server = started()
     settings = job(out, server.target)
     server.on_predict = on_predict
-    found = read_videos(out, do_shard(settings, rows, 0))
-    assert [one["status"] for one in found].count("ok") == 3
-    assert (found[2]["status"], found[2]["error_type"]) == ("failed", "ServingError")
-    assert "cannot be used" in found[2]["error_message"]
+    stored = read_videos(out, do_shard(settings, rows, 0))
+    assert [item["status"] for item in stored].count("ok") == 3
+    assert (stored[2]["status"], stored[2]["error_type"]) == ("failed", "ServingError")
+    assert "cannot be used" in stored[2]["error_message"]
 
 
-def test_a_server_that_answers_for_all_but_one_video_is_not_gone(started, rows, out):
+def test_server_that_rejects_one_video_is_not_lost(started, rows, out):
     def on_predict(request, clips, context):
         if len(clips) == 2:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for this")
@@ -194,6 +194,6 @@ def test_a_server_that_answers_for_all_but_one_video_is_not_gone(started, rows, 
     server = started(on_predict)
     settings = job(out, server.target, patience_s=2.0)
     slow = [row(write_film(out.parent / f"{n}.mp4", 40)) for n in range(6)]
-    found = read_videos(out, do_shard(settings, [rows[2], *slow], 0))
-    assert [one["status"] for one in found] == ["failed", *["ok"] * 6]
-    assert found[0]["error_type"] == "ServingOverloaded"
+    stored = read_videos(out, do_shard(settings, [rows[2], *slow], 0))
+    assert [item["status"] for item in stored] == ["failed", *["ok"] * 6]
+    assert stored[0]["error_type"] == "ServingOverloaded"

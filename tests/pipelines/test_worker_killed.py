@@ -1,11 +1,11 @@
-"""A worker that is killed at any moment, and called again: the same shard, no row lost or twice."""
+"""A worker that is killed at any moment and called again makes the same shard."""
 
 import json
 import signal
 
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.storage import Storage
-from support.shard_runs import NOT_THE_SAME_TWICE, job, meaning, mixed_rows, run_python
+from support.shard_runs import VARYING_COLUMNS, job, mixed_rows, run_python, stable_content
 
 KILLED = r"""
 import json, os, signal, sys
@@ -18,11 +18,11 @@ from c3d_pipelines.shards.worker import do_shard
 from support.shard_runs import mixed_rows
 
 base, videos, plain = sys.argv[1:]
-shard_writer._CLIP_GROUP_ROWS = 3  # files grow on the way, not only at the end
+shard_writer._CLIP_GROUP_ROWS = 3  # files grow while videos are read, not only at the end
 shard_writer._VIDEO_GROUP_ROWS = 2
 rows = mixed_rows(videos)
-# What each process would do for itself, a second long: load pandas, which Arrow does where it is
-# installed, and find out which way of resizing is exact.
+# Work of a second that each process would repeat: loading pandas, which Arrow does where it is
+# installed, and finding out which way of resizing is exact.
 pa.array([0])
 cv2.setNumThreads(1)
 for frame in decode_frames(rows[0].uri, threads=1):
@@ -32,7 +32,7 @@ def settings(out):
     return JobSettings.from_json(json.dumps({**json.loads(plain), "out": out}))
 
 class Steps:
-    # Each video done, and each call that changes the dataset's folder, is a place to be killed at.
+    # A step is each video done, and each call that changes the dataset's folder.
     def __init__(self, kill_at):
         self.count, self.kill_at = 0, kill_at
 
@@ -48,7 +48,7 @@ class Steps:
                 self.take()
 
 def run(out, kill_at=0):
-    # In a process of its own: a hook cannot be taken away.
+    # In a child process: an audit hook cannot be removed.
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -59,8 +59,8 @@ def run(out, kill_at=0):
         os._exit(0)
     os.close(writer)
     _, status = os.waitpid(child, 0)
-    with os.fdopen(reader) as told:
-        text = told.read()
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
     return json.loads(text) if text else ["", os.WTERMSIG(status)]
 
 name, steps = run(f"{base}/undisturbed")
@@ -73,23 +73,23 @@ print(json.dumps([name, ended]))
 """
 
 
-def test_killed_at_any_moment_and_called_again_it_is_the_same_shard(started, tmp_path):
+def test_worker_killed_at_any_moment_makes_the_same_shard_when_called_again(started, tmp_path):
     videos, base = tmp_path / "videos", tmp_path / "out"
     mixed_rows(videos)
     settings = job(base, started().target, workers=1)
     with run_python(KILLED, base, videos, settings.to_json()) as process:
-        said = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=120)[0]
     assert process.returncode == 0
-    name, ended = json.loads(said)
+    name, ended = json.loads(output)
     assert len(ended) >= 15
     assert set(ended) == {signal.SIGKILL}
-    whole = read_report(Storage(base / "undisturbed"), name)
-    expected = meaning(base / "undisturbed", whole)
+    undisturbed = read_report(Storage(base / "undisturbed"), name)
+    expected = stable_content(base / "undisturbed", undisturbed)
     for kill_at in range(1, len(ended) + 1):
         out = base / str(kill_at)
         report = read_report(Storage(out), name)
-        assert meaning(out, report) == expected
-        assert report.counts == whole.counts
+        assert stable_content(out, report) == expected
+        assert report.counts == undisturbed.counts
         visible = Storage(out).names()
         assert visible == Storage(base / "undisturbed").names()
-    assert set(NOT_THE_SAME_TWICE) == set(whole.timings)
+    assert set(VARYING_COLUMNS) == set(undisturbed.timings)

@@ -1,4 +1,4 @@
-"""A model that changes while a shard is done: nothing of it is kept, and nothing mixed."""
+"""A model that changes while a shard is done: no file is written, and no numbers are mixed."""
 
 import time
 from dataclasses import replace
@@ -41,7 +41,7 @@ def change_by_restart(server, started):
 
 @pytest.mark.parametrize("change", [change_version, change_silently, change_by_restart])
 @pytest.mark.parametrize("when", [1, 4, 6])
-def test_a_model_that_changes_half_way_stops_the_shard_and_nothing_is_kept(
+def test_model_that_changes_stops_the_shard_and_no_file_is_written(
     started, rows, out, change, when
 ):
     server = started()
@@ -51,7 +51,7 @@ def test_a_model_that_changes_half_way_stops_the_shard_and_nothing_is_kept(
     assert files_in(out) == []
 
 
-def test_a_change_is_seen_long_before_the_shards_end(started, tmp_path, out, monkeypatch):
+def test_change_is_detected_long_before_the_shards_end(started, tmp_path, out, monkeypatch):
     monkeypatch.setattr(worker, "_CHECK_MODEL_EVERY_S", 0.05)
     server = started(lambda *_: time.sleep(0.02))
     path = write_film(tmp_path / "a.mp4", 24)
@@ -62,7 +62,7 @@ def test_a_change_is_seen_long_before_the_shards_end(started, tmp_path, out, mon
     assert len(server.requests) < 30
 
 
-def test_a_model_that_was_another_one_for_a_while_is_not_passed_over(started, rows, out):
+def test_temporary_change_of_the_model_is_detected(started, rows, out):
     server = started()
     settings = job(out, server.target, workers=1)
 
@@ -77,7 +77,7 @@ def test_a_model_that_was_another_one_for_a_while_is_not_passed_over(started, ro
     assert files_in(out) == []
 
 
-def test_another_model_from_the_start_is_refused_before_any_clip(started, rows, out):
+def test_another_model_at_the_start_is_refused_before_any_clip(started, rows, out):
     settings = job(out, started().target)
     server = started(card=model_card(**OTHER))
     other = job(out / "2", server.target)
@@ -87,7 +87,7 @@ def test_another_model_from_the_start_is_refused_before_any_clip(started, rows, 
     assert files_in(out) == []
 
 
-def test_the_same_model_under_another_number_changes_nothing(started, rows, out):
+def test_same_model_with_another_version_number_is_accepted(started, rows, out):
     server = started()
     settings = job(out, server.target, workers=1)
 

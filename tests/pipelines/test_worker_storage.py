@@ -1,4 +1,4 @@
-"""A dataset's place that is full, denies, vanishes, or is away for a while."""
+"""The worker with a disk that is full or vanishes, and with a bucket that is away."""
 
 import shutil
 
@@ -40,20 +40,20 @@ except StorageError as error:
 """
 
 
-@pytest.mark.parametrize("group_rows", [8, 10_000])  # fails on the way, and at the end
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(narrow_server, bikes, out, group_rows):
-    # The limit of the process on its files, in place of the disk's: the same calls fail.
+@pytest.mark.parametrize("group_rows", [8, 10_000])  # fails while rows are added, and at the end
+def test_full_disk_is_one_line_and_leaves_no_file(narrow_server, bikes, out, group_rows):
+    # A limit on the process's file sizes makes the same calls fail as a full disk.
     with run_python(FULL_DISK, out, bikes, narrow_server.target, group_rows) as process:
-        said = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=60)[0]
     assert process.returncode == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"{out}/clips/")
     assert lines[0].endswith("cannot be written (File too large)")
     assert files_in(out) == []
 
 
-def test_a_place_that_cannot_be_written_to_is_one_clear_line(started, rows, out):
+def test_folder_that_cannot_be_written_is_one_line(started, rows, out):
     settings = job(out, started().target)
     for folder in out.iterdir():
         folder.rmdir()
@@ -63,7 +63,7 @@ def test_a_place_that_cannot_be_written_to_is_one_clear_line(started, rows, out)
         do_shard(settings, rows, 0)
 
 
-def test_a_place_that_vanishes_half_way_is_one_clear_line(started, rows, out):
+def test_folder_that_vanishes_is_one_line(started, rows, out):
     settings = job(out, started().target, workers=1)
 
     def vanish():
@@ -74,7 +74,7 @@ def test_a_place_that_vanishes_half_way_is_one_clear_line(started, rows, out):
     assert not out.exists()
 
 
-class Weather:
+class FailingBucket:
     """A bucket in memory whose first uploads fail."""
 
     def __init__(self, monkeypatch, errors):
@@ -89,25 +89,25 @@ class Weather:
         return self.sound(*args, **kwargs)
 
 
-def test_a_bucket_that_is_away_for_a_while_costs_no_video(started, rows, monkeypatch):
+def test_temporary_outage_of_a_bucket_costs_no_video(started, rows, monkeypatch):
     settings = job("memory://bulk/out", started().target)
-    weather = Weather(monkeypatch, [OSError("slow down"), TimeoutError(), ConnectionError("gone")])
+    bucket = FailingBucket(
+        monkeypatch, [OSError("slow down"), TimeoutError(), ConnectionError("gone")]
+    )
     report = do_shard(settings, rows, 0)
-    assert weather.errors == []
-    assert read_report(weather.storage, report.name) == report
-    weather.storage._store.rm("/bulk", recursive=True)
+    assert bucket.errors == []
+    assert read_report(bucket.storage, report.name) == report
+    bucket.storage._store.rm("/bulk", recursive=True)
 
 
 @pytest.mark.parametrize(
-    ("error", "tries"), [(PermissionError("denied"), 1), (OSError("slow down"), 3)]
+    ("error", "attempts"), [(PermissionError("denied"), 1), (OSError("slow down"), 3)]
 )
-def test_a_bucket_that_does_not_come_back_is_one_clear_line(
-    started, rows, monkeypatch, error, tries
-):
+def test_bucket_that_does_not_come_back_is_one_line(started, rows, monkeypatch, error, attempts):
     settings = job("memory://bulk/out", started().target, patience_s=0.3)
-    weather = Weather(monkeypatch, [error] * 1000)
+    bucket = FailingBucket(monkeypatch, [error] * 1000)
     with pytest.raises(StorageError, match="cannot be written"):
         do_shard(settings, rows, 0)
-    assert 1000 - len(weather.errors) >= tries
-    assert len(weather.errors) == 999 or tries > 1
-    assert weather.storage.names() == []
+    assert 1000 - len(bucket.errors) >= attempts
+    assert len(bucket.errors) == 999 or attempts > 1
+    assert bucket.storage.names() == []

@@ -1,4 +1,4 @@
-"""A proxy on this machine, before a real S3 server, that spoils requests as it is told to."""
+"""Local proxy in front of a real S3 server that injects faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def forward(self) -> None:
-        """Take the request, have it spoiled or pass it on as it is: its signature must hold."""
+        """Inject a fault, or forward the request unchanged so that its signature stays valid."""
         proxy: S3Proxy = self.server.proxy
         self.sent = self._body()
         with proxy.lock:
@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
     def ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
-        """What the real server answers."""
+        """Return the real server's response."""
         to = http.client.HTTPConnection(self.server.proxy.host, timeout=60)
         with contextlib.closing(to):
             to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body if self.command != "HEAD" else b"")
 
     def reset(self) -> None:
-        """End the connection as a machine that died does."""
+        """Reset the connection, as a crashed machine does."""
         end_by_reset(self.connection)
         self.close_connection = True
         self.wfile.flush()
@@ -73,13 +73,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Fault:
-    """What goes wrong with requests of a method whose path holds a text; so many times, or always.
+    """A fault of requests whose method and path contain a text.
 
     Args:
-        spoil: does the damage.
-        on: the start of ``METHOD /path``, or a part of it.
+        spoil: injects the fault.
+        on: a part of ``METHOD /path``.
         times: how often; None for always.
-        after: how many such requests go well before.
+        after: how many such requests succeed first.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Fault:
         return True
 
 
-def answers(status: int, code: str, message: str = "so it was asked") -> Callable[[Handler], None]:
-    """An error as S3 says it."""
+def answers(status: int, code: str, message: str = "as requested") -> Callable[[Handler], None]:
+    """Return a fault: the server responds with an S3 error."""
 
     def spoil(handler: Handler) -> None:
         handler.length = None
@@ -117,18 +117,18 @@ def answers(status: int, code: str, message: str = "so it was asked") -> Callabl
 
 
 def resets(handler: Handler) -> None:
-    """The connection ends before any answer."""
+    """Reset the connection before a response."""
     handler.reset()
 
 
 def resets_after_doing(handler: Handler) -> None:
-    """The server does it; the answer is lost on the way."""
+    """Forward the request and lose the response."""
     handler.ask()
     handler.reset()
 
 
 def cuts(handler: Handler) -> None:
-    """Half of the answer's body, then the connection ends."""
+    """Send half of the response's body, then reset the connection."""
     status, headers, body = handler.ask()
     handler.send_response_only(status)
     for name, value in [*headers, ("Content-Length", str(len(body)))]:
@@ -139,7 +139,7 @@ def cuts(handler: Handler) -> None:
 
 
 def waits(seconds: float) -> Callable[[Handler], None]:
-    """The right answer, late."""
+    """Return a fault: the response is late."""
 
     def spoil(handler: Handler) -> None:
         time.sleep(seconds)
@@ -149,7 +149,7 @@ def waits(seconds: float) -> Callable[[Handler], None]:
 
 
 class S3Proxy:
-    """The proxy: `faults` that are in force, and the `requests` that came."""
+    """The proxy, with its active `faults` and the `requests` that it received."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.endpoint = host, f"http://127.0.0.1:{port}"
@@ -164,12 +164,12 @@ class _Server(ThreadingHTTPServer):
     proxy: S3Proxy
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # cut connections are the point here
+        pass  # reset connections are expected
 
 
 @contextlib.contextmanager
 def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
-    """Stand before the server at an endpoint, on a free port of the loopback."""
+    """Run a proxy in front of the server at an endpoint, on a free local port."""
     server = _Server(("127.0.0.1", 0), Handler)
     server.proxy = S3Proxy(urlsplit(endpoint).netloc, server.server_port)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

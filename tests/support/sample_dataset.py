@@ -1,4 +1,4 @@
-"""A small dataset that two runs wrote: failures, a second try, a changed video, a duplicate."""
+"""A small dataset of two runs: failures, a retry, a changed video, a duplicate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from c3d_pipelines.run.publish import publish
 
 from support.sample_shards import START, commit, settings, to_do, video
 
-# More than a row group of the shards that tests make.
+# More rows than a row group of sample shards has.
 ROWS = [video(f"{number}.mp4") for number in range(8)]
 CHANGED = video("1.mp4", "sha256:changed")
 TWIN = video("twin.mp4", ROWS[5].key)
@@ -17,11 +17,11 @@ CURRENT = {row.video_id: row for row in ROWS} | {"1.mp4": CHANGED, "twin.mp4": T
 
 
 def two_runs(out, **kind) -> None:
-    """Eight videos, two of them bad; then one is tried again and one has changed."""
+    """Publish eight videos, two of them bad; then retry one and change another."""
     first, second = settings(out, **kind), settings(out, "run-2", **kind)
     commit(first, ROWS[:5], statuses=BAD)
     commit(first, ROWS[5:], index=1, statuses=BAD)
     plan = [*to_do(*ROWS[:5]), *to_do(*ROWS[5:], shard=1)]
     publish(first, [*plan, PlannedRow(TWIN, "duplicate", duplicate_of="5.mp4")])
-    commit(second, [CHANGED, ROWS[6]], at=START + 9, statuses=BAD)
+    commit(second, [CHANGED, ROWS[6]], done_at=START + 9, statuses=BAD)
     publish(second, to_do(CHANGED, ROWS[6]))

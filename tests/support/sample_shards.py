@@ -1,4 +1,4 @@
-"""Small real shards that tests commit: the files and the report that a worker leaves."""
+"""Small shards: the files and the report that a worker writes."""
 
 from __future__ import annotations
 
@@ -51,30 +51,30 @@ _GROUP = 3  # rows, so that small shards have several row groups
 
 
 def settings(out, run: str = "run-1", **changes) -> JobSettings:
-    """Settings of a run whose server was asked."""
+    """Return the settings of a run after preflight."""
     parts = {"provenance": PROVENANCE, "window": ClipWindow()}
     return JobSettings(out=str(out), run=run, **{**parts, **changes})
 
 
 def video(name: str, key: str = "", *, uri: str = "") -> ManifestRow:
-    """An input; its key tells one content from another."""
+    """Return an input whose key identifies its content."""
     return ManifestRow(name, uri or f"/films/{name}", 1000, 0.0, key or f"sha256:{name}")
 
 
 def to_do(*rows: ManifestRow, shard: int = 0) -> list[PlannedRow]:
-    """A plan's rows that one shard is to do."""
+    """Return the plan's rows of one shard."""
     return [PlannedRow(row, "do", shard) for row in rows]
 
 
 def numbers_of(row: ManifestRow, *, size: int = 4096, clips: int = 2, salt: str = "") -> np.ndarray:
-    """The clips' numbers of a video, float32 ``[clips, size]``: its content's and no other's."""
+    """Return the numbers of a video's clips, float32 ``[clips, size]``, unique to its content."""
     seed = zlib.crc32(f"{row.key or row.uri} {salt}".encode())
-    made = np.random.default_rng(seed).random((clips, size), np.float32)
-    return made if size == 4096 else made / made.sum(1, keepdims=True)
+    numbers = np.random.default_rng(seed).random((clips, size), np.float32)
+    return numbers if size == 4096 else numbers / numbers.sum(1, keepdims=True)
 
 
 def feature_of(row: ManifestRow, **kind) -> np.ndarray:
-    """The video's own numbers, float32 ``[size]``; features have length 1."""
+    """Return the numbers of a video, float32 ``[size]``; features have length 1."""
     mean = numbers_of(row, **kind).mean(0)
     return mean / np.linalg.norm(mean) if len(mean) == 4096 else mean
 
@@ -85,56 +85,65 @@ def commit(
     *,
     index: int = 0,
     statuses: Mapping[str, str] = {},  # noqa: B006  not changed
-    at: float = START,
+    done_at: float = START,
     salt: str = "",
     clips: int = 2,
     labels: Sequence[str] = LABELS,
     reverse: bool = False,
 ) -> ShardReport:
-    """Do a shard: every video is ok but for the statuses given; done at START plus some seconds.
+    """Write a shard's files and its report.
 
-    `salt` makes other numbers of the same videos; `reverse` writes them in the other order.
+    Args:
+        job: the run's settings.
+        rows: the videos.
+        index: the shard's number.
+        statuses: the videos that are not ok.
+        done_at: when the shard is done, in seconds since 1970.
+        salt: changes the numbers of the same videos.
+        clips: clips per video.
+        labels: of the classes.
+        reverse: write the videos in reverse order.
     """
     storage = Storage(job.out)
     name = shards.name_of(job, rows)
     size = 4096 if job.answer == "features" else len(labels)
-    said = file_metadata(job.provenance, labels if job.answer == "classes" else ())
-    videos, places = [], []
+    metadata = file_metadata(job.provenance, labels if job.answer == "classes" else ())
+    videos, rows_of_clips = [], []
     for row in reversed(rows) if reverse else rows:
         status = statuses.get(row.video_id, OK)
-        videos.append(_video(row, status, first_clip=len(places) if job.clip_rows else None))
+        videos.append(_video(row, status, first_clip=len(rows_of_clips) if job.clip_rows else None))
         videos[-1]["n_clips"] = clips if status == OK else None
         if status != OK:
             videos[-1]["first_clip_row"] = None
             continue
-        own = feature_of(row, size=size, clips=clips, salt=salt)
-        videos[-1][NUMBERS[job.answer]] = own
+        feature = feature_of(row, size=size, clips=clips, salt=salt)
+        videos[-1][NUMBERS[job.answer]] = feature
         if job.answer == "classes":
-            best = int(own.argmax())
-            videos[-1] |= {"top_label": labels[best], "top_probability": float(own[best])}
-        for clip, found in enumerate(numbers_of(row, size=size, clips=clips, salt=salt)):
-            places.append(_clip(row, clip) | {NUMBERS[job.answer]: found})
+            best = int(feature.argmax())
+            videos[-1] |= {"top_label": labels[best], "top_probability": float(feature[best])}
+        for clip, clip_numbers in enumerate(numbers_of(row, size=size, clips=clips, salt=salt)):
+            rows_of_clips.append(_clip(row, clip) | {NUMBERS[job.answer]: clip_numbers})
     schemas = video_schema(job.answer, size), clip_schema(job.answer, size)
-    _write(storage, video_file(name), videos, schemas[0].with_metadata(said))
+    _write(storage, video_file(name), videos, schemas[0].with_metadata(metadata))
     if job.clip_rows:
-        _write(storage, clip_file(name), places, schemas[1].with_metadata(said))
+        _write(storage, clip_file(name), rows_of_clips, schemas[1].with_metadata(metadata))
     counts = dict.fromkeys(STATUSES, 0)
-    for one in videos:
-        counts[one["status"]] += 1
+    for values in videos:
+        counts[values["status"]] += 1
     report = ShardReport(
         name=name,
         run=job.run,
         index=index,
         answer=job.answer,
         videos=len(videos),
-        clips=len(places) if job.clip_rows else 0,
+        clips=len(rows_of_clips) if job.clip_rows else 0,
         counts=counts,
         video_bytes=storage.size(video_file(name)),
         clip_bytes=storage.size(clip_file(name)) if job.clip_rows else 0,
-        started_at=at - 10,
-        ended_at=at,
+        started_at=done_at - 10,
+        ended_at=done_at,
         timings=dict.fromkeys(("wall_s", "decode_s", "wire_s", "queue_s", "compute_s"), 1.0),
-        clips_answered=len(places),
+        clips_answered=len(rows_of_clips),
         retries=0,
         provenance=job.provenance,
     )
@@ -143,21 +152,21 @@ def commit(
 
 
 def _video(row: ManifestRow, status: str, *, first_clip: int | None) -> dict[str, object]:
-    well = status == OK
+    is_ok = status == OK
     return {
         "video_id": row.video_id,
         "uri": row.uri,
         "key": row.key,
         "size_bytes": row.size_bytes,
         "status": status,
-        "error_type": "" if well else "VideoDecodeError",
-        "error_message": "" if well else f"{row.uri}: is {status}",
-        "n_frames": 24 if well else None,
-        "fps": 25.0 if well else None,
-        "duration_s": 0.96 if well else None,
-        "width": 320 if well else None,
-        "height": 240 if well else None,
-        "interlaced": False if well else None,
+        "error_type": "" if is_ok else "VideoDecodeError",
+        "error_message": "" if is_ok else f"{row.uri}: is {status}",
+        "n_frames": 24 if is_ok else None,
+        "fps": 25.0 if is_ok else None,
+        "duration_s": 0.96 if is_ok else None,
+        "width": 320 if is_ok else None,
+        "height": 240 if is_ok else None,
+        "interlaced": False if is_ok else None,
         **dict.fromkeys(("wall_s", "decode_s", "wire_s", "queue_s", "compute_s"), 0.5),
         "first_clip_row": first_clip,
     }

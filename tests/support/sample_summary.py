@@ -1,4 +1,4 @@
-"""Plans, index rows and shards' reports that tests make, and the summaries of runs made of them."""
+"""Sample plans, index rows and shard reports, and summaries of runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from c3d_client.core.provenance import Provenance
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import DO, PlannedRow
 from c3d_pipelines.reports.summary import RunSummary, summarise
@@ -50,7 +51,7 @@ WHY = {
     "too_short": ("VideoTooShortError", "9 frames; one clip needs 16"),
     "corrupt": ("VideoDecodeError", "moov atom not found; the file is damaged or cut short"),
     "unreadable": ("VideoDecodeError", "access denied (Forbidden); check the name"),
-    "failed": ("ServingUnavailable", "localhost:8500: nobody answers; start the server"),
+    "failed": ("ServingUnavailable", "localhost:8500: no server answers; start the server"),
 }
 
 
@@ -63,7 +64,7 @@ def plan_row(
     size_bytes: int = 5_000_000,
     uri: str = "",
 ) -> PlannedRow:
-    """One input; its shard counts only where it is to be done."""
+    """Return a planned input; its shard is used only for the decision ``do``."""
     row = ManifestRow(video_id, uri or f"/films/{video_id}", size_bytes, 0.0, f"stat:{video_id}")
     return PlannedRow(row, decision, shard if decision == DO else -1, duplicate_of)
 
@@ -71,7 +72,7 @@ def plan_row(
 def index_row(
     video_id: str, status: str = OK, *, run: str = "run-7", shard: str = "s0", **changes: Any
 ) -> dict[str, Any]:
-    """One row of an index."""
+    """Return a row of an index."""
     error_type, error_message = WHY[status]
     ok = status == OK
     return {
@@ -106,7 +107,7 @@ def index_row(
 def shard_report(
     index: int, statuses: Sequence[str], *, name: str = "", run: str = "run-7", **changes: Any
 ) -> ShardReport:
-    """The report of a shard that took ten seconds for each second that the one before it did."""
+    """Return the report of a shard that took ten seconds, started at START + index."""
     values: dict[str, Any] = {
         "name": name or f"s{index}",
         "run": run,
@@ -122,14 +123,14 @@ def shard_report(
         "timings": {"wall_s": 2.0 * len(statuses)},
         "clips_answered": 30 * statuses.count(OK),
         "retries": 0,
-        "provenance": PROVENANCE,
+        "provenance": Provenance(PROVENANCE),
         **changes,
     }
     return ShardReport(**values)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Rows as an index has them."""
+    """Return rows as an index."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
@@ -139,7 +140,7 @@ def summary(
     reports: Sequence[ShardReport] = (),
     **changes: Any,
 ) -> RunSummary:
-    """A run that succeeded."""
+    """Return the summary of a run that succeeded."""
     values: dict[str, Any] = {
         "out": "s3://films/c3d",
         "run": "run-7",
@@ -154,7 +155,7 @@ def summary(
 def drawn_run(
     statuses: Sequence[str], *, shards: int = 4, earlier: int = 0, seed: int = 0, **changes: Any
 ) -> RunSummary:
-    """A run over films of all lengths: one video for each status, and some done earlier."""
+    """Return the summary of a run over videos of random lengths, one for each status."""
     draw = random.Random(seed)
     planned, rows = [], []
     for number in range(len(statuses) + earlier):
@@ -164,11 +165,11 @@ def drawn_run(
         shard = number * shards // len(statuses) if not old else -1
         length_s = round(draw.lognormvariate(3.5, 1.4), 2)
         size = int(length_s * 250_000)
-        told: dict[str, Any] = {"size_bytes": size, "shard": f"s{shard}"}
+        columns: dict[str, Any] = {"size_bytes": size, "shard": f"s{shard}"}
         if old:
-            told.update(run="run-1", shard="old")
+            columns.update(run="run-1", shard="old")
         if status == OK:
-            told.update(
+            columns.update(
                 duration_s=length_s,
                 n_clips=max(1, int(length_s * 25 - 16) // 8 + 1),
                 wall_s=length_s / 20,
@@ -178,16 +179,16 @@ def drawn_run(
                 compute_s=length_s / 35,
             )
         planned.append(plan_row(name, decision="done" if old else DO, shard=shard, size_bytes=size))
-        rows.append(index_row(name, status, **told))
+        rows.append(index_row(name, status, **columns))
     reports = []
     for index in range(shards):
-        there = [row for row in rows if row["shard"] == f"s{index}"]
-        clips = sum(row["n_clips"] or 0 for row in there)
+        of_shard = [row for row in rows if row["shard"] == f"s{index}"]
+        clips = sum(row["n_clips"] or 0 for row in of_shard)
         begun = START + (index // 2) * 240
         reports.append(
             shard_report(
                 index,
-                [row["status"] for row in there],
+                [row["status"] for row in of_shard],
                 clips=clips,
                 clips_answered=clips,
                 clip_bytes=clips * 16_500,

@@ -1,4 +1,4 @@
-"""What the tests of shards share: settings, rows, and what a shard's files hold."""
+"""Helpers for tests of shards: settings, rows, and the content of a shard's files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from c3d_pipelines.shards.schema import clip_file, video_file
 
 from support.films import write_film
 
-NOT_THE_SAME_TWICE = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]
+VARYING_COLUMNS = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]
 
 
 def job(out, target, **changes) -> JobSettings:
-    """Settings of a run against a server, as the preflight leaves them."""
+    """Return the settings of a run after preflight."""
     return preflight(plain_job(out, target, **changes))
 
 
 def plain_job(out, target, **changes) -> JobSettings:
-    """Settings of a run before the preflight."""
-    asked = {"run": "run-1", "workers": 2, "patience_s": 20.0, "timeout_s": 20.0}
-    return JobSettings(out=str(out), server=target, **{**asked, **changes})
+    """Return the settings of a run before preflight."""
+    defaults = {"run": "run-1", "workers": 2, "patience_s": 20.0, "timeout_s": 20.0}
+    return JobSettings(out=str(out), server=target, **{**defaults, **changes})
 
 
 def row(path, video_id: str = "") -> ManifestRow:
-    """A video as a plan has it; one that is not there has no key."""
+    """Return a planned video; a missing video has no key."""
     path = Path(path)
     key, size = "", 0
     if path.is_file():
@@ -41,7 +41,7 @@ def row(path, video_id: str = "") -> ManifestRow:
 
 
 def mixed_rows(folder) -> list[ManifestRow]:
-    """Seven videos: four that are well, one too short, one damaged, one missing."""
+    """Return seven videos: four ok, one too short, one damaged, one missing."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     for name, frames in {
@@ -58,28 +58,28 @@ def mixed_rows(folder) -> list[ManifestRow]:
 
 
 def read_videos(out, report):
-    """The rows of a shard's file of videos, as dicts."""
+    """Return the rows of a shard's file of videos, as dicts."""
     return pq.read_table(Path(out) / video_file(report.name)).to_pylist()
 
 
 def read_clips(out, report):
-    """The rows of a shard's file of clips, as dicts."""
+    """Return the rows of a shard's file of clips, as dicts."""
     return pq.read_table(Path(out) / clip_file(report.name)).to_pylist()
 
 
-def meaning(out, report):
-    """All that two runs of the same shard must agree in."""
-    videos = pq.read_table(Path(out) / video_file(report.name)).drop_columns(NOT_THE_SAME_TWICE)
+def stable_content(out, report):
+    """Return the content in which two runs of the same shard must agree."""
+    videos = pq.read_table(Path(out) / video_file(report.name)).drop_columns(VARYING_COLUMNS)
     return videos.to_pylist(), read_clips(out, report) if report.clip_bytes else None
 
 
 def files_in(out) -> list[str]:
-    """All files below a dataset's folder, the hidden ones too."""
+    """Return all files below a dataset's folder, hidden ones included."""
     return sorted(str(p.relative_to(out)) for p in Path(out).rglob("*") if p.is_file())
 
 
 def run_python(code, *arguments) -> subprocess.Popen:
-    """A process of its own, with the modules of the tests; its standard output can be read."""
+    """Start a Python process with the tests' modules and a readable standard output."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -89,7 +89,7 @@ def run_python(code, *arguments) -> subprocess.Popen:
 
 
 def after(count, action):
-    """An ``on_progress`` that calls the action when so many videos have their row."""
+    """Return an ``on_progress`` that calls an action after a number of videos."""
 
     def on_progress(progress):
         if progress.done == count and progress.state == "running":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -15,8 +14,11 @@ TRANSIENT_HTTP_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 def pauses(first_s: float, *, factor: float = 2.0, longest_s: float = 30.0) -> Iterator[float]:
     """Yield the pause before each retry in seconds, without end, growing up to the longest."""
-    for attempt in itertools.count():
-        yield min(longest_s, first_s * factor**attempt)
+    pause_s = first_s
+    while True:
+        yield min(longest_s, pause_s)
+        # Never beyond the longest: a float overflows after a thousand retries.
+        pause_s = min(longest_s, pause_s * factor)
 
 
 def retry(

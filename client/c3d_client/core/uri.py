@@ -123,6 +123,13 @@ class Uri:
         return f"{self.scheme}://{self.bucket}"
 
     @property
+    def parent(self) -> Uri:
+        """The folder or prefix that holds this file; ``.`` for a bare file name."""
+        local = self.local_path
+        folder, slash, _ = (self.raw if local is None else local).rpartition("/")
+        return Uri(folder or slash or ".")
+
+    @property
     def has_version(self) -> bool:
         """Whether the URL names one version of an object (``?versionId=``)."""
         return self.is_object_store and _VERSION in self.raw

@@ -95,17 +95,18 @@ def run(
     Exit code: 0 no more videos of this run failed than --max-failed, 1 more did, 2 nothing could be
     done or the run failed.
     """
-    from c3d_pipelines.run.local import run_in_command
+    from c3d_pipelines.run.local import run_local
 
     with sigterm_as_ctrl_c() as terminated, _terminal() as terminal:
         try:
             with show_progress(terminal, quiet=quiet) as show:
-                result = run_in_command(
+                result = run_local(
                     {**given, "fps": fps or 0.0},
                     answer="classes" if classify else "features",
                     keep_logs=keep_logs,
                     show=show,
                     note=lambda line: print(f"{PROGRAM}: {line}", file=terminal, flush=True),
+                    capture_output=True,
                 )
         except KeyboardInterrupt:
             print_error(PROGRAM, "interrupted; the same command goes on with what is left")
@@ -125,8 +126,8 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
     """Return the result of a run as lines for the terminal."""
     from c3d_client.core.uri import redact
 
-    from c3d_pipelines.reports.figures import count
     from c3d_pipelines.shards.schema import STATUSES
+    from c3d_pipelines.text import count
 
     by_status = [
         f"{count(summary.ended(status))} {status}" for status in STATUSES if summary.ended(status)
@@ -151,8 +152,8 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
 
 def _retry_lines(summary: RunSummary) -> list[str]:
     """Return how to retry the videos that failed."""
-    from c3d_pipelines.reports.figures import count
     from c3d_pipelines.shards.schema import FINAL, OK
+    from c3d_pipelines.text import count
 
     final = sum(summary.ended(status) for status in FINAL - {OK})
     passing = len(summary.failures) - final

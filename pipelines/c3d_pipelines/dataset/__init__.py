@@ -1,4 +1,4 @@
-"""What runs leave: published as one dataset, read back, compared and merged.
+"""The dataset that bulk runs write: its index, its cards, its reader, and merging.
 
 import c3d_pipelines
 
@@ -16,7 +16,7 @@ __all__ = ["Dataset", "open"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: others of this package want the index alone, and the reader wants them.
+    # Loaded on first use: the reader imports other modules of this package.
     if name in __all__:
         from c3d_pipelines.dataset import reader
 

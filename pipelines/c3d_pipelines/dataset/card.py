@@ -1,51 +1,75 @@
-"""What a dataset says of itself to programs: ``dataset.json``; to people, see `readme.py`.
+"""The cards of a dataset: ``dataset.json`` for programs and ``README.md`` for people.
 
-A dataset holds one kind of answer, made one way; ``dataset.json`` is what that is held against.
+A dataset holds one answer, made in one way. ``dataset.json`` is compared with the settings of every
+further run. ``README.md`` is a dataset card of Hugging Face as well; `readme.md` in this package is
+its template.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from string import Template
 from typing import Any
 
 import pyarrow.compute as pc
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import ProvenanceError
-from c3d_client.core.provenance import Provenance, differences, provenance_digest
-from c3d_client.core.uri import redact
+from c3d_client.core.provenance import Provenance
 
-from c3d_pipelines.dataset.index import Index, committed_shards
+from c3d_pipelines.dataset.index import Index, committed_shards, write_index
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.records import Record
 from c3d_pipelines.shards.reader import parquet_file
-from c3d_pipelines.shards.schema import OK, STATUSES, video_file
+from c3d_pipelines.shards.schema import NUMBERS, OK, STATUSES, video_file
 from c3d_pipelines.storage import Storage
+from c3d_pipelines.text import length
 
-CARD_FILE = "dataset.json"
+CARD_FILE, README_FILE = "dataset.json", "README.md"
 FORMAT = 1
+
+_WHAT = {
+    "features": "fc6 after ReLU, the mean of the video's clips, L2-normalised: its length is 1",
+    "classes": "the probability of each class, the mean of the video's clips; they add up to 1",
+}
+_OF_CLIP = {
+    "features": "fc6 after ReLU, not normalised",
+    "classes": "the probability of each class",
+}
+_TAIL = {
+    "drop": "frames at the end that fill no clip are left out",
+    "pad": "frames at the end that fill no clip get one that repeats its last frame",
+    "loop": "frames at the end that fill no clip get one that repeats its frames from the first on",
+}
+_SHORT = {
+    "error": "a video with fewer frames than one clip is `too_short`",
+    "pad": "a video with fewer frames than one clip gets one that repeats its last frame",
+    "loop": "a video with fewer frames than one clip gets one that repeats its frames",
+}
 
 
 @dataclass(frozen=True)
 class Card(Record):
-    """What a dataset is.
+    """The description of a dataset.
 
     Args:
-        format: of the files, 1.
+        format: the format of the files, 1.
         answer: ``features`` or ``classes``.
-        size: of a row of numbers: 4096 features, or as many as there are classes; 0 where no video
-            has any yet.
-        labels: one a class, in order; none for features.
-        provenance: what made the numbers.
-        provenance_digest: of all in it that must agree.
-        videos: rows of the index by status; all five are there.
-        duplicates: of these rows, how many have another's numbers.
-        clips: of the videos that are ok, without duplicates.
-        duration_s: of the same videos, in seconds.
-        clip_rows: clips whose own numbers are kept.
-        shards: that are done.
-        newest_at: when the last of them was done, in seconds since 1970, UTC; 0 without one.
+        size: numbers in a row: 4096 features, or the number of classes; 0 where no video has any
+            yet.
+        labels: one per class, in order; none for features.
+        provenance: how the numbers were made.
+        provenance_digest: the digest of all of the provenance that must agree.
+        videos: rows of the index by status, with all five statuses.
+        duplicates: rows of the index that have the numbers of another row.
+        clips: clips of the videos that are ok, without duplicates.
+        duration_s: the length of the same videos, in seconds.
+        clip_rows: clips whose own numbers are stored.
+        shards: shards that are done.
+        newest_at: when the last shard was done, in seconds since 1970, UTC; 0 without one.
     """
 
     answer: str
@@ -63,16 +87,16 @@ class Card(Record):
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """As text, for :func:`read_card`."""
+        """Return the card as text, for :func:`read_card`."""
         return json.dumps(self.to_dict(), indent=1, sort_keys=True, ensure_ascii=False)
 
 
 def read_card(storage: Storage) -> Card | None:
-    """A dataset's ``dataset.json``; None where there is none.
+    """Return a dataset's ``dataset.json``; None where there is none.
 
     Raises:
-        ShardError: it is not a dataset's.
-        StorageError: it cannot be read.
+        ShardError: the file is not the card of a dataset.
+        StorageError: the file cannot be read.
     """
     text = storage.read(CARD_FILE)
     if text is None:
@@ -84,35 +108,58 @@ def read_card(storage: Storage) -> Card | None:
         return card
     except (ValueError, TypeError, AttributeError) as error:
         raise ShardError(
-            f"{redact(storage.uri_of(CARD_FILE))}: is not the card of a dataset ({error}); take it "
-            "away and run the pipeline again: it is written anew"
+            f"{storage.uri_of(CARD_FILE)}: is not the card of a dataset ({error}); remove it and "
+            "run the pipeline again: it is written again"
         ) from error
 
 
-def require_same_dataset(storage: Storage, *, answer: str, provenance: Mapping[str, Any]) -> None:
-    """See that numbers made like this may go into a dataset, before any are made.
-
-    What is there is known by ``dataset.json`` or, where no run came to its end, by the shards.
+def write_dataset(
+    storage: Storage, index: Index, *, answer: str, provenance: Mapping[str, Any]
+) -> None:
+    """Write a dataset's index, README and, last, ``dataset.json``.
 
     Raises:
-        ProvenanceError: the dataset's were made differently, or answer something else.
+        ProvenanceError: its shards have different labels.
+        ShardError, StorageError: a shard cannot be read, or the dataset cannot be written.
+    """
+    earlier = read_card(storage)
+    card = card_of(
+        storage,
+        index,
+        answer=answer,
+        # The parts of the provenance that need not agree stay those of the first run.
+        provenance=earlier.provenance if earlier else provenance,
+        labels=labels_of(storage, index) or (earlier.labels if earlier else ()),
+        unknown=earlier.unknown if earlier else {},
+    )
+    write_index(storage, index)
+    uri = storage.uri
+    name = os.path.basename(os.path.abspath(uri.path) if storage.is_local else str(uri))
+    storage.write(README_FILE, readme(card, name=name))
+    storage.write(CARD_FILE, card.to_json())
+
+
+def require_same_dataset(storage: Storage, *, answer: str, provenance: Mapping[str, Any]) -> None:
+    """Check that a dataset may hold these numbers, before they are made.
+
+    The dataset is described by ``dataset.json`` or, where no run has published, by its shards.
+
+    Raises:
+        ProvenanceError: the dataset's numbers were made differently, or are of the other answer.
         ShardError, StorageError: the dataset cannot be read.
     """
-    card = read_card(storage)
-    found: Sequence[tuple[str, Mapping[str, Any]]] = (
-        [(card.answer, card.provenance)]
-        if card is not None
-        else [(one.answer, one.provenance) for one in committed_shards(storage).values()][:1]
-    )
-    for there, made_by in found:
-        differing = differences(made_by, provenance)
-        if there != answer:
-            differing = [f"answer: {there!r} against {answer!r}", *differing]
-        if differing:
-            raise ProvenanceError(
-                f"{redact(storage.uri)}: holds numbers that were made differently and cannot be "
-                f"mixed with these: {'; '.join(differing)}; give another out"
-            )
+    stored = read_card(storage) or next(iter(committed_shards(storage).values()), None)
+    if stored is None:
+        return
+    wanted = Provenance.from_dict(provenance)
+    differences = [str(difference) for difference in stored.provenance.differences(wanted)]
+    if stored.answer != answer:
+        differences = [f"answer: {stored.answer!r} against {answer!r}", *differences]
+    if differences:
+        raise ProvenanceError(
+            f"{storage.uri}: holds numbers that were made differently and cannot be mixed with "
+            f"these: {'; '.join(differences)}; give another out"
+        )
 
 
 def card_of(
@@ -122,48 +169,126 @@ def card_of(
     answer: str,
     provenance: Mapping[str, Any],
     labels: Sequence[str],
+    unknown: Mapping[str, Any] | None = None,
 ) -> Card:
-    """The card of a dataset with this index."""
+    """Return the card of a dataset with this index.
+
+    Args:
+        storage: the dataset.
+        index: its index.
+        answer: ``features`` or ``classes``.
+        provenance: how the numbers were made.
+        labels: one per class, in order; none for features.
+        unknown: the fields of an earlier card that this release does not know.
+    """
     table = index.table
-    well = pc.equal(table["status"], OK)
-    own = table.filter(pc.and_(well, pc.equal(table["duplicate_of"], "")))
-    counted = {one["values"]: one["counts"] for one in pc.value_counts(table["status"]).to_pylist()}
+    provenance = Provenance.from_dict(provenance)
+    is_ok = pc.equal(table["status"], OK)
+    own = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
+    counts = {
+        counted["values"]: counted["counts"]
+        for counted in pc.value_counts(table["status"]).to_pylist()
+    }
     return Card(
         answer=answer,
         size=len(labels) if answer == "classes" else FEATURE_SIZE,
         labels=tuple(labels),
-        provenance=Provenance.from_dict(provenance),
-        provenance_digest=provenance_digest(provenance),
-        videos={status: counted.get(status, 0) for status in STATUSES},
+        provenance=provenance,
+        provenance_digest=provenance.digest(),
+        videos={status: counts.get(status, 0) for status in STATUSES},
         duplicates=int(pc.sum(pc.not_equal(table["duplicate_of"], "")).as_py() or 0),
         clips=pc.sum(own["n_clips"]).as_py() or 0,
         duration_s=pc.sum(own["duration_s"]).as_py() or 0.0,
         clip_rows=sum(report.clips for report in index.shards.values()),
         shards=len(index.shards),
-        newest_at=max((one.ended_at for one in index.shards.values()), default=0.0),
+        newest_at=max((report.ended_at for report in index.shards.values()), default=0.0),
+        unknown=unknown or {},
     )
 
 
 def labels_of(storage: Storage, index: Index) -> tuple[str, ...]:
-    """The classes' labels, as the shards have them; none where the answer is features.
+    """Return the classes' labels in the shards' files; none where the answer is features.
 
     Raises:
-        ProvenanceError: two shards have others.
+        ProvenanceError: two shards have different labels.
         ShardError, StorageError: a shard cannot be read.
     """
-    said: dict[tuple[str, ...], str] = {}
+    shard_by_labels: dict[tuple[str, ...], str] = {}
     for name, report in index.shards.items():
         if report.answer == "classes":
             with parquet_file(storage, video_file(name)) as file:
                 text = (file.schema_arrow.metadata or {}).get(b"labels", b"[]")
-            said.setdefault(tuple(json.loads(text)), name)
-    if len(said) > 1:
-        one, other = list(said.items())[:2]
+            shard_by_labels.setdefault(tuple(json.loads(text)), name)
+    if len(shard_by_labels) > 1:
+        one, other = list(shard_by_labels.items())[:2]
         raise ProvenanceError(
-            f"{redact(storage.uri)}: its shards {one[1]} and {other[1]} have other labels "
-            f"({_first_difference(one[0], other[0])}); keep each in a place of its own"
+            f"{storage.uri}: its shards {one[1]} and {other[1]} have different labels "
+            f"({_first_difference(one[0], other[0])}); keep each in a separate dataset"
         )
-    return next(iter(said), ())
+    return next(iter(shard_by_labels), ())
+
+
+def readme(card: Card, *, name: str) -> str:
+    """Return a dataset card in Markdown: what a row is, how it was made, how to read it.
+
+    Args:
+        card: the dataset's description.
+        name: the name of its folder, for the heading.
+    """
+    provenance = card.provenance
+    text = resources.files(__package__).joinpath("readme.md").read_text("utf-8")
+    return Template(text).substitute(
+        title=json.dumps(name),
+        configs=_configs(card),
+        name=" ".join(name.split()),
+        answer=card.answer,
+        videos=sum(card.videos.values()),
+        statuses="\n".join(f"| `{status}` | {count} |" for status, count in card.videos.items()),
+        duplicates=card.duplicates,
+        ok=card.videos["ok"],
+        clips=card.clips,
+        length=length(card.duration_s),
+        numbers=NUMBERS[card.answer],
+        size=card.size,
+        what=_WHAT[card.answer],
+        of_clip=_OF_CLIP[card.answer],
+        clip_files="" if card.clip_rows else " (this dataset stores none)",
+        meaning="\n".join(f"- {line}." for line in _meaning(provenance.clips)),
+        weights=_weights(provenance.weights),
+        precision=provenance.model.get("precision"),
+        digest=card.provenance_digest,
+        provenance=json.dumps(provenance.to_dict(), indent=1, sort_keys=True, ensure_ascii=False),
+    )
+
+
+def _configs(card: Card) -> str:
+    parts = [("index", "index.parquet\n  default: true")]
+    if card.shards:
+        parts.append(("videos", "shards/*.parquet"))
+    if card.clip_rows:
+        parts.append(("clips", "clips/*.parquet"))
+    return "\n".join(f"- config_name: {name}\n  data_files: {files}" for name, files in parts)
+
+
+def _meaning(clips: Mapping[str, Any]) -> list[str]:
+    step, fps = clips.get("frame_step"), clips.get("fps")
+    rate = f"sampled at {fps:g} frames per second" if fps else "each frame of the file"
+    steps = "consecutive frames" if step == 1 else f"one frame in {step}"
+    return [
+        f"A clip is {clips.get('frames')} frames: {steps}, {rate}",
+        f"`start_frame` is the clip's first frame, counted from 0; the next clip starts "
+        f"{clips.get('stride')} frames later",
+        "`start_s` and `end_s` are seconds of presentation time from the video's first frame",
+        f"The end: {_TAIL.get(str(clips.get('tail')), clips.get('tail'))}",
+        f"Short ones: {_SHORT.get(str(clips.get('short')), clips.get('short'))}",
+    ]
+
+
+def _weights(weights: Mapping[str, Any]) -> str:
+    if weights.get("random"):
+        return "random, for trying things out: **the numbers mean nothing**"
+    name = weights.get("known_as") or weights.get("source") or "not named"
+    return f"{name}, sha256 `{weights.get('sha256')}`"
 
 
 def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""Makes one dataset of several: of different runs, machines or buckets.
+"""Merge datasets of different runs, machines or buckets into one.
 
-Nothing is computed again: the shards that still count are copied as they are.
+No features are computed: the shards that the merged index refers to are copied unchanged.
 """
 
 from __future__ import annotations
@@ -15,69 +15,80 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 from c3d_client.core.errors import ProvenanceError, UsageError
-from c3d_client.core.provenance import differences
-from c3d_client.core.uri import redact
+from c3d_client.core.uri import Uri
 
-from c3d_pipelines.dataset.card import CARD_FILE, Card, read_card, require_same_dataset
+from c3d_pipelines.dataset.card import (
+    CARD_FILE,
+    Card,
+    read_card,
+    require_same_dataset,
+    write_dataset,
+)
 from c3d_pipelines.dataset.index import INDEX_SCHEMA, Index, load_index, newest, timed, times
 from c3d_pipelines.dataset.reader import Dataset
 from c3d_pipelines.errors import ManifestError, ShardError, StorageError
-from c3d_pipelines.run.publish import write_dataset
 from c3d_pipelines.shards import commits as shards
 from c3d_pipelines.shards.schema import ShardReport, clip_file, report_file, video_file
 from c3d_pipelines.storage import Storage
 
 _log = logging.getLogger(__name__)
-_NAMED = 5  # of what is wrong
-_CHUNK = 8 << 20  # bytes
+_MOST_CONFLICTS = 5  # in one message
+_CHUNK_BYTES = 8 << 20
 
 
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Dataset:
-    """Make one dataset of several.
+    """Merge datasets into one.
 
-    Of a video that is in several, the newest result is taken; a failure does not take the place of
-    a success with the same content. What is in ``out`` already takes part, so a merge that was
-    interrupted is finished by doing it again.
+    Where a video is in several datasets, the newest result counts, but a failure does not replace a
+    success with the same content. The content of ``out`` is merged too, so that an interrupted
+    merge can be run again.
 
     Args:
         paths: the datasets, folders or addresses, one or more.
-        out: the folder or address of the one to make.
+        out: the folder or address of the merged dataset.
 
     Raises:
         UsageError: there are no paths.
-        ProvenanceError: they were made differently, or answer different things; nothing is written.
-        ManifestError: one id is of different videos; nothing is written.
+        ProvenanceError: the datasets were made differently, or hold different answers; nothing is
+            written.
+        ManifestError: different videos have the same id; nothing is written.
         ShardError: a shard is damaged.
-        StorageError: a place is not a dataset, cannot be read, or cannot be written.
+        StorageError: a folder is not a dataset, cannot be read, or cannot be written.
     """
     if not paths:
         raise UsageError("merge of no datasets; give at least one")
     target = Storage(out)
-    places = [Storage(path) for path in paths]
-    cards = [_card(storage) for storage in places]
-    _require_alike(places, cards)
+    storages = [Storage(path) for path in paths]
+    cards = [_card(storage) for storage in storages]
+    _require_alike(storages, cards)
     answer, provenance = cards[0].answer, cards[0].provenance
     require_same_dataset(target, answer=answer, provenance=provenance)
-    indexes = [load_index(storage) for storage in places]
-    # Last, so that of two equal results the one that is there already is kept.
-    places.append(target)
+    indexes = [load_index(storage) for storage in storages]
+    # Last, so that of two results of the same time the one in the target wins.
+    storages.append(target)
     indexes.append(load_index(target))
-    _require_same_videos(places, indexes)
+    _require_same_videos(storages, indexes)
 
     parts = []
     for number, index in enumerate(indexes):
         table = index.table.append_column("_from", pa.repeat(number, len(index.table)))
         parts.append(timed(table, times(index.table, index.shards)))
     table = newest(parts)
-    names, reports = _copy_shards(table, places, indexes)
-    told = zip(table["_from"].to_pylist(), table["shard"].to_pylist(), strict=True)
-    renamed = pa.array([names.get(one, "") for one in told], pa.string())
-    at = INDEX_SCHEMA.get_field_index("shard")
-    table = table.drop_columns(["_from"]).set_column(at, INDEX_SCHEMA.field(at), renamed)
-    for storage in places[:-1]:
+    names, reports = _copy_shards(table, storages, indexes)
+    sources = zip(table["_from"].to_pylist(), table["shard"].to_pylist(), strict=True)
+    renamed = pa.array([names.get(source, "") for source in sources], pa.string())
+    column = INDEX_SCHEMA.get_field_index("shard")
+    table = table.drop_columns(["_from"]).set_column(column, INDEX_SCHEMA.field(column), renamed)
+    for storage in storages[:-1]:
         _copy_runs(storage, target)
-    write_dataset(target, Index(table, reports), answer=answer, provenance=provenance)
-    _log.info("%s: %d videos of %d datasets", redact(target.uri), len(table), len(paths))
+    unknown = [index.unknown for index in indexes if index.unknown is not None]
+    index = Index(
+        table,
+        reports,
+        pa.concat_tables(unknown, promote_options="default") if unknown else None,
+    )
+    write_dataset(target, index, answer=answer, provenance=provenance)
+    _log.info("%s: %d videos of %d datasets", target.uri, len(table), len(paths))
     return Dataset(target)
 
 
@@ -85,82 +96,84 @@ def _card(storage: Storage) -> Card:
     card = read_card(storage)
     if card is None:
         raise StorageError(
-            redact(storage.uri), f"is not a dataset: it has no {CARD_FILE}; publish it first"
+            str(storage.uri), f"is not a dataset: it has no {CARD_FILE}; publish it first"
         )
     return card
 
 
-def _require_alike(places: Sequence[Storage], cards: Sequence[Card]) -> None:
-    for storage, card in zip(places[1:], cards[1:], strict=True):
-        found = differences(cards[0].provenance, card.provenance)
-        if card.answer != cards[0].answer:
-            found = [f"answer: {cards[0].answer!r} against {card.answer!r}", *found]
-        elif card.labels != cards[0].labels and card.labels and cards[0].labels:
-            found = [*found, "their classes have different labels"]
-        if found:
+def _require_alike(storages: Sequence[Storage], cards: Sequence[Card]) -> None:
+    first = cards[0]
+    for storage, card in zip(storages[1:], cards[1:], strict=True):
+        differences = list(map(str, first.provenance.differences(card.provenance)))
+        if card.answer != first.answer:
+            differences.insert(0, f"answer: {first.answer!r} against {card.answer!r}")
+        elif card.labels != first.labels and card.labels and first.labels:
+            differences.append("their classes have different labels")
+        if differences:
             raise ProvenanceError(
-                f"{redact(places[0].uri)} and {redact(storage.uri)} were made differently and "
-                f"cannot be merged: {'; '.join(found)}"
+                f"{storages[0].uri} and {storage.uri} were made differently and cannot be merged: "
+                f"{'; '.join(differences)}"
             )
 
 
-def _require_same_videos(places: Sequence[Storage], indexes: Sequence[Index]) -> None:
-    """One id must be one video, wherever it is."""
-    told = [
+def _require_same_videos(storages: Sequence[Storage], indexes: Sequence[Index]) -> None:
+    """Check that every id is of one video, whatever dataset it is in."""
+    tables = [
         index.table.select(["video_id", "uri"]).append_column(
             "from", pa.repeat(number, len(index.table))
         )
         for number, index in enumerate(indexes)
     ]
-    table = pa.concat_tables(told)
-    places_of = table.group_by("video_id").aggregate([("uri", "count_distinct")])
-    twice = places_of.filter(pc.greater(places_of["uri_count_distinct"], 1))["video_id"]
+    table = pa.concat_tables(tables)
+    uris = table.group_by("video_id").aggregate([("uri", "count_distinct")])
+    twice = uris.filter(pc.greater(uris["uri_count_distinct"], 1))["video_id"]
     if not len(twice):
         return
-    shown = []
-    for video_id in sorted(twice.to_pylist())[:_NAMED]:
+    conflicts = []
+    for video_id in sorted(twice.to_pylist())[:_MOST_CONFLICTS]:
         rows = table.filter(pc.equal(table["video_id"], video_id)).to_pylist()
-        named = [f"{redact(r['uri'])} in {redact(places[r['from']].uri)}" for r in rows]
-        shown.append(f"{video_id!r} is {' and '.join(dict.fromkeys(named))}")
-    more = f"; and {len(twice) - len(shown)} more" if len(twice) > len(shown) else ""
+        videos = [f"{Uri(row['uri'])} in {storages[row['from']].uri}" for row in rows]
+        conflicts.append(f"{video_id!r} is {' and '.join(dict.fromkeys(videos))}")
+    more = f"; and {len(twice) - len(conflicts)} more" if len(twice) > len(conflicts) else ""
     ids = "1 id is" if len(twice) == 1 else f"{len(twice)} ids are"
     raise ManifestError(
-        f"{ids} of different videos: {'; '.join(shown)}{more}; give each an id of its own"
+        f"{ids} of different videos: {'; '.join(conflicts)}{more}; give each an id of its own"
     )
 
 
 def _copy_shards(
-    table: pa.Table, places: Sequence[Storage], indexes: Sequence[Index]
+    table: pa.Table, storages: Sequence[Storage], indexes: Sequence[Index]
 ) -> tuple[dict[tuple[int, str], str], dict[str, ShardReport]]:
-    """Copy the shards that rows lie in to the last place.
+    """Copy the shards that rows refer to into the last dataset.
 
     Returns:
-        What each shard is called there, by the number of its place and its name in that; and the
-        reports of all shards there, by name.
+        The shards' names there, by the number of a shard's dataset and its name in that dataset;
+        and the reports of all shards there, by name.
     """
-    target, there = places[-1], dict(indexes[-1].shards)
+    target, reports = storages[-1], dict(indexes[-1].shards)
     used = table.select(["_from", "shard"]).group_by(["_from", "shard"]).aggregate([]).to_pylist()
-    wanted = [
-        (one["_from"], one["shard"], indexes[one["_from"]].shards[one["shard"]])
-        for one in used
-        if one["shard"]
+    sources = [
+        (row["_from"], row["shard"], indexes[row["_from"]].shards[row["shard"]])
+        for row in used
+        if row["shard"]
     ]
-    # A shard's name is of its videos, so who did the same ones twice has two of one name: the
-    # newest keeps it.
-    wanted.sort(key=lambda one: (one[2].ended_at, one[0], one[1]), reverse=True)
+    # A shard's name depends on its videos, so shards of the same videos have the same name. The
+    # newest one keeps it.
+    sources.sort(key=lambda source: (source[2].ended_at, source[0], source[1]), reverse=True)
     names: dict[tuple[int, str], str] = {}
-    for origin, name, report in wanted:
-        told = f"{name} {report.run} {report.ended_at!r}"
-        another = hashlib.sha256(told.encode()).hexdigest()[: len(name)]
-        free = another if name in there and not _same(there[name], report) else name
-        if free not in there:
-            there[free] = replace(report, name=free)
-            _copy_shard(places[origin], name, target, there[free])
+    for origin, name, report in sources:
+        identity = f"{name} {report.run} {report.ended_at!r}"
+        other_name = hashlib.sha256(identity.encode()).hexdigest()[: len(name)]
+        is_taken = name in reports and not _is_same(reports[name], report)
+        free = other_name if is_taken else name
+        if free not in reports:
+            reports[free] = replace(report, name=free)
+            _copy_shard(storages[origin], name, target, reports[free])
         names[origin, name] = free
-    return names, there
+    return names, reports
 
 
-def _same(one: ShardReport, other: ShardReport) -> bool:
+def _is_same(one: ShardReport, other: ShardReport) -> bool:
     return replace(one, name="") == replace(other, name="")
 
 
@@ -171,13 +184,13 @@ def _copy_shard(origin: Storage, name: str, target: Storage, report: ShardReport
     target.write(report_file(report.name), report.to_json())
     if shards.read_report(target, report.name) is None:
         raise ShardError(
-            f"{redact(origin.uri_of(video_file(name)))}: was not copied whole to "
-            f"{redact(target.uri)}; merge again"
+            f"{origin.uri_of(video_file(name))}: was not copied completely to {target.uri}; "
+            "merge again"
         )
 
 
 def _copy_runs(origin: Storage, target: Storage) -> None:
-    """Copy what runs left; of two runs of one name, the first one's stays."""
+    """Copy the files of runs; of two runs of the same name, the first one's stay."""
     known = {name.split("/")[1] for name in target.names("runs")}
     for name in origin.names("runs"):
         if name.split("/")[1] not in known:
@@ -186,4 +199,4 @@ def _copy_runs(origin: Storage, target: Storage) -> None:
 
 def _copy(origin: Storage, name: str, target: Storage, new_name: str) -> None:
     with origin.reading(name) as source, target.writing(new_name) as path, path.open("wb") as copy:
-        shutil.copyfileobj(source, copy, _CHUNK)
+        shutil.copyfileobj(source, copy, _CHUNK_BYTES)

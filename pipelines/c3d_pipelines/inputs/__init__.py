@@ -1,1 +1,1 @@
-"""What is to be done: a run's inputs, listed or read, given keys, and cut into shards."""
+"""The inputs of a run: listing, manifests, keys, and the plan with its shards."""

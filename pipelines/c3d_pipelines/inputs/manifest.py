@@ -1,7 +1,6 @@
-"""The list of inputs of a bulk job, kept as a file: CSV, JSON lines or Parquet.
+"""Manifests: lists of the inputs of a bulk run, as CSV, JSON lines or Parquet.
 
-Every later step counts against this list: one row here is one row in the dataset, whatever happens
-to the video.
+Every row of a manifest is exactly one row in the dataset, whatever happens to the video.
 """
 
 from __future__ import annotations
@@ -20,24 +19,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from c3d_client.core.uri import redact
+from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import ManifestError
-from c3d_pipelines.inputs.uris import absolute, local_path
 from c3d_pipelines.storage import Storage
 
-__all__ = [
-    "COLUMNS",
-    "ManifestRow",
-    "check_name",
-    "is_manifest",
-    "read_manifest",
-    "write_manifest",
-]
+COLUMNS = ("video_id", "uri", "size_bytes", "duration_s", "key")
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
-_LARGEST_SIZE = 2**63 - 1  # what an int64 column holds
-_MOST_NAMED = 20  # bad rows in one message; the rest are counted
+_LARGEST_SIZE = 2**63 - 1  # of an int64 column
+_MOST_PROBLEMS = 20  # bad rows in one message; the rest are counted
 _WHOLE = re.compile(r"([0-9]{1,19})(\.0*)?")
+
+# A record's position in the file, for messages, and its values by column, or a problem.
+_Record: TypeAlias = "tuple[str, Mapping[str, Any] | str]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +42,10 @@ class ManifestRow:
     Args:
         video_id: unique in the manifest; for a folder, the path below it with forward slashes.
         uri: where the video is.
-        size_bytes: its size, for cutting into shards of equal work; 0 where nobody said.
-        duration_s: its length in seconds, for the same; 0 where nobody said.
-        key: what tells its content from another: ``sha256:…``, ``checksum:…``, ``etag:…``, or
-            ``stat:…`` of a local file's size and time; empty where nothing could be asked.
+        size_bytes: its size, to cut shards of equal work; 0 where it is not known.
+        duration_s: its length in seconds, for the same purpose; 0 where it is not known.
+        key: identifies its content: ``sha256:…``, ``checksum:…``, ``etag:…``, or ``stat:…`` with a
+            local file's size and time; empty where the video could not be looked up.
 
     Raises:
         ManifestError: an empty id or uri, text that cannot be written as UTF-8, or a size or length
@@ -78,47 +73,47 @@ class ManifestRow:
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a file is called as manifests are: .csv, .jsonl, .ndjson or .parquet."""
-    return suffix(name) in SUFFIXES
+    """Return whether a file has a manifest's suffix: .csv, .jsonl, .ndjson or .parquet."""
+    return _suffix(name) in SUFFIXES
 
 
 def check_name(path: str) -> None:
-    """See that a file is called as manifests are, before there is one.
+    """Check that the name of a file, which need not exist, has a manifest's suffix.
 
     Raises:
-        ManifestError: it is not.
+        ManifestError: the name has another suffix.
     """
     if not is_manifest(path):
         raise ManifestError(
-            f"{redact(path)}: is not called as a manifest is; {', '.join(SUFFIXES)} expected"
+            f"{Uri(path)}: does not have the suffix of a manifest; {', '.join(SUFFIXES)} expected"
         )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
-    """Read a manifest: a path, ``file://``, ``s3://`` or ``gs://``; the suffix names the format.
+    """Read a manifest from a path, ``file://``, ``s3://`` or ``gs://``.
 
-    Only the column ``uri`` must be there. A relative uri is taken from the manifest's own folder.
-    Without a ``video_id`` the uri, as it is written, is the id: so an id does not change when other
-    rows come or go. ``size_bytes``, ``duration_s`` and ``key`` may be missing or empty. Other
-    columns are not looked at, and rows without any value are not inputs.
+    The suffix names the format. Only the column ``uri`` is required. A relative uri is resolved
+    from the manifest's folder. Without a ``video_id``, the uri as written is the id, so that an id
+    does not change when rows are added or removed. ``size_bytes``, ``duration_s`` and ``key`` may
+    be missing or empty. Other columns are ignored, and rows without any value are not inputs.
 
     Raises:
         ManifestError: there is no such file, it is not of its format, it holds no rows, or rows are
-            wrong: these are named at once, with their line numbers (Parquet: row numbers).
-        StorageError: it cannot be read.
+            wrong; all wrong rows are listed, with their line numbers (Parquet: row numbers).
+        StorageError: the file cannot be read.
     """
-    shown = redact(os.fspath(path))
-    storage, name = _storage_of(os.fspath(path))
+    uri = Uri.of(path)
+    storage, name = _storage_of(uri)
     data = storage.read(name)
     if data is None:
-        raise ManifestError(f"{shown}: no such file; give the manifest, or a folder of videos")
+        raise ManifestError(f"{uri}: no such file; give the manifest, or a folder of videos")
     if not data:
-        raise ManifestError(f"{shown}: is empty (0 bytes); a manifest with a column uri expected")
+        raise ManifestError(f"{uri}: is empty (0 bytes); a manifest with a column uri expected")
     rows: list[ManifestRow] = []
-    seen: dict[str, str] = {}  # each id, and where it stands
+    seen: dict[str, str] = {}  # each id and the position of its row
     problems: list[str] = []
     try:
-        for where, record in records(data, suffix(name)):
+        for where, record in _records(data, _suffix(name)):
             try:
                 row = _row(record, storage.uri)
             except (ManifestError, ValueError) as error:
@@ -129,27 +124,28 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
                 problems.append(_twice(where, row, first))
             else:
                 rows.append(row)
-    except FormatError as error:
+    except _FormatError as error:
         if not problems:
-            raise ManifestError(f"{shown}: {error}") from error
-        problems.append(f"{error}; what follows was not read")
-    _refuse(shown, problems)
+            raise ManifestError(f"{uri}: {error}") from error
+        problems.append(f"{error}; the rest of the file was not read")
+    _refuse(uri, problems)
     if not rows:
-        raise ManifestError(f"{shown}: holds no rows; there is nothing to do")
+        raise ManifestError(f"{uri}: holds no rows; there is nothing to do")
     return rows
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) -> None:
-    """Write a manifest to a path, ``s3://`` or ``gs://``, appearing only when complete.
+    """Write a manifest to a path, ``s3://`` or ``gs://``; it appears only when it is complete.
 
-    The suffix names the format. :func:`read_manifest` gives the same rows back, as long as no uri
-    is relative.
+    The suffix names the format. :func:`read_manifest` returns the same rows, unless a uri is
+    relative.
 
     Raises:
         ManifestError: an id comes twice, or the suffix is not a manifest's.
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
-    storage, name = _storage_of(os.fspath(path))
+    uri = Uri.of(path)
+    storage, name = _storage_of(uri)
     rows = list(rows)
     seen: dict[str, str] = {}
     problems = []
@@ -158,16 +154,16 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) ->
         first = seen.setdefault(row.video_id, where)
         if first is not where:
             problems.append(_twice(where, row, first))
-    _refuse(redact(os.fspath(path)), problems)
-    with storage.writing(name) as made:
-        write(
-            made,
-            suffix(name),
+    _refuse(uri, problems)
+    with storage.writing(name) as file:
+        _write(
+            file,
+            _suffix(name),
             ((row.video_id, row.uri, row.size_bytes, row.duration_s, row.key) for row in rows),
         )
 
 
-def _row(record: Mapping[str, Any] | str, base: str) -> ManifestRow:
+def _row(record: Mapping[str, Any] | str, folder: Uri) -> ManifestRow:
     if isinstance(record, str):
         raise ValueError(record)
     uri = _text("uri", record.get("uri"))
@@ -175,7 +171,7 @@ def _row(record: Mapping[str, Any] | str, base: str) -> ManifestRow:
         raise ValueError("has no uri")
     return ManifestRow(
         _text("video_id", record.get("video_id")) or redact(uri),
-        absolute(uri, base),
+        folder.resolve(uri).raw,
         _size(record.get("size_bytes")),
         _duration(record.get("duration_s")),
         _text("key", record.get("key")),
@@ -185,7 +181,7 @@ def _row(record: Mapping[str, Any] | str, base: str) -> ManifestRow:
 def _text(name: str, value: Any) -> str:
     if value is None:
         return ""
-    # Ids that are whole numbers are written so in JSON and Parquet.
+    # JSON and Parquet may hold ids as whole numbers.
     if name == "video_id" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -225,56 +221,48 @@ def _duration(value: Any) -> float:
 def _is_writable(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a character, or bytes of a file name that are no text
+    except UnicodeEncodeError:  # a lone surrogate, or bytes of a file name that are not UTF-8
         return False
     return "\0" not in text
 
 
-def _storage_of(path: str) -> tuple[Storage, str]:
-    """The folder that a manifest lies in, and its name there."""
-    check_name(path)
-    folder, slash, name = (local_path(path) or path).rpartition("/")
-    return Storage(folder or slash or "."), name
+def _storage_of(uri: Uri) -> tuple[Storage, str]:
+    """Return the folder of a manifest, and the manifest's name there."""
+    check_name(uri.raw)
+    return Storage(uri.parent), uri.name
 
 
 def _twice(where: str, row: ManifestRow, first: str) -> str:
     return f"{where}: video_id {row.video_id!r} comes twice, first in {first}"
 
 
-def _refuse(shown: str, problems: Sequence[str]) -> None:
+def _refuse(uri: Uri, problems: Sequence[str]) -> None:
     if problems:
         count = f"{len(problems)} row{'s' if len(problems) > 1 else ''}"
-        named = "; ".join(problems[:_MOST_NAMED])
-        more = len(problems) - _MOST_NAMED
+        first = "; ".join(problems[:_MOST_PROBLEMS])
+        more = len(problems) - _MOST_PROBLEMS
         rest = f"; and {more} more" if more > 0 else ""
-        raise ManifestError(f"{shown}: {count} cannot be used: {named}{rest}")
+        raise ManifestError(f"{uri}: {count} cannot be used: {first}{rest}")
 
 
-COLUMNS = ("video_id", "uri", "size_bytes", "duration_s", "key")
-SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
-
-# Where a record stands, for people; and its values by column, or what is wrong with it.
-Record: TypeAlias = "tuple[str, Mapping[str, Any] | str]"
+class _FormatError(ValueError):
+    """A file does not have its format, from some position on."""
 
 
-class FormatError(ValueError):
-    """A file that is not of its format, from here on."""
-
-
-def suffix(name: str) -> str:
-    """A file name's suffix in lower case, of a path or of a URL."""
+def _suffix(name: str) -> str:
+    """Return a file name's suffix in lower case, of a path or of a URL."""
     return posixpath.splitext(name)[1].lower()
 
 
-def records(data: bytes, kind: str) -> Iterator[Record]:
-    """A manifest's records, in order; the empty ones are left out.
+def _records(data: bytes, kind: str) -> Iterator[_Record]:
+    """Yield a manifest's records in order, without the empty ones.
 
     Args:
-        data: the file, whole.
+        data: the file's content.
         kind: one of :data:`SUFFIXES`.
 
     Raises:
-        FormatError: it is not of that format, or has no column ``uri``.
+        _FormatError: the data is not of that format, or has no column ``uri``.
     """
     if kind == ".parquet":
         return _parquet(data)
@@ -283,11 +271,11 @@ def records(data: bytes, kind: str) -> Iterator[Record]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         wrong = data[error.start]
-        raise FormatError(f"is not UTF-8 text (byte 0x{wrong:02x} in line {line})") from error
+        raise _FormatError(f"is not UTF-8 text (byte 0x{wrong:02x} in line {line})") from error
     return _csv(text) if kind == ".csv" else _json_lines(text)
 
 
-def write(path: Path, kind: str, rows: Iterable[Sequence[Any]]) -> None:
+def _write(path: Path, kind: str, rows: Iterable[Sequence[Any]]) -> None:
     """Write rows, values in the order of :data:`COLUMNS`.
 
     Raises:
@@ -298,8 +286,8 @@ def write(path: Path, kind: str, rows: Iterable[Sequence[Any]]) -> None:
         return
     with path.open("w", encoding="utf-8", newline="") as file:
         if kind == ".csv":
-            # With quotes around all text, a space after a comma in other people's files is no part
-            # of a name, and one at the beginning of a name in ours is.
+            # All text is quoted, so that a leading space of a name stays when the file is read:
+            # the reader skips spaces after a comma.
             writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(rows)
@@ -309,14 +297,14 @@ def write(path: Path, kind: str, rows: Iterable[Sequence[Any]]) -> None:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _csv(text: str) -> Iterator[Record]:
-    # Strict: a quote that nothing closes would swallow the rest of the file without a word.
+def _csv(text: str) -> Iterator[_Record]:
+    # Strict: an unclosed quote would silently swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     header: list[str] | None = None
     last = 0
     try:
         for values in reader:
-            where = f"line {last + 1}"  # the record's first, where a value has line breaks
+            where = f"line {last + 1}"  # the record's first line, where a value has line breaks
             last = reader.line_num
             if not any(value.strip() for value in values):
                 continue
@@ -329,23 +317,23 @@ def _csv(text: str) -> Iterator[Record]:
             else:
                 yield where, dict(zip(header, values, strict=True))
     except csv.Error as error:
-        raise FormatError(f"line {last + 1}: cannot be read as CSV ({error})") from error
+        raise _FormatError(f"line {last + 1}: cannot be read as CSV ({error})") from error
     if header is None:
-        raise FormatError("has no header; a line that names the columns expected, one of them uri")
+        raise _FormatError("has no header; a line that names the columns expected, one of them uri")
 
 
 def _check_columns(names: Sequence[str]) -> None:
     if "uri" not in names:
-        # Without a header this is a video's row, perhaps with a password in it.
-        shown = ", ".join(redact(name)[:40] for name in names[:10])
-        raise FormatError(f"has no column uri; the columns that it names are: {shown}")
+        # Without a header this line is a video's row, perhaps with a password in it.
+        redacted = ", ".join(redact(name)[:40] for name in names[:10])
+        raise _FormatError(f"has no column uri; its columns are: {redacted}")
     for name in COLUMNS:
         if names.count(name) > 1:
-            raise FormatError(f"its column {name} comes twice")
+            raise _FormatError(f"its column {name} comes twice")
 
 
-def _json_lines(text: str) -> Iterator[Record]:
-    # Not splitlines(): it also splits at marks that JSON allows inside of text.
+def _json_lines(text: str) -> Iterator[_Record]:
+    # Not splitlines(), which also splits at characters that JSON allows inside of text.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -353,7 +341,7 @@ def _json_lines(text: str) -> Iterator[Record]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield where, f"is not JSON ({_said(error)})"
+            yield where, f"is not JSON ({_json_problem(error)})"
             continue
         if isinstance(record, dict):
             yield where, record
@@ -361,14 +349,14 @@ def _json_lines(text: str) -> Iterator[Record]:
             yield where, 'is not a JSON object such as {"uri": "a.mp4"}'
 
 
-def _said(error: Exception) -> str:
-    # As if the line were the whole text, else: "line 1 column 5" of line 12.
+def _json_problem(error: Exception) -> str:
+    # Without the error's own line number, which is 1 for every line of the file.
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, at character {error.colno}"
     return str(error)
 
 
-def _parquet(data: bytes) -> Iterator[Record]:
+def _parquet(data: bytes) -> Iterator[_Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -385,8 +373,8 @@ def _parquet(data: bytes) -> Iterator[Record]:
                 if any(value is not None for value in values):
                     yield f"row {row}", dict(zip(columns, values, strict=True))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise FormatError(f"cannot be read as Parquet ({said})") from error
+        message = " ".join(str(error).split())
+        raise _FormatError(f"cannot be read as Parquet ({message})") from error
 
 
 def _write_parquet(path: Path, rows: Iterable[Sequence[Any]]) -> None:

@@ -1,6 +1,6 @@
-"""What a run is to do with each of its inputs: the manifest, decided; kept as one Parquet file.
+"""The plan of a run: what to do with each input, as one Parquet file, and the cut into shards.
 
-The plan is what a run is counted against: one row here is one row in the dataset's index.
+Every row of a plan is exactly one row in the dataset's index.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +20,8 @@ from c3d_client.core.errors import UsageError
 from c3d_pipelines.errors import ManifestError
 from c3d_pipelines.inputs.manifest import ManifestRow
 
-# What is decided for an input: extract it; it has its row from an earlier run; it failed in an
-# earlier run and is the same still; it is the same video as another input.
+# The decision about an input: extract it; it has a row from an earlier run; it failed in an earlier
+# run and has not changed; it is the same video as another input.
 DO, DONE, KNOWN_FAILURE, DUPLICATE = "do", "done", "known_failure", "duplicate"
 DECISIONS = (DO, DONE, KNOWN_FAILURE, DUPLICATE)
 
@@ -38,33 +38,41 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_MEGABYTE = 1_000_000
+_MINUTE_MS = 60_000
+# The work of a video when neither sizes nor durations are known: a shard of 240 minutes then has
+# 240 videos.
+_UNKNOWN_MS = _MINUTE_MS
+
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One input and what is to be done with it.
+    """One input and the decision about it.
 
     Args:
         row: the input.
         decision: ``do``, ``done``, ``known_failure`` or ``duplicate``.
-        shard: which shard does it, from 0; -1 unless it is to be done.
+        shard: the number of its shard, from 0; -1 unless the decision is ``do``.
         duplicate_of: the ``video_id`` of the input that it equals; empty unless a duplicate.
+        unknown: the columns of a plan that this release does not know.
 
     Raises:
-        ManifestError: these do not go together.
+        ManifestError: the decision, the shard and the duplicate contradict each other.
     """
 
     row: ManifestRow
     decision: str = DO
     shard: int = -1
     duplicate_of: str = ""
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        sound = (
+        is_consistent = (
             self.decision in DECISIONS
             and (self.shard >= 0) == (self.decision == DO)
             and bool(self.duplicate_of) == (self.decision == DUPLICATE)
         )
-        if not sound:
+        if not is_consistent:
             raise ManifestError(
                 f"{self.row.video_id}: decision {self.decision!r}, shard {self.shard} and "
                 f"duplicate of {self.duplicate_of!r} do not go together"
@@ -75,64 +83,67 @@ def write_plan(path: str | os.PathLike[str], rows: Iterable[PlannedRow]) -> None
     """Write a plan to a path on this machine.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
+    rows = list(rows)
     records = [
         {
-            "video_id": one.row.video_id,
-            "uri": one.row.uri,
-            "size_bytes": one.row.size_bytes,
-            "duration_s": one.row.duration_s,
-            "key": one.row.key,
-            "decision": one.decision,
-            "shard": one.shard,
-            "duplicate_of": one.duplicate_of,
+            "video_id": planned.row.video_id,
+            "uri": planned.row.uri,
+            "size_bytes": planned.row.size_bytes,
+            "duration_s": planned.row.duration_s,
+            "key": planned.row.key,
+            "decision": planned.decision,
+            "shard": planned.shard,
+            "duplicate_of": planned.duplicate_of,
         }
-        for one in rows
+        for planned in rows
     ]
-    pq.write_table(pa.Table.from_pylist(records, schema=_SCHEMA), os.fspath(path))
+    table = pa.Table.from_pylist(records, schema=_SCHEMA)
+    for name in dict.fromkeys(chain.from_iterable(planned.unknown for planned in rows)):
+        table = table.append_column(name, [[planned.unknown.get(name) for planned in rows]])
+    pq.write_table(table, os.fspath(path))
 
 
 def read_plan(source: Any) -> list[PlannedRow]:
     """Read a plan, from a path or an open file.
 
     Raises:
-        ManifestError: it is not a plan.
+        ManifestError: the file is not a plan.
     """
     try:
         table = pq.read_table(source)
     except (OSError, pa.ArrowException) as error:
         raise ManifestError(f"{source}: the plan cannot be read ({error})") from error
-    if table.schema.names != _SCHEMA.names:
+    if not set(_SCHEMA.names) <= set(table.schema.names):
         raise ManifestError(f"{source}: is not a plan; its columns are {table.schema.names}")
+    unknown = [name for name in table.schema.names if name not in _SCHEMA.names]
     return [
         PlannedRow(
             ManifestRow(
-                one["video_id"], one["uri"], one["size_bytes"], one["duration_s"], one["key"]
+                values["video_id"],
+                values["uri"],
+                values["size_bytes"],
+                values["duration_s"],
+                values["key"],
             ),
-            one["decision"],
-            one["shard"],
-            one["duplicate_of"],
+            values["decision"],
+            values["shard"],
+            values["duplicate_of"],
+            {name: values[name] for name in unknown},
         )
-        for one in table.to_pylist()
+        for values in table.to_pylist()
     ]
 
 
 def shard_rows(rows: Sequence[PlannedRow], index: int) -> list[ManifestRow]:
-    """The inputs of one shard, in order; none where the plan has nothing left to do."""
-    return [one.row for one in rows if one.shard == index]
-
-
-_MEGABYTE = 1_000_000
-_MINUTE_MS = 60_000
-# Where nobody said how large or long videos are: as if each took a minute. A shard of 240 minutes
-# then has 240 videos.
-_UNKNOWN_MS = _MINUTE_MS
+    """Return the inputs of one shard in order; none where the plan has nothing left to do."""
+    return [planned.row for planned in rows if planned.shard == index]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the inputs that one worker does.
+    """A part of the inputs, for one worker.
 
     Args:
         index: counted from 0.
@@ -144,12 +155,12 @@ class Shard:
 
     @property
     def size_bytes(self) -> int:
-        """All its videos together."""
+        """The total size of the videos."""
         return sum(row.size_bytes for row in self.rows)
 
     @property
     def duration_s(self) -> float:
-        """All its videos together, in seconds."""
+        """The total length of the videos, in seconds."""
         return sum(row.duration_s for row in self.rows)
 
 
@@ -158,21 +169,21 @@ def cut_into_shards(
 ) -> list[Shard]:
     """Cut inputs into consecutive shards of about equal work.
 
-    Work is duration where all rows have one; else bytes, a row without counting as the mean of the
-    others; else each row counts as a minute. As few shards are made as the limit allows, and those
-    as even as can be without changing the order.
+    Work is duration where all rows have one; else bytes, where a row without a size counts as the
+    mean of the others; else each row counts as a minute. There are as few shards as the limit
+    allows, with work as even as the order of the rows allows.
 
-    A shard costs three pods, and a run with thousands of them more than etcd takes in one object:
-    where more than `max_shards` would come out, the limit grows until no more do.
+    A shard costs three pods, and a run with thousands of shards is too large for one object of
+    etcd. Where the limit results in more than ``max_shards``, the limit is raised.
 
     Args:
-        rows: the inputs; none give no shards.
-        shard_mb: the most megabytes (10^6 bytes) in a shard; a larger video has one of its own.
-        shard_minutes: the same in minutes, where work is duration.
-        max_shards: the most shards.
+        rows: the inputs; none result in no shards.
+        shard_mb: most megabytes (10^6 bytes) in a shard; a larger video is a shard by itself.
+        shard_minutes: most minutes in a shard, where work is duration.
+        max_shards: most shards.
 
     Raises:
-        UsageError: a limit that is not above 0.
+        UsageError: a limit is not above 0.
     """
     for name, limit in (("shard_mb", shard_mb), ("shard_minutes", shard_minutes)):
         if not (math.isfinite(limit) and limit > 0):
@@ -182,14 +193,14 @@ def cut_into_shards(
     if not rows:
         return []
     work, most = _work(rows, shard_mb, shard_minutes)
-    # ends[n] is the work of the first n rows. Whole numbers: sums of a million stay exact.
+    # ends[n] is the work of the first n rows. Integers, so that sums of a million rows are exact.
     ends = [0, *accumulate(work)]
     allowed = max(1, int(most))
     count = _count(ends, allowed, max_shards)
     low, high = 1, allowed
     if count > max_shards:
         count, low, high = max_shards, allowed, ends[-1]
-    # The smallest limit that gives no more shards than that is what makes them even.
+    # The smallest limit that results in this number of shards makes them even.
     while low < high:
         middle = (low + high) // 2
         if _count(ends, middle, count) <= count:
@@ -208,7 +219,7 @@ def cut_into_shards(
 def _work(
     rows: Sequence[ManifestRow], shard_mb: float, shard_minutes: float
 ) -> tuple[list[int], float]:
-    """Each row's work, 1 or more, and how much of it a shard may have."""
+    """Return each row's work, 1 or more, and the most work of a shard."""
     if all(row.duration_s for row in rows):
         return [max(1, round(row.duration_s * 1000)) for row in rows], shard_minutes * _MINUTE_MS
     known = [row.size_bytes for row in rows if row.size_bytes]
@@ -219,12 +230,12 @@ def _work(
 
 
 def _end(ends: Sequence[int], start: int, limit: int) -> int:
-    """Where the shard ends that begins there: one row at least, else as many as have room."""
+    """Return the end of the shard that begins at a row: one row, or all rows within the limit."""
     return max(start + 1, bisect_right(ends, ends[start] + limit) - 1)
 
 
 def _count(ends: Sequence[int], limit: int, most: int) -> int:
-    """How many shards a limit gives; counted up to one more than `most`."""
+    """Return the number of shards for a limit, counted up to one more than ``most``."""
     count = start = 0
     while start < len(ends) - 1 and count <= most:
         start = _end(ends, start, limit)

@@ -1,1 +1,1 @@
-"""How a run ended: its figures, and the pages that show them."""
+"""Reports of a run: its summary, advice on failures, and the HTML and Markdown pages."""

@@ -1,20 +1,31 @@
-"""A run's summary as short Markdown: what Kubeflow's page of a run shows beside its steps."""
+"""The report of a run as short Markdown, which Kubeflow's page of a run shows."""
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
-from c3d_client.core.text import weights_text
+from c3d_client.core.text import one_line, weights_text
 
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
 from c3d_pipelines.reports.advice import STATUS_WORDS, advice, kind_of
-from c3d_pipelines.reports.figures import count, length, share, significant, size
-from c3d_pipelines.reports.markup import LONGEST, markdown, visible
 from c3d_pipelines.reports.summary import PARTS, SUCCEEDED, Failure, RunSummary
 from c3d_pipelines.shards.schema import OK, STATUSES
+from c3d_pipelines.text import (
+    LONGEST,
+    count,
+    length,
+    share,
+    shortened,
+    significant,
+    size,
+    visible,
+)
 
 MOST_FAILURES = 20
+# Characters that Markdown interprets, or that turn an address into a link.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$^:@.=-])")
 _DECISION_WORDS = {
     DO: "to do in this run",
     DONE: "done earlier",
@@ -24,15 +35,15 @@ _DECISION_WORDS = {
 
 
 def to_markdown(summary: RunSummary) -> str:
-    """The verdict, where the dataset lies, the counts, failures and what to do, the speed."""
-    parts = [f"# {markdown(summary.verdict)}"]
-    state = f"Run {markdown(summary.run)}: **{markdown(summary.state.capitalize())}**"
-    parts.append(f"{state}. Dataset: {markdown(summary.out, longest=LONGEST)}")
+    """Return a run's verdict, dataset, counts, failures with advice, and speed."""
+    parts = [f"# {escape(summary.verdict)}"]
+    state = f"Run {escape(summary.run)}: **{escape(summary.state.capitalize())}**"
+    parts.append(f"{state}. Dataset: {escape(summary.out, longest=LONGEST)}")
     if summary.state != SUCCEEDED and summary.message.strip():
-        parts.append(f"> {markdown(summary.message, longest=LONGEST)}")
+        parts.append(f"> {escape(summary.message, longest=LONGEST)}")
     _, note = weights_text(summary.provenance)
     if note:
-        parts.append(f"**Weights: {markdown(note)}**")
+        parts.append(f"**Weights: {escape(note)}**")
     if summary.inputs:
         parts.append(_counts(summary))
     missing = summary.missing_shards
@@ -42,6 +53,12 @@ def to_markdown(summary: RunSummary) -> str:
         parts.append(_failures(summary))
     parts += [_speed(summary)] if summary.wall_s else []
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(value: object, *, longest: int = 300) -> str:
+    """Return any value as one line of plain text in Markdown, in a table too."""
+    plain = shortened(one_line(str(value)), longest)
+    return html.escape(_SPECIAL.sub(r"\\\1", plain), quote=False)
 
 
 def _counts(summary: RunSummary) -> str:
@@ -58,23 +75,23 @@ def _counts(summary: RunSummary) -> str:
     heads = ["", *(status.replace("_", " ") for status in statuses), "inputs"]
     return _table(
         heads,
-        [[words, *map(count, numbers), count(sum(numbers))] for words, numbers in lines],
+        [[name, *map(count, numbers), count(sum(numbers))] for name, numbers in lines],
     )
 
 
 def _failures(summary: RunSummary) -> str:
-    parts = ["## What failed, and how to try it again"]
-    for one in advice(summary):
-        said = f"**{STATUS_WORDS[one.kind]}: {count(one.count, 'video')}.** {one.meaning}"
-        parts += [f"{said} {one.remedy}", _code(one.command)]
+    parts = ["## What failed, and how to retry it"]
+    for item in advice(summary):
+        heading = f"**{STATUS_WORDS[item.kind]}: {count(item.count, 'video')}.**"
+        parts += [f"{heading} {item.meaning} {item.remedy}", _code(item.command)]
     first = summary.failures[:MOST_FAILURES]
     if len(first) < len(summary.failures):
         parts.append(f"The first {count(len(first))} of {count(len(summary.failures))}:")
     rows = [
         [
-            markdown(failure.video_id),
+            escape(failure.video_id),
             STATUS_WORDS[kind_of(failure)].lower(),
-            markdown(_reason(failure)),
+            escape(_reason(failure)),
         ]
         for failure in first
     ]
@@ -88,25 +105,25 @@ def _reason(failure: Failure) -> str:
 
 
 def _speed(summary: RunSummary) -> str:
-    """Time, rates and the split; of a run that did something."""
+    """Return the time, rates and parts of the time of a run with work."""
     wall_s = summary.wall_s or 0.0
     clips_per_s, hours = summary.rate(summary.clips) or 0.0, summary.rate(summary.video_s) or 0.0
-    said = [
+    parts = [
         f"## Speed\n\n{count(summary.processed, 'video')} in {length(wall_s)}: "
         f"{significant(clips_per_s)} clips/s, {significant(hours)} hours of video an hour; "
         f"{size(summary.bytes_in)} read, {size(summary.bytes_out)} written."
     ]
-    told = {part: seconds for part in PARTS if (seconds := summary.seconds.get(part)) is not None}
-    if any(told.values()):
-        heads = ["", *(part[:-2] for part in told)]
-        times = ["time", *map(length, told.values())]
-        shares = ["share", *(share(seconds, sum(told.values())) for seconds in told.values())]
-        said.append(_table(heads, [times, shares]))
-    return "\n\n".join(said)
+    known = {part: seconds for part in PARTS if (seconds := summary.seconds.get(part)) is not None}
+    if any(known.values()):
+        heads = ["", *(part[:-2] for part in known)]
+        times = ["time", *map(length, known.values())]
+        shares = ["share", *(share(seconds, sum(known.values())) for seconds in known.values())]
+        parts.append(_table(heads, [times, shares]))
+    return "\n\n".join(parts)
 
 
 def _code(command: str) -> str:
-    """A command as a block that nothing in it can end."""
+    """Return a command as a code block with a fence that the command does not contain."""
     command = visible(command)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
     return f"{fence}\n{command}\n{fence}"

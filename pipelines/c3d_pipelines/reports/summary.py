@@ -1,13 +1,12 @@
-"""Counts a run: its plan against the rows and the shards' reports that there are in the end.
+"""Summary of a run: its plan compared with the rows and the shard reports at its end.
 
-The plan says what there must be. A row that this run was to make and did not is a failure of its
-own kind, so that inputs = rows, always. All rows are worked on as columns: there may be millions.
+An input without a row counts as a failure, so that inputs = rows, always. All work is done on
+columns: a run may have millions of rows.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +16,38 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from c3d_client.core.provenance import Provenance
-from c3d_client.core.uri import redact
+from c3d_client.core.uri import redact, redact_urls
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE, PlannedRow
 from c3d_pipelines.records import Record
-from c3d_pipelines.reports.figures import count
-from c3d_pipelines.shards.schema import FAILED, OK, STATUSES, ShardReport
+from c3d_pipelines.shards.schema import (
+    FAILED,
+    OK,
+    ROW_MISSING,
+    SHARD_MISSING,
+    STATUSES,
+    ShardReport,
+)
+from c3d_pipelines.text import count
 
 SUCCEEDED = "SUCCEEDED"
 PARTS = ("decode_s", "wire_s", "queue_s", "compute_s")
-# Not the video's fault: nobody came to do it, or to say what became of it.
-SHARD_MISSING, ROW_MISSING = "ShardMissing", "RowMissing"
+# Edges of the histograms: a bin is about twice the one before, so that videos of seconds and of
+# hours fit on one page.
+DURATION_EDGES_S = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+CLIP_EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+
+_COLUMNS = (
+    *("status", "error_type", "error_message", "size_bytes", "n_clips", "duration_s", "wall_s"),
+    *PARTS,
+    *("shard", "run"),
+)
 
 
 @dataclass(frozen=True)
 class Failure(Record):
-    """An input without numbers. The status is never ``ok``; ``decision`` is the plan's."""
+    """An input without numbers. Its status is never ``ok``; ``decision`` is the plan's decision."""
 
     video_id: str
     uri: str
@@ -45,17 +59,17 @@ class Failure(Record):
 
 @dataclass(frozen=True)
 class ShardSummary(Record):
-    """What became of one shard of the plan.
+    """The result of one shard of the plan.
 
     Args:
         index: its number in the plan.
         name: its name in the dataset; empty where it is missing.
-        videos: that it was to do.
-        ok: of those, done well.
-        clips: that the server computed for it.
+        videos: its videos in the plan.
+        ok: videos with status ok.
+        clips: clips that the server computed for it.
         seconds: from its start to its end; None where it is missing.
-        bytes: of its files; None where it is missing.
-        retries: videos that were tried again because the server or the store had gone away.
+        bytes: size of its files; None where it is missing.
+        retries: videos that were retried because the server or the store was away.
     """
 
     index: int
@@ -69,37 +83,38 @@ class ShardSummary(Record):
 
     @property
     def missing(self) -> bool:
-        """Whether it left nothing."""
+        """Whether the shard is not in the dataset."""
         return not self.name
 
 
 @dataclass(frozen=True)
 class RunSummary(Record):
-    """What became of one run.
+    """The result of one run.
 
     Args:
-        state: as the pipeline ended: ``SUCCEEDED``, ``FAILED``, ``CANCELLED``.
-        message: why, where it did not succeed.
+        state: how the pipeline ended: ``SUCCEEDED``, ``FAILED``, ``CANCELLED``.
+        message: why it did not succeed.
         run: the run's name.
         out: the dataset's folder or bucket, without credentials.
-        server: the gRPC address that was asked; empty where nobody said.
+        server: the gRPC address of the server; empty where it is not known.
         answer: ``features`` or ``classes``.
-        started_at, ended_at: of the shards' work, in seconds since 1970, UTC; None without any.
-        counts: inputs by decision and, in each, by status; all are there.
+        started_at, ended_at: start and end of the shards' work, in seconds since 1970, UTC; None
+            without shards.
+        counts: inputs by decision and, in each, by status, with all decisions and statuses.
         failures: every input that is not ok, in the plan's order.
-        processed: videos that this run's shards did, well or not.
-        clips: that the server computed in this run.
-        video_s: length of the videos that this run did well, in seconds.
+        processed: videos that this run's shards did, whatever their status.
+        clips: clips that the server computed in this run.
+        video_s: the length of this run's ok videos, in seconds.
         video_wall_s: seconds from start to end of each video of this run, summed.
         seconds: ``decode_s``, ``wire_s``, ``queue_s``, ``compute_s``, summed over this run's
-            videos; they overlap. None where the server does not tell, or nothing was done.
-        retries: videos of this run that were tried again.
-        durations: of all inputs whose length is known, duplicates left out, in seconds.
-        clip_counts: clips of all inputs that are ok, duplicates left out.
+            videos; they overlap. None where the server does not report it, or nothing was done.
+        retries: videos of this run that were retried.
+        durations: lengths of all inputs where they are known, without duplicates, in seconds.
+        clip_counts: clips of all ok inputs, without duplicates.
         shards: every shard of the plan, by index.
-        bytes_in: of the videos that this run did.
-        bytes_out: of the files that this run's shards wrote.
-        provenance: what makes the dataset's numbers; empty where the run did not get so far.
+        bytes_in: size of this run's videos.
+        bytes_out: size of the files that this run's shards wrote.
+        provenance: how the dataset's numbers are made; empty where the run ended before preflight.
     """
 
     state: str
@@ -127,34 +142,34 @@ class RunSummary(Record):
 
     @property
     def inputs(self) -> int:
-        """All inputs of the plan."""
+        """The number of inputs in the plan."""
         return sum(self.decided(decision) for decision in DECISIONS)
 
     @property
     def ok(self) -> int:
-        """Inputs that have their numbers, whichever run made them."""
+        """The inputs that have numbers, of this run or an earlier one."""
         return self.ended(OK)
 
     @property
     def unsuccessful(self) -> int:
-        """Inputs that this run was to do and that are not ok."""
+        """The inputs that this run was to do and that are not ok."""
         return self.decided(DO) - self.counts[DO][OK]
 
     @property
     def wall_s(self) -> float | None:
-        """From the first shard's start to the last one's end, in seconds."""
+        """The time from the first shard's start to the last shard's end, in seconds."""
         if self.started_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.started_at
 
     @property
     def missing_shards(self) -> tuple[ShardSummary, ...]:
-        """The shards that left nothing."""
+        """The shards that are not in the dataset."""
         return tuple(shard for shard in self.shards if shard.missing)
 
     @property
     def verdict(self) -> str:
-        """All of it in one sentence."""
+        """The result in one sentence."""
         has, have = ("has features", "have features")
         if self.answer == "classes":
             has, have = ("is classified", "are classified")
@@ -163,31 +178,31 @@ class RunSummary(Record):
             ended = "" if self.state == SUCCEEDED else ": the run ended before there was a plan"
             return f"No videos were done{ended}"
         if inputs == 1:
-            said = f"The one video {has if ok else _denied(has)}"
+            sentence = f"The one video {has if ok else _denied(has)}"
         elif not lost:
-            said = f"All {count(inputs)} videos {have}"
+            sentence = f"All {count(inputs)} videos {have}"
         elif not ok:
-            said = f"None of the {count(inputs)} videos {has}"
+            sentence = f"None of the {count(inputs)} videos {has}"
         else:
             refused = _denied(has if lost == 1 else have, short=True)
-            said = f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}"
-            said += f"; {count(lost)} {refused}"
-        return said if self.decided(DO) else f"{said}; there was nothing left to do"
+            sentence = f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}"
+            sentence += f"; {count(lost)} {refused}"
+        return sentence if self.decided(DO) else f"{sentence}; there was nothing left to do"
 
     def decided(self, decision: str) -> int:
-        """Inputs with this decision of the plan."""
+        """Return the number of inputs with a decision."""
         return sum(self.counts[decision].values())
 
     def ended(self, status: str) -> int:
-        """Inputs with this status."""
+        """Return the number of inputs with a status."""
         return sum(self.counts[decision][status] for decision in DECISIONS)
 
     def rate(self, number: float) -> float | None:
-        """So much of this run in a second; None where nothing was done."""
+        """Return a number per second of this run; None where nothing was done."""
         return number / self.wall_s if self.wall_s else None
 
     def metrics(self) -> dict[str, float]:
-        """The numbers to compare runs by, for Kubeflow's metrics; what is unknown is left out."""
+        """Return the numbers to compare runs by, for Kubeflow's metrics, without unknown ones."""
         missing = len(self.missing_shards)
         known: dict[str, float | None] = {
             "inputs": self.inputs,
@@ -225,7 +240,7 @@ class RunSummary(Record):
 
 
 def _denied(does: str, *, short: bool = False) -> str:
-    """``has features`` as ``does not have features`` or, short, ``does not``."""
+    """Return ``has features`` as ``does not have features`` or, short, ``does not``."""
     verb, what = does.split(" ", 1)
     auxiliary, rest = {
         "has": ("does not", f" have {what}"),
@@ -236,14 +251,9 @@ def _denied(does: str, *, short: bool = False) -> str:
     return auxiliary if short else auxiliary + rest
 
 
-# Films of seconds and of hours fit on one page when a bin is about twice the one before it.
-DURATION_EDGES_S = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
-CLIP_EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
-
-
 @dataclass(frozen=True)
 class Bin(Record):
-    """The values from ``low`` up to but without ``high``; the last bin has no ``high``."""
+    """The number of values from ``low`` to below ``high``; the last bin has no ``high``."""
 
     low: float
     high: float | None
@@ -252,13 +262,13 @@ class Bin(Record):
 
 @dataclass(frozen=True)
 class Histogram(Record):
-    """How values are spread.
+    """The distribution of values.
 
     Args:
-        bins: from the first that holds a value to the last that does; none without values.
-        count: of the values.
-        total: their sum.
-        median, p95, largest: of the values; None without any.
+        bins: the bins from the first to the last with a value; none without values.
+        count: the number of values.
+        total: the sum of the values.
+        median, p95, largest: of the values; None without values.
     """
 
     bins: tuple[Bin, ...]
@@ -270,32 +280,22 @@ class Histogram(Record):
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], edges: Sequence[float]) -> Histogram:
-        """Count values ``[n]``, none below the first edge, into bins that begin at the edges."""
+        """Count values ``[n]``, none below the first edge, in bins that begin at the edges."""
         if not len(values):
             return cls((), 0, 0.0, None, None, None)
         counts = np.histogram(values, [*edges, np.inf])[0].tolist()
         highs = [*edges[1:], None]
-        filled = [place for place, number in enumerate(counts) if number]
-        kept = range(filled[0], filled[-1] + 1)
+        filled = [index for index, number in enumerate(counts) if number]
+        shown = range(filled[0], filled[-1] + 1)
         median, p95 = np.percentile(values, [50, 95])
         return cls(
-            bins=tuple(Bin(edges[place], highs[place], counts[place]) for place in kept),
+            bins=tuple(Bin(edges[index], highs[index], counts[index]) for index in shown),
             count=len(values),
             total=float(values.sum(dtype=np.float64)),
             median=float(median),
             p95=float(p95),
             largest=float(values.max()),
         )
-
-
-__all__ = ["RunSummary", "summarise"]
-
-_USED = (
-    *("status", "error_type", "error_message", "size_bytes", "n_clips", "duration_s", "wall_s"),
-    *PARTS,
-    *("shard", "run"),
-)
-_URL = re.compile(r"[A-Za-z][\w+.-]+://[^\s'\"]+")
 
 
 def summarise(
@@ -311,24 +311,24 @@ def summarise(
     server: str = "",
     answer: str = "",
 ) -> RunSummary:
-    """Count a run.
+    """Return the summary of a run.
 
     Args:
         out: the dataset's folder or bucket.
         run: the run's name.
-        planned: its plan, one row an input; none where it failed before there was one.
-        rows: the index's rows of these inputs, whichever run made them; others do not matter.
-        reports: of the shards that are done; others do not matter.
-        provenance: what makes the numbers; empty where nobody asked.
-        state: as the pipeline ended: ``SUCCEEDED``, ``FAILED``, ``CANCELLED``.
-        message: why, where it did not succeed.
-        server: the gRPC address that is asked.
-        answer: ``features`` or ``classes``; the shards' by default.
+        planned: its plan, one row per input; none where the run failed before planning.
+        rows: the index's rows of these inputs, of any run; other rows are ignored.
+        reports: the reports of the shards that are done; other reports are ignored.
+        provenance: how the numbers are made; empty where the run ended before preflight.
+        state: how the pipeline ended: ``SUCCEEDED``, ``FAILED``, ``CANCELLED``.
+        message: why it did not succeed.
+        server: the gRPC address of the server.
+        answer: ``features`` or ``classes``; the shards' answer by default.
     """
     inputs = _Inputs(planned, rows, run=run, reports=reports)
-    well, single = inputs.statuses == OK, inputs.decisions != DUPLICATE
+    is_ok, is_single = inputs.statuses == OK, inputs.decisions != DUPLICATE
     durations, clips = inputs.numbers("duration_s"), inputs.numbers("n_clips")
-    # What is in no shard was put into the index for what nobody did.
+    # A row without a shard represents an input that no shard did.
     done = pc.and_(pc.equal(inputs.rows["run"], run), pc.not_equal(inputs.rows["shard"], ""))
     mine = inputs.fresh & _flags(done)
     videos = inputs.rows.filter(pa.array(mine))
@@ -336,7 +336,7 @@ def summarise(
     now = [report for report in reports if report.name in names]
     return RunSummary(
         state=state,
-        message=_without_secrets(message),
+        message=redact_urls(message),
         run=run,
         out=redact(out),
         server=server,
@@ -347,12 +347,12 @@ def summarise(
         failures=inputs.failures(),
         processed=int(mine.sum()),
         clips=sum(report.clips_answered for report in now),
-        video_s=float(np.nansum(durations[mine & well])),
+        video_s=float(np.nansum(durations[mine & is_ok])),
         video_wall_s=pc.sum(videos["wall_s"]).as_py() or 0.0,
         seconds={part: pc.sum(videos[part]).as_py() for part in PARTS},
         retries=sum(report.retries for report in now),
-        durations=Histogram.of(_known(durations[single]), DURATION_EDGES_S),
-        clip_counts=Histogram.of(_known(clips[single & well]), CLIP_EDGES),
+        durations=Histogram.of(_known(durations[is_single]), DURATION_EDGES_S),
+        clip_counts=Histogram.of(_known(clips[is_single & is_ok]), CLIP_EDGES),
         shards=inputs.shards({report.name: report for report in reports}),
         bytes_in=int(pc.sum(videos["size_bytes"]).as_py() or 0),
         bytes_out=sum(report.video_bytes + report.clip_bytes for report in now),
@@ -361,13 +361,22 @@ def summarise(
 
 
 class _Inputs:
-    """The plan's inputs, each with the row that counts for it; columns ``[n]``.
+    """The plan's inputs, each with its row; all attributes are columns ``[n]``.
+
+    A row of another run is not the result of an input that this run was to do, unless the other run
+    did the same shard meanwhile and the video is ok.
 
     Args:
-        planned, rows, run, reports: as :func:`summarise` has them.
+        planned, rows, run, reports: as for :func:`summarise`.
 
-    A row that another run left says nothing of what this run was to do; unless the other did the
-    same shard meanwhile, and the video well.
+    Attributes:
+        planned: the plan.
+        decisions: the plan's decisions.
+        shard_of: the numbers of the inputs' shards, -1 without one.
+        present: whether the input has a row.
+        fresh: whether the row is of this run.
+        rows: the rows, null where there is none.
+        statuses: the rows' statuses, ``failed`` where there is none.
     """
 
     def __init__(
@@ -379,35 +388,37 @@ class _Inputs:
         reports: Sequence[ShardReport],
     ) -> None:
         self.planned = planned
-        self.decisions = np.array([one.decision for one in planned], object)
-        self.shard_of = np.array([one.shard for one in planned], np.int64)
-        ids = pa.array([one.row.video_id for one in planned], pa.string())
-        originals = pa.array([one.duplicate_of for one in planned], pa.string())
+        self.decisions = np.array([item.decision for item in planned], object)
+        self.shard_of = np.array([item.shard for item in planned], np.int64)
+        ids = pa.array([item.row.video_id for item in planned], pa.string())
+        originals = pa.array([item.duplicate_of for item in planned], pa.string())
         known = rows["video_id"].combine_chunks()
         done = pa.array([report.name for report in reports], pa.string())
-        elsewhere = pc.and_(pc.is_in(rows["shard"], value_set=done), pc.equal(rows["status"], OK))
-        stale = ~_flags(pc.or_(pc.equal(rows["run"], run), elsewhere))
+        is_ok = pc.equal(rows["status"], OK)
+        of_other_run = pc.and_(pc.is_in(rows["shard"], value_set=done), is_ok)
+        stale = ~_flags(pc.or_(pc.equal(rows["run"], run), of_other_run))
 
-        at = _places(ids, known)
-        at[_found(at) & (self.decisions == DO) & np.append(stale, False)[at]] = -1
-        # A duplicate is what its original is: in this plan, or in an earlier one.
-        twice = self.decisions == DUPLICATE
-        there, earlier = _places(originals, ids), _places(originals, known)
-        of_original = np.where(_found(there), np.append(at, -1)[there], earlier)
-        at = np.where(twice & (_found(there) | _found(of_original)), of_original, at)
+        row_of = _positions(ids, known)
+        row_of[(row_of >= 0) & (self.decisions == DO) & np.append(stale, False)[row_of]] = -1
+        # A duplicate has the row of its original, which is in this plan or in an earlier one.
+        original, earlier = _positions(originals, ids), _positions(originals, known)
+        row_of_original = np.where(original >= 0, np.append(row_of, -1)[original], earlier)
+        has_original = (original >= 0) | (row_of_original >= 0)
+        is_duplicate = self.decisions == DUPLICATE
+        row_of = np.where(is_duplicate & has_original, row_of_original, row_of)
 
-        self.present = _found(at)
+        self.present = row_of >= 0
         self.fresh = self.present & (self.decisions == DO)
-        self.rows = rows.select(_USED).take(pa.array(at, mask=~self.present))
-        found = self.rows["status"].to_numpy(zero_copy_only=False)
-        self.statuses = np.where(self.present, found, FAILED)
+        self.rows = rows.select(_COLUMNS).take(pa.array(row_of, mask=~self.present))
+        statuses = self.rows["status"].to_numpy(zero_copy_only=False)
+        self.statuses = np.where(self.present, statuses, FAILED)
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
-        """A column of numbers, NaN where there is none."""
+        """Return a column of numbers, NaN where there is none."""
         return np.asarray(self.rows[column].cast(pa.float64()).to_numpy(), np.float64)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Inputs by decision and status."""
+        """Return the number of inputs by decision and status."""
         return {
             decision: {
                 status: int(((self.decisions == decision) & (self.statuses == status)).sum())
@@ -417,32 +428,32 @@ class _Inputs:
         }
 
     def failures(self) -> tuple[Failure, ...]:
-        """All that are not ok, in the plan's order."""
+        """Return the inputs that are not ok, in the plan's order."""
         failed = np.flatnonzero(self.statuses != OK)
-        told = self.rows.select(("error_type", "error_message")).take(pa.array(failed))
-        made = []
-        for place, said in zip(failed.tolist(), told.to_pylist(), strict=True):
-            one = self.planned[place]
-            error_type, message = said["error_type"], said["error_message"]
-            if not self.present[place]:
-                error_type, message = self._missing(one)
-            made.append(
+        errors = self.rows.select(("error_type", "error_message")).take(pa.array(failed))
+        failures = []
+        for index, error in zip(failed.tolist(), errors.to_pylist(), strict=True):
+            item = self.planned[index]
+            error_type, message = error["error_type"], error["error_message"]
+            if not self.present[index]:
+                error_type, message = self._missing(item)
+            failures.append(
                 Failure(
-                    video_id=one.row.video_id,
-                    uri=redact(one.row.uri),
-                    status=self.statuses[place],
+                    video_id=item.row.video_id,
+                    uri=redact(item.row.uri),
+                    status=self.statuses[index],
                     error_type=error_type,
-                    error_message=_without_secrets(message),
-                    decision=one.decision,
+                    error_message=redact_urls(message),
+                    decision=item.decision,
                 )
             )
-        return tuple(made)
+        return tuple(failures)
 
     def shards(self, reports: Mapping[str, ShardReport]) -> tuple[ShardSummary, ...]:
-        """Every shard of the plan; one counts as done by the rows that lie in it."""
+        """Return every shard of the plan; a shard is done where a fresh row refers to it."""
         to_do = self.shard_of >= 0
         planned = np.bincount(self.shard_of[to_do])
-        well = np.bincount(
+        ok = np.bincount(
             self.shard_of[to_do & self.fresh & (self.statuses == OK)], minlength=len(planned)
         )
         names = dict(
@@ -452,39 +463,35 @@ class _Inputs:
                 strict=True,
             )
         )
-        made = []
+        summaries = []
         for index in np.flatnonzero(planned).tolist():
             report = reports.get(names.get(index, ""))
-            made.append(
+            summaries.append(
                 ShardSummary(
                     index=index,
                     name=report.name if report else "",
                     videos=int(planned[index]),
-                    ok=int(well[index]),
+                    ok=int(ok[index]),
                     clips=report.clips_answered if report else 0,
                     seconds=report.ended_at - report.started_at if report else None,
                     bytes=report.video_bytes + report.clip_bytes if report else None,
                     retries=report.retries if report else 0,
                 )
             )
-        return tuple(made)
+        return tuple(summaries)
 
-    def _missing(self, one: PlannedRow) -> tuple[str, str]:
-        if one.decision == DO:
-            return SHARD_MISSING, f"its shard {one.shard} is not there: it did not come to its end"
-        if one.decision == DUPLICATE:
-            return ROW_MISSING, f"is the same as {one.duplicate_of}, which has no row"
+    def _missing(self, item: PlannedRow) -> tuple[str, str]:
+        if item.decision == DO:
+            return SHARD_MISSING, f"its shard {item.shard} does not exist: it did not end"
+        if item.decision == DUPLICATE:
+            return ROW_MISSING, f"is the same as {item.duplicate_of}, which has no row"
         return ROW_MISSING, "its row of an earlier run is not in the dataset's index"
 
 
-def _places(values: pa.Array, among: pa.Array) -> npt.NDArray[np.int64]:
-    """Where each value is among others; -1 where it is not."""
-    found = pc.fill_null(pc.index_in(values, value_set=among), -1)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
-
-
-def _found(places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    return places >= 0
+def _positions(values: pa.Array, among: pa.Array) -> npt.NDArray[np.int64]:
+    """Return the position of each value among others; -1 where it is not among them."""
+    positions = pc.fill_null(pc.index_in(values, value_set=among), -1)
+    return np.asarray(positions.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _flags(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -494,8 +501,3 @@ def _flags(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 def _known(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     known: npt.NDArray[np.float64] = values[~np.isnan(values)]
     return known
-
-
-def _without_secrets(text: str) -> str:
-    """A message; libraries put whole URLs into theirs."""
-    return _URL.sub(lambda url: redact(url[0]), text)

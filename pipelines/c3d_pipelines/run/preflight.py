@@ -1,10 +1,11 @@
-"""Before the first shard: is the server there, is its model the right one, can results be kept?
+"""Checks before the first shard: the server answers, serves the right model, and the dataset fits.
 
-What would make every shard fail is found here in seconds, and said once.
+A fault that would fail every shard is found here in seconds and reported once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -15,45 +16,46 @@ from c3d_client.core.files import TEMPORARY_PREFIX
 
 from c3d_pipelines.dataset.card import require_same_dataset
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.retry import Patience, ServerGone
+from c3d_pipelines.shards.retry import ServerGone, ServerRetry
 from c3d_pipelines.storage import Storage
 
-# A server that was just told to start may take so long; a mistyped address should not take longer.
+# Long enough for a server that is starting, and short enough for a mistyped address.
 _WAIT_S = 20.0
 _GREY = 128
 
 
 def preflight(settings: JobSettings) -> JobSettings:
-    """Ask the server for its model and for one clip, and see that the dataset may hold the answers.
+    """Request the server's model and the answer for one clip, and check that the dataset fits.
 
-    A server that does not answer yet is waited for, 20 seconds at most.
+    A server that does not answer yet is retried for at most 20 seconds.
 
     Returns:
         The settings with the provenance of all numbers that the run may make.
 
     Raises:
-        ServingError: the server does not answer, or its answer is no number.
-        ContractMismatch: its model is not C3D's as this release knows it.
-        UsageError: classes are asked for, and the model gives features only.
-        ProvenanceError: the dataset's numbers were made differently, or are of the other kind.
-        StorageError: the dataset's place cannot be written.
+        ServingError: the server does not answer, or its answer is not a number.
+        ContractMismatch: its model is not the C3D model that this release knows.
+        UsageError: classes are requested, and the model has features only.
+        ProvenanceError: the dataset's numbers were made differently, or are of the other answer.
+        StorageError: the dataset's folder cannot be written.
     """
     storage = Storage(settings.out)
     signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
-    with settings.client() as c3d:
-        patience = Patience(
-            c3d.serving.options,
-            patience_s=min(settings.patience_s, _WAIT_S),
-            check=lambda info: None,
-            restarts=False,
-        )
-        stop = threading.Event()
+    with (
+        settings.client() as c3d,
+        contextlib.closing(
+            ServerRetry(
+                c3d.serving.options,
+                wait_s=min(settings.patience_s, _WAIT_S),
+                check=lambda info: None,
+                restarts=False,
+            )
+        ) as server,
+    ):
         try:
-            patience.do(lambda: _ask_for_a_clip(c3d, signature), stop)
+            server.do(lambda: _request_one_clip(c3d, signature), threading.Event())
         except ServerGone as gone:
             raise gone.error from None
-        finally:
-            patience.close()
         provenance = c3d.provenance()
     require_same_dataset(storage, answer=settings.answer, provenance=provenance)
     probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"
@@ -62,8 +64,8 @@ def preflight(settings: JobSettings) -> JobSettings:
     return settings.with_provenance(provenance)
 
 
-def _ask_for_a_clip(c3d: C3DClient, signature: Signature) -> None:
-    """One grey clip; signature, shape and type are held against the contract on the way."""
+def _request_one_clip(c3d: C3DClient, signature: Signature) -> None:
+    """Request the answer for a grey clip; the client checks signature, shape and dtype."""
     info = c3d.model.info(signature)
     answer = c3d.serving.predict(signature, np.full((1, *CLIP_SHAPE), _GREY, np.uint8))
     if not np.isfinite(answer.output).all():
@@ -72,6 +74,6 @@ def _ask_for_a_clip(c3d: C3DClient, signature: Signature) -> None:
     if signature is CLASSIFY and len(info.labels) != classes:
         raise ContractMismatch(
             c3d.model.target,
-            f"the model gives {classes} probabilities and names {len(info.labels)} labels; "
+            f"the model returns {classes} probabilities and has {len(info.labels)} labels; "
             "export it again",
         )

@@ -1,26 +1,20 @@
-"""Ends a run: one index of what there was and what this run made, and the dataset's own files.
+"""Publish a run: write the dataset's index, its cards and the run's report.
 
-All that it needs lies in the dataset, so it may be done again, by anybody, with the same result.
-``dataset.json`` is written last.
+Publishing reads only the dataset, so it can be repeated with the same result. ``dataset.json`` is
+written last.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from c3d_client.core.uri import redact
+from c3d_client.core.uri import Uri
 
-from c3d_pipelines.dataset.card import (
-    CARD_FILE,
-    card_of,
-    labels_of,
-    read_card,
-    require_same_dataset,
-)
+from c3d_pipelines.dataset.card import require_same_dataset, write_dataset
 from c3d_pipelines.dataset.index import (
     NEWEST,
     Index,
@@ -30,9 +24,7 @@ from c3d_pipelines.dataset.index import (
     newest,
     timed,
     times,
-    write_index,
 )
-from c3d_pipelines.dataset.readme import README_FILE, readme
 from c3d_pipelines.errors import RunError, ShardError
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import DO, DUPLICATE, PlannedRow, write_plan
@@ -52,44 +44,44 @@ def publish(
     state: str = "SUCCEEDED",
     message: str = "",
 ) -> RunSummary:
-    """Write the dataset's index, card and this run's report.
+    """Write the dataset's index and cards, and this run's report.
 
-    Every planned input has exactly one row afterwards: what its shard made; what an earlier run
-    made, where nothing was to be done; what its original has, for a duplicate; and ``failed``,
-    ShardMissing, where its shard is not there, so that the next run does it. Rows of other runs
-    stay.
+    Every planned input has exactly one row afterwards: the row of its shard; the row of an earlier
+    run, for an input that was not to be done; the row of its original, for a duplicate; or
+    ``failed``, ShardMissing, where its shard does not exist, so that the next run does it. Rows of
+    other runs stay.
 
     Args:
-        settings: of the run, with the provenance that the server gave.
+        settings: the run's settings, with the provenance.
         planned: the run's plan.
-        state: how the pipeline ended, in Kubeflow's word.
-        message: why, where it did not succeed.
+        state: how the pipeline ended, as Kubeflow names it.
+        message: why the pipeline did not succeed.
 
     Returns:
-        What became of the run.
+        The run's summary.
 
     Raises:
         ProvenanceError: the dataset holds numbers that were made differently; nothing is written.
-        ShardError: a shard is damaged, or the rows are not one for each input.
+        ShardError: a shard is damaged, or an input has no row or several rows.
         StorageError: the dataset cannot be read or written.
         RunError: the settings have no provenance.
     """
     if not settings.provenance:
         raise RunError(
-            f"run {settings.run}: nobody asked the server what it is; run preflight before publish"
+            f"run {settings.run}: its settings have no provenance; run preflight before publish"
         )
     storage = Storage(settings.out)
     require_same_dataset(storage, answer=settings.answer, provenance=settings.provenance)
-    named = _shard_names(settings, planned)
-    index = load_index(storage, first=set(named.values()))
-    index = Index(_with_all(index, settings, planned, named), index.shards)
+    names = _shard_names(settings, planned)
+    index = load_index(storage, first=set(names.values()))
+    index = replace(index, table=_with_all_inputs(index, settings, planned, names))
     rows = _rows_of(index.table, planned)
     summary = summarise(
         out=settings.out,
         run=settings.run,
         planned=planned,
         rows=rows,
-        reports=[index.shards[name] for name in named.values() if name in index.shards],
+        reports=[index.shards[name] for name in names.values() if name in index.shards],
         provenance=settings.provenance,
         state=state,
         message=message,
@@ -98,99 +90,71 @@ def publish(
     )
     _write_run(storage, settings, planned, summary)
     write_dataset(storage, index, answer=settings.answer, provenance=settings.provenance)
-    _log.info("%s: %d of %d videos ok", redact(settings.out), summary.ok, summary.inputs)
+    _log.info("%s: %d of %d videos ok", storage.uri, summary.ok, summary.inputs)
     return summary
-
-
-def write_dataset(
-    storage: Storage, index: Index, *, answer: str, provenance: Mapping[str, object]
-) -> None:
-    """Write a dataset's index, README and, last, ``dataset.json``.
-
-    Raises:
-        ProvenanceError: its shards have different labels.
-        ShardError, StorageError: a shard cannot be read, or the place cannot be written.
-    """
-    earlier = read_card(storage)
-    card = card_of(
-        storage,
-        index,
-        answer=answer,
-        # What need not agree stays as the first run said it.
-        provenance=earlier.provenance if earlier else provenance,
-        labels=labels_of(storage, index) or (earlier.labels if earlier else ()),
-    )
-    write_index(storage, index)
-    storage.write(README_FILE, readme(card, name=_folder_name(storage)))
-    storage.write(CARD_FILE, card.to_json())
-
-
-def _folder_name(storage: Storage) -> str:
-    uri = os.path.abspath(storage.uri) if storage.is_local else redact(storage.uri)
-    return os.path.basename(uri)
 
 
 def _shard_names(settings: JobSettings, planned: Sequence[PlannedRow]) -> dict[int, str]:
     rows: dict[int, list[ManifestRow]] = {}
-    for one in planned:
-        if one.decision == DO:
-            rows.setdefault(one.shard, []).append(one.row)
+    for item in planned:
+        if item.decision == DO:
+            rows.setdefault(item.shard, []).append(item.row)
     return {number: shards.name_of(settings, rows[number]) for number in sorted(rows)}
 
 
-def _with_all(
+def _with_all_inputs(
     index: Index,
     settings: JobSettings,
     planned: Sequence[PlannedRow],
-    named: Mapping[int, str],
+    names: Mapping[int, str],
 ) -> pa.Table:
-    """The index's rows, and one for each input that has none."""
-    gone = {number for number, name in named.items() if name not in index.shards}
+    """Return the index's rows, and a row for each input that has none."""
+    gone = {number for number, name in names.items() if name not in index.shards}
     missing = missing_rows(
-        _own([one for one in planned if one.shard in gone], settings.run),
-        message="its shard did not come to its end; the next run does it again",
+        _input_columns([item for item in planned if item.shard in gone], settings.run),
+        message="its shard did not end; the next run does it again",
     )
     table = newest([timed(index.table, times(index.table, index.shards)), timed(missing, NEWEST)])
-    duplicates = [one for one in planned if one.decision == DUPLICATE]
+    duplicates = [item for item in planned if item.decision == DUPLICATE]
     if not duplicates:
         return table
     copies = copies_of(
-        _own(duplicates, settings.run),
+        _input_columns(duplicates, settings.run),
         table,
         message="its original was replaced after the plan was made; the next run does it",
     )
     return newest([timed(table, times(table, index.shards)), timed(copies, NEWEST)])
 
 
-def _own(planned: Sequence[PlannedRow], run: str) -> pa.Table:
-    """What a plan alone says of its inputs, as the index's first columns."""
+def _input_columns(planned: Sequence[PlannedRow], run: str) -> pa.Table:
+    """Return the index's columns that describe an input, whatever its result."""
     texts = {
-        "video_id": [one.row.video_id for one in planned],
-        # The index is for others to read; a URL may be signed.
-        "uri": [redact(one.row.uri) for one in planned],
-        "key": [one.row.key for one in planned],
+        "video_id": [item.row.video_id for item in planned],
+        # The index is public, and a URL may be signed.
+        "uri": [str(Uri(item.row.uri)) for item in planned],
+        "key": [item.row.key for item in planned],
         "run": [run] * len(planned),
-        "duplicate_of": [one.duplicate_of for one in planned],
+        "duplicate_of": [item.duplicate_of for item in planned],
     }
     columns = {name: pa.array(values, pa.string()) for name, values in texts.items()}
-    sizes = pa.array([one.row.size_bytes for one in planned], pa.int64())
+    sizes = pa.array([item.row.size_bytes for item in planned], pa.int64())
     return pa.table({**columns, "size_bytes": sizes})
 
 
 def _rows_of(table: pa.Table, planned: Sequence[PlannedRow]) -> pa.Table:
-    """The index's row of each planned input, in the plan's order."""
-    ids = pa.array([one.row.video_id for one in planned], pa.string())
-    at = pc.index_in(ids, value_set=table["video_id"])
-    single = len(pc.unique(table["video_id"])) == len(table) and len(pc.unique(ids)) == len(ids)
-    if at.null_count or not single:
-        lost = ids.filter(at.is_null()).to_pylist()
-        named = ", ".join(lost[:5]) + (" and others" if len(lost) > 5 else "")
+    """Return the index's row of each planned input, in the plan's order."""
+    ids = pa.array([item.row.video_id for item in planned], pa.string())
+    positions = pc.index_in(ids, value_set=table["video_id"])
+    is_unique = len(pc.unique(table["video_id"])) == len(table) and len(pc.unique(ids)) == len(ids)
+    if positions.null_count or not is_unique:
+        missing = ids.filter(positions.is_null()).to_pylist()
+        examples = ", ".join(missing[:5]) + (" and others" if len(missing) > 5 else "")
         raise ShardError(
-            f"{len(ids)} inputs do not have one row each: {len(lost)} have none"
-            + (f" ({named})" if lost else ", but some come twice")
+            f"{len(ids)} inputs do not have one row each: {len(missing)} have none"
+            + (f" ({examples})" if missing else ", but some come twice")
             + "; make a new plan and run it"
         )
-    return table.take(at)
+    return table.take(positions)
 
 
 def _write_run(

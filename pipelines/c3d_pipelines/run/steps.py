@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from c3d_client.core.errors import ProvenanceError
-from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import read_plan, shard_rows, write_plan
@@ -137,7 +136,7 @@ def extract_step(
         digest = digest_of_model(settings.provenance)
         _refuse_other_model(model_digest, digest, settings.server)
         rows = shard_rows(read_plan(plan_path), index)
-        return do_shard(settings, rows, index, halt=cancel, cores=cores).name
+        return do_shard(settings, rows, index, cancel=cancel, cores=cores).name
 
 
 def publish_step(
@@ -174,7 +173,7 @@ def gate_step(*, unsuccessful: float, max_failed: float, out: str, run: str) -> 
     with recorded_failure("gate", out=out, run=run):
         failed, allowed = whole("unsuccessful", unsuccessful), whole("max_failed", max_failed)
         if 0 <= allowed < failed:
-            report = redact(Storage(out).uri_of(run_file(run, PAGE)))
+            report = Storage(out).uri_of(run_file(run, PAGE))
             raise RunError(
                 f"{failed} videos did not end ok, and max_failed is {allowed}; {report} has the "
                 "reasons; the dataset holds all the others"

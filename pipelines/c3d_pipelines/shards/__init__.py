@@ -1,1 +1,1 @@
-"""One shard of a run: asked for, written, and held against its report."""
+"""Shards: the part of a run that one worker extracts, writes and reports."""

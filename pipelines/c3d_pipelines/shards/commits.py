@@ -1,7 +1,6 @@
-"""Shards as the dataset's folder holds them: their names, and whether one is done.
+"""Shards in a dataset's folder: their names, and the reports of those that are done.
 
-The worker asks before it begins, the index before it reads. Nothing but a report that fits its
-files says that a shard is there.
+A shard is done when its report exists and fits its files.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from c3d_client.core.files import TEMPORARY_PREFIX
-from c3d_client.core.provenance import provenance_digest
-from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.inputs.manifest import ManifestRow
@@ -24,32 +20,32 @@ from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import ShardReport, clip_file, report_file, shard_name, video_file
 from c3d_pipelines.storage import Storage
 
-# No worker writes nothing for so long; what is older was left by one that was killed.
+# A worker writes more often than this; an older temporary file is of a worker that was killed.
 _STALE_S = 24 * 3600.0
 
 _log = logging.getLogger(__name__)
 
 
 def name_of(settings: JobSettings, rows: Sequence[ManifestRow]) -> str:
-    """The name of the shard of these videos: of what they are, and of all that makes its content.
+    """Return the name of a shard of these videos, made with these settings.
 
     Args:
-        settings: of the run, with its provenance.
+        settings: the run's settings, with the provenance.
         rows: the shard's videos, in order.
     """
-    made = f"{provenance_digest(settings.provenance)} {settings.answer} {settings.clip_rows}"
-    return shard_name(((row.video_id, row.uri, row.key) for row in rows), made)
+    digest = f"{settings.provenance.digest()} {settings.answer} {settings.clip_rows}"
+    return shard_name(((row.video_id, row.uri, row.key) for row in rows), digest)
 
 
 def read_report(storage: Storage, name: str) -> ShardReport | None:
-    """The report of a shard that is done.
+    """Return the report of a shard that is done.
 
     Returns:
-        None where there is none, or it cannot be read, or a file that it speaks of is missing or
-        has another size or another number of rows: then the shard is not done.
+        None where the shard is not done: there is no report, the report cannot be read, or a file
+        of the shard is missing or has another size or number of rows than in the report.
 
     Raises:
-        StorageError: the place cannot be read.
+        StorageError: the dataset's folder cannot be read.
     """
     text = storage.read(report_file(name))
     if text is None:
@@ -57,42 +53,45 @@ def read_report(storage: Storage, name: str) -> ShardReport | None:
     try:
         report = ShardReport.from_json(text)
     except ShardError as error:
-        _log.warning("%s: %s", redact(storage.uri_of(report_file(name))), error)
+        _log.warning("%s: %s", storage.uri_of(report_file(name)), error)
         return None
     files = [(video_file(name), report.video_bytes, report.videos)]
     if report.clip_bytes:
         files.append((clip_file(name), report.clip_bytes, report.clips))
     for file, size, rows in files:
         if storage.size(file) != size or _rows(storage, file) != rows:
-            _log.warning("%s: is not what its report says", redact(storage.uri_of(file)))
+            _log.warning("%s: does not fit its shard's report", storage.uri_of(file))
             return None
     return report if report.name == name else None
 
 
 def remove_stale(storage: Storage) -> None:
-    """Remove what workers that were killed left half-written on this disk, a day ago or earlier.
+    """Remove half-written local files that are older than a day, of workers that were killed.
 
-    It takes room and does no other harm: readers pass over hidden files, and a bucket has none.
+    These files only take disk space: readers ignore hidden files. A bucket has none.
     """
     if not storage.is_local:
         return
     for file in (video_file(""), clip_file("")):
-        folder = Path(storage.uri_of(file)).parent
+        folder = storage.path_of(file).parent
         for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            with contextlib.suppress(OSError):  # another worker may be at it, too
+            with contextlib.suppress(OSError):  # another worker may remove it at the same time
                 if time.time() - path.stat().st_mtime > _STALE_S:
                     path.unlink()
-                    _log.info("%s: removed what a worker left half-written", path)
+                    _log.info(
+                        "%s: removed, the half-written file of a worker that was killed", path
+                    )
 
 
 def _rows(storage: Storage, name: str) -> int | None:
-    """How many rows a Parquet file says that it has; None where it is no such file."""
+    """Return the number of rows in a Parquet file's footer; None where it is no Parquet file."""
     with storage.reading(name) as file:
         try:
             return int(pq.read_metadata(file).num_rows)
         except pa.ArrowException:
             return None
         except OSError as error:
-            if error.errno is not None:  # the disk's word; Arrow's for bytes without sense has none
+            # Arrow reports invalid bytes as an OSError without a number.
+            if error.errno is not None:
                 raise
             return None

@@ -1,6 +1,6 @@
-"""How far a shard is: a line in the log, and a small file for whoever watches the run.
+"""Progress of a shard: lines in the log, and a small file for the process that watches the run.
 
-The worker notes each video here; nothing that goes wrong here stops it.
+The worker records each video here. A failure to report progress does not stop the worker.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from c3d_client.core.files import atomic_file
 
 from c3d_pipelines.shards.schema import OK, STATUSES
 
-# The folder in which a run on one machine looks for the shards' progress.
+# Environment variable: the folder in which a run on one machine finds the shards' progress.
 FOLDER_VARIABLE = "C3D_PROGRESS_FOLDER"
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
 _FILE_EVERY_S = 0.5
 _LINE_EVERY_S = 10.0
-_LINES_A_SHARD = 20  # at least: one for each 5 % of its videos
+_LINES_PER_SHARD = 20  # at least: one for each 5 % of its videos
 
 _log = logging.getLogger("c3d_pipelines.shards.worker")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a shard is.
+    """The progress of a shard.
 
     Args:
-        shard: its number in the run's plan.
-        videos: it has.
-        done: of these, have their row; ``ok`` and ``failed`` together.
-        ok: of these, well.
-        failed: of these, not.
-        clips: the server has answered for.
+        shard: the shard's number in the run's plan.
+        videos: its videos.
+        done: videos that have their row, ``ok`` and ``failed`` together.
+        ok: videos with status ok.
+        failed: videos with another status.
+        clips: clips that the server has answered.
         state: ``running``, ``done`` or ``failed``.
     """
 
@@ -56,20 +56,20 @@ class Progress:
 
 
 class ShardProgress:
-    """Keeps count of a shard's videos while the block lasts, and tells of it.
+    """Context manager that counts a shard's videos and reports the progress.
 
-    A line goes to the log of ``c3d_pipelines.shards.worker`` every ten seconds and for each 5 % of
-    the videos. Where the environment names ``C3D_PROGRESS_FOLDER``, the file
-    ``<run>-<shard>.json`` in it holds the latest :class:`Progress`, twice a second at most, whole
-    at any time.
+    The logger ``c3d_pipelines.shards.worker`` gets a line every ten seconds and for each 5 % of the
+    videos. Where the environment has ``C3D_PROGRESS_FOLDER``, the file ``<run>-<shard>.json`` in
+    that folder holds the latest :class:`Progress`. The file is replaced as a whole, at most twice a
+    second.
 
     Args:
         run: the run's name.
         shard: the shard's number.
-        videos: it has.
-        clips: asked how many clips the server has answered for.
+        videos: the number of its videos.
+        clips: returns how many clips the server has answered.
         on_progress: called with a :class:`Progress` after each video and at the end, in the thread
-            that notes it.
+            that records the video.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ShardProgress:
         self._state = RUNNING
         self._began = self._last_line = time.monotonic()
         self._lines = 0
-        self._taken_over = False
+        self._done_before = False
         self._written: Progress | None = None
         self._lock = threading.Lock()
         self._ticking = ticking(self._tick, every_s=_FILE_EVERY_S, name="c3d-progress")
@@ -112,31 +112,31 @@ class ShardProgress:
         self._write()
         if exc_type is None:
             self._line()
-            self._tell()
+            self._notify()
 
-    def take_over(self, counts: Mapping[str, int]) -> None:
-        """The videos have their rows from before, so many of each status."""
+    def done_before(self, counts: Mapping[str, int]) -> None:
+        """Record a shard that was done before, with its videos by status."""
         with self._lock:
             self._counts.update(counts)
-        self._taken_over = True
+        self._done_before = True
 
     def note(self, status: str) -> None:
-        """One more video has its row."""
+        """Record one video that has its row."""
         with self._lock:
             self._counts[status] += 1
-        self._tell()
+        self._notify()
         done = self.now().done
-        if done * _LINES_A_SHARD // self._videos > self._lines and done < self._videos:
-            self._lines = done * _LINES_A_SHARD // self._videos
+        if done * _LINES_PER_SHARD // self._videos > self._lines and done < self._videos:
+            self._lines = done * _LINES_PER_SHARD // self._videos
             self._line()
 
     def now(self) -> Progress:
-        """How far it is."""
+        """Return the current progress."""
         with self._lock:
             done, ok = sum(self._counts.values()), self._counts[OK]
         return Progress(self._shard, self._videos, done, ok, done - ok, self._clips(), self._state)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self.now())
 
@@ -149,7 +149,9 @@ class ShardProgress:
         self._last_line = time.monotonic()
         now = self.now()
         with self._lock:
-            parts = [f"{self._counts[one]} {one}" for one in STATUSES if self._counts[one]]
+            parts = [
+                f"{self._counts[status]} {status}" for status in STATUSES if self._counts[status]
+            ]
         rate = now.clips / max(self._last_line - self._began, 1e-3)
         _log.info(
             "shard %d: %d of %d videos%s, %s",
@@ -157,7 +159,7 @@ class ShardProgress:
             now.done,
             now.videos,
             f" ({', '.join(parts)})" if parts else "",
-            "done before" if self._taken_over else f"{rate:.0f} clips/s",
+            "done before" if self._done_before else f"{rate:.0f} clips/s",
         )
 
     def _write(self) -> None:
@@ -171,17 +173,17 @@ class ShardProgress:
 
 @contextlib.contextmanager
 def ticking(action: Callable[[], object], *, every_s: float, name: str) -> Iterator[None]:
-    """Call something from time to time while the block lasts; never after it.
+    """Call a function at intervals, in another thread, until the block ends.
 
     Args:
-        action: what to call, in another thread; it must not raise.
+        action: the function; it must not raise.
         every_s: the pause before each call, in seconds.
-        name: of the thread.
+        name: the thread's name.
     """
-    over = threading.Event()
+    ended = threading.Event()
 
     def loop() -> None:
-        while not over.wait(every_s):
+        while not ended.wait(every_s):
             action()
 
     thread = threading.Thread(target=loop, name=name, daemon=True)
@@ -189,5 +191,5 @@ def ticking(action: Callable[[], object], *, every_s: float, name: str) -> Itera
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()

@@ -1,7 +1,6 @@
-"""Reads what a shard's files hold: some columns of all rows, or the numbers of a few rows.
+"""Reader of a dataset's Parquet files: some columns of all rows, or the numbers of some rows.
 
-Used by the index and the dataset. A file that is damaged, or gone though the index names it, is one
-clear line.
+A file that is damaged, or missing although the index names it, is a ShardError of one line.
 """
 
 from __future__ import annotations
@@ -14,59 +13,58 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.shards.schema import report_file
 from c3d_pipelines.storage import Storage
 
-_AGAIN = "run the pipeline again: it makes anew what is not there"
+_RUN_AGAIN = "run the pipeline again: it makes what is missing"
 
 
 @contextlib.contextmanager
 def parquet_file(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file of a dataset, opened; its pages are held against their checksums.
+    """Open a Parquet file of a dataset; the checksums of its pages are verified.
 
     Raises:
-        ShardError: it is not there, or is damaged.
-        StorageError: it cannot be read.
+        ShardError: the file is missing or damaged.
+        StorageError: the file cannot be read.
     """
     try:
         with (
             storage.reading(name) as file,
-            _as_damage(storage, name),
+            _damage_errors(storage, name),
             pq.ParquetFile(file, page_checksum_verification=True) as parquet,
         ):
             yield parquet
     except StorageError:
         if storage.size(name) is None:
             raise ShardError(
-                f"{redact(storage.uri_of(name))}: is not there, though the index names it; {_AGAIN}"
+                f"{storage.uri_of(name)}: is missing, though the index names it; {_RUN_AGAIN}"
             ) from None
         raise
 
 
 @contextlib.contextmanager
-def _as_damage(storage: Storage, name: str) -> Iterator[None]:
-    """Arrow's words for bytes that make no sense as one line."""
+def _damage_errors(storage: Storage, name: str) -> Iterator[None]:
+    """Raise Arrow's errors for invalid bytes as ShardErrors of one line."""
     try:
         yield
     except pa.ArrowException as error:
         raise damaged(storage, name, error) from error
     except OSError as error:
-        # Arrow's own has no number; those of disks and stores do, or are of a kind.
+        # Arrow's own OSError has no number; errors of disks and stores have one, or a subclass.
         if type(error) is OSError and error.errno is None:
             raise damaged(storage, name, error) from error
         raise
 
 
 def damaged(storage: Storage, name: str, reason: object) -> ShardError:
-    """The error of a file whose bytes make no sense."""
-    said = " ".join(str(reason).split())
+    """Return the error of a file with invalid bytes."""
+    message = " ".join(str(reason).split())
     shard = name.partition("/")[2].removesuffix(".parquet")
-    what = f"it and {report_file(shard)}" if shard else "it"
+    files = f"it and {report_file(shard)}" if shard else "it"
     return ShardError(
-        f"{redact(storage.uri_of(name))}: is damaged ({said}); take {what} away and {_AGAIN}"
+        f"{storage.uri_of(name)}: is damaged ({message}); remove {files} and {_RUN_AGAIN}"
     )
 
 
@@ -79,58 +77,57 @@ def numbers_of(
     size: int,
     ids: Sequence[str],
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """The numbers of some rows of a file of videos or clips, one row group at a time.
+    """Yield the numbers of some rows of a file of videos or clips, one row group at a time.
 
     Args:
         storage: the dataset.
         name: the file.
-        rows: int64 ``[n]``, ascending; one may come more than once.
-        column: of the numbers.
-        size: how many a row has.
-        ids: whose each row must be, ``[n]``.
+        rows: int64 ``[n]``, ascending, with repetitions or without.
+        column: the column of the numbers.
+        size: numbers in a row.
+        ids: the ``video_id`` that each row must have, ``[n]``.
 
     Yields:
-        Which of ``rows`` these are, int64 ``[m]``, and their numbers, float32 ``[m, size]``.
+        Positions in ``rows``, int64 ``[m]``, and their numbers, float32 ``[m, size]``.
 
     Raises:
-        ShardError: a row is not there, is another video's, or has no numbers.
-        StorageError: it cannot be read.
+        ShardError: a row does not exist, is another video's, or has no numbers.
+        StorageError: the file cannot be read.
     """
     with parquet_file(storage, name) as file:
-        for at, table, local in _groups(storage, name, file, rows, ["video_id", column]):
-            picked = table.take(pa.array(local))
-            found = picked["video_id"].to_pylist()
-            for position, video_id in zip(at, found, strict=True):
+        for positions, table, local in _groups(storage, name, file, rows, ["video_id", column]):
+            part = table.take(pa.array(local))
+            owners = part["video_id"].to_pylist()
+            for position, video_id in zip(positions, owners, strict=True):
                 if video_id != ids[position]:
-                    raise _other(
+                    raise _changed(
                         storage,
                         name,
                         f"row {rows[position]} is {video_id!r}, not {ids[position]!r}",
                     )
-            if picked[column].null_count:
-                raise _other(
-                    storage, name, f"{found[_first_null(picked[column])]!r} has no numbers"
-                )
-            numbers = picked[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            if len(numbers) != len(at) * size:
-                raise _other(storage, name, f"its rows do not have {size} numbers each")
-            yield at, np.asarray(numbers, np.float32).reshape(-1, size)
+            if part[column].null_count:
+                without = owners[_first_null(part[column])]
+                raise _changed(storage, name, f"{without!r} has no numbers")
+            numbers = part[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            if len(numbers) != len(positions) * size:
+                raise _changed(storage, name, f"its rows do not have {size} numbers each")
+            yield positions, np.asarray(numbers, np.float32).reshape(-1, size)
 
 
 def columns_of(
     storage: Storage, name: str, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> pa.Table:
-    """Some columns of some rows.
+    """Return some columns of some rows of a file.
 
     Args:
         storage: the dataset.
         name: the file.
         rows: int64 ``[n]``, ascending.
-        columns: which.
+        columns: the names of the columns.
 
     Raises:
-        ShardError: a row is not there.
-        StorageError: it cannot be read.
+        ShardError: a row does not exist.
+        StorageError: the file cannot be read.
     """
     with parquet_file(storage, name) as file:
         parts = [
@@ -147,16 +144,16 @@ def _groups(
     rows: npt.NDArray[np.int64],
     columns: list[str],
 ) -> Iterator[tuple[npt.NDArray[np.int64], Any, npt.NDArray[np.int64]]]:
-    """Each row group that is needed: which of the rows lie in it, it, and where in it they lie."""
+    """Yield each row group that holds rows: positions in ``rows``, the group, rows in it."""
     if len(rows) and rows[-1] >= file.metadata.num_rows:
-        raise _other(storage, name, f"it has {file.metadata.num_rows} rows and no row {rows[-1]}")
+        raise _changed(storage, name, f"it has {file.metadata.num_rows} rows and no row {rows[-1]}")
     start = 0
     for group in range(file.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows
         first, last = np.searchsorted(rows, (start, end))
         if last > first:
-            at = np.arange(first, last)
-            yield at, file.read_row_group(group, columns=columns), rows[first:last] - start
+            positions = np.arange(first, last)
+            yield positions, file.read_row_group(group, columns=columns), rows[first:last] - start
         start = end
 
 
@@ -164,8 +161,8 @@ def _first_null(column: pa.ChunkedArray) -> int:
     return int(np.flatnonzero(column.is_null().to_numpy())[0])
 
 
-def _other(storage: Storage, name: str, what: str) -> ShardError:
+def _changed(storage: Storage, name: str, difference: str) -> ShardError:
     return ShardError(
-        f"{redact(storage.uri_of(name))}: is not the shard that the index means ({what}); a run "
+        f"{storage.uri_of(name)}: is not the shard that the index describes ({difference}); a run "
         "has written it since: wait until that run has published, or run the pipeline again"
     )

@@ -1,8 +1,8 @@
-"""Waiting for a server or a store that went away, and doing what it broke off again.
+"""Retries for minutes: of a video while the server is away, and of a file while a store is away.
 
-The client tries a request again a few times, for seconds; here it is a video or a file, and
-minutes: a server that restarts, a node that is replaced. The worker and the preflight ask through
-this.
+The client retries a request a few times, for seconds. Here the work is a whole video or file, and
+the reason is a server that restarts or a node that is replaced. The worker and the preflight check
+use these retries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from c3d_client import Cancelled, ModelInfo, ServingOptions
+from c3d_client import C3DClient, Cancelled, ModelInfo, ServingOptions
 from c3d_client.core.errors import (
     ModelNotFound,
     ServingError,
@@ -22,42 +22,46 @@ from c3d_client.core.errors import (
     ServingTimeout,
     ServingUnavailable,
 )
-from c3d_client.serving.client import ServingClient
+from c3d_client.core.retry import pauses
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
-_LOOK_EVERY_S = 0.1
 _PROBE_TIMEOUT_S = 10.0
 
 _AWAY = (ServingUnavailable, ServingTimeout, ServingOverloaded)
-# A server that stops breaks off what is on its way.
-_BROKEN_OFF = ("CANCELLED", "ABORTED")
-_WHO_ASKS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+# A server that shuts down aborts the requests in flight.
+_ABORTED = ("CANCELLED", "ABORTED")
+_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
 _Result = TypeVar("_Result")
 
 
 class ServerGone(Exception):
-    """The server did not come back in time, or `refuses` this client; `error` is its last word."""
+    """The server did not come back in time, or refuses this client.
+
+    Attributes:
+        error: the last error of the server.
+        refuses: whether the server refuses this client.
+    """
 
     def __init__(self, error: ServingError) -> None:
         self.error = error
-        self.refuses = error.code in _WHO_ASKS
+        self.refuses = error.code in _REFUSED
         super().__init__(str(error))
 
 
-class Patience:
-    """Does work that needs the server, again and again while the server is away.
+class ServerRetry:
+    """Retries work that needs the server while the server is away.
 
-    Threads may share it. Close it.
+    Threads may share it. The caller closes it.
 
     Args:
-        options: where the server is.
-        patience_s: how long one piece of work waits, in seconds, from when it first failed.
-        check: called with what the server says of its model whenever it is back; raises where
-            that is another model than before.
-        restarts: whether a server without the model counts as one that is starting again; without
-            that, it does not have the model.
+        options: the server's address.
+        wait_s: how long to retry one piece of work, in seconds, from its first failure.
+        check: called with the served model whenever the server is back; raises where that is not
+            the expected model.
+        restarts: whether a server without the model counts as one that is starting; otherwise it
+            is an error.
 
     Attributes:
         retried: pieces of work that were done more than once.
@@ -67,148 +71,144 @@ class Patience:
         self,
         options: ServingOptions,
         *,
-        patience_s: float,
+        wait_s: float,
         check: Callable[[ModelInfo], None],
         restarts: bool = True,
     ) -> None:
-        self._patience_s = patience_s
+        self._wait_s = wait_s
         self._check = check
         self._away = (*_AWAY, ModelNotFound) if restarts else _AWAY
-        # On a connection of its own, and without tries of its own.
+        # A separate connection without retries, to probe the server.
         timeout_s = min(options.timeout_s, _PROBE_TIMEOUT_S)
-        self._probe = ServingClient(replace(options, timeout_s=timeout_s, retries=0))
+        self._probe = C3DClient(options=replace(options, timeout_s=timeout_s, retries=0))
         self._lock = threading.Lock()
         self._served_at = float("-inf")
         self.retried = 0
 
     def close(self) -> None:
-        """Close its connection."""
+        """Close the connection."""
         self._probe.close()
 
-    def require_model(self, stop: threading.Event) -> None:
-        """Ask for the model anew, and see that it is the right one; wait for a server that is away.
+    def require_model(self, cancel: threading.Event) -> None:
+        """Request the model's properties and check them; retry while the server is away.
 
         Raises:
-            ContractMismatch: it is another one.
-            ServerGone: it did not come back in time.
-            Cancelled: stop was set.
+            ContractMismatch: the model is another one.
+            ServerGone: the server did not come back in time.
+            Cancelled: ``cancel`` was set.
         """
-        self._until_done(self._ask, stop, counted=False)
+        self._until_done(self._require_model, cancel, counted=False)
 
-    def do(self, work: Callable[[], _Result], stop: threading.Event) -> _Result:
-        """Do the work; where the server went away, wait until it is back, and do it again.
+    def do(self, work: Callable[[], _Result], cancel: threading.Event) -> _Result:
+        """Do the work, and do it again whenever the server was away and is back.
 
         Args:
-            work: asks the server for something.
-            stop: set to give it up.
+            work: uses the server.
+            cancel: set to give up.
 
         Raises:
-            ServingError: the server is there and has answered others, and does not answer for this.
-            ServerGone: it did not come back in time.
-            Cancelled: stop was set.
-            C3DError: whatever else the work or the check raises.
+            ServingError: the server has answered other requests, and does not answer this one.
+            ServerGone: the server did not come back in time.
+            Cancelled: ``cancel`` was set.
+            C3DError: other errors of the work or the check, unchanged.
         """
-        result = self._until_done(work, stop, counted=True)
+        result = self._until_done(work, cancel, counted=True)
         self._served_at = time.monotonic()
         return result
 
     def _until_done(
-        self, work: Callable[[], _Result], stop: threading.Event, *, counted: bool
+        self, work: Callable[[], _Result], cancel: threading.Event, *, counted: bool
     ) -> _Result:
-        began, pauses = time.monotonic(), 0
-        first: float | None = None
+        began = time.monotonic()
+        waits = pauses(_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+        give_up_at: float | None = None
         while True:
             try:
                 return work()
             except ServingError as error:
-                if stop.is_set():
+                if cancel.is_set():
                     raise Cancelled from error
-                if error.code in _WHO_ASKS:
+                if error.code in _REFUSED:
                     raise ServerGone(error) from error
-                if not self._may_pass(error):
+                if not self._is_transient(error):
                     raise
                 last = error
-            if first is None:
-                first = time.monotonic()
+            if give_up_at is None:
+                give_up_at = time.monotonic() + self._wait_s
                 if counted:
                     with self._lock:
                         self.retried += 1
             while True:
-                if time.monotonic() - first >= self._patience_s:
-                    raise self._over(began, last) from last
-                rest(pauses, stop, at_most_s=first + self._patience_s - time.monotonic())
-                pauses += 1
+                if time.monotonic() >= give_up_at:
+                    raise self._final_error(began, last) from last
+                pause(next(waits), cancel, at_most_s=give_up_at - time.monotonic())
                 if self._is_back():
                     break
 
-    def _over(self, began: float, error: ServingError) -> Exception:
-        """What it means that patience is at its end."""
-        # A server that answered for others since this began, and is there now, is not gone.
+    def _final_error(self, began: float, error: ServingError) -> Exception:
+        # A server that answered other requests meanwhile, and answers now, is not gone.
         served_others = self._served_at > began and self._is_back()
         return error if served_others else ServerGone(error)
 
-    def _ask(self) -> None:
-        self._check(self._probe.model_info())
+    def _require_model(self) -> None:
+        self._check(self._probe.serving.model_info())
 
     def _is_back(self) -> bool:
         try:
-            self._ask()
+            self._require_model()
         except ServingError as error:
-            if self._may_pass(error):
+            if self._is_transient(error):
                 return False
             raise
         return True
 
-    def _may_pass(self, error: ServingError) -> bool:
-        return isinstance(error, self._away) or error.code in _BROKEN_OFF
+    def _is_transient(self, error: ServingError) -> bool:
+        return isinstance(error, self._away) or error.code in _ABORTED
 
 
-class StoreTries:
-    """Whether a store is to be sent something once more, after a pause.
+class StoreRetry:
+    """Decides whether to upload a file again, after a pause.
 
     Args:
-        patience_s: how long in all, in seconds, from the first error.
-        stop: set to give it up.
+        wait_s: how long to retry, in seconds, from the first error.
+        cancel: set to give up.
     """
 
-    def __init__(self, *, patience_s: float, stop: threading.Event) -> None:
-        self._patience_s = patience_s
-        self._first: float | None = None
-        self._stop = stop
-        self._pauses = 0
+    def __init__(self, *, wait_s: float, cancel: threading.Event) -> None:
+        self._wait_s = wait_s
+        self._give_up_at: float | None = None
+        self._cancel = cancel
+        self._waits = pauses(_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
 
     def __call__(self, error: Exception) -> bool:
-        """Whether to try again after this error; False at once where that cannot help.
+        """Return whether to retry after this error; False at once where a retry cannot help.
 
         Raises:
-            Cancelled: stop was set.
+            Cancelled: ``cancel`` was set.
         """
-        # No such bucket, or not for us.
-        lasting = isinstance(error, FileNotFoundError | PermissionError)
-        if self._first is None:
-            self._first = time.monotonic()
-        left_s = self._first + self._patience_s - time.monotonic()
-        if lasting or type(error).__name__ == "NoCredentialsError" or left_s <= 0:
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + self._wait_s
+        left_s = self._give_up_at - time.monotonic()
+        is_permanent = (
+            isinstance(error, FileNotFoundError | PermissionError)
+            or type(error).__name__ == "NoCredentialsError"
+        )
+        if is_permanent or left_s <= 0:
             return False
-        rest(self._pauses, self._stop, at_most_s=left_s)
-        self._pauses += 1
+        pause(next(self._waits), self._cancel, at_most_s=left_s)
         return True
 
 
-def rest(pauses: int, stop: threading.Event, *, at_most_s: float) -> None:
-    """A pause that is longer each time, and differs, so that workers do not come back together.
+def pause(longest_s: float, cancel: threading.Event, *, at_most_s: float) -> None:
+    """Wait for a random time, so that workers do not come back at the same moment.
 
     Args:
-        pauses: how many there were before.
-        stop: ends it.
-        at_most_s: seconds.
+        longest_s: the pause is half of this to all of it, in seconds.
+        cancel: ends the pause.
+        at_most_s: upper limit of the pause, in seconds.
 
     Raises:
-        Cancelled: stop was set.
+        Cancelled: ``cancel`` was set.
     """
-    longest = min(_FIRST_PAUSE_S * 2 ** min(pauses, 16), _LONGEST_PAUSE_S)
-    until = time.monotonic() + min(random.uniform(0.5, 1.0) * longest, max(0.0, at_most_s))
-    while (left := until - time.monotonic()) > 0 and not stop.is_set():
-        time.sleep(min(left, _LOOK_EVERY_S))
-    if stop.is_set():
+    if cancel.wait(min(random.uniform(0.5, 1.0) * longest_s, max(0.0, at_most_s))):
         raise Cancelled

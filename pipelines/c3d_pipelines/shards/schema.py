@@ -1,7 +1,6 @@
-"""What a shard's two Parquet files hold: one row a video, and one row a clip.
+"""Files of a shard: columns of its two Parquet files, its report, its name, and the statuses.
 
-The one place that says so; the worker writes it, the dataset reads it, the index repeats its first
-columns.
+The worker writes these files, the dataset reads them, and the index repeats the videos' columns.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from c3d_client.core.contract import FEATURE_SIZE
@@ -26,14 +24,16 @@ from c3d_client.core.provenance import Provenance
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.records import Record
 
-# What can become of a video. The first three are the video's own and stay so until it changes;
-# `unreadable` and `failed` are tried again by the next run.
+# The statuses of a video. The first three depend on the video and stay until it changes;
+# `unreadable` and `failed` are retried by the next run.
 OK, TOO_SHORT, CORRUPT, UNREADABLE, FAILED = "ok", "too_short", "corrupt", "unreadable", "failed"
 STATUSES = (OK, TOO_SHORT, CORRUPT, UNREADABLE, FAILED)
 FINAL = frozenset((OK, TOO_SHORT, CORRUPT))
+# The error types of a video without a status of its own: its shard, or its row, does not exist.
+SHARD_MISSING, ROW_MISSING = "ShardMissing", "RowMissing"
 
-# One row a video, without its numbers. `key` is what the video's content was known by (see
-# ManifestRow); times in seconds; counts are null where a video was not decoded to its end.
+# One row per video, without its numbers. `key` identifies the video's content (see ManifestRow);
+# times are in seconds; counts are null where a video was not decoded to its end.
 VIDEO_FIELDS = (
     pa.field("video_id", pa.string(), nullable=False),
     pa.field("uri", pa.string(), nullable=False),
@@ -63,24 +63,24 @@ CLIP_FIELDS = (
     pa.field("start_s", pa.float64(), nullable=False),
     pa.field("end_s", pa.float64(), nullable=False),
 )
-# The name of the column of numbers, by what was asked for.
+# The name of the column of numbers, by answer.
 NUMBERS = {"features": "feature", "classes": "probabilities"}
 
 
 def numbers_field(answer: str, size: int = FEATURE_SIZE, *, nullable: bool) -> pa.Field:
-    """The column of numbers, 4096 features or the classes: fixed_size_list<float32>[size].
+    """Return the column of numbers, 4096 features or the classes: fixed_size_list<float32>[size].
 
-    Where a row may have none: list<float32>, because pyarrow writes nulls among lists of a fixed
-    size to Parquet and cannot read them back (apache/arrow issue 35692).
+    A nullable column is list<float32>, because pyarrow writes nulls among lists of a fixed size to
+    Parquet and cannot read them back (apache/arrow issue 35692).
     """
     numbers = pa.list_(pa.float32()) if nullable else pa.list_(pa.float32(), size)
     return pa.field(NUMBERS[answer], numbers, nullable=nullable)
 
 
 def video_schema(answer: str, size: int = FEATURE_SIZE) -> pa.Schema:
-    """One row a video; the numbers are null where the video has none.
+    """Return the columns of one row per video; the numbers are null where the video has none.
 
-    For ``classes`` two more columns: the best class of all and its probability.
+    ``classes`` adds two columns: the most probable class and its probability.
     """
     top = [pa.field("top_label", pa.string()), pa.field("top_probability", pa.float64())]
     extra = top if answer == "classes" else []
@@ -88,31 +88,31 @@ def video_schema(answer: str, size: int = FEATURE_SIZE) -> pa.Schema:
 
 
 def clip_schema(answer: str, size: int = FEATURE_SIZE) -> pa.Schema:
-    """One row a clip, in the order of the videos' rows and, in a video, of time."""
+    """Return the columns of one row per clip, in the order of the videos' rows and of time."""
     return pa.schema([*CLIP_FIELDS, numbers_field(answer, size, nullable=False)])
 
 
-def file_metadata(provenance: Mapping[str, Any], labels: Sequence[str] = ()) -> dict[bytes, bytes]:
-    """What both files of a shard say of themselves, for ``schema.with_metadata``.
+def file_metadata(provenance: Provenance, labels: Sequence[str] = ()) -> dict[bytes, bytes]:
+    """Return the metadata of both files of a shard, for ``schema.with_metadata``.
 
     Args:
-        provenance: what made the numbers.
-        labels: one a class, in order, where the numbers are of classes.
+        provenance: how the numbers were made.
+        labels: one per class, in order; none for features.
     """
-    said = {b"provenance": json.dumps(dict(provenance), sort_keys=True).encode()}
+    metadata = {b"provenance": json.dumps(provenance.to_dict(), sort_keys=True).encode()}
     if labels:
-        said[b"labels"] = json.dumps(list(labels)).encode()
-    return said
+        metadata[b"labels"] = json.dumps(list(labels)).encode()
+    return metadata
 
 
 def shard_name(videos: Iterable[tuple[str, str, str]], digest: str) -> str:
-    """A shard's name: the same videos, of the same content, made the same way, always get the same.
+    """Return a shard's name, which depends on its videos, their content and how they are extracted.
 
-    So a shard that is done again takes its own place and no other's.
+    A shard that is done again replaces itself and no other shard.
 
     Args:
-        videos: each one's ``video_id``, ``uri`` and ``key``, in order.
-        digest: of the provenance, and whatever else changes the shard's content.
+        videos: each video's ``video_id``, ``uri`` and ``key``, in order.
+        digest: digest of the provenance, and of all else that changes the shard's content.
     """
     sha = hashlib.sha256(digest.encode())
     for video in videos:
@@ -122,42 +122,42 @@ def shard_name(videos: Iterable[tuple[str, str, str]], digest: str) -> str:
 
 
 def video_file(name: str) -> str:
-    """The file of a shard's videos, below the dataset's folder."""
+    """Return the path of a shard's file of videos, below the dataset's folder."""
     return f"shards/{name}.parquet"
 
 
 def clip_file(name: str) -> str:
-    """The file of a shard's clips; in a folder of its own: ``shards/*.parquet`` are videos only."""
+    """Return the path of a shard's file of clips; ``shards/*.parquet`` are files of videos only."""
     return f"clips/{name}.parquet"
 
 
 def report_file(name: str) -> str:
-    """The file that says that a shard is done; the last one written."""
+    """Return the path of a shard's report, which is written last and marks the shard as done."""
     return f"shards/{name}.json"
 
 
 @dataclass(frozen=True)
 class ShardReport(Record):
-    """A shard that is done.
+    """The report of a shard that is done.
 
     Args:
-        name: of the shard (see :func:`c3d_pipelines.shards.schema.shard_name`).
+        name: the shard's name (see :func:`shard_name`).
         run: the run that did it.
         index: its number in that run's plan, from 0.
         answer: ``features`` or ``classes``.
         videos: rows in its file of videos.
-        clips: rows in its file of clips; 0 where none are kept.
-        counts: videos by status; all five are there.
-        video_bytes: of the file of videos.
-        clip_bytes: of the file of clips; 0 where there is none.
+        clips: rows in its file of clips; 0 where clips are not stored.
+        counts: videos by status, with all five statuses.
+        video_bytes: size of the file of videos.
+        clip_bytes: size of the file of clips; 0 without one.
         started_at, ended_at: seconds since 1970, UTC.
         timings: seconds, summed over its videos: wall_s, decode_s, wire_s, queue_s, compute_s.
-        clips_answered: clips that the server computed for it, kept or not.
-        retries: videos that were tried again because the server or the store had gone away.
-        provenance: what made the numbers.
+        clips_answered: clips that the server computed for it, stored or not.
+        retries: videos that were retried because the server or the store was away.
+        provenance: how the numbers were made.
 
     Raises:
-        ShardError: its counts do not add up.
+        ShardError: the counts do not add up.
     """
 
     name: str
@@ -196,7 +196,7 @@ class ShardReport(Record):
 
 
 _MESSAGE_CHARACTERS = 500
-# The first that fits; all else, of the server and of this machine, says nothing of the video.
+# The first match counts; all other errors are of the server or this machine, not of the video.
 _STATUSES: tuple[tuple[type[C3DError], str], ...] = (
     (VideoTooShortError, TOO_SHORT),
     (VideoUnreadableError, UNREADABLE),
@@ -206,14 +206,14 @@ _STATUSES: tuple[tuple[type[C3DError], str], ...] = (
 
 
 def status_of(error: C3DError) -> str:
-    """The status of a video that ended in this error; never ``ok``."""
+    """Return the status of a video that ended in an error; never ``ok``."""
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), FAILED)
 
 
 def message_of(error: C3DError) -> str:
-    """What a row says of an error: one line of 500 characters at most, as UTF-8 can write it.
+    """Return an error's message as one line of at most 500 characters that UTF-8 can encode.
 
-    Errors name videos without credentials (see :func:`c3d_client.video.stores.display`).
+    Errors name videos without credentials (see :class:`c3d_client.core.uri.Uri`).
     """
     line = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
     return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"

@@ -1,14 +1,16 @@
-"""One shard: several videos in flight to the server, each of them one row, and a report at the end.
+"""Extract the videos of one shard: one row per video, and a report when all are done.
 
-What a pod of a bulk run does, and of use as a library: ``do_shard(settings, rows, index)``. Killed
-at any moment and called again, it does the shard anew, into the same files; what is done stays.
+This is the work of a pod of a bulk run; :func:`do_shard` is also usable as a library function. A
+call after a crash does the shard again, into the same files; a shard that is done is not touched.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,13 +34,14 @@ from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
 from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
-from c3d_pipelines.shards.retry import Patience, ServerGone, StoreTries
+from c3d_pipelines.shards.retry import ServerGone, ServerRetry, StoreRetry
 from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
 from c3d_pipelines.shards.writer import TIMINGS, Result, ShardWriter, writing_shard
 from c3d_pipelines.storage import Storage
 
 _CHECK_MODEL_EVERY_S = 10.0
-_LOOK_EVERY_S = 0.2
+_CHECK_CANCEL_EVERY_S = 0.2
+_POLL_S = 0.1
 
 
 def do_shard(
@@ -47,49 +50,54 @@ def do_shard(
     index: int,
     *,
     on_progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
     halt: threading.Event | None = None,
     cores: int | None = None,
 ) -> ShardReport:
-    """Do one shard: every video ends in one row, and then there is a report.
+    """Extract or classify all videos of one shard, and write its files and its report.
 
-    A shard that this run has done is left as it is, and so is one of another run in which all is
-    well and has a key: its report is returned. A shard without videos has a report that is not
-    written.
+    Every video becomes one row. A shard that this run has done is not done again, nor is a shard of
+    another run in which all videos are ok and have a key: its report is returned. The report of a
+    shard without videos is returned and not written.
 
     Args:
-        settings: of the run, with the provenance that the preflight found.
+        settings: the run's settings, with the provenance of the preflight.
         rows: the shard's videos, in the order of its rows.
-        index: its number in the run's plan.
+        index: the shard's number in the run's plan.
         on_progress: called after each video and at the end, in this thread.
-        halt: set by another thread to give the shard up.
+        cancel: set by another thread to cancel the shard.
+        halt: the former name of ``cancel``; accepted until release 0.3.
         cores: how many cores the decoder threads may use; all of this process by default.
 
     Raises:
-        UsageError: the settings hold no provenance, or the model gives no classes.
-        ContractMismatch: the model is, or became, another one than the run began with.
-        ShardError: the server stayed away for longer than ``patience_s``, or lets nobody in.
-        StorageError: the dataset's place cannot be read or written.
-        Cancelled: halt was set.
+        UsageError: the settings have no provenance, or the model has no classes.
+        ContractMismatch: the model is not, or no longer, the one that the run began with.
+        ShardError: the server was away for longer than ``patience_s``, or refuses this client.
+        StorageError: the dataset's folder cannot be read or written.
+        Cancelled: ``cancel`` was set.
 
-        After each of them nothing half-written is left, and the same call does the shard anew.
+        After an error no half-written file is left, and the same call does the shard again.
     """
+    if halt is not None:
+        warnings.warn("halt is called cancel now", DeprecationWarning, stacklevel=2)
+        cancel = halt
     if not settings.provenance:
-        raise UsageError("the run's settings hold no provenance; ask the server first (preflight)")
+        raise UsageError("the run's settings have no provenance; run the preflight step first")
     name = name_of(settings, rows)
     began = time.time()
     if not rows:
         return _report(settings, name, index, began=began)
     storage = Storage(settings.out)
     done = read_report(storage, name)
-    # Of another run's shard only what is well is not to be done again: it was planned, after all.
-    # And what has no key may be another video by now.
-    stays = done is not None and done.counts[OK] == done.videos and all(row.key for row in rows)
-    if done is not None and (done.run == settings.run or stays):
-        _tell_of(done, settings.run, index, on_progress)
+    # Failures of another run are retried: this run planned them. A video without a key may have
+    # changed.
+    is_final = done is not None and done.counts[OK] == done.videos and all(row.key for row in rows)
+    if done is not None and (done.run == settings.run or is_final):
+        _report_done(done, settings.run, index, on_progress)
         return done
     remove_stale(storage)
     with (
-        contextlib.closing(_Work(settings, rows, halt or threading.Event(), cores=cores)) as work,
+        contextlib.closing(_Work(settings, rows, cancel or threading.Event(), cores=cores)) as work,
         ShardProgress(
             settings.run,
             index,
@@ -101,14 +109,14 @@ def do_shard(
         try:
             writer = work.write(storage, name, progress)
         except ServerGone as gone:
-            stayed_away = f"did not come back within {settings.patience_s:g} s"
+            away = f"did not come back within {settings.patience_s:g} s"
             raise ShardError(
-                f"shard {index}: the server {'refuses' if gone.refuses else stayed_away} ({gone}); "
-                "nothing of this shard is kept; start the run again when the server answers: "
-                "shards that are done stay"
+                f"shard {index}: the server {'refuses' if gone.refuses else away} ({gone}); "
+                "nothing of this shard is stored; start the run again when the server answers: "
+                "shards that are done are not done again"
             ) from gone.error
         report = _report(settings, name, index, began=began, writer=writer, work=work)
-        storage.write(report_file(name), report.to_json(), again=work.store_tries())
+        storage.write(report_file(name), report.to_json(), retry=work.store_retry())
     return report
 
 
@@ -135,15 +143,15 @@ def _report(
         ended_at=time.time(),
         timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
         clips_answered=work.c3d.clips_answered if work else 0,
-        retries=work.patience.retried if work else 0,
+        retries=work.server.retried if work else 0,
         provenance=settings.provenance,
     )
 
 
-def _tell_of(
+def _report_done(
     report: ShardReport, run: str, index: int, on_progress: Callable[[Progress], None] | None
 ) -> None:
-    """Say of a shard that was done before that it is done."""
+    """Report the progress of a shard that was done before."""
     with ShardProgress(
         run,
         index,
@@ -151,65 +159,76 @@ def _tell_of(
         clips=lambda: report.clips_answered,
         on_progress=on_progress,
     ) as progress:
-        progress.take_over(report.counts)
+        progress.done_before(report.counts)
 
 
 @dataclass(frozen=True)
 class _Done:
-    """What became of one video: one of the two."""
+    """The result or the error of one video."""
 
     result: Result | None = None
     error: C3DError | None = None
 
 
-class _Either(threading.Event):
-    """Set when one of several others is."""
+class AnyEvent(threading.Event):
+    """An event that is set while at least one of several events is set.
+
+    Waiting polls the events ten times a second: events have no callbacks.
+    """
 
     def __init__(self, *events: threading.Event) -> None:
         super().__init__()
         self._events = events
 
     def is_set(self) -> bool:
-        return any(event.is_set() for event in self._events)
+        """Return whether this event or one of the events is set."""
+        return super().is_set() or any(event.is_set() for event in self._events)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the event is set, for at most a number of seconds; return whether it is."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_set() and (left := until - time.monotonic()) > 0:
+            super().wait(min(left, _POLL_S))
+        return self.is_set()
 
 
 class _Work:
-    """What the videos of one shard share: the connection, the patience, the wish to end it."""
+    """The connection, the retries and the cancel event that the videos of one shard share."""
 
     def __init__(
         self,
         settings: JobSettings,
         rows: Sequence[ManifestRow],
-        halt: threading.Event,
+        cancel: threading.Event,
         *,
         cores: int | None,
     ) -> None:
         self._settings = settings
         self._rows = rows
-        self._halt = halt
+        self._cancel = cancel
         self._signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
         self._workers, self._threads = share_cores(
             settings.workers or None, videos=len(rows), cores=cores
         )
-        self._in_hand: set[_Either] = set()
+        self._running: set[AnyEvent] = set()
         self._lock = threading.Lock()
         self.c3d = settings.client()
-        self.patience = Patience(
-            self.c3d.serving.options, patience_s=settings.patience_s, check=self._require_same
+        self.server = ServerRetry(
+            self.c3d.serving.options, wait_s=settings.patience_s, check=self._require_same_model
         )
 
     def close(self) -> None:
         """Close the connections."""
-        self.patience.close()
+        self.server.close()
         self.c3d.close()
 
-    def store_tries(self) -> StoreTries:
-        """How often a bucket is tried again, for one file."""
-        return StoreTries(patience_s=self._settings.patience_s, stop=self._halt)
+    def store_retry(self) -> StoreRetry:
+        """Return the retries of one file's upload."""
+        return StoreRetry(wait_s=self._settings.patience_s, cancel=self._cancel)
 
     def write(self, storage: Storage, name: str, progress: ShardProgress) -> ShardWriter:
-        """All videos, into the shard's files."""
-        self.patience.require_model(self._halt)
+        """Write all videos into the shard's files."""
+        self.server.require_model(self._cancel)
         labels = self.c3d.model.info(self._signature).labels
         of_classes = self._signature is CLASSIFY
         checked = time.monotonic()
@@ -222,7 +241,7 @@ class _Work:
                 provenance=self._settings.provenance,
                 labels=labels if of_classes else (),
                 clip_rows=self._settings.clip_rows,
-                again=self.store_tries(),
+                retry=self.store_retry(),
             ) as writer,
             contextlib.closing(self._each()) as each,
         ):
@@ -233,24 +252,24 @@ class _Work:
                     assert done.error is not None
                     progress.note(writer.add_failed(row, done.error))
                 if time.monotonic() - checked > _CHECK_MODEL_EVERY_S:
-                    self.patience.require_model(self._halt)
+                    self.server.require_model(self._cancel)
                     checked = time.monotonic()
-            if self._halt.is_set():
+            if self._cancel.is_set():
                 raise Cancelled
-            # A server may come back with another model under the same number, unseen by those
-            # that ask it: what was read until now is of the one model only if it is there still.
-            self.patience.require_model(self._halt)
-            # From here on, the files may be others than those that an earlier report fits.
+            # A restarted server may serve another model under the same version number. The numbers
+            # are of one model only if that model is still served.
+            self.server.require_model(self._cancel)
+            # From here on, the files may differ from those that an earlier report describes.
             storage.remove(report_file(name))
         return writer
 
     def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
-        """Each row with what became of its video, in order."""
+        """Yield each row with the result or error of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, stop=self._halt
+            self._one, self._rows, workers=self._workers, in_order=True, stop=self._cancel
         )
-        # Requests on their way would hold up one that is told to go.
-        with ticking(self._close_if_given_up, every_s=_LOOK_EVERY_S, name="c3d-halt"):
+        # Requests in flight would delay the end of a cancelled shard until their deadline.
+        with ticking(self._close_if_cancelled, every_s=_CHECK_CANCEL_EVERY_S, name="c3d-cancel"):
             try:
                 for outcome in outcomes:
                     yield outcome.source, outcome.unwrap()
@@ -258,42 +277,40 @@ class _Work:
                 cast("Generator[object, None, None]", outcomes).close()
 
     def _one(self, row: ManifestRow, cancel: threading.Event) -> _Done:
-        stop = _Either(cancel, self._halt)
-        with self._counted(stop):
+        either = AnyEvent(cancel, self._cancel)
+        with self._counted(either):
             try:
-                return _Done(self.patience.do(partial(self._asked, row, stop), stop))
+                return _Done(self.server.do(partial(self._result, row, either), either))
             except ContractMismatch:
                 raise
             except (VideoError, OutputError, ServingError, UsageError) as error:
                 return _Done(error=error)
 
-    def _asked(self, row: ManifestRow, stop: threading.Event) -> Result:
+    def _result(self, row: ManifestRow, cancel: threading.Event) -> Result:
         result: Result
         if self._signature is CLASSIFY:
-            result = self.c3d.classify(row.uri, top_k=1, threads=self._threads, cancel=stop)
+            result = self.c3d.classify(row.uri, top_k=1, threads=self._threads, cancel=cancel)
         else:
-            result = self.c3d.extract(row.uri, threads=self._threads, cancel=stop)
-        self.c3d.model.require_unchanged(
-            Provenance(self._settings.provenance), Provenance(result.provenance)
-        )
+            result = self.c3d.extract(row.uri, threads=self._threads, cancel=cancel)
+        self.c3d.model.require_unchanged(self._settings.provenance, Provenance(result.provenance))
         return result
 
-    def _require_same(self, info: ModelInfo) -> None:
-        made_by = self.c3d.model.provenance(info)
-        self.c3d.model.require_unchanged(Provenance(self._settings.provenance), made_by)
+    def _require_same_model(self, info: ModelInfo) -> None:
+        provenance = self.c3d.model.provenance(info)
+        self.c3d.model.require_unchanged(self._settings.provenance, provenance)
 
     @contextlib.contextmanager
-    def _counted(self, stop: _Either) -> Iterator[None]:
+    def _counted(self, cancel: AnyEvent) -> Iterator[None]:
         with self._lock:
-            self._in_hand.add(stop)
+            self._running.add(cancel)
         try:
             yield
         finally:
             with self._lock:
-                self._in_hand.discard(stop)
+                self._running.discard(cancel)
 
-    def _close_if_given_up(self) -> None:
+    def _close_if_cancelled(self) -> None:
         with self._lock:
-            given_up = any(stop.is_set() for stop in self._in_hand)
-        if given_up:
+            is_cancelled = any(cancel.is_set() for cancel in self._running)
+        if is_cancelled:
             self.c3d.close()

@@ -1,7 +1,7 @@
-"""A shard's rows to its two Parquet files: row by row, and there only when all of them are.
+"""Writer of a shard's two Parquet files, row by row; the files appear when all rows are written.
 
-The worker adds each video as it comes, in the manifest's order; `format.py` says what the
-columns are. The report, which makes a shard of the files, is the worker's own.
+The worker adds each video in the manifest's order; :mod:`c3d_pipelines.shards.schema` declares the
+columns. The worker writes the shard's report afterwards.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from c3d_client import VideoClassification, VideoFeatures
 from c3d_client.core.errors import C3DError
 from c3d_client.core.files import row_chunks
+from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import StorageError
@@ -39,8 +40,8 @@ from c3d_pipelines.storage import Storage
 
 Result: TypeAlias = VideoFeatures | VideoClassification
 
-# Rows that are held, and then written as one row group, which is what readers take at a time: 4 MB
-# of clips' features, 2 MB of videos'.
+# Rows that are buffered and then written as one row group, the unit of reading: 4 MB of clips'
+# features, 2 MB of videos' features.
 _CLIP_GROUP_ROWS = 256
 _VIDEO_GROUP_ROWS = 128
 
@@ -54,42 +55,42 @@ def writing_shard(
     *,
     answer: str,
     size: int,
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
     labels: Sequence[str] = (),
     clip_rows: bool = True,
-    again: Callable[[Exception], bool] | None = None,
+    retry: Callable[[Exception], bool] | None = None,
 ) -> Iterator[ShardWriter]:
-    """Write a shard's files; both take their names when the block ends, and an error leaves none.
+    """Write a shard's files, which appear when the block ends; after an error there are none.
 
     Args:
         storage: the dataset.
-        name: the shard's.
+        name: the shard's name.
         answer: ``features`` or ``classes``.
         size: numbers in a row.
-        provenance: what makes them, without the video's part.
-        labels: one a class, in order; none for features.
-        clip_rows: write the file of clips, too.
-        again: asked, with the error, whether a bucket is to be sent a file once more.
+        provenance: how the numbers are made, without the video's part.
+        labels: one per class, in order; none for features.
+        clip_rows: also write the file of clips.
+        retry: called with the error of an upload; returns whether to upload again.
 
     Raises:
-        StorageError: they cannot be written.
+        StorageError: a file cannot be written.
     """
     metadata = file_metadata(provenance, labels)
     with contextlib.ExitStack() as files:
 
-        def rows_to(file: str, schema: pa.Schema, group_rows: int) -> RowGroups:
-            path = files.enter_context(storage.writing(file, again=again))
-            shown = redact(storage.uri_of(file))
-            here = "" if storage.is_local else f"on this machine, below {path.parent}: "
+        def open_file(file: str, schema: pa.Schema, group_rows: int) -> RowGroups:
+            path = files.enter_context(storage.writing(file, retry=retry))
+            prefix = "" if storage.is_local else f"on this machine, below {path.parent}: "
             schema = schema.with_metadata(metadata)
-            rows = RowGroups(path, schema, group_rows, shown=shown, here=here)
+            name = str(storage.uri_of(file))
+            rows = RowGroups(path, schema, group_rows, name=name, prefix=prefix)
             files.callback(rows.close)
             return rows
 
         clips = None
         if clip_rows:
-            clips = rows_to(clip_file(name), clip_schema(answer, size), _CLIP_GROUP_ROWS)
-        videos = rows_to(video_file(name), video_schema(answer, size), _VIDEO_GROUP_ROWS)
+            clips = open_file(clip_file(name), clip_schema(answer, size), _CLIP_GROUP_ROWS)
+        videos = open_file(video_file(name), video_schema(answer, size), _VIDEO_GROUP_ROWS)
         writer = ShardWriter(videos, clips, answer=answer)
         yield writer
         videos.finish()
@@ -100,13 +101,13 @@ def writing_shard(
 
 
 class ShardWriter:
-    """Takes a shard's videos, in order. Made by :func:`writing_shard`.
+    """Writer of a shard's videos, in order; created by :func:`writing_shard`.
 
     Attributes:
         counts: videos by status.
         clips: rows in the file of clips.
         timings: seconds, summed over the videos.
-        video_bytes, clip_bytes: of the files; known when the block of ``writing_shard`` is left.
+        video_bytes, clip_bytes: sizes of the files, set when the block of ``writing_shard`` ends.
     """
 
     def __init__(self, videos: RowGroups, clips: RowGroups | None, *, answer: str) -> None:
@@ -121,17 +122,17 @@ class ShardWriter:
 
     @property
     def videos(self) -> int:
-        """Rows in the file of videos."""
+        """The rows in the file of videos."""
         return sum(self.counts.values())
 
     def add(self, row: ManifestRow, result: Result) -> str:
-        """Add a video that ended well: its row, and its clips'. Gives its status."""
+        """Add a video that ended ok, with its clips, and return its status."""
         video = result.provenance["video"]
         timings = {name: getattr(result.timings, name) for name in TIMINGS}
         for name, seconds in timings.items():
             self.timings[name] += seconds or 0.0
         record: dict[str, Any] = {
-            "key": key_read(row, video["fingerprint"]),
+            "key": key_when_read(row, video["fingerprint"]),
             "size_bytes": int(video["fingerprint"].get("size", row.size_bytes)),
             "n_frames": video["frames"],
             "n_clips": len(result.clip_starts),
@@ -141,19 +142,20 @@ class ShardWriter:
             **timings,
         }
         if isinstance(result, VideoFeatures):
-            numbers, of_clips = result.video_feature, result.clip_features
+            numbers, clip_numbers = result.video_feature, result.clip_features
         else:
-            numbers, of_clips = result.probabilities.astype(np.float32), result.clip_probabilities
+            numbers = result.probabilities.astype(np.float32)
+            clip_numbers = result.clip_probabilities
             record["top_label"] = result.top[0].label
             record["top_probability"] = result.top[0].probability
         if self._clips is not None:
-            self._add_clips(self._clips, row.video_id, result, of_clips)
+            self._add_clips(self._clips, row.video_id, result, clip_numbers)
         return self._add(row, OK, record, numbers)
 
     def add_failed(self, row: ManifestRow, error: C3DError) -> str:
-        """Add the row of a video that has no numbers, and why. Gives its status."""
-        said = {"error_type": type(error).__name__, "error_message": message_of(error)}
-        return self._add(row, status_of(error), said, None)
+        """Add the row of a video that ended in an error, and return its status."""
+        record = {"error_type": type(error).__name__, "error_message": message_of(error)}
+        return self._add(row, status_of(error), record, None)
 
     def _add(
         self,
@@ -188,7 +190,7 @@ class ShardWriter:
                 "start_frame": result.clip_starts[start:end],
                 "start_s": result.clip_times_s[start:end, 0],
                 "end_s": result.clip_times_s[start:end, 1],
-                # The rows of a long film are in a file that goes with it.
+                # A copy: the rows of a long video are in a file that is removed with the result.
                 self._numbers: np.array(chunk, np.float32),
             }
             clips.add(columns, len(chunk))
@@ -196,98 +198,98 @@ class ShardWriter:
         self.clips += start
 
 
-def key_read(row: ManifestRow, told: Mapping[str, str | int]) -> str:
-    """The key of what was read, which need not be what was planned.
+def key_when_read(row: ManifestRow, properties: Mapping[str, str | int]) -> str:
+    """Return the key of a video when it was read, which may differ from the planned key.
 
-    A video that was replaced in between is recorded as what it was when it was read, so that the
-    next plan takes it for done, or, changed again, for changed. What cannot be asked for cheaply,
-    such as ``sha256:``, stays as it was planned.
+    A video that was replaced after planning is recorded with its key when it was read, so that the
+    next plan finds it done, or changed again. A key that is expensive to compute, such as
+    ``sha256:``, stays as planned.
 
     Args:
-        row: as planned.
-        told: the fingerprint from just before reading (see
+        row: the planned input.
+        properties: the video's fingerprint from just before it was read (see
             :func:`c3d_client.video.sources.fingerprint`).
     """
-    read = quick_key(told)
+    read = quick_key(properties)
     same_kind = row.key.partition(":")[0] == read.partition(":")[0]
     return read if read and (same_kind or not row.key) else row.key
 
 
 class RowGroups:
-    """A Parquet file that is written a row group at a time. Close it, finished or not.
+    """Parquet file that is written one row group at a time. The caller closes it.
 
     Args:
-        path: to write it to.
-        schema: of its rows.
-        group_rows: how many are held.
-        shown: what it is called where it cannot be written.
-        here: said before the disk's word.
+        path: the path to write to.
+        schema: the columns.
+        group_rows: rows in a row group.
+        name: the file's name in error messages.
+        prefix: text put before the operating system's error.
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, group_rows: int, *, shown: str, here: str
+        self, path: Path, schema: pa.Schema, group_rows: int, *, name: str, prefix: str
     ) -> None:
         self.path = path
-        self._shown = shown
-        self._here = here
+        self._name = name
+        self._prefix = prefix
         self._schema = schema
         self._group_rows = group_rows
-        self._held: list[dict[str, Any]] = []
-        self._held_rows = 0
-        # Through Python's own file: its errors say what the disk said, and no more.
+        self._buffer: list[dict[str, Any]] = []
+        self._buffered_rows = 0
+        # A Python file: its errors carry the operating system's message only.
         self._file = path.open("wb")
-        plain = [one.name for one in schema if not pa.types.is_nested(one.type)]
+        plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
         self._writer = pq.ParquetWriter(
             self._file,
             schema,
             compression="zstd",
-            # Numbers of a network hardly repeat, and their least and greatest say nothing.
-            use_dictionary=[one for one in plain if pa.types.is_string(schema.field(one).type)],
+            # A network's numbers hardly repeat, and are not filtered by minimum and maximum.
+            use_dictionary=[name for name in plain if pa.types.is_string(schema.field(name).type)],
             write_statistics=plain,
             write_page_checksum=True,
         )
 
     def add(self, columns: dict[str, Any], rows: int) -> None:
-        """Add rows, by column; the numbers as ``[rows, size]``, or a list with None where none."""
-        self._held.append(columns)
-        self._held_rows += rows
-        if self._held_rows >= self._group_rows:
+        """Add rows by column; numbers are ``[rows, size]``, or a list with None where missing."""
+        self._buffer.append(columns)
+        self._buffered_rows += rows
+        if self._buffered_rows >= self._group_rows:
             self._write()
 
     def finish(self) -> None:
-        """Write what is left and the file's end."""
+        """Write the buffered rows and the file's footer."""
         self._write()
-        with self._named():
+        with self._errors():
             self._writer.close()
             self._file.close()
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, finished or not."""
         if not self._file.closed:
-            # It is thrown away; and on a full disk, its end cannot be written either.
+            # The file is unfinished and will be removed; on a full disk even this write fails.
             with contextlib.suppress(OSError, pa.ArrowException):
                 self._writer.close()
             with contextlib.suppress(OSError):
                 self._file.close()
 
     def _write(self) -> None:
-        if self._held:
-            columns = [self._column(one) for one in self._schema]
-            self._held, self._held_rows = [], 0
-            with self._named():
+        if self._buffer:
+            columns = [self._column(field) for field in self._schema]
+            self._buffer, self._buffered_rows = [], 0
+            with self._errors():
                 self._writer.write_table(pa.table(columns, schema=self._schema))
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        # Else the one file would be blamed for the other: their blocks lie in each other.
+    def _errors(self) -> Iterator[None]:
+        # Without this, an error of the one file would be reported for the other: their blocks nest.
         try:
             yield
         except OSError as error:
-            said = f"{self._here}{error.strerror or error}"
-            raise StorageError(self._shown, f"cannot be written ({said})") from error
+            message = f"{self._prefix}{error.strerror or error}"
+            raise StorageError(self._name, f"cannot be written ({message})") from error
 
     def _column(self, field: pa.Field) -> pa.Array:
-        parts = [held.get(field.name, [None]) for held in self._held]
+        parts = [columns.get(field.name, [None]) for columns in self._buffer]
         if not pa.types.is_nested(field.type):
             return pa.array([value for part in parts for value in part], field.type)
         if pa.types.is_fixed_size_list(field.type):

@@ -1,14 +1,15 @@
-"""Numbers as people read them: counts, sizes, lengths of time, rates, dates; for reports."""
+"""Format numbers and foreign text for people: counts, sizes, times, shares, one-line messages."""
 
 from __future__ import annotations
 
 import datetime
 
+LONGEST = 4000  # characters of one text in a report; a message may hold a whole log
 _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def count(number: float, noun: str = "", plural: str = "") -> str:
-    """A whole number with its thousands apart, and its noun where one is given.
+    """Return a whole number with separated thousands, and its noun where one is given.
 
     >>> count(1204, "video")
     '1,204 videos'
@@ -20,12 +21,12 @@ def count(number: float, noun: str = "", plural: str = "") -> str:
 
 
 def was(number: int) -> str:
-    """The verb that goes with so many."""
+    """Return ``was`` or ``were``, as a number needs it."""
     return "was" if number == 1 else "were"
 
 
 def significant(number: float) -> str:
-    """Three digits that matter, and never an exponent.
+    """Return a number with three significant digits and, unless it is tiny, without an exponent.
 
     >>> significant(0.012345), significant(3.14159), significant(12345.6)
     ('0.0123', '3.14', '12,346')
@@ -34,14 +35,14 @@ def significant(number: float) -> str:
         number = float(f"{number:.3g}")
     if number == 0 or abs(number) >= 100:
         return f"{number:,.0f}"
-    for digits, least in enumerate((10, 1, 0.1, 0.01, 0.001), start=1):
-        if abs(number) >= least:
+    for digits, smallest in enumerate((10, 1, 0.1, 0.01, 0.001), start=1):
+        if abs(number) >= smallest:
             return f"{number:.{digits}f}"
     return f"{number:.2g}" if abs(number) >= 1e-4 else f"{number:.0e}"
 
 
 def size(number: float) -> str:
-    """Bytes, in powers of a thousand.
+    """Return a size in bytes, in powers of a thousand.
 
     >>> size(999), size(1_250_000)
     ('999 bytes', '1.25 MB')
@@ -54,7 +55,7 @@ def size(number: float) -> str:
 
 
 def length(seconds: float) -> str:
-    """A length of time in at most two units.
+    """Return a length of time in at most two units.
 
     >>> length(0.0123), length(75), length(7260), length(200_000)
     ('0.0123 s', '1 min 15 s', '2 h 1 min', '2 d 8 h')
@@ -69,13 +70,15 @@ def length(seconds: float) -> str:
     return f"{days:,} d {hours} h" if hours else f"{days:,} d"
 
 
-def instant(at: float) -> str:
-    """Seconds since 1970 as a date and a time of day, UTC."""
-    return datetime.datetime.fromtimestamp(at, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+def instant(seconds: float) -> str:
+    """Return seconds since 1970 as a date and a time of day, UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime(
+        "%Y-%m-%d %H:%M:%S"
+    )
 
 
 def share(part: float, whole: float) -> str:
-    """A part in percent; never 0 % or 100 % of what is not quite that.
+    """Return a share in percent; 0 % and 100 % are exact.
 
     >>> share(1, 3), share(1, 100_000), share(99_999, 100_000), share(1, 1)
     ('33.3 %', '< 0.1 %', '> 99.9 %', '100 %')
@@ -86,3 +89,14 @@ def share(part: float, whole: float) -> str:
     if percent < 0.05 or percent >= 99.95:
         return "< 0.1 %" if percent < 50 else "> 99.9 %"
     return f"{percent:.1f} %"
+
+
+def shortened(value: str, longest: int) -> str:
+    """Return a text, cut and marked with an ellipsis where it is too long."""
+    return value if len(value) <= longest else value[: longest - 1] + "…"
+
+
+def visible(value: str) -> str:
+    """Return a text with a mark for each character that cannot be seen, line ends included."""
+    value = value.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
