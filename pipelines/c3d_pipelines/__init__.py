@@ -6,7 +6,7 @@
     videos = c3d_pipelines.dataset.open("dataset")
     ids, features = videos.matrix()      # float32 [n, 4096]
 
-Names are loaded on first use: the command's help does not pay for Arrow and OpenCV.
+Names are loaded on first use, so that the command's help does not load Arrow and OpenCV.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from c3d_pipelines.settings import JobSettings
     from c3d_pipelines.shards.worker import do_shard
 
-_HOMES = {
+_MODULES = {
     "inputs.listing": ("list_inputs",),
-    "run.local": ("LocalRun", "run_local"),
     "inputs.manifest": ("ManifestRow", "read_manifest", "write_manifest"),
+    "run.local": ("LocalRun", "run_local"),
     "run.plan": ("make_plan",),
     "settings": ("JobSettings",),
     "reports.summary": ("RunSummary",),
     "shards.worker": ("do_shard",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "JobSettings",
@@ -53,8 +53,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "dataset":
         return importlib.import_module(f"{__name__}.dataset")
-    if name in _HOME_OF:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

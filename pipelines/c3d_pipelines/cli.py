@@ -1,6 +1,6 @@
-"""The command `c3d-pipelines`: its commands are in commands/, the work is the library's.
+"""The command `c3d-pipelines`; its subcommands are in commands/.
 
-Exit codes: 0 all done; 1 more videos failed than may; 2 nothing could be done; 130 interrupted; 143
+Exit codes: 0 done; 1 more videos failed than allowed; 2 nothing could be done; 130 interrupted; 143
 ended by SIGTERM.
 """
 
@@ -20,8 +20,8 @@ from c3d_pipelines.commands.run import run
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; an error of ours is one line on standard error and exit code 2."""
-    run_command(cli, arguments, name="c3d-pipelines", interrupted="nothing half-made is left")
+    """Run the command; a C3DError is one line on standard error and exit code 2."""
+    run_command(cli, arguments, name="c3d-pipelines", interrupted="nothing half-written is left")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,29 +17,12 @@ from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.parameters import (
     ANSWERS,
-    ANY_MODEL,
-    CONFIGURED,
-    CONTENT,
     LONGEST_PATIENCE_S,
     NEWEST,
-    PARAMETERS,
-    QUICK,
     JobParameters,
     server_address,
 )
 from c3d_pipelines.records import Record
-
-__all__ = [
-    "ANSWERS",
-    "ANY_MODEL",
-    "CONFIGURED",
-    "CONTENT",
-    "NEWEST",
-    "PARAMETERS",
-    "QUICK",
-    "JobParameters",
-    "JobSettings",
-]
 
 # Environment variables of the workers, usually set from a Kubernetes Secret. Kubeflow prints
 # every parameter, so secrets are never parameters.
@@ -105,12 +88,21 @@ class JobSettings(Record):
         self.serving()
 
     @classmethod
-    def from_parameters(cls, parameters: JobParameters, *, run: str, answer: str) -> JobSettings:
+    def from_parameters(
+        cls, parameters: JobParameters | Mapping[str, Any], *, run: str, answer: str
+    ) -> JobSettings:
         """Return the settings of a run with these parameters.
 
+        Args:
+            parameters: of the run, or a pipeline's arguments by name.
+            run: the run's name.
+            answer: ``features`` or ``classes``.
+
         Raises:
-            UsageError: a value is out of its range.
+            UsageError: as :meth:`JobParameters.of`, or a value is out of its range.
         """
+        if not isinstance(parameters, JobParameters):
+            parameters = JobParameters.of(parameters)
         return cls(
             out=parameters.out,
             run=run,

@@ -1,4 +1,4 @@
-"""`make pipeline-example`, with the network narrow: CI runs it whole."""
+"""`make pipeline-example` with the narrow network; CI runs it with the whole network."""
 
 import sys
 from pathlib import Path
@@ -19,12 +19,12 @@ def example(monkeypatch):
         sys.modules.pop(name)
 
 
-@pytest.mark.parametrize("with_real_ones", [True, False])
+@pytest.mark.parametrize("with_real_videos", [True, False])
 def test_four_of_the_six_videos_decode_and_two_do_not(
-    example, tmp_path, monkeypatch, with_real_ones
+    example, tmp_path, monkeypatch, with_real_videos
 ):
-    if not with_real_ones:
-        monkeypatch.setattr(example, "real_films", lambda: [])
+    if not with_real_videos:
+        monkeypatch.setattr(example, "real_videos", lambda: [])
     folder = tmp_path / "videos"
     example.make_videos(folder)
     frames = {}
@@ -41,24 +41,24 @@ def test_four_of_the_six_videos_decode_and_two_do_not(
         "cut short.mkv",
         "not a video.mp4",
     }
-    assert ("bikes.mp4" in frames) == with_real_ones
+    assert ("bikes.mp4" in frames) == with_real_videos
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
-def test_it_says_what_became_of_each_and_a_second_time_that_nothing_is_left(
+def test_example_shows_each_video_and_a_second_run_has_nothing_to_do(
     example, narrow_server, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(example, "ROOT", tmp_path)
     videos, out = tmp_path / "videos", tmp_path / "dataset"
-    monkeypatch.setattr(example, "real_films", lambda: [])
+    monkeypatch.setattr(example, "real_videos", lambda: [])
     example.make_videos(videos)
     assert example.run(videos, out, narrow_server.target) == 0
-    told = capfd.readouterr().out
-    assert "$ c3d-pipelines run --videos videos --out dataset" in told
-    assert "4 of 6 videos have features; 2 do not. (4 ok, 2 corrupt)" in told
-    assert "cut short.mkv: is cut short: it says 3.84 s" in told
+    output = capfd.readouterr().out
+    assert "$ c3d-pipelines run --videos videos --out dataset" in output
+    assert "4 of 6 videos have features; 2 do not. (4 ok, 2 corrupt)" in output
+    assert "cut short.mkv: is cut short: it says 3.84 s" in output
     (report,) = out.glob("runs/*/report.html")
-    assert str(report) in told
+    assert str(report) in output
 
     example.show(out)
     rows = capfd.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""The command: what it says, what it leaves, or one clear line."""
+"""`c3d-pipelines plan`: its output, the manifest it writes, and errors in one line."""
 
 import pytest
 from c3d_pipelines.cli import main
@@ -23,19 +23,19 @@ def videos(tmp_path):
     return folder
 
 
-def test_plan_says_what_a_run_would_do_and_does_nothing(videos, tmp_path, capsys):
+def test_plan_shows_what_a_run_would_do_and_does_nothing(videos, tmp_path, capsys):
     assert run("plan", "--videos", videos, "--shard-mb", 2) == 0
-    said = capsys.readouterr()
-    assert [line.split(maxsplit=1) for line in said.out.splitlines() if line[0] not in "dk"] == [
+    output = capsys.readouterr()
+    assert [line.split(maxsplit=1) for line in output.out.splitlines() if line[0] not in "dk"] == [
         ["inputs", "3 videos, 4.5 MB"],
         ["to", "do           3 videos, 4.5 MB"],
         ["shards", "3"],
     ]
-    assert said.err == ""
+    assert output.err == ""
     assert [entry.name for entry in tmp_path.iterdir()] == ["videos"]
 
 
-def test_plan_says_what_the_dataset_has_and_what_comes_twice(videos, tmp_path, capsys):
+def test_plan_shows_what_the_dataset_has_and_duplicates(videos, tmp_path, capsys):
     (videos / "d.mp4").write_bytes(b"a.mp4" * 300_000)
     out = tmp_path / "out"
     job = sample_shards.settings(out)
@@ -53,7 +53,7 @@ def test_plan_says_what_the_dataset_has_and_what_comes_twice(videos, tmp_path, c
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
-def test_the_manifest_that_plan_writes_is_taken_as_videos(videos, tmp_path, capsys, name):
+def test_manifest_that_plan_writes_is_accepted_as_videos(videos, tmp_path, capsys, name):
     manifest = tmp_path / name
     assert run("plan", "--videos", videos, "--manifest", manifest) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"manifest        {manifest}"
@@ -61,7 +61,7 @@ def test_the_manifest_that_plan_writes_is_taken_as_videos(videos, tmp_path, caps
     assert make_plan(str(manifest), "") == make_plan(str(videos), "")
 
 
-def test_plan_says_of_how_many_size_or_length_is_unknown(tmp_path, capsys):
+def test_plan_shows_of_how_many_videos_size_or_length_is_unknown(tmp_path, capsys):
     manifest = tmp_path / "m.csv"
     manifest.write_text("uri,size_bytes,duration_s\n/a,5000000,3600\n/b,0,7200\n/c,,\n")
     assert run("plan", "--videos", manifest) == 0
@@ -69,9 +69,14 @@ def test_plan_says_of_how_many_size_or_length_is_unknown(tmp_path, capsys):
     assert expected in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full" / "a.mp4").touch()
+    (tmp_path / "bad.csv").write_text("uri\n\n,\n")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (
         ("plan",),
         ("plan", "--videos", "absent"),
         ("plan", "--videos", "empty"),
@@ -82,18 +87,10 @@ def test_plan_says_of_how_many_size_or_length_is_unknown(tmp_path, capsys):
         ("plan", "--videos", "full", "--manifest", "full/a.mp4/list.csv"),
         ("plan", "--videos", "bad.csv"),
         ("plan", "--videos", "full", "--out", "https://host/out"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "full" / "a.mp4").touch()
-    (tmp_path / "bad.csv").write_text("uri\n\n,\n")
-    before = sorted(tmp_path.rglob("*"))
-    assert run(*arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("c3d-pipelines: ")
-    assert said.err.count("\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before
+    ):
+        assert run(*arguments) == 2, arguments
+        output = capsys.readouterr()
+        assert output.out == "", arguments
+        assert output.err.startswith("c3d-pipelines: "), arguments
+        assert output.err.count("\n") == 1, arguments
+        assert sorted(tmp_path.rglob("*")) == before, arguments

@@ -1,4 +1,4 @@
-"""Compiled pipelines are fresh, the same each time, and say what the cluster's settings say."""
+"""Compiled pipelines: up to date, the same bytes each time, and with the cluster's settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from c3d_client.core.errors import OutputError, UsageError
 from c3d_pipelines.commands.cluster import compile_command
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 from c3d_pipelines.kubeflow.compile import PIPELINES, compile_pipeline, compiled_path, compiled_text
+from c3d_pipelines.parameters import CLUSTER_SERVER
 from click.testing import CliRunner
 from support import spec_checks
 
@@ -18,7 +19,7 @@ K8S = Path(__file__).parents[2] / "k8s" / "pipelines"
 
 
 def parsed(text: str) -> list[dict]:
-    """What must be the same with every version of kfp that is taken."""
+    """Return the documents without the part that differs between versions of kfp."""
     documents = list(yaml.safe_load_all(text))
     del documents[0]["sdkVersion"]
     return documents
@@ -30,24 +31,24 @@ def command(*arguments: str):
 
 @pytest.mark.parametrize("name", PIPELINES)
 class TestCompiled:
-    def test_what_comes_with_the_package_is_fresh(self, name):
-        fresh, kept = compiled_text(name), compiled_path(name).read_text()
-        assert parsed(fresh) == parsed(kept), (
-            "compile them again: c3d-pipelines compile --out "
+    def test_file_of_the_package_is_up_to_date(self, name):
+        fresh, stored = compiled_text(name), compiled_path(name).read_text()
+        assert parsed(fresh) == parsed(stored), (
+            "compile the files again: c3d-pipelines compile --out "
             "pipelines/c3d_pipelines/kubeflow/compiled"
         )
 
     def test_the_same_settings_give_the_same_bytes(self, name, tmp_path):
-        for one in ("a", "b"):
-            compile_pipeline(name, tmp_path / f"{one}.yaml", ClusterSettings(image=DIGEST))
+        for stem in ("a", "b"):
+            compile_pipeline(name, tmp_path / f"{stem}.yaml", ClusterSettings(image=DIGEST))
         assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
 
-    def test_no_time_and_no_path_of_a_machine_is_in_it(self, name):
+    def test_file_holds_no_path_of_a_machine(self, name):
         text = compiled_path(name).read_text()
         assert str(Path.home()) not in text
         assert str(Path(__file__).parents[2]) not in text
 
-    def test_with_everything_set_it_has_no_problem(self, name, tmp_path):
+    def test_pipeline_with_all_settings_has_no_problem(self, name, tmp_path):
         everything = ClusterSettings(
             image=DIGEST,
             export_image=DIGEST,
@@ -78,31 +79,29 @@ class TestCompiled:
 
 
 class TestDefaults:
-    def test_fit_the_namespace_that_k8s_prepares(self):
+    def test_match_the_namespace_of_k8s(self):
         config = yaml.safe_load((K8S / "config.yaml").read_text())
         claim = yaml.safe_load((K8S / "pvc.yaml").read_text())["metadata"]["name"]
         settings = ClusterSettings()
         assert settings.config_map_env == {config["metadata"]["name"]: {"target": "C3D_SERVER"}}
         assert list(settings.pvc_mounts) == [claim]
-        from c3d_pipelines.run.steps import CLUSTER_SERVER
-
         assert config["data"]["target"] == CLUSTER_SERVER
 
-    def test_ask_for_no_accelerator(self):
+    def test_request_no_accelerator(self):
         assert "accelerator" not in "".join(compiled_path(name).read_text() for name in PIPELINES)
 
-    def test_give_gpus_to_the_steps_that_build_alone(self, tmp_path):
+    def test_accelerator_is_for_the_steps_that_build(self, tmp_path):
         path = tmp_path / "gpu.yaml"
         compile_pipeline(
             "c3d-export-and-verify", path, ClusterSettings(accelerator="nvidia.com/gpu")
         )
         executors = spec_checks.read(path)[0]["deploymentSpec"]["executors"]
-        asked = {n for n, e in executors.items() if "accelerator" in e["container"]["resources"]}
-        assert asked == {"exec-build", "exec-verify"}
+        with_gpu = {n for n, e in executors.items() if "accelerator" in e["container"]["resources"]}
+        assert with_gpu == {"exec-build", "exec-verify"}
 
 
 class TestCommand:
-    def test_writes_all_into_a_folder_or_one_into_a_file(self, tmp_path):
+    def test_writes_all_pipelines_to_a_folder_or_one_to_a_file(self, tmp_path):
         done = command("--out", str(tmp_path / "all"))
         assert done.exit_code == 0, done.output
         assert sorted(p.stem for p in (tmp_path / "all").iterdir()) == sorted(PIPELINES)
@@ -115,7 +114,7 @@ class TestCommand:
         }
         assert images == {DIGEST}
 
-    def test_takes_settings_from_a_file_and_options_before_it(self, tmp_path):
+    def test_options_override_the_settings_of_a_file(self, tmp_path):
         settings = tmp_path / "cluster.yaml"
         settings.write_text("parallelism: 7\nqueue: bulk\n")
         one = tmp_path / "one.yaml"
@@ -123,7 +122,7 @@ class TestCommand:
             *(PIPELINES[0], "--out", str(one), "--settings", str(settings), "--queue", "night"),
             *("--node-selector", "pool=cpu", "--toleration", "batch=yes:NoSchedule"),
             *("--secret-env", "s3.id=AWS_ACCESS_KEY_ID", "--secret-env", "s3.key=AWS_SECRET"),
-            *("--pvc", "films=/films", "--env", "C3D_TLS=1", "--secret-volume", "tls=/tls"),
+            *("--pvc", "videos=/videos", "--env", "C3D_TLS=1", "--secret-volume", "tls=/tls"),
         )
         assert done.exit_code == 0, done.output
         spec, platform = spec_checks.read(one)
@@ -135,36 +134,28 @@ class TestCommand:
         assert pod["tolerations"] == [
             {"key": "batch", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
         ]
-        assert [(one["constant"], one["mountPath"]) for one in pod["pvcMount"]] == [
-            ("films", "/films")
+        assert [(mount["constant"], mount["mountPath"]) for mount in pod["pvcMount"]] == [
+            ("videos", "/videos")
         ]
         assert len(pod["secretAsEnv"][0]["keyToEnv"]) == 2
         assert pod["secretAsVolume"][0]["mountPath"] == "/tls"
         env = spec["deploymentSpec"]["executors"]["exec-extract"]["container"]["env"]
         assert env == [{"name": "C3D_TLS", "value": "1"}]
 
-    def test_draws_instead(self):
-        done = command(PIPELINES[0], "--diagram", "--parallelism", "5")
-        assert done.output.startswith("flowchart")
-        assert "5 at a time" in done.output
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
+    def test_unusable_arguments_are_refused(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for arguments in (
             ("c3d-bulk",),
             ("--out", "one.yaml"),
-            (PIPELINES[0], "--pvc", "films"),
+            (PIPELINES[0], "--pvc", "videos"),
             (PIPELINES[0], "--secret-env", "s3=AWS_SECRET"),
             (PIPELINES[0], "--parallelism", "0"),
             (PIPELINES[0], "--env", "AWS_SECRET_ACCESS_KEY=x"),
-        ],
-    )
-    def test_refuses_what_it_cannot_do(self, arguments, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        done = command(*arguments)
-        assert isinstance(done.exception, UsageError)
-        assert not list(tmp_path.iterdir())
+        ):
+            done = command(*arguments)
+            assert isinstance(done.exception, UsageError), arguments
+            assert not list(tmp_path.iterdir()), arguments
 
-    def test_a_file_that_cannot_be_written_leaves_nothing(self, tmp_path):
+    def test_file_that_cannot_be_written_is_an_error(self, tmp_path):
         with pytest.raises(OutputError, match="cannot be written"):
             compile_pipeline(PIPELINES[0], tmp_path / "none" / "one.yaml")

@@ -1,56 +1,78 @@
-"""The components say what they take and give, compile each alone, and one call is all they do."""
+"""The components: one call each, nothing installed, parameters as declared."""
 
 from __future__ import annotations
 
 import inspect
 import re
 
-import pytest
 import yaml
-from c3d_pipelines.kubeflow import components, export_pipeline
+from c3d_pipelines.kubeflow import export_pipeline, pipeline
 from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, WORKER_IMAGE
+from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION, compiled_path
+from c3d_pipelines.parameters import PARAMETERS
 from kfp import compiler
 
 BULK = ("plan", "preflight", "extract", "publish", "gate", "report")
 EXPORT = ("fetch", "build", "verify", "publish")
-ALL = [(components, name, WORKER_IMAGE) for name in BULK] + [
-    (export_pipeline, name, EXPORT_IMAGE) for name in EXPORT
-]
+COMPONENTS = {
+    **{f"bulk {name}": (getattr(pipeline, name), WORKER_IMAGE) for name in BULK},
+    **{f"export {name}": (getattr(export_pipeline, name), EXPORT_IMAGE) for name in EXPORT},
+}
+KUBEFLOW_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
 
 
-@pytest.fixture(params=ALL, ids=lambda one: f"{one[0].__name__.rpartition('.')[2]}-{one[1]}")
-def component(request):
-    module, name, image = request.param
-    return getattr(module, name), image
+def test_body_is_one_call_of_the_package():
+    for name, (component, _) in COMPONENTS.items():
+        source = inspect.getsource(component.python_func)
+        assert len(re.findall(r"\w+_step\(", source)) == 1, name
+        assert len(re.findall(r"^    from c3d_pipelines\.", source, re.MULTILINE)) == 1, name
 
 
-def test_a_body_is_one_call_of_the_package(component):
-    made, _ = component
-    source = inspect.getsource(made.python_func)
-    assert len(re.findall(r"\w+_step\(", source)) == 1
-    assert len(re.findall(r"^    from c3d_pipelines\.", source, re.MULTILINE)) == 1
+def test_component_compiles_alone_and_installs_nothing(tmp_path):
+    for name, (component, image) in COMPONENTS.items():
+        path = tmp_path / f"{name}.yaml"
+        compiler.Compiler().compile(component, str(path))
+        (executor,) = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"].values()
+        assert executor["container"]["image"] == image, name
+        assert "pip install" not in " ".join(executor["container"]["command"]), name
 
 
-def test_a_component_compiles_alone_and_installs_nothing(component, tmp_path):
-    made, image = component
-    path = tmp_path / "one.yaml"
-    compiler.Compiler().compile(made, str(path))
-    (executor,) = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"].values()
-    assert executor["container"]["image"] == image
-    assert "pip install" not in " ".join(executor["container"]["command"])
+def test_no_component_has_an_optional_parameter():
+    for name, (component, _) in COMPONENTS.items():
+        inputs = component.component_spec.inputs or {}
+        optional = {key for key, parameter in inputs.items() if parameter.optional}
+        assert optional <= {"status"}, name
 
 
-def test_no_component_has_a_parameter_that_may_be_none(component):
-    made, _ = component
-    inputs = made.component_spec.inputs or {}
-    assert not [name for name, one in inputs.items() if one.optional and name != "status"]
+def test_body_passes_on_all_parameters():
+    for name, (component, _) in COMPONENTS.items():
+        source = inspect.getsource(component.python_func)
+        body = source[source.index('"""') :]
+        # publish takes the shards' names only to wait for them; it reads the data set.
+        parameters = set(inspect.signature(component.python_func).parameters) - {"shards"}
+        use = r"=\s*{0}(\.path|\.state)?\b|\b{0}\.log_metric"
+        unused = [key for key in parameters if not re.search(use.format(key), body)]
+        assert unused == [], name
 
 
-def test_a_body_hands_on_all_that_the_component_is_given(component):
-    made, _ = component
-    source = inspect.getsource(made.python_func)
-    body = source[source.index('"""') :]
-    # publish takes the shards' names to wait for them, and believes only what is in the dataset.
-    given = set(inspect.signature(made.python_func).parameters) - {"shards"}
-    handed = r"=\s*{0}(\.path|\.state)?\b|\b{0}\.log_metric"
-    assert [name for name in given if not re.search(handed.format(name), body)] == []
+def test_pipelines_have_the_declared_parameters():
+    for name, out in ((EXTRACTION, "/data/features"), (CLASSIFICATION, "/data/classes")):
+        specification = next(yaml.safe_load_all(compiled_path(name).read_text()))
+        compiled = specification["root"]["inputDefinitions"]["parameters"]
+        assert set(compiled) == set(PARAMETERS), name
+        for key, parameter in PARAMETERS.items():
+            default = out if key == "out" else parameter.default
+            definition = compiled[key]
+            assert definition["defaultValue"] == default, (name, key)
+            assert definition["parameterType"] == KUBEFLOW_TYPES[parameter.type], (name, key)
+            assert definition["description"] == f"{parameter.help}.", (name, key)
+
+
+def test_plan_component_has_the_declared_types():
+    signature = inspect.signature(pipeline.plan.python_func)
+    own = {"run", "answer", "plan", "settings"}
+    # preflight and gate get the other two.
+    assert set(signature.parameters) - own == set(PARAMETERS) - {"model_digest", "max_failed"}
+    for name, parameter in PARAMETERS.items():
+        if name in signature.parameters:
+            assert signature.parameters[name].annotation is parameter.type, name

@@ -1,4 +1,4 @@
-"""The export pipeline runs as it is compiled: a verified version in the store, once."""
+"""The compiled export pipeline under kfp.local and its steps: a verified version in the store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from c3d_pipelines.run import export_steps
 from pipelines.test_pipeline import run
 
 SCRIPT = Path(__file__).parents[2] / "k8s/jobs/export-model/export.sh"
-GIVEN = {"weights": "random:3", "mean": "default", "labels": "default"}
-BUILD = {**GIVEN, "precision": "float32"}
+INPUTS = {"weights": "random:3", "mean": "default", "labels": "default"}
+BUILD = {**INPUTS, "precision": "float32"}
 
 
 def versions(store: Path) -> list[str]:
@@ -25,7 +25,7 @@ def versions(store: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """A store with the version that the compiled pipeline made of seeded narrow weights."""
+    """A store with the version that the compiled pipeline built from seeded narrow weights."""
     folder = tmp_path_factory.mktemp("export")
     done = run(
         "c3d-export-and-verify", folder, weights="random:3", width=4, store=str(folder / "c3d")
@@ -38,7 +38,7 @@ def build(store: Path, folder: Path, **changes) -> None:
     given = {**BUILD, "width": 4.0, **changes}
     files = str(folder / "files")
     export_steps.fetch_step(
-        **{name: given[name] for name in GIVEN},
+        **{name: given[name] for name in INPUTS},
         files_path=files,
     )
     export_steps.build_step(
@@ -46,46 +46,46 @@ def build(store: Path, folder: Path, **changes) -> None:
     )
 
 
-def test_a_version_is_built_verified_and_given_its_number(published):
+def test_version_is_built_verified_and_numbered(published):
     assert versions(published) == ["1"]
     assert verify(published / "1").differences
 
 
-def test_the_same_inputs_make_no_second_version(published, tmp_path):
+def test_same_inputs_give_no_second_version(published, tmp_path):
     build(published, tmp_path)
     built = str(tmp_path / "built")
     assert not (tmp_path / "built" / "1").exists()
     assert Path(built, "version").read_text() == str(published / "1")
-    there = export_steps.publish_step(store=str(published), built_path=built)
-    assert there == str(published / "1")
+    version = export_steps.publish_step(store=str(published), built_path=built)
+    assert version == str(published / "1")
     assert versions(published) == ["1"]
 
 
 @pytest.fixture
-def found(published, tmp_path) -> Path:
-    """A store of its own whose version the build step found, and built nothing."""
+def existing(published, tmp_path) -> Path:
+    """A store whose version the build step found, so that it built nothing."""
     store = Path(shutil.copytree(published, tmp_path / "c3d"))
     (tmp_path / "built").mkdir()
     (tmp_path / "built" / "version").write_text(str(store / "1"))
     return store
 
 
-def test_a_version_that_was_damaged_is_not_published_for_good(found, tmp_path):
-    (found / "1" / "saved_model.pb").write_bytes(b"")
+def test_damaged_version_is_not_published(existing, tmp_path):
+    (existing / "1" / "saved_model.pb").write_bytes(b"")
     with pytest.raises(RunError, match="c3d-export verify: "):
         export_steps.verify_step(
             built_path=str(tmp_path / "built"), text_path=str(tmp_path / "text")
         )
 
 
-def test_a_version_that_was_removed_meanwhile_is_asked_for_again(found, tmp_path):
-    shutil.rmtree(found / "1")
+def test_version_that_was_removed_meanwhile_is_an_error(existing, tmp_path):
+    shutil.rmtree(existing / "1")
     with pytest.raises(RunError, match=r"c3d/1: the version is gone; run the pipeline again"):
-        export_steps.publish_step(store=str(found), built_path=str(tmp_path / "built"))
+        export_steps.publish_step(store=str(existing), built_path=str(tmp_path / "built"))
 
 
-def test_a_store_that_cannot_be_written_is_named(found, tmp_path):
-    (tmp_path / "file").write_text("no folder")
+def test_store_that_cannot_be_written_is_named(existing, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RunError, match=r"c3d-export publish: .*file/c3d: cannot be written"):
         export_steps.publish_step(
             store=str(tmp_path / "file" / "c3d"), built_path=str(tmp_path / "built")
@@ -93,15 +93,13 @@ def test_a_store_that_cannot_be_written_is_named(found, tmp_path):
 
 
 class TestNames:
-    @pytest.mark.parametrize("value", ["default", "demo", "random:0", "/models/x.npz", "1,2.5,-3"])
-    def test_of_what_is_not_fetched(self, value):
-        assert not export_steps._is_published(value)
+    def test_published_names_are_fetched_and_other_values_are_not(self):
+        for value in ("default", "demo", "random:0", "/models/x.npz", "1,2.5,-3"):
+            assert not export_steps._is_published(value), value
+        for value in ("c3d.pickle", "labels.txt", "mean,cube"):
+            assert export_steps._is_published(value), value
 
-    @pytest.mark.parametrize("value", ["c3d.pickle", "labels.txt", "mean,cube"])
-    def test_of_what_is_fetched(self, value):
-        assert export_steps._is_published(value)
-
-    def test_that_nobody_published_are_refused_in_the_exporters_words(self, tmp_path):
+    def test_unknown_name_is_refused_with_the_exporters_message(self, tmp_path):
         with pytest.raises(RunError, match="c3d-export fetch: .*nothing-like-it"):
             export_steps.fetch_step(
                 weights="nothing-like-it",
@@ -110,12 +108,12 @@ class TestNames:
                 files_path=str(tmp_path),
             )
 
-    def test_of_a_file_that_is_not_there_are_refused(self, tmp_path):
+    def test_missing_file_is_refused(self, tmp_path):
         with pytest.raises(RunError, match="c3d-export build: .*cannot be read"):
             build(tmp_path / "c3d", tmp_path, weights=str(tmp_path / "none.npz"))
 
 
-def test_the_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_path):
+def test_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_path):
     store = Path(shutil.copytree(published, tmp_path / "c3d"))
     command = tmp_path / "bin" / "c3d-export"
     command.parent.mkdir()
@@ -138,13 +136,13 @@ def test_the_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_
             check=False,
         )
 
-    again = job()
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith(f"{store}/1: made of the same")
+    repeated = job()
+    assert repeated.returncode == 0, repeated.stderr
+    assert repeated.stdout.startswith(f"{store}/1: has the same inputs")
     other = job(MEAN="1,2,3")
     assert other.returncode == 0, other.stderr
     assert other.stdout.startswith(f"{store}/2: C3D random:3")
-    # What Kubernetes is told not to try again: podFailurePolicy.
+    # Kubernetes does not retry this exit code: podFailurePolicy.
     wrong = job(PRECISION="float13")
     assert wrong.returncode == 2
     assert versions(store) == ["1", "2"]

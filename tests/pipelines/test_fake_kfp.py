@@ -1,4 +1,4 @@
-"""The stand-in for Kubeflow Pipelines refuses what that refuses, and kfp's own client likes it."""
+"""The fake Kubeflow Pipelines refuses what the real API refuses, and works with kfp's client."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def spec(path) -> dict:
     return Package(path).to_body()
 
 
-def ask(kfp, method: str, where: str, body: object = None, token: str | None = None):
-    """The status and the answer."""
+def request(kfp, method: str, path: str, body: object = None, token: str | None = None):
+    """Send a request; return the status and the answer."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     headers |= {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{kfp.url}{ROOT}/{where}", data, headers, method=method)
+    sent = urllib.request.Request(f"{kfp.url}{ROOT}/{path}", data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(sent, timeout=10) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -40,12 +40,12 @@ def ask(kfp, method: str, where: str, body: object = None, token: str | None = N
 
 @pytest.fixture
 def run(kfp, spec) -> dict:
-    """A body that is taken."""
-    _, made = ask(kfp, "POST", "experiments", {"display_name": "c3d"})
+    """A body for a run that is accepted."""
+    _, experiment = request(kfp, "POST", "experiments", {"display_name": "c3d"})
     return copy.deepcopy(
         {
             "display_name": "one",
-            "experiment_id": made["experiment_id"],
+            "experiment_id": experiment["experiment_id"],
             "pipeline_spec": spec,
             "runtime_config": {"parameters": {"videos": "s3://a/b"}},
         }
@@ -54,15 +54,15 @@ def run(kfp, spec) -> dict:
 
 @pytest.fixture
 def schedule(run) -> dict:
-    """A body that is taken."""
+    """A body for a schedule that is accepted."""
     trigger = {"cron_schedule": {"cron": "0 0 2 * * *"}}
     return {**run, "mode": "ENABLE", "max_concurrency": "1", "trigger": trigger}
 
 
-def test_a_run_is_taken_and_takes_its_course(kfp, run):
-    status, made = ask(kfp, "POST", "runs", run)
-    assert (status, made["state"]) == (200, "PENDING")
-    states = [ask(kfp, "GET", f"runs/{made['run_id']}")[1]["state"] for _ in range(3)]
+def test_run_is_accepted_and_goes_through_its_states(kfp, run):
+    status, created = request(kfp, "POST", "runs", run)
+    assert (status, created["state"]) == (200, "PENDING")
+    states = [request(kfp, "GET", f"runs/{created['run_id']}")[1]["state"] for _ in range(3)]
     assert states == ["RUNNING", "SUCCEEDED", "SUCCEEDED"]
 
 
@@ -88,16 +88,16 @@ def _misspelt_executor(spec) -> None:
     next(iter(spec["deploymentSpec"]["executors"].values()))["contaner"] = {}
 
 
-def _lost_component(spec) -> None:
+def _missing_component(spec) -> None:
     del spec["components"][next(iter(spec["components"]))]
 
 
-BREAKS = {
+UNUSABLE_RUNS = {
     "no name": (lambda b: b.pop("display_name"), "run name is empty"),
     "unknown field": (lambda b: b.update(displayname="x"), "unknown field 'displayname'"),
     "unknown field below": (lambda b: b["runtime_config"].update(params={}), "field 'params'"),
     "wrong type": (lambda b: b.update(display_name=3), "3 is no str"),
-    "its own field": (lambda b: b.update(run_id="x"), "run_id must not be set"),
+    "server's field": (lambda b: b.update(run_id="x"), "run_id must not be set"),
     "no experiment": (lambda b: b.update(experiment_id="x"), "Experiment x not found"),
     "account": (lambda b: b.update(service_account="Default User"), "ServiceAccount"),
     "root": (lambda b: b["runtime_config"].update(pipeline_root="bucket/a"), "pipeline_root"),
@@ -107,7 +107,7 @@ BREAKS = {
     "version": (_in_spec(lambda s: s.update(schemaVersion="2.0.0")), "schema version 2.1.0"),
     "pipeline's name": (_in_spec(lambda s: s["pipelineInfo"].update(name="C3D x")), "name"),
     "no root": (_in_spec(lambda s: s.pop("root")), "root component is empty"),
-    "lost component": (_in_spec(_lost_component), "is not there"),
+    "missing component": (_in_spec(_missing_component), "is not there"),
     "misspelt executor": (_in_spec(_misspelt_executor), "invalid v2 pipeline spec"),
     "misspelt platform": (_misspelt_platform, "invalid v2 pipeline spec"),
     "stray platform": (_stray_platform, "exec-nobody"),
@@ -120,24 +120,24 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("name", BREAKS)
-def test_a_run_that_is_not_right_is_refused(kfp, run, name):
-    spoil, said = BREAKS[name]
-    spoil(run)
-    status, answer = ask(kfp, "POST", "runs", run)
-    assert status in (400, 404)
-    assert said in answer["message"]
-    assert kfp.runs == {}
+def test_unusable_run_is_refused(kfp, run):
+    for case, (spoil, message) in UNUSABLE_RUNS.items():
+        body = copy.deepcopy(run)
+        spoil(body)
+        status, answer = request(kfp, "POST", "runs", body)
+        assert status in (400, 404), case
+        assert message in answer["message"], case
+        assert kfp.runs == {}, case
 
 
-def test_a_required_parameter_that_is_missing_is_refused(kfp, run):
+def test_missing_required_parameter_is_refused(kfp, run):
     parameters = run["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
     parameters["server"] = {"parameterType": "STRING"}
-    status, answer = ask(kfp, "POST", "runs", run)
+    status, answer = request(kfp, "POST", "runs", run)
     assert (status, "server is not optional" in answer["message"]) == (400, True)
 
 
-SCHEDULE_BREAKS = {
+UNUSABLE_SCHEDULES = {
     "five fields": (
         lambda b: b["trigger"]["cron_schedule"].update(cron="0 2 * * *"),
         "Expected 6 fields, found 5",
@@ -160,68 +160,68 @@ SCHEDULE_BREAKS = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULE_BREAKS)
-def test_a_schedule_that_is_not_right_is_refused(kfp, schedule, name):
-    spoil, said = SCHEDULE_BREAKS[name]
-    spoil(schedule)
-    status, answer = ask(kfp, "POST", "recurringruns", schedule)
-    assert status == 400
-    assert said in answer["message"]
-    assert kfp.schedules == {}
+def test_unusable_schedule_is_refused(kfp, schedule):
+    for case, (spoil, message) in UNUSABLE_SCHEDULES.items():
+        body = copy.deepcopy(schedule)
+        spoil(body)
+        status, answer = request(kfp, "POST", "recurringruns", body)
+        assert status == 400, case
+        assert message in answer["message"], case
+        assert kfp.schedules == {}, case
 
 
-def test_a_schedule_is_kept_paused_and_deleted(kfp, schedule):
-    status, made = ask(kfp, "POST", "recurringruns", schedule)
-    assert (status, made["status"]) == (200, "ENABLED")
-    where = f"recurringruns/{made['recurring_run_id']}"
-    assert ask(kfp, "POST", f"{where}:disable")[0] == 200
+def test_schedule_is_created_paused_and_deleted(kfp, schedule):
+    status, created = request(kfp, "POST", "recurringruns", schedule)
+    assert (status, created["status"]) == (200, "ENABLED")
+    path = f"recurringruns/{created['recurring_run_id']}"
+    assert request(kfp, "POST", f"{path}:disable")[0] == 200
     query = f"recurringruns?experiment_id={schedule['experiment_id']}"
-    assert ask(kfp, "GET", query)[1]["recurringRuns"][0]["status"] == "DISABLED"
-    assert ask(kfp, "DELETE", where)[0] == 200
-    assert ask(kfp, "DELETE", where)[0] == 404
-    assert ask(kfp, "GET", query)[1] == {"total_size": 0}
+    assert request(kfp, "GET", query)[1]["recurringRuns"][0]["status"] == "DISABLED"
+    assert request(kfp, "DELETE", path)[0] == 200
+    assert request(kfp, "DELETE", path)[0] == 404
+    assert request(kfp, "GET", query)[1] == {"total_size": 0}
 
 
-def test_several_users_have_namespaces_and_tokens(kfp, run):
+def test_backend_with_several_users_has_namespaces_and_tokens(kfp, run):
     kfp.multi_user = True
     kfp.tokens = {"alice": {"team-a"}, "bob": {"team-b"}}
     body = {"display_name": "x"}
-    assert ask(kfp, "POST", "experiments", body)[0] == 401
-    assert ask(kfp, "POST", "experiments", body, "eve")[0] == 401
-    assert ask(kfp, "POST", "experiments", body, "alice")[0] == 403
+    assert request(kfp, "POST", "experiments", body)[0] == 401
+    assert request(kfp, "POST", "experiments", body, "eve")[0] == 401
+    assert request(kfp, "POST", "experiments", body, "alice")[0] == 403
     body["namespace"] = "team-a"
-    status, made = ask(kfp, "POST", "experiments", body, "alice")
+    status, experiment = request(kfp, "POST", "experiments", body, "alice")
     assert status == 200
-    assert ask(kfp, "POST", "experiments", body, "alice")[0] == 409
-    assert ask(kfp, "POST", "experiments", body, "bob")[0] == 403
-    run["experiment_id"] = made["experiment_id"]
-    assert ask(kfp, "POST", "runs", run, "bob")[0] == 403
-    assert ask(kfp, "POST", "runs", run, "alice")[0] == 200
-    assert ask(kfp, "GET", "experiments?namespace=team-b", token="bob")[1]["total_size"] == 0
+    assert request(kfp, "POST", "experiments", body, "alice")[0] == 409
+    assert request(kfp, "POST", "experiments", body, "bob")[0] == 403
+    run["experiment_id"] = experiment["experiment_id"]
+    assert request(kfp, "POST", "runs", run, "bob")[0] == 403
+    assert request(kfp, "POST", "runs", run, "alice")[0] == 200
+    assert request(kfp, "GET", "experiments?namespace=team-b", token="bob")[1]["total_size"] == 0
 
 
-def test_lists_come_in_pages_and_by_name(kfp):
+def test_lists_have_pages_and_filters(kfp):
     kfp.page_size = 2
     for n in range(5):
-        ask(kfp, "POST", "experiments", {"display_name": f"e{n}"})
+        request(kfp, "POST", "experiments", {"display_name": f"e{n}"})
     names, token = [], ""
     while token is not None:
-        _, page = ask(kfp, "GET", f"experiments?page_token={token}")
-        names += [one["display_name"] for one in page["experiments"]]
+        _, page = request(kfp, "GET", f"experiments?page_token={token}")
+        names += [experiment["display_name"] for experiment in page["experiments"]]
         token = page.get("next_page_token")
     assert names == [f"e{n}" for n in range(5)]
-    assert ask(kfp, "GET", "experiments?filter=%7B%7D")[0] == 400
-    assert ask(kfp, "GET", "experiments?nme=x")[0] == 400
+    assert request(kfp, "GET", "experiments?filter=%7B%7D")[0] == 400
+    assert request(kfp, "GET", "experiments?nme=x")[0] == 400
 
 
-def test_what_there_is_not_is_not_found(kfp):
-    assert ask(kfp, "GET", "runs/none")[0] == 404
-    assert ask(kfp, "GET", "nothing")[0] == 404
-    assert ask(kfp, "GET", "healthz")[1]["tag_name"] == "2.17.0"
+def test_missing_resource_is_not_found(kfp):
+    assert request(kfp, "GET", "runs/none")[0] == 404
+    assert request(kfp, "GET", "nothing")[0] == 404
+    assert request(kfp, "GET", "healthz")[1]["tag_name"] == "2.17.0"
 
 
-def test_kfps_own_client_is_at_home_there(kfp, path, monkeypatch, tmp_path, capsys):
-    """Uploads, runs, waits and schedules: the stand-in is not made for this package's client."""
+def test_kfps_own_client_works_with_it(kfp, path, monkeypatch, tmp_path, capsys):
+    """Upload, run, wait and schedule: the fake is not made for this package's client alone."""
     import kfp as sdk
 
     monkeypatch.setattr(sdk.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
@@ -234,7 +234,7 @@ def test_kfps_own_client_is_at_home_there(kfp, path, monkeypatch, tmp_path, caps
     )
     ended = client.wait_for_run_completion(sent.run_id, timeout=20, sleep_duration=0)
     assert ended.state == "SUCCEEDED"
-    made = client.create_recurring_run(
+    schedule = client.create_recurring_run(
         ended.experiment_id,
         "nightly",
         cron_expression="0 0 2 * * *",
@@ -242,8 +242,8 @@ def test_kfps_own_client_is_at_home_there(kfp, path, monkeypatch, tmp_path, caps
         pipeline_package_path=path,
     )
     listed = client.list_recurring_runs(experiment_id=ended.experiment_id).recurring_runs
-    assert [one.recurring_run_id for one in listed] == [made.recurring_run_id]
-    client.delete_recurring_run(made.recurring_run_id)
+    assert [run.recurring_run_id for run in listed] == [schedule.recurring_run_id]
+    client.delete_recurring_run(schedule.recurring_run_id)
     assert kfp.schedules == {}
     client._run_api.api_client.rest_client.pool_manager.clear()
     assert "Run details" in capsys.readouterr().out

@@ -1,12 +1,10 @@
-"""A run on this machine: the compiled pipeline, this process left as it was, and every way to stop.
-
-The server is the real network, narrow, or a slow one where a run must last.
-"""
+"""A run on this machine: its result, the calling process unchanged, and every way to stop it."""
 
 import builtins
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,17 +14,17 @@ from pathlib import Path
 import grpc
 import pytest
 from c3d_client.core.errors import UsageError
-from c3d_pipelines import dataset
-from c3d_pipelines.local.child import step_command
-from c3d_pipelines.local.folder import LocalFolder
-from c3d_pipelines.local.run import run_local
+from c3d_pipelines import dataset, run_local
+from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
+from c3d_pipelines.kubeflow.local_runner import step_command
+from c3d_pipelines.run.processes import RunFolder
 from support.fake_serving import FakeServing
 from support.films import write_film
 
 _LIBRARY = """
 import json, sys
-from c3d_pipelines.local.run import run_local
-run_local(json.loads(sys.argv[1]))
+from c3d_pipelines import run_local
+run_local(json.loads(sys.argv[1]), **json.loads(sys.argv[2]))
 """
 _COMMAND = """
 import sys
@@ -34,64 +32,78 @@ from c3d_client.core.cli import run_command
 from c3d_pipelines.commands.run import run
 run_command(run, None, name="c3d-pipelines", interrupted="")
 """
+_SHARD = "c3d_pipelines.run.shard_process"
 
 
-def make_films(folder, count, frames=24):
+def make_videos(folder, count, frames=24):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        path = folder / f"film {number}.mp4"
+        path = folder / f"video {number}.mp4"
         write_film(path, frames, width=64, height=48, options={"crf": str(20 + number)})
     return folder
 
 
-def started(script, *arguments, **changes):
+def start_library(arguments, temporary, **options):
+    """Start a process that calls run_local."""
     return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-c", _LIBRARY, json.dumps(arguments), json.dumps(options)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **changes,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
     )
 
 
-def processes_of(root):
-    """The processes whose command lines name this folder."""
-    found = []
+def processes_of(text):
+    """Return the processes whose command lines hold this text."""
+    processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if os.fsencode(root) in path.read_bytes():
-                found.append(int(path.parent.name))
+            if os.fsencode(text) in path.read_bytes():
+                processes.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return processes
 
 
-def wait_until(true, *, within_s=30.0):
+def wait_until(condition, *, within_s=30.0):
     end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, "it did not come to pass"
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.05)
 
 
-def lasting(films, out, server):
-    """Arguments of a run that takes some fifteen seconds a film of 400 frames."""
-    given = {"videos": str(films), "out": str(out), "server": server.target}
-    return {**given, "batch_size": 1, "max_in_flight": 1}
+def slow_arguments(videos, out, server):
+    """Arguments of a run that takes about fifteen seconds for a video of 400 frames."""
+    arguments = {"videos": str(videos), "out": str(out), "server": server.target}
+    return {**arguments, "batch_size": 1, "max_in_flight": 1}
 
 
-def temporary_folder(tmp_path):
+def temporary_files(folder):
+    return [path for path in folder.rglob("*") if path.name.startswith(".c3d-")]
+
+
+def has_answers(temporary):
+    """Return whether the server has answered for a clip of a run with this TMPDIR."""
+    for path in temporary.glob("*/progress/[!.]*.json"):
+        if json.loads(path.read_text())["clips"]:
+            return True
+    return False
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder in which runs of this process make their folders."""
     folder = tmp_path / "temporary"
     folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     return folder
-
-
-def leftovers(folder):
-    return [path for path in folder.rglob("*") if path.name.startswith(".c3d-")]
 
 
 @pytest.fixture
 def slow_server():
-    """Takes a third of a second for each request."""
+    """A server that takes a third of a second for each request."""
 
     def slow(request, rows, context):
         time.sleep(0.3)
@@ -102,218 +114,331 @@ def slow_server():
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    """Three films and a file that is none."""
-    folder = make_films(tmp_path_factory.mktemp("films") / "vi de'os python3 \u00e9\u00df", 3)
-    (folder / "broken.mp4").write_text("no film at all\n" * 100)
+def videos(tmp_path_factory):
+    """Three videos and a file that is not a video."""
+    folder = tmp_path_factory.mktemp("videos") / "vi de'os python3 \u00e9\u00df"
+    make_videos(folder, 3)
+    (folder / "broken.mp4").write_text("no video at all\n" * 100)
     return folder
 
 
-def test_a_run_makes_the_dataset_and_leaves_this_process_as_it_was(
-    films, narrow_server, tmp_path, monkeypatch
+@pytest.mark.parametrize("compiled", [False, True], ids=["steps", "compiled"])
+def test_run_makes_the_dataset_and_leaves_the_process_unchanged(
+    videos, narrow_server, tmp_path, temporary, compiled
 ):
-    temporary = temporary_folder(tmp_path)
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     root = logging.getLogger()
-    before = builtins.print, root.level, root.handlers[:], dict(os.environ)
+
+    def process_state():
+        loggers = root.level, root.handlers[:], logging.getLogger("c3d_pipelines").handlers[:]
+        return builtins.print, sys.excepthook, sys.stdout, loggers, dict(os.environ)
+
+    before = process_state()
     states = []
     out = tmp_path / 'out "put" python3 \u65e5\u672c'
-    ended = run_local(
+    result = run_local(
         {
-            "videos": str(films),
+            "videos": str(videos),
             "out": str(out),
             "server": narrow_server.target,
             "max_failed": 1,
             "shard_mb": 0.005,
         },
         show=states.append,
+        pipeline=compiled_path(EXTRACTION) if compiled else None,
     )
-    assert before == (builtins.print, root.level, root.handlers[:], dict(os.environ))
-    assert ended.succeeded, ended
-    assert (ended.error, ended.exit_code) == ("", 0)
-    assert (ended.summary.ok, ended.summary.inputs, ended.summary.unsuccessful) == (3, 4, 1)
+    assert process_state() == before
+    assert result.succeeded, result
+    assert (result.error, result.exit_code) == ("", 0)
+    summary = result.summary
+    assert (summary.ok, summary.inputs, summary.unsuccessful) == (3, 4, 1)
     rows = {row.video_id: row for row in dataset.open(out)}
-    assert {row.uri for row in rows.values()} == {str(path) for path in films.iterdir()}
+    assert {row.uri for row in rows.values()} == {str(path) for path in videos.iterdir()}
     assert rows["broken.mp4"].status == "corrupt"
-    assert ended.log == ended.file("local.log") == str(out / "runs" / ended.run / "local.log")
-    assert "Got executor_input" in Path(ended.log).read_text()
+    log = out / "runs" / result.run / "local.log"
+    assert result.log == result.file("local.log") == str(log)
+    assert "shard 0: 1 of " in log.read_text()
     assert list(temporary.iterdir()) == []
     last = states[-1]
     assert (last.videos, last.done, last.ok, last.failed) == (4, 4, 3, 1)
-    assert last.shards == last.shards_done > 1
-    assert "extract" in {state.step for state in states}
+    assert last.shards > 1
     assert last.clips == sum(row.n_clips for row in rows.values() if row.n_clips)
+    if not compiled:
+        steps = list(dict.fromkeys(state.step for state in states))
+        assert steps == ["plan", "preflight", "extract", "publish", "gate", "report"]
+        assert last.shards_done == last.shards
 
 
-def test_an_interpreter_below_any_folder_runs_the_steps(films, narrow_server, tmp_path):
+def test_interpreter_below_any_folder_runs_the_steps(videos, narrow_server, tmp_path):
     home = tmp_path / "my python3's"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     (site,) = (home / "lib").glob("python*/site-packages")
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in here]
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in packages]
     (site / "theirs.pth").write_text("".join(lines))
-    done = subprocess.run(
-        [home / "bin" / "python", "-c", _COMMAND, "--videos", films, "--out", tmp_path / "out"]
-        + ["--server", narrow_server.target, "--max-failed", "1"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(dataset.open(tmp_path / "out").ids()) == 3
+    out = tmp_path / "out"
+    for number, options in enumerate(({}, {"pipeline": str(compiled_path(EXTRACTION))})):
+        arguments = {"videos": str(videos), "out": str(out / str(number)), "max_failed": 1}
+        arguments["server"] = narrow_server.target
+        done = subprocess.run(
+            [home / "bin" / "python", "-c", _LIBRARY, json.dumps(arguments), json.dumps(options)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (options, done.stderr)
+        assert len(dataset.open(out / str(number)).ids()) == 3, options
 
 
 def test_only_the_script_of_a_step_is_changed(tmp_path):
-    folder = LocalFolder(tmp_path / "a b")
+    folder = RunFolder(tmp_path / "a b")
     given = ["sh", "-ec", 'x; python3 -m kfp.dsl.executor_main "$@"', "code python3", "/a/python3"]
     changed = step_command(given, folder)
     assert changed[:2] + changed[3:] == given[:2] + given[3:]
-    assert "python3 -m kfp" not in changed[2]
-    assert f"-m c3d_pipelines.local.step '{tmp_path}/a b' \"$@\"" in changed[2]
+    assert "python3 -m kfp" not in changed[2].replace(sys.executable, "")
+    assert f"exec >>'{tmp_path}/a b/local.log' 2>&1\n" in changed[2]
+    assert changed[2].endswith('-m kfp.dsl.executor_main "$@"')
     with pytest.raises(RuntimeError, match="version"):
         step_command(["sh", "-c", "python3 -m other"], folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"videos": "s3://bucket/{{$.inputs}}"}, r"videos: .* holds '\{\{\$'"),
-        ({"out": "/data/kfp-workspace/out"}, "out: .* holds '/kfp-workspace'"),
-        ({"out": "  "}, "out is empty"),
-        ({"videos": "/data/\udcff"}, "not valid UTF-8"),
-        ({"model": "a\udcff"}, "model: .* not valid UTF-8"),
-    ],
-)
-def test_what_cannot_be_handed_to_the_steps_is_refused(tmp_path, changes, words):
-    given = {"videos": str(tmp_path), "out": str(tmp_path / "out"), **changes}
-    with pytest.raises(UsageError, match=words):
-        run_local(given)
+def test_unusable_arguments_are_refused(tmp_path):
+    compiled = {"pipeline": compiled_path(EXTRACTION)}
+    cases = [
+        ({"videos": "s3://bucket/{{$.inputs}}"}, compiled, r"videos: .* holds '\{\{\$'"),
+        ({"out": "/data/kfp-workspace/out"}, compiled, "out: .* holds '/kfp-workspace'"),
+        ({"out": "  "}, {}, "out is empty"),
+        ({"videos": "/data/\udcff"}, {}, "not valid UTF-8"),
+        ({"model": "a\udcff"}, {}, "model: .* not valid UTF-8"),
+    ]
+    for changes, options, message in cases:
+        arguments = {"videos": str(tmp_path), "out": str(tmp_path / "out"), **changes}
+        with pytest.raises(UsageError, match=message):
+            run_local(arguments, **options)
+        assert list(tmp_path.iterdir()) == [], changes
+
+
+def test_credentials_in_an_address_are_stored_nowhere(tmp_path):
+    address = "https://me:hidden-word@127.0.0.1:1/list.csv?token=hidden-word"
+    for number, options in enumerate(({}, {"pipeline": compiled_path(EXTRACTION)})):
+        out = tmp_path / str(number)
+        arguments = {"videos": address, "out": str(out), "server": "localhost:1"}
+        result = run_local(arguments, **options)
+        assert result.exit_code == 2
+        assert "hidden-word" not in result.error
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert Path(result.log) in files
+        assert not [path for path in files if b"hidden-word" in path.read_bytes()]
+
+
+def test_unknown_parameter_is_named(tmp_path):
+    arguments = {"videos": str(tmp_path), "out": str(tmp_path / "out"), "strode": 4}
+    for options in ({}, {"pipeline": compiled_path(EXTRACTION)}):
+        result = run_local(arguments, **options)
+        assert result.exit_code == 2
+        assert "strode" in result.error, options
+        if options:
+            assert Path(result.log).is_file()
+            shutil.rmtree(Path(result.log).parent)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_credentials_in_an_address_are_kept_nowhere(tmp_path):
-    address = "https://me:hidden-word@127.0.0.1:1/list.csv?token=hidden-word"
-    ended = run_local({"videos": address, "out": str(tmp_path / "out"), "server": "localhost:1"})
-    assert ended.exit_code == 2
-    assert "hidden-word" not in ended.error
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert Path(ended.log) in files
-    assert not [path for path in files if b"hidden-word" in path.read_bytes()]
-
-
-def test_a_parameter_that_the_pipeline_has_not_is_named(tmp_path):
-    given = {"videos": str(tmp_path), "out": str(tmp_path / "out"), "strode": 4}
-    ended = run_local(given)
-    assert ended.exit_code == 2
-    assert "strode" in ended.error
-    log = Path(ended.log)
-    assert log.is_file()
-    for path in sorted(log.parent.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    log.parent.rmdir()
-
-
 @pytest.mark.faults
-def test_a_server_that_goes_away_fails_the_run_at_once_and_nothing_is_lost(tmp_path):
-    films = make_films(tmp_path / "videos", 1)
-    here = []
+def test_server_that_goes_away_fails_the_run_at_once_and_nothing_is_lost(tmp_path):
+    videos = make_videos(tmp_path / "videos", 1)
+    requests = []
 
     def gone(request, rows, context):
-        here.append(len(rows))
-        if 1 < len(here) < 100:  # the preflight's clip is answered
+        requests.append(len(rows))
+        if 1 < len(requests) < 100:  # the preflight's clip is answered
             context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
     server = FakeServing(gone)
-    given = {"videos": str(films), "out": str(tmp_path / "out"), "server": server.target}
+    arguments = {"videos": str(videos), "out": str(tmp_path / "out"), "server": server.target}
     try:
         began = time.monotonic()
-        ended = run_local({**given, "patience_s": 0.1})
-        assert time.monotonic() - began < 50  # a pod would be tried again after a minute
-        assert ended.error.startswith("extract: shard 0: the server did not come back")
-        assert (ended.succeeded, ended.refused, ended.exit_code) == (False, False, 2)
-        assert ended.summary.missing_shards
-        here += range(100)
-        again = run_local(given)
+        result = run_local({**arguments, "patience_s": 0.1})
+        assert time.monotonic() - began < 50  # a pod would be retried after a minute
+        assert result.error.startswith("extract: shard 0: the server did not come back")
+        assert (result.succeeded, result.refused, result.exit_code) == (False, False, 2)
+        assert result.summary.missing_shards
+        requests += range(100)
+        second = run_local(arguments)
     finally:
         server.stop()
-    assert again.succeeded, again
-    assert again.summary.processed == again.summary.ok == 1
+    assert second.succeeded, second
+    assert second.summary.processed == second.summary.ok == 1
 
 
 @pytest.mark.faults
-def test_a_run_whose_process_is_killed_says_so_and_leaves_none_behind(
-    slow_server, tmp_path, monkeypatch
+def test_killed_shard_process_fails_its_shard_and_the_others_continue(
+    slow_server, tmp_path, temporary
 ):
-    monkeypatch.setattr("tempfile.tempdir", str(temporary_folder(tmp_path)))
-    films = make_films(tmp_path / "videos", 2, frames=400)
+    videos = make_videos(tmp_path / "videos", 3)
+    killed = []
+
+    def kill(state):
+        if state.clips and not killed:
+            (folder,) = temporary.iterdir()
+            killed.extend(processes_of(f"{_SHARD}\0{folder}\0" + "0\0"))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    arguments = {**slow_arguments(videos, tmp_path / "out", slow_server), "shard_mb": 0.001}
+    result = run_local(arguments, show=kill)
+    assert len(killed) == 1
+    message = "shard 0: its process was killed (SIGKILL); there may be too little memory"
+    assert result.error == f"extract: {message}"
+    assert result.exit_code == 2
+    assert (result.summary.ok, result.summary.state) == (2, "FAILED")
+    assert message in result.summary.message
+    wait_until(lambda: not processes_of(str(temporary)), within_s=10)
+    assert list(temporary.iterdir()) == []
+    second = run_local(arguments)
+    assert (second.summary.ok, second.summary.processed) == (3, 1), second
+
+
+@pytest.mark.faults
+def test_killed_process_of_a_compiled_pipeline_ends_the_run(slow_server, tmp_path, temporary):
+    videos = make_videos(tmp_path / "videos", 2, frames=400)
 
     def kill(state):
         if state.clips:
-            (root,) = (tmp_path / "temporary").iterdir()
-            for child in processes_of(f"c3d_pipelines.local.child\0{root}"):
-                os.kill(child, signal.SIGKILL)
+            for process in processes_of("c3d_pipelines.kubeflow.local_runner"):
+                os.kill(process, signal.SIGKILL)
 
-    ended = run_local(
-        lasting(films, tmp_path / "out", slow_server),
+    result = run_local(
+        slow_arguments(videos, tmp_path / "out", slow_server),
         show=kill,
+        pipeline=compiled_path(EXTRACTION),
     )
-    assert ended.exit_code == 2
-    assert "was killed (SIGKILL)" in ended.error
-    wait_until(lambda: not processes_of(tmp_path / "temporary"), within_s=10)
+    assert result.exit_code == 2
+    assert "was killed (SIGKILL)" in result.error
+    wait_until(lambda: not processes_of(str(temporary)), within_s=10)
 
 
 @pytest.mark.faults
-def test_a_killed_command_leaves_no_process_and_no_half_written_file(slow_server, tmp_path):
-    temporary = temporary_folder(tmp_path)
-    films = make_films(tmp_path / "videos", 2, frames=400)
-    given = lasting(films, tmp_path / "out", slow_server)
-    with started(
-        _LIBRARY, json.dumps(given), env={**os.environ, "TMPDIR": str(temporary)}
-    ) as command:
-        wait_until(lambda: answered(temporary))
-        command.kill()
-    wait_until(lambda: not processes_of(temporary), within_s=10)
-    assert leftovers(tmp_path) == []
+@pytest.mark.parametrize("compiled", [False, True], ids=["steps", "compiled"])
+def test_killed_run_leaves_no_process_and_no_half_written_file(
+    slow_server, tmp_path, temporary, compiled
+):
+    videos = make_videos(tmp_path / "videos", 2, frames=400)
+    arguments = slow_arguments(videos, tmp_path / "out", slow_server)
+    options = {"pipeline": str(compiled_path(EXTRACTION))} if compiled else {}
+    with start_library({**arguments, "shard_mb": 0.001}, temporary, **options) as run:
+        wait_until(lambda: has_answers(temporary))
+        run.kill()
+    wait_until(lambda: not processes_of(str(temporary)), within_s=10)
+    assert temporary_files(tmp_path) == []
     assert list(temporary.iterdir()) == []
 
 
-def answered(temporary):
-    """Whether the server has answered for a clip of the run that has its files here."""
-    for path in temporary.glob("*/progress/[!.]*.json"):
-        if json.loads(path.read_text())["clips"]:
-            return True
-    return False
+def test_folder_of_a_run_without_any_process_is_removed_by_the_next_run(tmp_path, temporary):
+    script = (
+        "import os, signal\n"
+        "from c3d_pipelines.run.processes import RunFolder\n"
+        "with RunFolder.create(): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    (abandoned,) = temporary.iterdir()
+    with RunFolder.create() as current:
+        assert not abandoned.exists()
+        with RunFolder.create() as another:
+            assert current.root.exists()
+        assert another.root.exists()  # kept, because its run has ended
+        with RunFolder.create():
+            assert another.root.exists()
 
 
 @pytest.mark.faults
-def test_what_was_killed_at_any_moment_goes_on_with_what_is_left(slow_server, tmp_path):
-    temporary = temporary_folder(tmp_path)
-    films = make_films(tmp_path / "videos", 8, frames=24)
+def test_run_killed_at_any_moment_continues_with_what_is_left(slow_server, tmp_path, temporary):
+    videos = make_videos(tmp_path / "videos", 8)
     out = tmp_path / "out"
-    given = {
-        "videos": str(films),
+    arguments = {
+        "videos": str(videos),
         "out": str(out),
         "server": slow_server.target,
         "workers": 1,
-        "shard_mb": sum(path.stat().st_size for path in films.iterdir()) / 3e6,
+        "shard_mb": sum(path.stat().st_size for path in videos.iterdir()) / 3e6,
     }
-    with started(
-        _LIBRARY,
-        json.dumps(given),
-        env={**os.environ, "TMPDIR": str(temporary)},
-        start_new_session=True,
-    ) as command:
+    with start_library(arguments, temporary) as run:
         wait_until(lambda: list(out.glob("shards/*.json")))
-        for process in processes_of(temporary):
+        run.kill()
+        for process in processes_of(str(temporary)):
             os.kill(process, signal.SIGKILL)
-        command.kill()
     done = len(list(out.glob("shards/*.json")))
     assert 1 <= done < 3
-    ended = run_local(given)
-    assert ended.succeeded, ended
+    result = run_local(arguments)
+    assert result.succeeded, result
     rows = list(dataset.open(out))
-    assert sorted(row.video_id for row in rows) == sorted(path.name for path in films.iterdir())
+    assert sorted(row.video_id for row in rows) == sorted(path.name for path in videos.iterdir())
     assert {row.status for row in rows} == {"ok"}
-    # Shards that were done are not done again, in their videos either.
-    first = [row for row in rows if row.run != ended.run]
+    # Shards that were done are not done again, and neither are their videos.
+    first = [row for row in rows if row.run != result.run]
     assert first
-    assert ended.summary.processed == len(rows) - len(first)
+    assert result.summary.processed == len(rows) - len(first)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("compiled", [False, True], ids=["steps", "compiled"])
+def test_keyboard_interrupt_ends_the_processes_and_is_raised(
+    slow_server, tmp_path, temporary, compiled
+):
+    videos = make_videos(tmp_path / "videos", 2, frames=400)
+    notes = []
+
+    def interrupt(state):
+        if state.clips:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_local(
+            slow_arguments(videos, tmp_path / "out", slow_server),
+            show=interrupt,
+            note=notes.append,
+            pipeline=compiled_path(EXTRACTION) if compiled else None,
+        )
+    assert time.monotonic() - began < 60
+    assert notes == ["stopping; what is done stays done; press Ctrl-C again to kill"]
+    assert not processes_of(str(temporary))
+    assert temporary_files(tmp_path) == []
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.faults
+def test_second_ctrl_c_kills_the_processes(tmp_path, temporary):
+    videos = make_videos(tmp_path / "videos", 1)
+    requests = []
+
+    def stuck_after_the_preflight(request, rows, context):
+        requests.append(rows)
+        if len(requests) > 1:
+            time.sleep(20)
+
+    server = FakeServing(stuck_after_the_preflight)
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + _COMMAND
+    command = [sys.executable, "-c", script, "--videos", videos, "--out", tmp_path / "out"]
+    run = subprocess.Popen(
+        [*map(str, command), "--server", server.target, "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    try:
+        wait_until(lambda: processes_of(_SHARD + "\0" + str(temporary)))
+        time.sleep(0.2)
+        (shard,) = processes_of(_SHARD + "\0" + str(temporary))
+        os.kill(shard, signal.SIGSTOP)  # it cannot end tidily
+        run.send_signal(signal.SIGINT)
+        assert "press Ctrl-C again to kill" in run.stderr.readline()
+        began = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(10) == 130
+        assert time.monotonic() - began < 5
+        assert "interrupted" in run.stderr.read()
+    finally:
+        run.kill()
+        run.stderr.close()
+        server.stop()
+    assert not processes_of(str(temporary))
+    assert list(temporary.iterdir()) == []

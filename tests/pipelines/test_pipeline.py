@@ -1,7 +1,8 @@
-"""The compiled bulk pipelines run as they are: real videos, a real server, kfp's own runner."""
+"""The compiled bulk pipelines under kfp.local, with real videos and a real server."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,13 @@ from c3d_pipelines.kubeflow.compile import compiled_path
 from c3d_pipelines.reports.summary import RunSummary
 from support.films import write_film
 
-# In a process of its own: kfp.local leaves print and logging patched.
+# A separate process, because kfp.local leaves print and logging patched.
 _RUN = """
 import json, sys, warnings
 from kfp import components, local
 
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[2])
-# Of images whose names do not say that there is Python in them, and of what needs a cluster.
+# About images whose names do not contain "python", and about settings for pods.
 warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
 warnings.filterwarnings("ignore", category=UserWarning, module="kfp")
 components.load_component_from_file(sys.argv[1])(**json.loads(sys.argv[3]))
@@ -26,24 +27,27 @@ components.load_component_from_file(sys.argv[1])(**json.loads(sys.argv[3]))
 
 
 def run(name: str, folder: Path, **arguments) -> subprocess.CompletedProcess:
-    """Run a compiled pipeline as it is in the package."""
-    import json
+    """Run a compiled pipeline of the package."""
+    return run_file(compiled_path(name), folder, **arguments)
 
-    given = [str(compiled_path(name)), str(folder / "root"), json.dumps(arguments)]
+
+def run_file(path: Path, folder: Path, **arguments) -> subprocess.CompletedProcess:
+    """Run a compiled pipeline."""
+    values = [str(path), str(folder / "root"), json.dumps(arguments)]
     return subprocess.run(
-        [sys.executable, "-c", _RUN, *given], capture_output=True, text=True, cwd=folder
+        [sys.executable, "-c", _RUN, *values], capture_output=True, text=True, cwd=folder
     )
 
 
 def summaries(out: Path) -> list[RunSummary]:
-    """Of the runs that a dataset has seen, the newest last."""
-    found = sorted(out.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
-    return [RunSummary.from_json(path.read_text()) for path in found]
+    """Return the summaries of a data set's runs, the newest last."""
+    paths = sorted(out.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
+    return [RunSummary.from_json(path.read_text()) for path in paths]
 
 
 @pytest.fixture
 def videos(tmp_path) -> Path:
-    """Two that are well, and one that is none."""
+    """Two videos and a file that is not a video."""
     folder = tmp_path / "videos"
     folder.mkdir()
     write_film(folder / "a.mp4", 32)
@@ -52,7 +56,7 @@ def videos(tmp_path) -> Path:
     return folder
 
 
-def test_extraction_fails_at_its_gate_with_everything_done_and_the_next_run_has_nothing_to_do(
+def test_extraction_fails_at_its_gate_and_the_next_run_has_nothing_to_do(
     tmp_path, videos, narrow_server
 ):
     out = tmp_path / "out"
@@ -74,7 +78,7 @@ def test_extraction_fails_at_its_gate_with_everything_done_and_the_next_run_has_
     assert (second.state, second.processed, second.ok, second.inputs) == ("SUCCEEDED", 0, 2, 3)
 
 
-def test_classification_runs_by_the_same_steps(tmp_path, videos, narrow_server):
+def test_classification_runs_with_the_same_steps(tmp_path, videos, narrow_server):
     out = tmp_path / "out"
     given = {"videos": str(videos / "a.mp4"), "out": str(out), "server": narrow_server.target}
     done = run("c3d-bulk-classification", tmp_path, **given, clip_rows=False)
@@ -84,7 +88,7 @@ def test_classification_runs_by_the_same_steps(tmp_path, videos, narrow_server):
     assert not (out / "clips").exists()
 
 
-def test_a_run_that_cannot_begin_is_reported_too(tmp_path, videos, narrow_server):
+def test_run_that_cannot_begin_is_reported(tmp_path, videos, narrow_server):
     out = tmp_path / "out"
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -1,4 +1,4 @@
-"""`c3d-pipelines run`: options are the pipeline's, words are few, exit codes mean something."""
+"""`c3d-pipelines run`: options of the pipelines' parameters, output, exit codes, interruption."""
 
 import contextlib
 import json
@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from c3d_pipelines.commands.run import run
-from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION, compiled_path
+from c3d_pipelines.parameters import PARAMETERS
 from support.fake_serving import FakeServing
 from support.films import write_film
 
@@ -24,7 +23,7 @@ from c3d_client.core.cli import run_command
 from c3d_pipelines.commands.run import run
 run_command(run, None, name="c3d-pipelines", interrupted="")
 """
-# Not the pipeline's: for this command alone.
+# Options that are not parameters of a run.
 _OWN = {"classify", "as_json", "quiet", "keep_logs"}
 
 
@@ -44,74 +43,76 @@ def serving(server):
         server.stop()
 
 
-def film(path, *, frames=24, **changes):
+def make_video(path, *, frames=24, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_film(path, frames, width=64, height=48, **changes)
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Two films, one too short, and a file that is none."""
+    """Two videos, one too short, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("videos")
-    film(folder / "one.mp4")
-    film(folder / "two.mkv", options={"crf": "30"})
-    film(folder / "short.mp4", frames=5)
-    (folder / "none.mp4").write_text("no film at all\n" * 100)
+    make_video(folder / "one.mp4")
+    make_video(folder / "two.mkv", options={"crf": "30"})
+    make_video(folder / "short.mp4", frames=5)
+    (folder / "none.mp4").write_text("no video at all\n" * 100)
     return folder
 
 
-@pytest.mark.parametrize("name", [EXTRACTION, CLASSIFICATION])
-def test_every_parameter_of_the_pipeline_is_an_option_with_its_default(name):
-    specification = next(yaml.safe_load_all(compiled_path(name).read_text()))
-    parameters = specification["root"]["inputDefinitions"]["parameters"]
-    given = run.make_context("run", ["--videos", "here", "--out", "there"]).params
-    assert set(given) - _OWN == set(parameters)
-    for one, told in parameters.items():
-        if one not in ("videos", "out", "server"):  # those of a cluster are other ones
-            default = 0.0 if one == "fps" and given[one] is None else given[one]
-            assert default == told["defaultValue"], one
+def test_every_parameter_is_an_option_with_its_default():
+    values = run.make_context("run", ["--videos", "here", "--out", "there"]).params
+    assert set(values) - _OWN == set(PARAMETERS)
+    for name, parameter in PARAMETERS.items():
+        if name not in ("videos", "out", "server"):  # the defaults of a cluster differ
+            default = 0.0 if name == "fps" and values[name] is None else values[name]
+            assert (default, type(default)) == (parameter.default, parameter.type), name
 
 
-def test_failures_are_named_with_their_reasons_and_how_to_go_on(videos, narrow_server, tmp_path):
+def test_failures_are_listed_with_reasons_and_how_to_retry(videos, narrow_server, tmp_path):
     out = tmp_path / "out"
     done = call("--videos", videos, "--out", out, "--server", narrow_server.target)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[0] == ("2 of 4 videos have features; 2 do not. (2 ok, 1 too_short, 1 corrupt)")
     assert re.fullmatch(r"this run    4 videos, 4 clips in [\d.]+ s, [\d.]+ clips/s", lines[1])
-    assert any(re.fullmatch(r"  corrupt     none\.mp4: .*cannot be opened.*", one) for one in lines)
-    assert any(re.fullmatch(r"  too_short   short\.mp4: .*5 frames.*", one) for one in lines)
+    assert any(
+        re.fullmatch(r"  corrupt     none\.mp4: .*cannot be opened.*", line) for line in lines
+    )
+    assert any(re.fullmatch(r"  too_short   short\.mp4: .*5 frames.*", line) for line in lines)
     assert f"dataset     {out}" in lines
-    (report,) = (one.split(maxsplit=1)[1] for one in lines if one.startswith("report"))
+    (report,) = (line.split(maxsplit=1)[1] for line in lines if line.startswith("report"))
     assert Path(report).read_text().startswith("<!DOCTYPE html>")
     assert "--retry-failed" in lines[-1]
-    told = done.stderr.splitlines()
-    assert told[0] == "c3d-pipelines: 4 videos to do in 1 shard"
-    assert told[-1].startswith("c3d-pipelines: gate: 2 videos did not end ok")
-    assert len(told) < 15
+    errors = done.stderr.splitlines()
+    assert errors[0] == "c3d-pipelines: 4 videos to do in 1 shard"
+    assert errors[-1].startswith("c3d-pipelines: gate: 2 videos did not end ok")
+    assert len(errors) < 15
     assert "\x1b" not in done.stdout + done.stderr
 
-    again = call("--videos", videos, "--out", out, "--server", narrow_server.target, "--json")
-    assert again.returncode == 0  # what is damaged is no news
-    summary = json.loads(again.stdout)
+    second = call("--videos", videos, "--out", out, "--server", narrow_server.target, "--json")
+    assert second.returncode == 0  # damaged videos are known by now
+    summary = json.loads(second.stdout)
     assert summary["processed"] == 0
     assert summary["counts"]["known_failure"]["corrupt"] == 1
-    assert "0 videos to do, 4 done or known before" in again.stderr
+    assert "0 videos to do, 4 done or known before" in second.stderr
 
 
-def test_classes_go_through_the_other_pipeline_from_any_folder(videos, narrow_server, tmp_path):
-    """Relative places are meant from there; modules that lie there are not the program's."""
+def test_classes_are_made_from_any_folder(videos, narrow_server, tmp_path):
+    """Relative paths start at the current folder; modules there are not the program's."""
     from c3d_pipelines import dataset
 
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     here = tmp_path / "here"
     here.mkdir()
-    (here / "kfp.py").write_text("raise SystemExit('not this one')")
+    (here / "pyarrow.py").write_text("raise SystemExit('not this module')")
     (here / "one.mp4").symlink_to(videos / "one.mp4")
-    done = call(
-        *("--videos", "one.mp4", "--out", "../out", "--server", narrow_server.target),
-        *("--classify", "--no-clips", "--stride", "4", "--keep-logs", "--quiet"),
+    done = subprocess.run(
+        [Path(sys.executable).with_name("c3d-pipelines"), "run", "--server", narrow_server.target]
+        + ["--videos", "one.mp4", "--out", "../out", "--classify", "--no-clips"]
+        + ["--stride", "4", "--keep-logs", "--quiet"],
+        capture_output=True,
+        text=True,
         cwd=here,
         env={**os.environ, "TMPDIR": str(temporary)},
     )
@@ -128,32 +129,56 @@ def test_classes_go_through_the_other_pipeline_from_any_folder(videos, narrow_se
     assert not list((tmp_path / "out").glob("shards/*.clips.parquet"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+def test_run_that_cannot_begin_is_one_line_and_exit_code_2(videos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "videos").symlink_to(videos)
+    for arguments, message in (
         (["--videos", "empty"], r"plan: .*/empty.*no videos"),
         (["--videos", "videos", "--server", "localhost:1"], r"preflight: localhost:1: "),
         (["--videos", "videos", "--stride", "0"], r"plan: stride is 0"),
         (["--videos", ""], r"videos is empty"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(videos, tmp_path, arguments, words):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "videos").symlink_to(videos)
-    done = call(*arguments, "--out", "out", "--quiet", "--patience", "0.1", cwd=tmp_path)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert re.match(f"c3d-pipelines: {words}", line), line
-    assert "Traceback" not in done.stdout
-    if "the log is" in line:
-        assert "Error: " in Path(line.rpartition("the log is ")[2]).read_text()
+    ):
+        done = call(*arguments, "--out", "out", "--quiet", "--patience", "0.1", cwd=tmp_path)
+        assert done.returncode == 2, arguments
+        (line,) = done.stderr.splitlines()
+        assert re.match(f"c3d-pipelines: {message}", line), line
+        assert "Traceback" not in done.stdout, arguments
+        if "the log is" in line:
+            reason, _, log = line.removeprefix("c3d-pipelines: ").partition("; the log is ")
+            assert reason in Path(log).read_text(), arguments
+
+
+def test_output_of_native_libraries_goes_to_the_log(videos, narrow_server, tmp_path):
+    """Also the output of this process, in which most steps run."""
+    script = (
+        "import os\n"
+        "from c3d_pipelines.run import steps\n"
+        "gate = steps.gate_step\n"
+        "def noisy(**given):\n"
+        "    os.write(1, b'native \\xff one\\n'); os.write(2, b'native two\\n'); print('three')\n"
+        "    gate(**given)\n"
+        "steps.gate_step = noisy\n"
+    )
+    arguments = ["--videos", videos / "one.mp4", "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", script + _COMMAND, *map(str, arguments)]
+        + ["--server", narrow_server.target],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (log,) = (tmp_path / "out").glob("runs/*/local.log")
+    for text in ("native two", "three", "one"):
+        assert text.encode() in log.read_bytes()
+    for text in ("native two", "three"):
+        assert text not in done.stdout + done.stderr
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path, number, code):
-    for one in range(4):
-        film(tmp_path / "videos" / f"{one}.mp4", options={"crf": str(20 + one)})
+def test_ctrl_c_stops_everything_and_the_same_command_continues(tmp_path, number, code):
+    for index in range(4):
+        make_video(tmp_path / "videos" / f"{index}.mp4", options={"crf": str(20 + index)})
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     out = tmp_path / "out"
@@ -175,27 +200,27 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(tmp_path, number, 
         while not list(out.glob("shards/*.json")) and time.monotonic() < end:
             time.sleep(0.02)
         running.send_signal(number)
-        asked = time.monotonic()
-        _, told = running.communicate(timeout=60)
-        assert time.monotonic() - asked < 12  # or it was given its grace and killed
+        sent = time.monotonic()
+        _, errors = running.communicate(timeout=60)
+        assert time.monotonic() - sent < 12  # not killed after its grace time
         assert running.returncode == code
-        assert told.splitlines()[-2:] == [
+        assert errors.splitlines()[-2:] == [
             "c3d-pipelines: stopping; what is done stays done; press Ctrl-C again to kill",
             "c3d-pipelines: interrupted; the same command goes on with what is left",
         ]
         assert list(temporary.iterdir()) == []
         assert not [path for path in tmp_path.rglob(".c3d-*")]
-        kept = set(out.glob("shards/*"))
-        assert kept
-        on = call(*arguments, "--json")
-    assert on.returncode == 0, on.stderr
-    summary = json.loads(on.stdout)
-    assert sum(summary["counts"][one]["ok"] for one in summary["counts"]) == 4
+        done = set(out.glob("shards/*"))
+        assert done
+        second = call(*arguments, "--json")
+    assert second.returncode == 0, second.stderr
+    summary = json.loads(second.stdout)
+    assert sum(counts["ok"] for counts in summary["counts"].values()) == 4
     assert 0 < summary["processed"] < 4
-    assert kept <= set(out.glob("shards/*"))
+    assert done <= set(out.glob("shards/*"))
 
 
-def test_on_a_terminal_a_line_lives_and_leaves_only_the_verdict(videos, narrow_server, tmp_path):
+def test_terminal_shows_one_live_line_and_then_the_result(videos, narrow_server, tmp_path):
     main, other = pty.openpty()
     running = subprocess.Popen(
         command(
@@ -215,8 +240,8 @@ def test_on_a_terminal_a_line_lives_and_leaves_only_the_verdict(videos, narrow_s
     assert running.wait() == 0
     text = drawn.decode()
     assert "4 videos to do in 1 shard" in text
-    # A step that is over before the line is drawn again is not seen.
+    # A step that ends before the line is drawn again is not visible.
     assert any(step in text for step in ("preflight", "extract", "publish"))
-    for words in ("starting", "/4", "clips/s"):
-        assert words in text
-    assert "KFP" not in text
+    for part in ("starting", "/4", "clips/s"):
+        assert part in text
+    assert "begins" not in text  # a line of the log

@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines' REST API v2beta1 on this machine: refuses what the real one refuses."""
+"""Fake REST API v2beta1 of Kubeflow Pipelines; it refuses what the real API refuses."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if not url.path.startswith(f"{ROOT}/"):
             raise Refusal("Not Found", code=5, status=404)
-        where = (self.command, *url.path.removeprefix(f"{ROOT}/").split("/"))
+        request = (self.command, *url.path.removeprefix(f"{ROOT}/").split("/"))
         headers = self.headers
-        if where == ("POST", "pipelines", "upload"):
+        if request == ("POST", "pipelines", "upload"):
             return kfp.upload(query, raw, headers)
         body = self.body(kfp, raw)
-        match where:
+        match request:
             case ("GET", "healthz"):
-                said = {"commit_sha": "unknown", "tag_name": kfp.tag}
-                return {**said, "multi_user": kfp.multi_user, "pipeline_store": "database"}
+                release = {"commit_sha": "unknown", "tag_name": kfp.tag}
+                return {**release, "multi_user": kfp.multi_user, "pipeline_store": "database"}
             case ("GET", "experiments"):
                 return kfp.page(kfp.experiments, "experiments", query, headers)
             case ("POST", "experiments"):
@@ -62,12 +62,12 @@ class Handler(BaseHTTPRequestHandler):
                 return kfp.page(kfp.schedules, "recurringRuns", query, headers)
             case ("POST", "recurringruns"):
                 return kfp.create_schedule(body, headers)
-            case ("DELETE", "recurringruns", found):
-                return kfp.change_schedule(found, None, headers)
+            case ("DELETE", "recurringruns", schedule_id):
+                return kfp.change_schedule(schedule_id, None, headers)
             case ("POST", "recurringruns", action):
-                found, _, mode = action.partition(":")
+                schedule_id, _, mode = action.partition(":")
                 if mode in ("enable", "disable"):
-                    return kfp.change_schedule(found, mode.upper(), headers)
+                    return kfp.change_schedule(schedule_id, mode.upper(), headers)
         raise Refusal("Not Found", code=5, status=404)
 
     def body(self, kfp: FakeKfp, raw: bytes) -> object:
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def page(title: str, status: int = 200) -> Callable[[Handler], bool]:
-    """A web page, as a login has it, instead of an answer."""
+    """Answer with a web page, as a login does."""
 
     def answer(handler: Handler) -> bool:
         text = f"<!doctype html><html><head><title>{title}</title></head></html>".encode()
@@ -106,18 +106,18 @@ def page(title: str, status: int = 200) -> Callable[[Handler], bool]:
     return answer
 
 
-def sends_on(to: str) -> Callable[[Handler], bool]:
-    """Another address, as before a login."""
+def redirects(target: str) -> Callable[[Handler], bool]:
+    """Redirect to another address, as before a login."""
 
     def answer(handler: Handler) -> bool:
-        handler.answer(302, b"", "text/html", Location=to)
+        handler.answer(302, b"", "text/html", Location=target)
         return True
 
     return answer
 
 
-def errs(status: int, message: str = "so it was asked") -> Callable[[Handler], bool]:
-    """An error, whatever was asked."""
+def fails(status: int, message: str = "requested by the test") -> Callable[[Handler], bool]:
+    """Answer with an error status."""
 
     def answer(handler: Handler) -> bool:
         handler.answer(status, Refusal(message).body)
@@ -127,21 +127,21 @@ def errs(status: int, message: str = "so it was asked") -> Callable[[Handler], b
 
 
 def hangs_up(handler: Handler) -> bool:
-    """The connection ends without an answer."""
+    """Close the connection without an answer."""
     handler.close_connection = True
     handler.connection.shutdown(2)
     return True
 
 
-def says_nothing(handler: Handler) -> bool:
-    """No answer, and no end either."""
+def no_answer(handler: Handler) -> bool:
+    """Keep the connection open without an answer."""
     handler.close_connection = True
     handler.server.kfp.released.wait(10)
     return True
 
 
-def well(handler: Handler) -> bool:
-    """This one goes well; the next fault is for the next request."""
+def no_fault(handler: Handler) -> bool:
+    """Answer this request as usual; the next fault is for the next request."""
     return False
 
 
@@ -150,12 +150,12 @@ class _Server(ThreadingHTTPServer):
     kfp: FakeKfp
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients that hang up are the point here
+        pass  # clients that close the connection are expected
 
 
 @contextlib.contextmanager
 def fake_kfp(identity=None) -> Iterator[FakeKfp]:
-    """Serve on a free port of the loopback until the block ends.
+    """Serve on a free loopback port within the block.
 
     Args:
         identity: a certificate and key as files (certificates.Identity), for TLS.

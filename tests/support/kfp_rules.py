@@ -1,9 +1,9 @@
-"""What Kubeflow Pipelines' API refuses: bodies, pipelines and parameters.
+"""Rules by which the API of Kubeflow Pipelines refuses bodies, pipelines and parameters.
 
-Bodies are held against the API's own models (kfp_server_api) and pipelines against their messages
-(kfp-pipeline-spec): fields that there are not, values of other kinds and parameters that do not fit
-are errors here as they are there. In one thing it is stricter: times of five fields, which the real
-one takes for something else, are refused.
+Bodies are compared with the API's models (kfp_server_api) and pipelines with their messages
+(kfp-pipeline-spec): unknown fields, values of other types and parameters that do not fit are
+errors, as in the real API. It is stricter in one thing: it refuses times of five fields, which the
+real API reads as something else.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as messages
 
 MAX_PARAMETER_BYTES = 10_000
 _PLAIN = {"str": str, "int": int, "float": (int, float), "bool": bool, "datetime": str}
-_WELL = {"STRING": "string_value", "BOOLEAN": "bool_value", "LIST": "list_value"}
-_WELL |= {"STRUCT": "struct_value", "NUMBER_INTEGER": "number_value"}
-_WELL |= {"NUMBER_DOUBLE": "number_value"}
-# What the server says and no one may set.
-_ITS_OWN = {"run_id", "recurring_run_id", "created_at", "state", "state_history", "finished_at"}
+_JSON_KINDS = {"STRING": "string_value", "BOOLEAN": "bool_value", "LIST": "list_value"}
+_JSON_KINDS |= {"STRUCT": "struct_value", "NUMBER_INTEGER": "number_value"}
+_JSON_KINDS |= {"NUMBER_DOUBLE": "number_value"}
+# Fields that only the server sets.
+_SERVER_FIELDS = {
+    "run_id",
+    "recurring_run_id",
+    "created_at",
+    "state",
+    "state_history",
+    "finished_at",
+}
 
 
 class Refusal(Exception):
-    """An error as gRPC's gateway writes it."""
+    """An error answer as gRPC's gateway writes it."""
 
     def __init__(self, message: str, *, code: int = 3, status: int = 400) -> None:
         super().__init__(message)
@@ -37,46 +44,47 @@ class Refusal(Exception):
 
 
 def check_body(name: str, body: object) -> None:
-    """A body is what the API's model of this name says, with no field beyond."""
+    """Check that a body fits the API's model of this name, without unknown fields."""
     check_type(name, body, name)
-    for own in _ITS_OWN & set(body):
-        raise Refusal(f"{own} must not be set by the client")
+    for field in _SERVER_FIELDS & set(body):
+        raise Refusal(f"{field} must not be set by the client")
 
 
-def check_type(wanted: str, value: object, where: str) -> None:
-    if wanted == "object":
+def check_type(expected: str, value: object, where: str) -> None:
+    """Check that a value has a type, given as the API's models name it."""
+    if expected == "object":
         return
-    if wanted in _PLAIN:
-        # Numbers of 64 bits are text in JSON.
-        number = wanted == "str" and isinstance(value, int) and where.endswith("max_concurrency")
-        if not (number or isinstance(value, _PLAIN[wanted])):
-            raise Refusal(f"{where}: {value!r} is no {wanted}")
+    if expected in _PLAIN:
+        # 64-bit numbers are text in JSON.
+        number = expected == "str" and isinstance(value, int) and where.endswith("max_concurrency")
+        if not (number or isinstance(value, _PLAIN[expected])):
+            raise Refusal(f"{where}: {value!r} is no {expected}")
         return
-    inner = re.fullmatch(r"(list\[|dict\(str, )(.+)[\])]", wanted)
+    inner = re.fullmatch(r"(list\[|dict\(str, )(.+)[\])]", expected)
     if inner:
-        kind = list if wanted.startswith("list") else dict
+        kind = list if expected.startswith("list") else dict
         if not isinstance(value, kind):
             raise Refusal(f"{where}: {value!r} is no {kind.__name__}")
-        for one in value.values() if kind is dict else value:
-            check_type(inner[2], one, where)
+        for item in value.values() if kind is dict else value:
+            check_type(inner[2], item, where)
         return
-    model = getattr(api, wanted)
+    model = getattr(api, expected)
     allowed = getattr(model, "allowable_values", None)
     if allowed is not None:
         if value not in allowed:
             raise Refusal(f"{where}: {value!r} is none of {allowed}")
         return
     if not isinstance(value, dict):
-        raise Refusal(f"{where}: {value!r} is no {wanted}")
+        raise Refusal(f"{where}: {value!r} is no {expected}")
     kinds = {model.attribute_map[name]: kind for name, kind in model.openapi_types.items()}
-    for name, one in value.items():
+    for name, item in value.items():
         if name not in kinds:
             raise Refusal(f"proto: (line 1): unknown field {name!r} in {where}")
-        check_type(kinds[name], one, f"{where}.{name}")
+        check_type(kinds[name], item, f"{where}.{name}")
 
 
 def check_run(body: dict) -> None:
-    """What a run and a recurring run have in common."""
+    """Check the fields that a run and a recurring run share."""
     if not body.get("display_name"):
         raise Refusal("The run name is empty. Please specify a valid name")
     account = body.get("service_account")
@@ -87,11 +95,11 @@ def check_run(body: dict) -> None:
     check_parameters(spec, config.get("parameters", {}))
     root = config.get("pipeline_root")
     if root is not None and not re.match(r"(s3|gs|minio)://.+|/", root):
-        raise Refusal(f"pipeline_root {root!r} is no place for artifacts")
+        raise Refusal(f"pipeline_root {root!r} cannot store artifacts")
 
 
 def check_pipeline(body: object) -> messages.PipelineSpec:
-    """A pipeline's messages, parsed as strictly as the server and its compiler do."""
+    """Return a pipeline's message, parsed as strictly as the server and its compiler parse it."""
     if not isinstance(body, dict):
         raise Refusal("no pipeline spec is provided")
     both = "pipeline_spec" in body
@@ -110,12 +118,12 @@ def check_pipeline(body: object) -> messages.PipelineSpec:
         for label, executor in kubernetes.items():
             json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
             if label not in config.executors:
-                raise Refusal(f"platform spec of {label}, which there is not")
+                raise Refusal(f"platform spec of {label}, which does not exist")
     except json_format.ParseError as error:
         raise Refusal(f"invalid v2 pipeline spec: {error}") from error
     if spec.schema_version != "2.1.0":
-        said = f"the pipeline spec has version {spec.schema_version}"
-        raise Refusal(f"KFP only supports schema version 2.1.0, but {said}")
+        version = f"the pipeline spec has version {spec.schema_version}"
+        raise Refusal(f"KFP only supports schema version 2.1.0, but {version}")
     name = spec.pipeline_info.name
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name):
         raise Refusal(f"invalid v2 pipeline spec: name {name!r}")
@@ -131,37 +139,38 @@ def check_pipeline(body: object) -> messages.PipelineSpec:
 
 
 def check_parameters(spec: messages.PipelineSpec, parameters: dict) -> None:
-    """As validatePipelineJobInputs does."""
+    """Check a run's parameters as validatePipelineJobInputs does."""
     text = json.dumps(parameters, separators=(",", ":"), ensure_ascii=False)
-    for mark in "<>&":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
     if len(text.encode()) > MAX_PARAMETER_BYTES:
-        said = f"The input parameter length exceed maximum size of {MAX_PARAMETER_BYTES}"
-        raise Refusal(said)
-    wanted = spec.root.input_definitions.parameters
+        raise Refusal(f"The input parameter length exceed maximum size of {MAX_PARAMETER_BYTES}")
+    declared = spec.root.input_definitions.parameters
     given = json_format.ParseDict(parameters, struct_pb2.Struct()).fields
-    for name, one in wanted.items():
+    for name, parameter in declared.items():
         if name not in given:
-            if not one.is_optional and not one.HasField("default_value"):
+            if not parameter.is_optional and not parameter.HasField("default_value"):
                 raise Refusal(
                     f"parameter {name} is not optional, yet has neither default value nor user "
                     "provided value"
                 )
             continue
-        kind = messages.ParameterType.ParameterTypeEnum.Name(one.parameter_type)
-        if given[name].WhichOneof("kind") != _WELL.get(kind):
+        kind = messages.ParameterType.ParameterTypeEnum.Name(parameter.parameter_type)
+        if given[name].WhichOneof("kind") != _JSON_KINDS.get(kind):
             raise Refusal(f"input parameter {name} requires type {kind}")
-    extra = sorted(set(given) - set(wanted))
+    extra = sorted(set(given) - set(declared))
     if extra:
-        said = f"parameter(s) provided are not required by pipeline: {', '.join(extra)}"
-        raise Refusal(said)
+        raise Refusal(f"parameter(s) provided are not required by pipeline: {', '.join(extra)}")
 
 
 def check_six_fields(cron: str) -> None:
+    """Check that a schedule's times have six fields within their ranges."""
     fields = cron.split()
     if len(fields) != 6:
-        said = "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)"
-        raise Refusal(f"{said}. Error: Expected 6 fields, found {len(fields)}: {cron}")
+        message = (
+            "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)"
+        )
+        raise Refusal(f"{message}. Error: Expected 6 fields, found {len(fields)}: {cron}")
     for field, high in zip(fields, (59, 59, 23, 31, 12, 6), strict=True):
         for number in re.findall(r"\d+", re.sub(r"/\d+", "", field)):
             if int(number) > high:

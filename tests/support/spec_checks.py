@@ -1,7 +1,7 @@
-"""What must be true of every compiled pipeline, asked of its YAML alone.
+"""Checks of a compiled pipeline's YAML.
 
-Each check takes the two documents of the file and gives the problems that it finds, in words.
-test_spec_checks.py proves each of them with pipelines that were broken on purpose.
+Each check takes the file's two documents and yields a message for each problem.
+test_spec_checks.py tests the checks with pipelines that are broken on purpose.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Spec = dict[str, Any]
 _RUN = "{{$.pipeline_job_uuid}}"
 _SECRET = re.compile(r"(?i)secret|token|passw|credential|api_?key|access_key")
 _CHANNEL = "pipelinechannel--"
-# The steps that a cache may stand in for; all others look at what changes.
-MAY_BE_CACHED = {"extract", "fetch"}
+# Steps whose result depends on their parameters alone; all others read what changes.
+MAY_BE_CACHED = {"fetch"}
 
 
 def read(path: Path) -> tuple[Spec, Spec]:
-    """The specification and the platform document of a compiled pipeline."""
+    """Return the specification and the platform document of a compiled pipeline."""
     spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     return spec, platform
 
 
 def all_problems(spec: Spec, platform: Spec) -> list[str]:
-    """What any check finds, each with the check's name before it."""
+    """Return the problems that all checks find, each with the check's name."""
     return [f"{name}: {p}" for name, check in CHECKS.items() for p in check(spec, platform)]
 
 
 def parse_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Every key is one that Kubeflow knows, and every value of its kind."""
+    """Yield keys that Kubeflow does not know and values of a wrong type."""
     parts = [
         ("pipeline", spec, pb.PipelineSpec()),
         ("deploymentSpec", spec.get("deploymentSpec", {}), pb.PipelineDeploymentConfig()),
@@ -53,83 +53,79 @@ def parse_problems(spec: Spec, platform: Spec) -> Iterator[str]:
 
 
 def reference_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Every name that is used is there, and everything that is needed is given."""
+    """Yield references to missing names, unused names and missing inputs."""
     components = spec["components"]
     executors = spec["deploymentSpec"]["executors"]
     used = set()
     for name, component in components.items():
         label = component.get("executorLabel")
         if label is not None and label not in executors:
-            yield f"{name}: executorLabel {label} is not there"
+            yield f"{name}: executorLabel {label} does not exist"
         if (label is None) == ("dag" not in component):
             yield f"{name}: is neither a task nor a DAG, or both"
         used.add(label)
-    yield from (f"executor {name}: nobody uses it" for name in set(executors) - used)
+    yield from (f"executor {name}: is not used" for name in set(executors) - used)
     for name in set(_platform_executors(platform)) ^ set(executors):
         yield f"platform: executor {name} is in one document only"
     referred = set()
-    for place, dag, declared in _dags(spec):
+    for dag_name, dag, declared in _dags(spec):
         tasks = dag["tasks"]
         for name, task in tasks.items():
-            where = f"{place}.{name}"
+            where = f"{dag_name}.{name}"
             ref = task["componentRef"]["name"]
             referred.add(ref)
             if ref not in components:
-                yield f"{where}: component {ref} is not there"
+                yield f"{where}: component {ref} does not exist"
                 continue
             before = task.get("dependentTasks", [])
-            yield from (f"{where}: waits for {t}, not there" for t in before if t not in tasks)
+            yield from (
+                f"{where}: waits for {t}, which does not exist" for t in before if t not in tasks
+            )
             yield from _input_problems(where, task, tasks, components, declared)
             yield from _iterator_problems(where, task, components[ref])
-        yield from _output_problems(place, dag, components)
-        yield from _cycle(place, tasks)
-    yield from (f"component {name}: nobody uses it" for name in set(components) - referred)
+        yield from _output_problems(dag_name, dag, components)
+        yield from _cycle(dag_name, tasks)
+    yield from (f"component {name}: is not used" for name in set(components) - referred)
 
 
 def loop_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Loop bodies use only what kfp.local does not silently put something else in the place of."""
+    """Yield inputs of loop bodies that kfp.local silently replaces, and loops without a limit."""
     given = set(spec["root"]["inputDefinitions"]["parameters"])
-    for place, dag, _ in _dags(spec):
+    for dag_name, dag, _ in _dags(spec):
         for name, task in dag["tasks"].items():
             if "parameterIterator" not in task:
                 continue
             item = task["parameterIterator"]["itemInput"]
             if not task.get("iteratorPolicy", {}).get("parallelismLimit"):
-                yield f"{place}.{name}: no limit to how many at a time"
+                yield f"{dag_name}.{name}: no limit of parallel iterations"
             loop = spec["components"].get(task["componentRef"]["name"], {})
             for inner, body in loop.get("dag", {"tasks": {}})["tasks"].items():
                 if "parameterIterator" in body or "condition" in body.get("triggerPolicy", {}):
-                    yield f"{place}.{name}.{inner}: a loop or a condition in a loop"
+                    yield f"{dag_name}.{name}.{inner}: a loop or a condition in a loop"
                 for key, value in body.get("inputs", {}).get("parameters", {}).items():
                     source = value.get("componentInputParameter", item)
                     if source != item and source.removeprefix(_CHANNEL) not in given:
-                        yield f"{place}.{name}.{inner}: {key} is another task's parameter"
+                        yield f"{dag_name}.{name}.{inner}: {key} is another task's parameter"
 
 
 def cache_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Only steps whose parameters say all that their result hangs on may be cached."""
-    for place, task_name, task in _tasks(spec):
+    """Yield cached steps whose result depends on more than their parameters."""
+    for dag_name, task_name, task in _tasks(spec):
         if "executorLabel" not in spec["components"].get(task["componentRef"]["name"], {}):
             continue
         options = task.get("cachingOptions")
         if options is None:
-            yield f"{place}.{task_name}: does not say whether it may be cached"
+            yield f"{dag_name}.{task_name}: has no caching option"
         elif options.get("enableCache") and task_name not in MAY_BE_CACHED:
-            yield f"{place}.{task_name}: must not be cached"
-        if task_name == "extract":
-            parameters = task.get("inputs", {}).get("parameters", {})
-            if set(parameters) != {"shard", "model_digest"}:
-                yield f"{place}.{task_name}: its cache's key is {sorted(parameters)}"
-            if not (options or {}).get("enableCache"):
-                yield f"{place}.{task_name}: is not cached"
+            yield f"{dag_name}.{task_name}: must not be cached"
 
 
 def pod_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Pods install nothing, hold no secret, are not root, and say what they need."""
+    """Yield pods that install packages, hold secrets, run as root, or lack resources."""
     for name, executor in spec["deploymentSpec"]["executors"].items():
         container = executor["container"]
         if "pip install" in " ".join([*container.get("command", []), *container.get("args", [])]):
-            yield f"{name}: installs packages when it starts"
+            yield f"{name}: installs packages at its start"
         if not container.get("image"):
             yield f"{name}: no image"
         resources = container.get("resources", {})
@@ -138,7 +134,7 @@ def pod_problems(spec: Spec, platform: Spec) -> Iterator[str]:
                 yield f"{name}: no {key}"
         for variable in container.get("env", []):
             if _SECRET.search(variable["name"]) and not variable["name"].endswith("_FILE"):
-                yield f"{name}: {variable['name']} is in the open"
+                yield f"{name}: {variable['name']} is readable by everybody"
     for name, executor in _platform_executors(platform).items():
         context = executor.get("securityContext", {})
         if not context.get("runAsNonRoot") or not int(context.get("runAsUser", 0)):
@@ -149,31 +145,31 @@ def pod_problems(spec: Spec, platform: Spec) -> Iterator[str]:
 
 
 def run_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Parameters have defaults and are no secrets; shards are retried; the end is reported."""
+    """Yield parameters without defaults or with secrets, missing retries and a missing report."""
     for name, parameter in spec["root"].get("inputDefinitions", {}).get("parameters", {}).items():
         if parameter.get("defaultValue") in (None, ""):
             yield f"parameter {name}: no default, or an empty one"
         if _SECRET.search(name):
             yield f"parameter {name}: Kubeflow shows it to everybody"
-    for place, name, task in _tasks(spec):
+    for dag_name, name, task in _tasks(spec):
         policy = task.get("retryPolicy", {})
         if name == "extract" and not (
             policy.get("maxRetryCount") and policy.get("backoffDuration")
         ):
-            yield f"{place}.{name}: is not tried again"
+            yield f"{dag_name}.{name}: is not retried"
         for key, value in task.get("inputs", {}).get("parameters", {}).items():
             constant = value.get("runtimeValue", {}).get("constant")
             if key == "run" and constant != _RUN:
-                yield f"{place}.{name}: run is {constant!r}, not {_RUN}"
+                yield f"{dag_name}.{name}: run is {constant!r}, not {_RUN}"
             elif isinstance(constant, str) and "{{" in constant and constant != _RUN:
-                yield f"{place}.{name}: {key}: {constant!r} is replaced as a whole or not at all"
+                yield f"{dag_name}.{name}: {key}: {constant!r} is replaced as a whole or not at all"
     names = {name for _, name, _ in _tasks(spec)}
     if "extract" in names:
         last = spec["root"]["dag"]["tasks"].get("report", {})
         strategy = last.get("triggerPolicy", {}).get("strategy")
         status = last.get("inputs", {}).get("parameters", {}).get("status", {})
         if strategy != "ALL_UPSTREAM_TASKS_COMPLETED" or "taskFinalStatus" not in status:
-            yield "report: is not done when the run fails"
+            yield "report: does not run when the run fails"
 
 
 CHECKS = {
@@ -192,46 +188,46 @@ def _platform_executors(platform: Spec) -> Spec:
 
 
 def _dags(spec: Spec) -> Iterator[tuple[str, Spec, Spec]]:
-    """Each DAG: its place, itself, and what it declares."""
+    """Yield each DAG's name, the DAG, and its declared inputs."""
     for name, component in [("root", spec["root"]), *spec["components"].items()]:
         if "dag" in component:
             yield name, component["dag"], component.get("inputDefinitions", {})
 
 
 def _tasks(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
-    for place, dag, _ in _dags(spec):
+    for dag_name, dag, _ in _dags(spec):
         for name, task in dag["tasks"].items():
-            yield place, name, task
+            yield dag_name, name, task
 
 
 def _input_problems(
     where: str, task: Spec, tasks: Spec, components: Spec, declared: Spec
 ) -> Iterator[str]:
-    wanted = components[task["componentRef"]["name"]].get("inputDefinitions", {})
-    for kind, word in (("parameters", "Parameter"), ("artifacts", "Artifact")):
+    required = components[task["componentRef"]["name"]].get("inputDefinitions", {})
+    for kind, suffix in (("parameters", "Parameter"), ("artifacts", "Artifact")):
         given = task.get("inputs", {}).get(kind, {})
-        needed = wanted.get(kind, {})
+        needed = required.get(kind, {})
         item = task.get("parameterIterator", {}).get("itemInput")
         for name, definition in needed.items():
             if name not in given and not definition.get("isOptional") and name != item:
-                yield f"{where}: {name} is not given"
+                yield f"{where}: {name} is missing"
         for name, value in given.items():
             if name not in needed:
-                yield f"{where}: is given {name}, which it does not declare"
+                yield f"{where}: gets {name}, which it does not declare"
                 continue
-            source = value.get(f"componentInput{word}")
+            source = value.get(f"componentInput{suffix}")
             if source is not None and source not in declared.get(kind, {}):
                 yield f"{where}: {name} comes from {source}, which its DAG does not declare"
             elif source is not None and kind == "parameters":
                 yield from _type_problem(where, name, declared[kind][source], needed[name])
-            output = value.get(f"taskOutput{word}")
+            output = value.get(f"taskOutput{suffix}")
             if output is not None:
                 yield from _producer_problems(
-                    where, name, output, f"output{word}Key", kind, task, tasks, components, needed
+                    where, name, output, f"output{suffix}Key", kind, task, tasks, components, needed
                 )
             final = value.get("taskFinalStatus", {}).get("producerTask")
             if final is not None and final not in tasks:
-                yield f"{where}: {name} is the status of {final}, which is not there"
+                yield f"{where}: {name} is the status of {final}, which does not exist"
 
 
 def _producer_problems(
@@ -247,20 +243,23 @@ def _producer_problems(
 ) -> Iterator[str]:
     producer = output["producerTask"]
     if producer not in tasks:
-        yield f"{where}: {name} comes from task {producer}, which is not there"
+        yield f"{where}: {name} comes from task {producer}, which does not exist"
         return
     if producer not in task.get("dependentTasks", []):
-        yield f"{where}: takes {name} from {producer} and does not wait for it"
-    made = components.get(tasks[producer]["componentRef"]["name"], {}).get("outputDefinitions", {})
-    if output[key] not in made.get(kind, {}):
-        yield f"{where}: {name} is {output[key]} of {producer}, which does not make that"
+        yield f"{where}: uses {name} of {producer} and does not wait for it"
+    outputs = components.get(tasks[producer]["componentRef"]["name"], {}).get(
+        "outputDefinitions", {}
+    )
+    if output[key] not in outputs.get(kind, {}):
+        yield f"{where}: {name} is {output[key]} of {producer}, which has no such output"
     elif kind == "parameters":
-        yield from _type_problem(where, name, made[kind][output[key]], needed[name])
+        yield from _type_problem(where, name, outputs[kind][output[key]], needed[name])
 
 
-def _type_problem(where: str, name: str, made: Spec, wanted: Spec) -> Iterator[str]:
-    if made.get("parameterType") != wanted.get("parameterType"):
-        yield f"{where}: {name} is {made.get('parameterType')}, not {wanted.get('parameterType')}"
+def _type_problem(where: str, name: str, source: Spec, target: Spec) -> Iterator[str]:
+    given, expected = source.get("parameterType"), target.get("parameterType")
+    if given != expected:
+        yield f"{where}: {name} is {given}, not {expected}"
 
 
 def _iterator_problems(where: str, task: Spec, component: Spec) -> Iterator[str]:
@@ -269,24 +268,24 @@ def _iterator_problems(where: str, task: Spec, component: Spec) -> Iterator[str]
         return
     items = iterator["items"].get("inputParameter")
     if items is not None and items not in task.get("inputs", {}).get("parameters", {}):
-        yield f"{where}: goes over {items}, which it is not given"
+        yield f"{where}: iterates over {items}, which is not an input"
     if iterator["itemInput"] not in component.get("inputDefinitions", {}).get("parameters", {}):
         yield f"{where}: its item is {iterator['itemInput']}, which its body does not declare"
 
 
-def _output_problems(place: str, dag: Spec, components: Spec) -> Iterator[str]:
+def _output_problems(dag_name: str, dag: Spec, components: Spec) -> Iterator[str]:
     for name, output in dag.get("outputs", {}).get("parameters", {}).items():
         source = output["valueFromParameter"]
         task = dag["tasks"].get(source["producerSubtask"])
         if task is None:
-            yield f"{place}: {name} comes from {source['producerSubtask']}, which is not there"
+            yield f"{dag_name}: {name} comes from {source['producerSubtask']}, which does not exist"
             continue
-        made = components.get(task["componentRef"]["name"], {}).get("outputDefinitions", {})
-        if source["outputParameterKey"] not in made.get("parameters", {}):
-            yield f"{place}: {name} is {source['outputParameterKey']}, which nobody makes"
+        outputs = components.get(task["componentRef"]["name"], {}).get("outputDefinitions", {})
+        if source["outputParameterKey"] not in outputs.get("parameters", {}):
+            yield f"{dag_name}: {name} is {source['outputParameterKey']}, which is no output"
 
 
-def _cycle(place: str, tasks: Spec) -> Iterator[str]:
+def _cycle(dag_name: str, tasks: Spec) -> Iterator[str]:
     waiting = {
         name: set(task.get("dependentTasks", [])) & set(tasks) for name, task in tasks.items()
     }
@@ -296,4 +295,4 @@ def _cycle(place: str, tasks: Spec) -> Iterator[str]:
         for before in waiting.values():
             before.difference_update(ready)
     if waiting:
-        yield f"{place}: {', '.join(sorted(waiting))} wait for each other"
+        yield f"{dag_name}: {', '.join(sorted(waiting))} wait for each other"

@@ -95,17 +95,18 @@ def run(
     Exit code: 0 no more videos of this run failed than --max-failed, 1 more did, 2 nothing could be
     done or the run failed.
     """
-    from c3d_pipelines.run.local import run_in_command
+    from c3d_pipelines.run.local import run_local
 
     with sigterm_as_ctrl_c() as terminated, _terminal() as terminal:
         try:
             with show_progress(terminal, quiet=quiet) as show:
-                result = run_in_command(
+                result = run_local(
                     {**given, "fps": fps or 0.0},
                     answer="classes" if classify else "features",
                     keep_logs=keep_logs,
                     show=show,
                     note=lambda line: print(f"{PROGRAM}: {line}", file=terminal, flush=True),
+                    capture_output=True,
                 )
         except KeyboardInterrupt:
             print_error(PROGRAM, "interrupted; the same command goes on with what is left")

@@ -205,8 +205,8 @@ class Backend:
         except (ValueError, KeyError, TypeError):
             raise RunError(
                 f"{self.access.host}: answers with {_page(answer.data)} instead of Kubeflow "
-                "Pipelines' API; give the address that stands before /apis/v2beta1 (often "
-                "https://HOST/pipeline), and a token if it asks for a login"
+                "Pipelines' API; give the address that comes before /apis/v2beta1 (often "
+                "https://HOST/pipeline), and a token if it requires a login"
             ) from None
         if multi_user and not self.access.namespace:
             raise RunError(

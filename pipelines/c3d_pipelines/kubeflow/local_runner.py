@@ -82,6 +82,8 @@ def step_command(command: list[str], folder: RunFolder) -> list[str]:
     executor = f"{shlex.quote(sys.executable)} -m kfp.dsl.executor_main"
     script = (
         f"[ -e {shlex.quote(str(folder.running))} ] || exit {STOPPED}\n"
+        # The whole group gets SIGTERM, and the shell must not end before the step has.
+        "trap : TERM\n"
         # kfp reads a step's output as UTF-8, and native libraries print other bytes too.
         f"exec >>{shlex.quote(str(folder.log))} 2>&1\n"
         + command[index].replace(_EXECUTOR, executor)

@@ -20,6 +20,7 @@ from c3d_client.core.uri import redact, scheme
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.api import Backend, Refused
+from c3d_pipelines.parameters import CONFIGURED
 
 EXPERIMENT = "c3d"
 ASK = "ask"
@@ -415,7 +416,7 @@ def served_model(arguments: Mapping[str, Any]) -> str:
         ServingError: the server does not answer.
     """
     from c3d_pipelines.run.steps import digest_of_model
-    from c3d_pipelines.settings import CONFIGURED, JobSettings
+    from c3d_pipelines.settings import JobSettings
 
     server = arguments.get("server", CONFIGURED)
     if server == CONFIGURED:

@@ -63,7 +63,7 @@ def one_line(error: BaseException) -> str:
 def failure_text(error: BaseException) -> str:
     """Return why a step failed, in one line; with the type of an error that is not a C3DError."""
     text = one_line(error)
-    if isinstance(error, C3DError):
+    if isinstance(error, C3DError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -1,7 +1,7 @@
 """A bulk run on this machine, from the videos to the report.
 
 The steps are the functions that a cluster's pods call. Plan, preflight, publish, gate and report
-run in this process; each shard runs in a process of its own, two at a time.
+run in this process; each shard runs in a separate process, two at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,7 @@ def run_local(
     keep_logs: bool = False,
     show: Callable[[RunState], None] | None = None,
     note: Callable[[str], None] | None = None,
+    capture_output: bool = False,
 ) -> LocalRun:
     """Do a bulk run on this machine and wait for its end.
 
@@ -130,57 +131,29 @@ def run_local(
         keep_logs: keep the folder of temporary files in any case.
         show: called with the progress at each step, and about four times a second during shards.
         note: called with a line that the user should see during the run.
+        capture_output: send all output of this process to the run's log during the run, also
+            what native libraries print to the file descriptors 1 and 2. For commands.
 
     Raises:
         UsageError: an argument cannot be used.
         RunError: the run could not be started.
     """
-    return _run(arguments, answer, pipeline, keep_logs, show, note, captured=False)
-
-
-def run_in_command(
-    arguments: Mapping[str, Any],
-    *,
-    answer: str,
-    keep_logs: bool,
-    show: Callable[[RunState], None],
-    note: Callable[[str], None],
-) -> LocalRun:
-    """Do the same as :func:`run_local` for a command: all output of this process goes to the log.
-
-    Native libraries print to the file descriptors 1 and 2, over the live progress. Callbacks must
-    not use these descriptors.
-    """
-    return _run(arguments, answer, None, keep_logs, show, note, captured=True)
-
-
-def _run(
-    arguments: Mapping[str, Any],
-    answer: str,
-    pipeline: str | os.PathLike[str] | None,
-    keep_logs: bool,
-    show: Callable[[RunState], None] | None,
-    note: Callable[[str], None] | None,
-    *,
-    captured: bool,
-) -> LocalRun:
     given = {
         name: _argument(name, value, compiled=pipeline is not None)
         for name, value in arguments.items()
     }
     with RunFolder.create() as folder:
         keep = keep_logs
+        run: _Run
+        if pipeline is None:
+            run = _StepsRun(folder, given, show, note, answer=answer)
+        else:
+            run = _CompiledRun(folder, given, show, note, pipeline=Path(pipeline))
         try:
-            output = _output_in(folder.log) if captured else contextlib.nullcontext()
-            with output:
-                job: _Job
-                if pipeline is None:
-                    job = _StepsJob(folder, given, answer, show, note)
-                else:
-                    job = _PipelineJob(folder, given, Path(pipeline), show, note)
-                job.run()
-                result = job.result()
-            keep |= bool(result.log) and Path(result.log) == folder.log
+            with _output_in(folder.log) if capture_output else contextlib.nullcontext():
+                run.run()
+                result = run.result()
+            keep |= result.log == str(folder.log)
             return result
         finally:
             if keep_logs and note:
@@ -228,32 +201,26 @@ def _output_in(log: Path) -> Iterator[None]:
             os.close(copy)
 
 
-class _Job:
-    """What both ways of running have in common: progress, messages, and the result.
+@dataclass
+class _Run:
+    """A run in progress: its parameters, failures and state.
 
     Args:
-        folder: of the run's temporary files.
+        folder: of the temporary files.
         given: the arguments, checked.
-        show: called with the progress.
+        on_state: called with the progress.
         note: called with lines for the user.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        given: Mapping[str, Any],
-        show: Callable[[RunState], None] | None,
-        note: Callable[[str], None] | None,
-    ) -> None:
-        self.folder = folder
-        self.given = given
-        self.name = ""
-        self.failures: list[tuple[str, str]] = []
-        self._show = show
-        self._note = note
-        self._state = RunState()
-        self._shown_at = 0.0
-        self._stopping = False
+    folder: RunFolder
+    given: Mapping[str, Any]
+    on_state: Callable[[RunState], None] | None
+    note: Callable[[str], None] | None
+    name: str = ""
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    state: RunState = field(default_factory=RunState)
+    shown_at: float = 0.0
+    stopping: bool = False
 
     @property
     def out(self) -> str:
@@ -298,19 +265,19 @@ class _Job:
 
     def show(self, **changes: Any) -> None:
         """Show the progress: at once when something changes, else not too often."""
-        self._state = replace(self._state, **changes)
+        self.state = replace(self.state, **changes)
         now = time.monotonic()
-        if self._show is None or (not changes and now - self._shown_at < _SHOW_EVERY_S):
+        if self.on_state is None or (not changes and now - self.shown_at < _SHOW_EVERY_S):
             return
-        self._shown_at = now
+        self.shown_at = now
         counts: dict[str, Any] = _counts(self.folder.progress)
-        self._state = replace(self._state, **counts)
-        self._show(self._state)
+        self.state = replace(self.state, **counts)
+        self.on_state(self.state)
 
     def note_stopping(self) -> None:
-        if self._note and not self._stopping:
-            self._note("stopping; what is done stays done; press Ctrl-C again to kill")
-        self._stopping = True
+        if self.note and not self.stopping:
+            self.note("stopping; what is done stays done; press Ctrl-C again to kill")
+        self.stopping = True
 
     def _store_log(self) -> str:
         """Write the log next to the run's report; return its URI, or nothing if that fails."""
@@ -333,25 +300,16 @@ class _StepFailed(Exception):
     """A step failed; the steps that need its result are left out."""
 
 
-class _StepsJob(_Job):
+@dataclass
+class _StepsRun(_Run):
     """A run whose steps are called here, with a process for each shard."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        given: Mapping[str, Any],
-        answer: str,
-        show: Callable[[RunState], None] | None,
-        note: Callable[[str], None] | None,
-    ) -> None:
-        super().__init__(folder, given, show, note)
-        self._answer = answer
-        self._parameters = JobParameters()
-        self._shards_done = 0
+    answer: str = "features"
+    parameters: JobParameters = field(default_factory=JobParameters)
 
     def run(self) -> None:
         try:
-            self._parameters = JobParameters.of(self.given)
+            self.parameters = JobParameters.of(self.given)
         except UsageError as error:
             self.failures.append(("", str(error)))
             return
@@ -374,9 +332,9 @@ class _StepsJob(_Job):
     def _plan(self) -> list[int]:
         with self._step("plan"):
             shards = steps.plan_step(
-                **{**asdict(self._parameters), "out": self.out},
+                **{**asdict(self.parameters), "out": self.out},
                 run=self.name,
-                answer=self._answer,
+                answer=self.answer,
                 plan_path=self._artifact(PLAN),
                 settings_path=self._artifact("settings"),
             )
@@ -389,7 +347,7 @@ class _StepsJob(_Job):
             digest = steps.preflight_step(
                 out=self.out,
                 run=self.name,
-                model_digest=self._parameters.model_digest,
+                model_digest=self.parameters.model_digest,
                 settings_path=self._artifact("settings"),
                 checked_path=self._artifact(SETTINGS),
             )
@@ -407,16 +365,15 @@ class _StepsJob(_Job):
                         shard = waiting.pop(0)
                         running[shard] = start_process(
                             _SHARD_PROCESS,
-                            [str(shard), self._parameters.model_digest, str(cores)],
+                            [str(shard), self.parameters.model_digest, str(cores)],
                             self.folder,
                         )
                     time.sleep(_POLL_S)
-                    ended = {
-                        shard for shard, process in running.items() if process.poll() is not None
-                    }
-                    for shard in ended:
-                        self._shard_ended(shard, running.pop(shard))
-                    self.show(**({"shards_done": self._shards_done} if ended else {}))
+                    for shard, process in list(running.items()):
+                        if process.poll() is not None:
+                            del running[shard]
+                            self._shard_ended(shard, process)
+                    self.show()
             except KeyboardInterrupt:
                 self.note_stopping()
                 raise
@@ -429,7 +386,7 @@ class _StepsJob(_Job):
         assert process.stdin is not None
         process.stdin.close()
         if process.returncode == 0:
-            self._shards_done += bool(self._state.videos)
+            self.show(shards_done=min(self.state.shards_done + 1, self.state.shards))
             return
         reason_file = self.folder.reason_file(shard)
         if reason_file.exists():
@@ -451,7 +408,7 @@ class _StepsJob(_Job):
         with self._step(_GATE):
             steps.gate_step(
                 unsuccessful=unsuccessful,
-                max_failed=self._parameters.max_failed,
+                max_failed=self.parameters.max_failed,
                 out=self.out,
                 run=self.name,
             )
@@ -471,7 +428,8 @@ class _StepsJob(_Job):
             raise
         except Exception as error:  # also a defect: the run still ends with its report
             self.failures.append((name, failure_text(error)))
-            self.log("".join(traceback.format_exception(error)).rstrip())
+            known = isinstance(error, C3DError)
+            self.log(f"{name}: {failure_text(error)}" if known else traceback.format_exc())
             raise _StepFailed from error
         finally:
             sys.excepthook = hook  # steps set it for pods, where an error ends the process
@@ -481,28 +439,20 @@ class _StepsJob(_Job):
         return str(self.folder.artifacts / name)
 
 
-class _PipelineJob(_Job):
-    """A run of a compiled pipeline under ``kfp.local``, in a process of its own.
+@dataclass
+class _CompiledRun(_Run):
+    """A run of a compiled pipeline under ``kfp.local``, in a separate process.
 
     A separate process, because ``kfp.local`` leaves ``print`` and the root logger patched.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        given: Mapping[str, Any],
-        pipeline: Path,
-        show: Callable[[RunState], None] | None,
-        note: Callable[[str], None] | None,
-    ) -> None:
-        super().__init__(folder, given, show, note)
-        self._pipeline = pipeline
+    pipeline: Path = Path()
 
     def run(self) -> None:
         before = self._runs()
         job = self.folder.artifacts / "job.json"
         job.write_text(
-            json.dumps({"pipeline": os.fspath(self._pipeline.absolute()), "arguments": self.given})
+            json.dumps({"pipeline": os.fspath(self.pipeline.absolute()), "arguments": self.given})
         )
         self.folder.running.touch()
         process = start_process(_PIPELINE_PROCESS, [str(job)], self.folder)
@@ -527,7 +477,7 @@ class _PipelineJob(_Job):
 
     def _planned(self) -> dict[str, Any]:
         """The plan's figures, once it is there."""
-        if self._state.videos is not None:
+        if self.state.videos is not None:
             return {}
         with contextlib.suppress(OSError, ValueError):
             for path in self.folder.artifacts.glob("*/plan/plan"):
@@ -538,10 +488,12 @@ class _PipelineJob(_Job):
     def _reasons(self, code: int) -> list[tuple[str, str]]:
         if code < 0:
             return [("", f"the run's process {_end_of(code)}")]
+        reasons: dict[str, str] = {}
         if self.name:
-            reasons = failure_reasons(Storage(self.out), self.name)
-            if reasons:
-                return [(step.partition("-")[0], text) for step, text in reasons.items()]
+            with contextlib.suppress(C3DError):  # storage that is away may be the reason
+                reasons = failure_reasons(Storage(self.out), self.name)
+        if reasons:
+            return [(step.partition("-")[0], text) for step, text in reasons.items()]
         lines = self.folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1].strip() if lines else "nothing in its log"
         return [("", f"Kubeflow ended with: {last}")]
