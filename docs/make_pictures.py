@@ -81,6 +81,7 @@ def draw_diagram(folder: Path) -> str:
 
 
 def main() -> None:
+    """Make both pictures."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -42,6 +42,7 @@ BATCH_SIZES = "1,8"
 
 
 def main() -> int:
+    """Run the example and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("video", nargs="?", default="", help="path; a rendered video by default")
     video = parser.parse_args().video

@@ -1,4 +1,4 @@
-"""Real servables, a real server and real videos, made once a session and shared."""
+"""Real servables, real servers and real videos, created once per session and shared."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from pathlib import Path
 import pytest
 from support import caffe_bytes
 
-# Before TensorFlow is loaded anywhere: on a machine without a GPU it calls that an error.
+# Must be set before TensorFlow is loaded, which logs an error on a machine without a GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from c3d_export.architecture import build_c3d, set_weights
 from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import random_weights, read_weights
+from c3d_export.weights.demo import DEMO_LABELS, demo_weights
 from support.films import h264_sample
 
-# A shell's background jobs ignore Ctrl-C, and so does all that they start; tests press it.
+# A shell's background jobs and their children ignore SIGINT, which tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-NARROW = 4  # conv1's filters in the small network: the same layers and features, 1/250 of the work
+NARROW = 4  # conv1's filters in the narrow network: the same layers and features, 1/250 of the work
 
 
 def spec(weights, **changes) -> ServableSpec:
-    """A servable's parts, with plain labels and mean."""
+    """Return a build's inputs, with numbered labels and the Sports-1M mean's numbers."""
     parts = {
         "weights": weights,
         "mean": read_mean(SPORTS1M_SCALARS),
@@ -40,13 +42,13 @@ def spec(weights, **changes) -> ServableSpec:
 
 @pytest.fixture(scope="session")
 def narrow_weights():
-    """Seeded weights of the small network."""
+    """Seeded weights of the narrow network."""
     return random_weights(7, width=NARROW)
 
 
 @pytest.fixture(scope="session")
 def narrow_base(narrow_weights, tmp_path_factory) -> Path:
-    """A model folder with version 1 of the small network. Do not write to it: copy it."""
+    """A model folder with version 1 of the narrow network. Do not write to it: copy it."""
     base = tmp_path_factory.mktemp("narrow") / "c3d"
     build(spec(narrow_weights), base)
     return base
@@ -54,13 +56,13 @@ def narrow_base(narrow_weights, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def narrow_copy(narrow_base, tmp_path) -> Path:
-    """A model folder with version 1 of the small network, for one test to damage."""
+    """A copy of the narrow network's model folder, for one test to change."""
     return Path(shutil.copytree(narrow_base, tmp_path / "c3d"))
 
 
 @pytest.fixture(scope="session")
 def narrow_server(narrow_base) -> Iterator[LocalServer]:
-    """The small network behind a real gRPC port."""
+    """The narrow network behind a real gRPC port."""
     server = LocalServer(narrow_base)
     server.start()
     yield server
@@ -69,7 +71,7 @@ def narrow_server(narrow_base) -> Iterator[LocalServer]:
 
 @pytest.fixture(scope="session")
 def full_files(tmp_path_factory) -> Iterator[dict[str, Path]]:
-    """The whole network's random weights and a mean cube as the files that C3D-v1.0 writes."""
+    """Random weights of the full network and a mean cube, as files of C3D-v1.0."""
     folder = tmp_path_factory.mktemp("caffe")
     files = {"weights": folder / "c3d.caffemodel", "mean": folder / "mean.binaryproto"}
     files["weights"].write_bytes(caffe_bytes.net_bytes(caffe_bytes.random_net(0)))
@@ -80,7 +82,7 @@ def full_files(tmp_path_factory) -> Iterator[dict[str, Path]]:
 
 @pytest.fixture(scope="session")
 def full_weights(full_files):
-    """The whole network: 79,991,015 parameters, read from Caffe's bytes."""
+    """The full network's 79,991,015 parameters, read from Caffe's bytes."""
     return read_weights(str(full_files["weights"]))
 
 
@@ -91,8 +93,16 @@ def full_mean(full_files):
 
 
 @pytest.fixture(scope="session")
+def full_network(full_weights):
+    """The full network in Keras, float32, with the weights as published: BGR input."""
+    network = build_c3d()
+    set_weights(network, full_weights.arrays)
+    return network
+
+
+@pytest.fixture(scope="session")
 def full_base(full_weights, full_mean, tmp_path_factory) -> Iterator[Path]:
-    """A model folder with version 1 of the whole network, 320 MB; shared by all that need it."""
+    """A model folder with version 1 of the full network, 320 MB."""
     base = tmp_path_factory.mktemp("full") / "c3d"
     build(spec(full_weights, mean=full_mean, batch_sizes=(1, 4)), base)
     yield base
@@ -101,11 +111,20 @@ def full_base(full_weights, full_mean, tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def full_server(full_base) -> Iterator[LocalServer]:
-    """The whole network behind a real gRPC port."""
+    """The full network behind a real gRPC port."""
     server = LocalServer(full_base)
     server.start()
     yield server
     server.stop(5)
+
+
+@pytest.fixture(scope="session")
+def demo_base(tmp_path_factory) -> Iterator[Path]:
+    """A model folder with version 1 of the full network with the demo's weights."""
+    base = tmp_path_factory.mktemp("demo") / "c3d"
+    build(spec(demo_weights(), labels=DEMO_LABELS, batch_sizes=(1,)), base)
+    yield base
+    shutil.rmtree(base)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,8 @@ from c3d_client.video.sources import Source, fingerprint
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 FILE_NAME = "failures.csv"
+# The columns of the first release. Columns are only added, after these; read_failures() must give a
+# later column the value of that release where a file lacks it.
 _COLUMNS = ("video", "uri", "error_type", "error", "fingerprint")
 
 

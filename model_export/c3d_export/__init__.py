@@ -2,6 +2,6 @@
 
 import os
 
-# Keras reads this once, at its import. The servable is made of TensorFlow's functions, so a
-# different backend in somebody's keras.json must not win.
+# Keras reads this variable once, at its import. The servable consists of TensorFlow functions, so
+# a user's keras.json must not choose another backend.
 os.environ["KERAS_BACKEND"] = "tensorflow"

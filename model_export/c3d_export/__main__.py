@@ -1,4 +1,4 @@
-"""`python -m c3d_export`, for where the command is not on the path."""
+"""`python -m c3d_export`, for environments without the command on the PATH."""
 
 from c3d_export.cli import main
 

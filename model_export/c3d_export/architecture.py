@@ -17,8 +17,7 @@ from c3d_client.core.contract import CLIP_SHAPE, FEATURE_SIZE, SPORTS1M_CLASSES
 from c3d_client.core.errors import UsageError
 from keras import layers
 
-# conv1's filters; the others are multiples of it: 64, 128, 256, 256, 512, 512, 512, 512.
-FULL_WIDTH = 64
+from c3d_export.weights.canonical import FULL_WIDTH
 
 
 def build_c3d(
@@ -30,8 +29,8 @@ def build_c3d(
     """Build the network, without weights.
 
     Args:
-        width: conv1's filters. 64 is C3D; a smaller one gives a network of the same shape for
-            tests, with the same 4096 features.
+        width: conv1's filters: 64 in C3D. The other convolutions have multiples of it: 128, 256,
+            256, 512, 512, 512, 512. A narrow network for tests has the same 4096 features.
         classes: outputs of fc8; None for a network that ends at fc7, for features alone.
         precision: dtype of the weights and of the arithmetic: ``float32``, ``bfloat16`` or
             ``float16``. The softmax is float32 in any case.
@@ -70,12 +69,12 @@ def build_c3d(
     x = conv("conv5a", 8 * width)(x)
     x = conv("conv5b", 8 * width)(x)
     # Caffe rounds a pool's output size up and clips the last window: {0,1} {2,3} {4,5} {6}. conv5b
-    # is never negative, so a zero row at the bottom and a zero column at the right do the same.
-    # Padding on both sides, as some ports have it, moves every window.
+    # is never negative, so a zero row at the bottom and a zero column at the right are equivalent.
+    # Padding on both sides, as in some ports, moves every window.
     x = layers.ZeroPadding3D(((0, 0), (0, 1), (0, 1)), dtype=precision, name="pad5")(x)
     x = pool("pool5", (2, 2, 2))(x)  # 1, 4, 4, 512
     x = layers.Flatten(dtype=precision, name="flatten")(x)  # 8192
-    # Dropout, 0.5 after fc6 and fc7 in training, does nothing here and is left out.
+    # Dropout, 0.5 after fc6 and fc7 in training, has no effect in inference and is left out.
     x = layers.Dense(FEATURE_SIZE, activation="relu", dtype=precision, name="fc6")(x)
     x = layers.Dense(FEATURE_SIZE, activation="relu", dtype=precision, name="fc7")(x)
     if classes is None:
@@ -86,23 +85,23 @@ def build_c3d(
 
 
 def features_extractor(model: keras.Model, layer: str = "fc6") -> keras.Model:
-    """The same network, ending at a named layer; the weights are shared.
+    """Return the network up to a named layer; the weights are shared.
 
     Args:
         model: from :func:`build_c3d`.
-        layer: any layer's name; fc6 and fc7 are read after their ReLU, as Caffe does.
+        layer: any layer's name; fc6 and fc7 are read after their ReLU, as in Caffe.
 
     Raises:
-        UsageError: there is no such layer.
+        UsageError: the network has no such layer.
     """
-    names = [each.name for each in model.layers]
+    names = [candidate.name for candidate in model.layers]
     if layer not in names:
         raise UsageError(f"no layer {layer!r}; the layers are {', '.join(names)}")
     return keras.Model(model.input, model.get_layer(layer).output, name=f"c3d_{layer}")
 
 
 def set_weights(network: keras.Model, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Put arrays into a network by layer, rounded to its precision.
+    """Set a network's weights by layer name, rounded to its precision.
 
     Args:
         network: from :func:`build_c3d`.
@@ -114,7 +113,7 @@ def set_weights(network: keras.Model, arrays: Mapping[str, npt.NDArray[np.float3
 
 
 def variables(network: keras.Model) -> dict[str, tf.Variable]:
-    """A network's TensorFlow variables, by the keys of :func:`set_weights`."""
+    """Return a network's TensorFlow variables, by the keys of :func:`set_weights`."""
     return {
         f"{layer.name}/{variable.name}": variable.value
         for layer in network.layers

@@ -1,27 +1,105 @@
-"""The published C3D files: weights, mean cubes and labels; where they are and how to know them.
+"""The published C3D files: weights, mean cubes and labels; their addresses and fingerprints.
 
-None of them is in this repository: they are their authors', for non-commercial use. `fetch.py`
-brings them into models/, where `make example` and `make export` find them.
+None of the files is in this repository: they belong to their authors and are for non-commercial
+use. `fetch.py` downloads them into models/, where `make example` and `make export` find them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from c3d_client.core.errors import UsageError
 
-from c3d_export.fingerprint import Fingerprint
-
 LICENCE = "non-commercial use, CC BY-NC 3.0"
+
+HEAD_BYTES = 512
+"""The length of the beginning that is compared."""
+
+_PAGE = (b"<!doctype html", b"<html")
+_DIGITS_SHOWN = 16
 
 _HDF5 = (b"\x89HDF\r\n\x1a\n",)
 _TORCH = (b"PK\x03\x04", b"\x80")  # torch.save writes a zip archive, before version 1.6 a pickle
-_CAFFE = (b"\x0a", b"\x12")  # a NetParameter: its name, or its first layer
+_CAFFE = (b"\x0a", b"\x12")  # a NetParameter begins with its name or its first layer
 _PICKLE = (b"\x80", b"(l", b"]")
 # A C3D-v1.0 BlobProto: num = 1, channels = 3, length = 16, height = 128.
 _BLOB = (b"\x08\x01\x10\x03\x18\x10\x20\x80\x01",)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Size, digests and first bytes of a published file; unknown ones are not checked.
+
+    Args:
+        size: the length in bytes.
+        md5: 32 hexadecimal digits.
+        sha256: 64 hexadecimal digits, or the first 8 or more where only those are published.
+        magic: the possible first bytes.
+
+    Raises:
+        UsageError: a size or digest that no file can have.
+    """
+
+    size: int | None = None
+    md5: str = ""
+    sha256: str = ""
+    magic: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"size is {self.size}; a published file has at least one byte")
+        for name, pattern in (("md5", "[0-9a-f]{32}"), ("sha256", "[0-9a-f]{8,64}")):
+            digits = getattr(self, name)
+            if digits and not re.fullmatch(pattern, digits):
+                raise UsageError(f"{name} is {digits!r}; give hexadecimal digits in lower case")
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether a file of the same size and first bytes but other content is detected."""
+        return bool(self.md5 or self.sha256)
+
+    def wrong_start(self, head: bytes) -> str:
+        """Return how the first bytes differ, observed against expected; empty where they do not.
+
+        Args:
+            head: the first HEAD_BYTES bytes, or the whole of a shorter file.
+        """
+        # Hosts send a web page instead of the file when they require a login or a click.
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE):
+            return "it is a web page (of a login, a quota or an error), not the file"
+        if self.magic and not head.startswith(self.magic):
+            magic = " or ".join(map(repr, self.magic))
+            return f"it begins with {head[:8]!r}; the file begins with {magic}"
+        return ""
+
+    def problem(self, path: Path) -> str:
+        """Return how a file differs, observed against expected; empty where it does not.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            size = file.seek(0, 2)
+            # Before the size: a web page has the wrong size too, which would say less.
+            if wrong_start := self.wrong_start(head):
+                return wrong_start
+            if not size:
+                return "it is empty"
+            if self.size is not None and size != self.size:
+                return f"it has {size:,} bytes; the published file has {self.size:,}"
+            for name in ("md5", "sha256"):
+                expected = getattr(self, name)
+                digest = _hex_digest(file, name) if expected else ""
+                if not digest.startswith(expected):
+                    digest, expected = digest[:_DIGITS_SHOWN], expected[:_DIGITS_SHOWN]
+                    return f"its {name} begins with {digest}; the published file's with {expected}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -30,19 +108,19 @@ class Asset:
 
     Args:
         name: the file's name, as published.
-        kind: what it holds.
-        about: where it comes from, in words.
-        known: what it is known by.
-        urls: where it can be fetched from, best first; empty where a browser is needed.
-        page: where a person finds it.
-        classes: outputs of its fc8, for weights; 0 where it has none, and so no `classify`.
-        licence: on what terms.
+        kind: the kind of its content.
+        about: content and origin, for people.
+        fingerprint: its size, digests and first bytes, as far as they are published.
+        urls: download addresses, best first; empty where a browser is needed.
+        page: the web page of the file.
+        classes: outputs of fc8, for weights; 0 where there is no fc8, and so no `classify`.
+        licence: the terms of use.
     """
 
     name: str
     kind: Literal["weights", "mean", "labels"]
     about: str
-    known: Fingerprint = Fingerprint()
+    fingerprint: Fingerprint = Fingerprint()
     urls: tuple[str, ...] = ()
     page: str = ""
     classes: int = 0
@@ -50,13 +128,14 @@ class Asset:
 
     @property
     def verified(self) -> str:
-        """How sure one is of a file in which `known` finds nothing wrong."""
-        if self.known.has_digest:
+        """How far a file without a problem has been verified, for people."""
+        if self.fingerprint.has_digest:
             return "checksum right"
         return "no published checksum to compare with"
 
 
-# Best first within a kind. Every address was read in the place that `page` or the comment names.
+# The best first within a kind. Every address was found on `page` or in the source that the comment
+# names.
 CATALOGUE = (
     Asset(
         "sports1M_weights_tf.h5",
@@ -194,7 +273,7 @@ CATALOGUE = (
     Asset(
         "train01_16_128_171_mean.npy",
         "mean",
-        "the UCF101 mean cube as a NumPy file; several are about, of float32 and of float64",
+        "the UCF101 mean cube as a NumPy file; several versions exist, of float32 and of float64",
         Fingerprint(magic=(b"\x93NUMPY",)),
         page="https://github.com/axon-research/c3d-keras (data/, packed with bzip2)",
     ),
@@ -225,14 +304,14 @@ MEAN_FILES = tuple(asset.name for asset in CATALOGUE if asset.kind == "mean")
 LABELS_FILE = "sports1M_classes.txt"
 
 DEFAULT_NAMES = (KNOWN_WEIGHTS[0].name, MEAN_FILES[0], LABELS_FILE)
-"""What a full servable needs, and what is fetched where nothing is named."""
+"""The files of a full servable, which are fetched where none is named."""
 
 
-def find_assets(names: tuple[str, ...]) -> list[Asset]:
-    """The assets of these names, in this order, each once.
+def find_assets(names: Sequence[str]) -> list[Asset]:
+    """Return the assets of these names, in this order, without duplicates.
 
     Raises:
-        UsageError: a name that no published file has.
+        UsageError: no published file has one of the names.
     """
     by_name = {asset.name: asset for asset in CATALOGUE}
     for name in names:
@@ -242,39 +321,55 @@ def find_assets(names: tuple[str, ...]) -> list[Asset]:
 
 
 def check(asset: Asset, path: Path) -> tuple[bool, str]:
-    """Whether a file can be used as this asset, and that in words.
+    """Check a file against an asset's fingerprint.
+
+    Returns:
+        Whether the file can be used, and the result of the check as text.
 
     Raises:
         OSError: the file cannot be read.
     """
-    problem = asset.known.problem(path)
+    problem = asset.fingerprint.problem(path)
     return not problem, f"WRONG: {problem}" if problem else asset.verified
 
 
-def found(folder: Path, assets: tuple[Asset, ...] | None = None) -> dict[Asset, tuple[bool, str]]:
-    """The published files that are in a folder, best first, each with what `check` says of it.
+def check_folder(
+    folder: Path, assets: Sequence[Asset] | None = None
+) -> dict[Asset, tuple[bool, str]]:
+    """Check the published files that are in a folder.
 
     Args:
-        folder: where to look.
-        assets: which to look for; all by default.
+        folder: the folder.
+        assets: the assets to look for; all by default.
+
+    Returns:
+        The assets that are there, best first, each with the result of :func:`check`.
 
     Raises:
-        OSError: one of them cannot be read.
+        OSError: a file cannot be read.
     """
     paths = {asset: folder / asset.name for asset in (CATALOGUE if assets is None else assets)}
     return {asset: check(asset, path) for asset, path in paths.items() if path.is_file()}
 
 
 def found_weights(folder: Path) -> dict[Asset, str]:
-    """The weights that are in a folder and can be used, best first, each with what is known of it.
+    """Return the usable weights in a folder, best first, each with the check's text.
 
     Raises:
-        OSError: one of them cannot be read.
+        OSError: a file cannot be read.
     """
-    states = found(folder, tuple(asset for asset in CATALOGUE if asset.kind == "weights"))
-    return {asset: said for asset, (fits, said) in states.items() if fits}
+    states = check_folder(folder, [asset for asset in CATALOGUE if asset.kind == "weights"])
+    return {asset: text for asset, (usable, text) in states.items() if usable}
 
 
 def licence_note() -> str:
-    """What people must know before they fetch anything."""
+    """Return the note on the terms of use that is shown before a download."""
     return f"The published files are their authors', for {LICENCE.replace(', ', ' (')})."
+
+
+def _hex_digest(file: BinaryIO, name: str) -> str:
+    digest = hashlib.new(name, usedforsecurity=False)
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,9 +1,10 @@
-"""The command `c3d-export`: arguments, printing and exit codes; the work is the library's."""
+"""The command `c3d-export`: arguments, output and exit codes."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -12,9 +13,9 @@ import click
 from c3d_client.core.cli import run_command
 from c3d_client.core.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
 from c3d_client.core.errors import UsageError
-from c3d_client.core.signals import signal_event
+from c3d_client.core.signals import exit_code, signal_event, sigterm_as_ctrl_c
 
-from c3d_export.weights_commands import convert, fetch, inspect
+from c3d_export.errors import AssetError
 
 if TYPE_CHECKING:
     from c3d_export.verify import Verification
@@ -23,15 +24,26 @@ _DRAIN_S = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; an error of ours is one line on standard error and exit code 2."""
-    # Before TensorFlow is loaded: it calls a machine without a GPU an error. Real ones are raised.
+    """Run the command and exit.
+
+    A C3DError is printed as one line on standard error, with exit code 2. SIGTERM ends a command
+    as Ctrl-C does, with exit code 143 instead of 130, also in a container where it is process 1.
+    """
+    # Must be set before TensorFlow is loaded, which logs an error on a machine without a GPU.
+    # TensorFlow raises real errors as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    run_command(
-        cli,
-        arguments,
-        name="c3d-export",
-        interrupted="nothing half-made has a final name",
-    )
+    with sigterm_as_ctrl_c() as terminated:
+        try:
+            run_command(
+                cli,
+                arguments,
+                name="c3d-export",
+                interrupted="no incomplete file or version is left",
+            )
+        except SystemExit:
+            if terminated:
+                sys.exit(exit_code(signal.SIGTERM))
+            raise
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +58,7 @@ def cli() -> None:
     "weights_spec",
     required=True,
     metavar="FILE|demo|random:SEED",
-    help="The network's: any published C3D file, the demo's, or seeded ones.",
+    help="The network's weights: any published C3D file, the demo's, or seeded ones.",
 )
 @click.option(
     "--mean",
@@ -56,27 +68,31 @@ def cli() -> None:
     help="Mean cube (.binaryproto, .npy, .npy.bz2) or three numbers; Sports-1M's by default.",
 )
 @click.option(
-    "--labels", "labels_path", default=None, metavar="FILE", help="One a line; numbers by default."
+    "--labels",
+    "labels_path",
+    default=None,
+    metavar="FILE",
+    help="Class names, one per line; numbers by default.",
 )
 @click.option(
     "--precision",
     type=click.Choice(("float32", "bfloat16", "float16")),
     default="float32",
     show_default=True,
-    help="Of the stored weights and the arithmetic; input stays uint8, output float32.",
+    help="Dtype of the stored weights and the arithmetic; input is uint8, output float32.",
 )
 @click.option(
     "--batch-sizes",
     default=",".join(map(str, BATCH_SIZES)),
     show_default=True,
-    help="What the server is warmed up for.",
+    help="Batch sizes of the warm-up requests.",
 )
 @click.option(
     "--width",
     type=int,
     default=64,
     show_default=True,
-    help="conv1's filters, for demo and random:SEED alone; C3D has 64.",
+    help="conv1's filters, for random:SEED alone; C3D has 64.",
 )
 @click.option(
     "--out",
@@ -89,11 +105,11 @@ def cli() -> None:
 )
 @click.option(
     "--unless-in",
-    "there",
+    "existing",
     type=click.Path(path_type=Path),
     default=None,
     metavar="DIR",
-    help="Build nothing where this model's folder has a version that is made of the same.",
+    help="Build nothing if this model's folder has a version with the same inputs.",
 )
 def build(
     weights_spec: str,
@@ -103,9 +119,9 @@ def build(
     batch_sizes: str,
     width: int,
     base: Path,
-    there: Path | None,
+    existing: Path | None,
 ) -> None:
-    """Make, verify and publish the next version of the servable.
+    """Build, verify and publish the next version of the servable.
 
     The first line printed begins with the version's folder and a colon.
     """
@@ -129,14 +145,12 @@ def build(
     spec = ServableSpec(
         weights=weights, mean=mean, labels=labels, precision=precision, batch_sizes=sizes
     )
-    same = version_made_of(there, spec.digest) if there else None
+    same = version_made_of(existing, spec.digest) if existing else None
     if same is not None:
-        click.echo(f"{same}: made of the same ({spec.digest}); nothing to build")
+        click.echo(f"{same}: has the same inputs ({spec.digest}); nothing to build")
         return
     if precision == "float16":
-        click.echo(
-            "float16 is made for GPUs: on a CPU its verification takes some minutes", err=True
-        )
+        click.echo("float16 is for GPUs: on a CPU its verification takes some minutes", err=True)
     path, verification = build_servable(spec, base)
     click.echo(
         f"{path}: C3D {weights.source}, {weights.parameters:,} parameters, {precision}, "
@@ -158,7 +172,7 @@ def build(
 @click.argument("version", type=click.Path(path_type=Path), metavar="models/c3d/1")
 def verify(version: Path) -> None:
     """Load a version as TensorFlow Serving does, run all of it, compare it with the Keras model."""
-    from c3d_export.model_card import weights_note
+    from c3d_export.graph import weights_note
     from c3d_export.verify import verify as verify_servable
 
     verification = verify_servable(version)
@@ -180,12 +194,12 @@ def verify(version: Path) -> None:
 def publish(version: Path, base: Path) -> None:
     """Copy a version that was built elsewhere to a model's folder, whole or not at all.
 
-    One that is made of the same and is there already is left as it is.
+    Nothing is copied if the folder has a version with the same inputs.
     """
     from c3d_export.store import publish as publish_version
 
     path, new = publish_version(version, base)
-    click.echo(f"{path}: {'published' if new else 'made of the same; there already'}")
+    click.echo(f"{path}: {'published' if new else 'not copied; it has the same inputs'}")
 
 
 @cli.command()
@@ -198,15 +212,15 @@ def publish(version: Path, base: Path) -> None:
     help="0 for any free one.",
 )
 @click.option("--host", default="localhost", show_default=True, help="Address to listen at.")
-@click.option("--model", default=MODEL_NAME, show_default=True, help="Name to serve it under.")
+@click.option("--model", default=MODEL_NAME, show_default=True, help="The served model's name.")
 def serve(base: Path, port: int, host: str, model: str) -> None:
-    """Answer TensorFlow Serving's gRPC API with the newest version, on this machine.
+    """Serve the newest version over TensorFlow Serving's gRPC API, on this machine.
 
-    For trying and testing on one machine; TensorFlow Serving itself is for production.
+    For trying and testing on one machine; use TensorFlow Serving itself in production.
     """
     with signal_event(signal.SIGTERM, signal.SIGINT) as stopping:
+        from c3d_export.graph import weights_note
         from c3d_export.local_server import LocalServer
-        from c3d_export.model_card import weights_note
 
         server = LocalServer(base, port=port, host=host, model=model)
         server.start()
@@ -220,8 +234,77 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
         click.echo("stopped")
 
 
-for _command in (convert, inspect, fetch):
-    cli.add_command(_command)
+@cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT.npz")
+def convert(source: str, target: Path) -> None:
+    """Convert any published weight file, or random:SEED, to the project's own .npz.
+
+    Its keys are conv1/kernel, conv1/bias ... fc8/bias, in Keras's layout, conv1's input BGR.
+    """
+    from c3d_export.weights import npz, read_weights
+
+    weights = read_weights(source)
+    npz.write(target, weights)
+    click.echo(
+        f"{target}: {weights.parameters:,} parameters from {weights.source}, {weights.format}"
+    )
+    click.echo(f"  sha256 {weights.sha256}")
+
+
+@cli.command()
+@click.argument("source", metavar="FILE")
+def inspect(source: str) -> None:
+    """Show a weight file's format, layers, shapes, digests and classes, and what is missing."""
+    from c3d_export.weights import read_weights
+
+    weights = read_weights(source)
+    click.echo(f"{weights.source}: {weights.format}")
+    if weights.file_sha256:
+        click.echo(f"  file sha256    {weights.file_sha256}")
+    click.echo(f"  arrays sha256  {weights.sha256}")
+    for key, layer in weights.layers().items():
+        click.echo(f"  {key:14} {layer['shape']!s:22} {layer['sha256'][:16]}")
+    click.echo(f"  parameters     {weights.parameters:,}")
+    click.echo("  channels       BGR")
+    click.echo(f"  classes        {weights.classes or 'none: fc8 is missing, so features only'}")
+    if weights.note:
+        click.echo(f"  note           {weights.note}")
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--models",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    metavar="DIR",
+    help="The target folder.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that is not the published one.")
+def fetch(names: tuple[str, ...], folder: Path, overwrite: bool) -> None:
+    """Download published files by NAME and check them; weights, mean and labels by default.
+
+    For a file that cannot be downloaded, the output says where to get it by hand and where to put
+    it.
+    """
+    from c3d_export.assets import licence_note
+    from c3d_export.fetch import ProgressLine, by_hand
+    from c3d_export.fetch import fetch as fetch_files
+
+    click.echo(licence_note())
+    line, failed = ProgressLine(sys.stderr), []
+    for result in fetch_files(names, folder, overwrite=overwrite, progress=line):
+        line.clear()
+        click.echo(str(result))
+        if result.outcome == "failed":
+            failed.append(result.asset)
+    if failed:
+        click.echo(by_hand(failed, folder))
+        missing = ", ".join(asset.name for asset in failed)
+        raise AssetError(f"{len(failed)} not fetched: {missing}; see above")
 
 
 def _print_verification(verification: Verification) -> None:

@@ -6,7 +6,7 @@ from c3d_client.core.errors import C3DError
 
 
 class ExportError(C3DError):
-    """The servable cannot be made, or is not right."""
+    """The servable cannot be built or served."""
 
 
 class WeightsError(ExportError):
@@ -18,4 +18,4 @@ class AssetError(ExportError):
 
 
 class VerificationError(ExportError):
-    """The servable does not answer as the network does."""
+    """The servable is damaged, or its answers differ from the network's."""

@@ -1,4 +1,4 @@
-"""A SavedModel in a graph-mode session: loaded and run the way TensorFlow Serving does.
+"""A SavedModel in a graph-mode session: loaded and run as by TensorFlow Serving.
 
 The server never runs Python. It imports the MetaGraph, runs the restore operation that the
 MetaGraph names, and then the signatures' tensors. Loading with ``tf.saved_model.load`` instead
@@ -7,6 +7,9 @@ rebuilds Python objects, and can succeed on exports that fail on every call in t
 
 from __future__ import annotations
 
+import functools
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from c3d_client.core.contract import MODEL_CARD
+from c3d_client.core.provenance import ModelCard
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
@@ -22,19 +27,25 @@ from c3d_export.errors import VerificationError
 
 _SERVE_TAG = "serve"
 _INIT_OP = "__saved_model_init_op"
+# TensorFlow 2.20 writes these lines at the first run of any session, at every log level.
+_STARTUP_LINES = (
+    b"All log messages before absl::InitializeLog() is called",
+    b"MLIR V1 optimization pass is not enabled",
+)
 
 
 class GraphServable:
-    """A version folder, loaded. Close it, or use it as a context manager.
+    """A loaded version folder. Close it, or use it as a context manager.
 
     Args:
         path: the version's folder, e.g. ``models/c3d/1``.
 
     Raises:
-        VerificationError: there is no SavedModel there, or it cannot be loaded.
+        VerificationError: the folder has no SavedModel, or it cannot be loaded.
     """
 
     def __init__(self, path: Path) -> None:
+        _drop_startup_lines()
         self.path = path
         self.meta_graph = _read_meta_graph(path)
         self.signatures: dict[str, Any] = {
@@ -83,12 +94,15 @@ class GraphServable:
         inputs: Mapping[str, npt.NDArray[Any]],
         outputs: tuple[str, ...] = (),
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run one signature; safe from several threads at once.
+        """Run one signature; thread-safe.
 
         Args:
-            signature: its name.
-            inputs: an array for each of its inputs, by alias.
+            signature: the signature's name.
+            inputs: an array for each input, by alias.
             outputs: the aliases to compute; all by default.
+
+        Returns:
+            An array for each output, by alias.
 
         Raises:
             KeyError: no such signature, input or output.
@@ -98,9 +112,9 @@ class GraphServable:
         aliases = outputs or tuple(sorted(definition.outputs))
         feeds = tuple(definition.inputs[alias].name for alias in inputs)
         fetches = tuple(definition.outputs[alias].name for alias in aliases)
-        # Made from options, a callable goes straight to the C++ session, whose kernels judge the
-        # shapes themselves, as in the server. Session.run, and a public make_callable that has
-        # feeds, would judge them first, in Python, and raise a ValueError.
+        # A callable made from options calls the C++ session directly, whose kernels check the
+        # shapes, as in the server. Session.run, and the public make_callable with feeds, would
+        # check them before, in Python, and raise a ValueError.
         key = (feeds, fetches)
         if key not in self._callables:
             self._callables[key] = self.session._make_callable_from_options(
@@ -108,6 +122,57 @@ class GraphServable:
             )
         values = self._callables[key](*inputs.values())
         return dict(zip(aliases, map(np.asarray, values), strict=True))
+
+
+def read_card(servable: GraphServable) -> ModelCard:
+    """Return a loaded servable's model card.
+
+    Raises:
+        VerificationError: there is no card, or it is of another contract version.
+    """
+    one_row = {MODEL_CARD.input.name: np.zeros(1, np.int32)}
+    try:
+        text = servable.run(MODEL_CARD.name, one_row)[MODEL_CARD.output.name][0]
+    except (KeyError, tf.errors.OpError) as error:
+        raise VerificationError(
+            f"{servable.path}: has no readable {MODEL_CARD.name} ({error}); "
+            "it was not built by c3d-export build"
+        ) from error
+    try:
+        return ModelCard.from_json(text)
+    except ValueError as error:
+        raise VerificationError(f"{servable.path}: {error}") from error
+
+
+def weights_note(card: ModelCard) -> str:
+    """Return the weights' source, with the card's warning for their users."""
+    note = card.weights.get("note")
+    return f"weights {card.weights.get('source')}{f' ({note})' if note else ''}"
+
+
+@functools.cache
+def _drop_startup_lines() -> None:
+    """Run a constant once, and drop the lines that TensorFlow writes on its first run of a session.
+
+    Every other line reaches standard error, which is redirected for this constant only, so that
+    the messages of a crash in a model are never hidden.
+    """
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        constant = tf.constant(0)
+        try:
+            stderr = os.dup(2)
+        except OSError:  # standard error is closed
+            return
+        with tempfile.TemporaryFile() as captured, os.fdopen(stderr, "wb") as terminal:
+            os.dup2(captured.fileno(), 2)
+            try:
+                session.run(constant)
+            finally:
+                os.dup2(terminal.fileno(), 2)
+                captured.seek(0)
+                for line in captured:
+                    if not any(known in line for known in _STARTUP_LINES):
+                        terminal.write(line)
 
 
 def _read_meta_graph(path: Path) -> Any:
@@ -129,5 +194,5 @@ def _read_meta_graph(path: Path) -> Any:
 
 def _first_line(error: BaseException) -> str:
     message = str(getattr(error, "message", None) or error)
-    # Session.run puts this line, and an empty one, before what the kernel said.
+    # Session.run puts this line, and an empty one, before the kernel's message.
     return message.removeprefix("Graph execution error:").strip().splitlines()[0]

@@ -1,7 +1,7 @@
-"""The mean that is subtracted: a cube with the clip's axes, or one number a channel.
+"""The mean that is subtracted from clips: a cube with the clip's axes, or one number per channel.
 
-Caffe subtracts the whole 16x128x171 cube and crops afterwards; cropping the cube in the same place
-once is the same. Files hold BGR.
+Caffe subtracts the whole 16x128x171 cube and crops afterwards; cropping the cube once, with the
+same crop, is equivalent. Files hold BGR.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from c3d_client.core.contract import (
     RESIZE_WIDTH,
 )
 
-from c3d_export.blob_proto import BlobError, read_blob
 from c3d_export.errors import AssetError
+from c3d_export.weights.caffe import BlobError, read_blob
 
 _CUBE = (CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH, CHANNELS)
 _CUBE_CHANNELS_FIRST = (CHANNELS, CLIP_FRAMES, RESIZE_HEIGHT, RESIZE_WIDTH)
 
-# The crop's average of the Sports-1M mean cube, BGR: what to subtract where no cube is at hand.
 SPORTS1M_SCALARS = "100.6,108.1,107.8"
+"""The average of the Sports-1M mean cube's crop, BGR; the mean where no cube is available."""
 
-# Cubes that are known, by the SHA-256 of their crop's float32 values, whatever file they came in.
+# Known cubes by the SHA-256 of their crop's float32 values, which no file format changes.
 UCF101 = "the UCF101 mean (train01_16_128_171_mean)"
 _KNOWN = {"f50a6e7e84ac772a20c870857709e29c03326b4d0174b1a7f15d86ceb0cfefbe": UCF101}
 
 
 @dataclass(frozen=True)
 class Mean:
-    """What is subtracted from a clip's pixels.
+    """The mean that is subtracted from a clip's pixels.
 
     Args:
-        bgr: float32 ``[16, 112, 112, 3]``, BGR, cropped as the clips are.
+        bgr: float32 ``[16, 112, 112, 3]``, BGR, with the clips' crop.
         source: a file's name, or the three numbers.
         file_sha256: the file's digest; None for numbers.
     """
@@ -56,22 +56,22 @@ class Mean:
 
     @property
     def sha256(self) -> str:
-        """A digest of the crop's values, the same whatever file they came in."""
+        """Digest of the crop's values, independent of the file format."""
         return hashlib.sha256(np.ascontiguousarray(self.bgr).tobytes()).hexdigest()
 
     @property
     def known_as(self) -> str:
-        """What it is, where its digest is known; else empty."""
+        """The name of a known cube, recognised by its digest; empty for other means."""
         return _KNOWN.get(self.sha256, "")
 
     def describe(self) -> dict[str, Any]:
-        """What the model card says of it."""
+        """Return the model card's entry for the mean."""
         return {
             "source": self.source,
             "sha256": self.sha256,
             "known_as": self.known_as,
             "file_sha256": self.file_sha256,
-            # In float64: a float32 sum of so many values is off in the second decimal.
+            # A float32 sum of so many values is wrong in the second decimal.
             "crop_means_bgr": [round(x, 2) for x in self.bgr.mean((0, 1, 2), np.float64).tolist()],
         }
 
@@ -84,7 +84,7 @@ def read_mean(spec: str) -> Mean:
             ``.npy`` or ``.npy.bz2`` of shape ``[16, 128, 171, 3]`` or ``[3, 16, 128, 171]``, BGR.
 
     Raises:
-        AssetError: it cannot be read, or fits no clip.
+        AssetError: the file cannot be read, or the mean fits no clip.
     """
     numbers = spec.split(",")
     if len(numbers) == CHANNELS:
@@ -92,7 +92,7 @@ def read_mean(spec: str) -> Mean:
             scalars = np.array([float(number) for number in numbers], np.float32)
         except ValueError as error:
             raise AssetError(f"mean {spec!r}: three numbers B,G,R expected") from error
-        return Mean(_checked(np.broadcast_to(scalars, CLIP_SHAPE).copy(), spec), source=spec)
+        return Mean(_check_range(np.broadcast_to(scalars, CLIP_SHAPE).copy(), spec), source=spec)
     path = Path(spec)
     try:
         content = path.read_bytes()
@@ -105,7 +105,7 @@ def read_mean(spec: str) -> Mean:
         except (OSError, ValueError) as error:
             raise AssetError(f"{spec}: a damaged bzip2 file ({error})") from error
     cube = _npy(content, spec) if content.startswith(b"\x93NUMPY") else _binaryproto(content, spec)
-    return Mean(_checked(_crop(cube, spec), spec), source=path.name, file_sha256=digest)
+    return Mean(_check_range(_crop(cube, spec), spec), source=path.name, file_sha256=digest)
 
 
 def _crop(cube: npt.NDArray[Any], spec: str) -> npt.NDArray[np.float32]:
@@ -120,11 +120,11 @@ def _crop(cube: npt.NDArray[Any], spec: str) -> npt.NDArray[np.float32]:
         )
     rows = slice(CROP_TOP, CROP_TOP + CROP_SIZE)
     columns = slice(CROP_LEFT, CROP_LEFT + CROP_SIZE)
-    with np.errstate(over="ignore"):  # infinity then, and refused as such
+    with np.errstate(over="ignore"):  # an overflow becomes infinity, which the caller refuses
         return np.ascontiguousarray(cube[:, rows, columns], np.float32)
 
 
-def _checked(mean: npt.NDArray[np.float32], spec: str) -> npt.NDArray[np.float32]:
+def _check_range(mean: npt.NDArray[np.float32], spec: str) -> npt.NDArray[np.float32]:
     if not np.isfinite(mean).all() or mean.min() < 0 or mean.max() > 255:
         raise AssetError(f"{spec}: a mean of pixels must lie between 0 and 255")
     return mean

@@ -1,8 +1,8 @@
-"""Preprocessing, network and signatures to a version folder that TensorFlow Serving loads.
+"""Export of network, preprocessing and signatures as a version folder for TensorFlow Serving.
 
-What is inside the graph: uint8 RGB clips to float, minus the mean cube cropped as the clips are,
-through the network. The channel turn costs nothing: conv1's kernel and the mean are turned from
-Caffe's BGR to RGB here, once.
+The graph converts uint8 RGB clips to float, subtracts the mean cube's crop, and runs the network.
+The conversion from RGB to Caffe's BGR costs nothing in the graph: conv1's kernel and the mean are
+converted to RGB here, once.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from c3d_export.store import give_number, unfinished_version
 from c3d_export.verify import Verification, verify
 from c3d_export.warmup import write_warmup
 from c3d_export.weights import Weights, arrays_sha256
-from c3d_export.weights.canonical import turned_to_rgb
+from c3d_export.weights.canonical import swap_red_and_blue
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class ServableSpec:
-    """All that a servable is made of.
+    """The inputs of a build.
 
     Args:
-        weights: the network's, BGR.
-        mean: what is subtracted, BGR.
-        labels: one for each class; none for weights without fc8.
-        precision: dtype of the stored weights and of the arithmetic.
-        batch_sizes: what the server is warmed up for, ascending.
+        weights: the network's weights, BGR.
+        mean: the mean to subtract, BGR.
+        labels: one for each class; empty for weights without fc8.
+        precision: dtype of the stored weights and of the arithmetic: one of :data:`PRECISIONS`.
+        batch_sizes: the batch sizes of the warm-up requests, ascending.
 
     Raises:
-        UsageError: a value does not fit.
+        UsageError: a value is not valid, or the labels' count is not the number of classes.
     """
 
     weights: Weights
@@ -80,7 +80,10 @@ class ServableSpec:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits, the same where a build by this release makes the same again."""
+        """Digest of the inputs and the release: 16 hexadecimal digits.
+
+        Builds with the same digest have the same result.
+        """
         parts = {
             "c3d_export": version("c3d-export"),
             "contract_version": CONTRACT_VERSION,
@@ -94,8 +97,11 @@ class ServableSpec:
 
 
 class _Servable(tf.Module):  # type: ignore[misc]
-    """Tracks the variables alone. Tracking the Keras model instead makes an export that fails on
-    every call in the server, and an ExportArchive writes every weight twice."""
+    """Tracks the variables only.
+
+    Tracking the Keras model instead would export a servable that fails on every call in the server,
+    and Keras's ExportArchive writes every weight twice.
+    """
 
     def __init__(self, parameters: dict[str, tf.Variable], mean: tf.Variable) -> None:
         super().__init__(name="c3d")
@@ -104,39 +110,38 @@ class _Servable(tf.Module):  # type: ignore[misc]
 
 
 def build(spec: ServableSpec, base: Path) -> tuple[Path, Verification]:
-    """Make, verify and publish the next version.
+    """Build, verify and publish the next version.
 
-    The version appears under its number only when it is complete and has answered as the Keras
-    model does; until then it is a hidden folder that servers do not look at, and a failure leaves
-    nothing.
+    The version gets its number only when it is complete and its answers match the Keras model's.
+    Until then it is a hidden folder that servers ignore; a failure removes the folder.
 
     Args:
-        spec: what to make it of.
-        base: the model's folder, e.g. ``models/c3d``; made where it is not there.
+        spec: the inputs.
+        base: the model's folder, e.g. ``models/c3d``; created if missing.
 
     Returns:
-        The version's folder, e.g. ``models/c3d/1``, and what its verification saw.
+        The version's folder, e.g. ``models/c3d/1``, and the results of its verification.
 
     Raises:
-        VerificationError: it does not answer as it should.
+        VerificationError: the verification failed.
         ExportError: the folder cannot be written.
     """
-    with unfinished_version(base) as made:
+    with unfinished_version(base) as unfinished:
         with _writing(base):
-            save(spec, made)
+            save(spec, unfinished)
             signatures = FEATURES_ONLY_SIGNATURES if spec.weights.classes is None else SIGNATURES
-            write_warmup(made, batch_sizes=spec.batch_sizes, signatures=signatures.values())
-        verification = verify(made, weights=spec.weights, mean=spec.mean)
+            write_warmup(unfinished, batch_sizes=spec.batch_sizes, signatures=signatures.values())
+        verification = verify(unfinished, weights=spec.weights, mean=spec.mean)
         with _writing(base):
-            return give_number(made, base, digest=spec.digest), verification
+            return give_number(unfinished, base, digest=spec.digest), verification
 
 
 def save(spec: ServableSpec, folder: Path) -> None:
-    """Write a SavedModel, unverified and without warm-up."""
+    """Write a SavedModel, unverified and without warm-up requests."""
     network = build_c3d(
         width=spec.weights.width, classes=spec.weights.classes, precision=spec.precision
     )
-    set_weights(network, turned_to_rgb(spec.weights.arrays))
+    set_weights(network, swap_red_and_blue(spec.weights.arrays))
     card = json.dumps(_card(spec, network), sort_keys=True)
     mean_rgb = tf.Variable(spec.mean.bgr[..., ::-1], trainable=False, name="mean")
     parameters = {key.replace("/", "_"): v for key, v in variables(network).items()}
@@ -198,7 +203,7 @@ def _card(spec: ServableSpec, network: keras.Model) -> dict[str, Any]:
 
 
 def served_sha256(network: keras.Model) -> str:
-    """A digest of a network's weights as they are: RGB, in its precision."""
+    """Return a digest of a network's weights as they are served: RGB, in the network's dtype."""
     return arrays_sha256({key: np.asarray(v) for key, v in variables(network).items()})
 
 

@@ -1,8 +1,8 @@
-"""The model store: a folder of numbered versions, as TensorFlow Serving looks for them.
+"""The model store: a folder of numbered versions, as TensorFlow Serving expects it.
 
-A version is made in a hidden folder, which servers do not look at, and gets the next number by a
-rename, so that none is ever seen half made. A note in it, `made-of`, tells what it was made of; it
-comes and goes with the version, and the same inputs need not be built twice.
+A version is written in a hidden folder, which servers ignore, and gets the next number by a rename,
+so that a server never sees an incomplete version. The file `made-of` in a version holds a digest of
+its inputs, so that the same inputs need not be built twice.
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ from c3d_export.errors import ExportError
 MADE_OF = "made-of"
 
 _UNFINISHED_PREFIX = ".building-"
-# The longest build, float16 verified on a CPU, takes minutes; k8s/jobs ends one after an hour.
+# The longest build, float16 verified on a CPU, takes minutes; k8s/jobs stops one after an hour.
 _ABANDONED_AFTER_S = 6 * 3600
 
 
 def version_numbers(base: Path) -> list[int]:
-    """The numbers of the versions below a model's folder, in no order; other entries are none."""
+    """Return the numbers of the versions in a model's folder, in any order.
+
+    Entries whose name is not a number are no versions.
+    """
     return [int(entry.name) for entry in base.glob("*") if entry.name.isdecimal()]
 
 
 def newest_version(base: Path) -> Path:
-    """The folder with the highest number below a model's folder.
+    """Return the folder of the version with the highest number.
+
+    Args:
+        base: the model's folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the model has no version.
     """
     numbers = version_numbers(base)
     if not numbers:
@@ -48,7 +54,7 @@ def newest_version(base: Path) -> Path:
 
 
 def version_made_of(base: Path, digest: str) -> Path | None:
-    """The newest version with this digest in its note; None where there is none."""
+    """Return the newest version whose `made-of` has this digest; None where there is none."""
     for number in sorted(version_numbers(base), reverse=True):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if (base / str(number) / MADE_OF).read_text("utf-8").strip() == digest:
@@ -58,15 +64,15 @@ def version_made_of(base: Path, digest: str) -> Path | None:
 
 @contextlib.contextmanager
 def unfinished_version(base: Path) -> Iterator[Path]:
-    """A hidden folder to make a version in; what is still there after the block is removed.
+    """Create a hidden folder to write a version in; remove it at the end if it is still there.
 
-    So is what builds that were killed left, once it is so old that none can be at work in it.
+    Hidden folders of killed builds are removed too, once they are too old to be in use.
 
     Args:
-        base: the model's folder; made where it is not there, and removed if it stays empty.
+        base: the model's folder; created if missing, and removed if it stays empty.
 
     Yields:
-        The folder, empty.
+        The empty hidden folder.
 
     Raises:
         ExportError: the folder cannot be written.
@@ -75,44 +81,44 @@ def unfinished_version(base: Path) -> Iterator[Path]:
     try:
         base.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(base)
-        made = Path(tempfile.mkdtemp(dir=base, prefix=_UNFINISHED_PREFIX))
+        unfinished = Path(tempfile.mkdtemp(dir=base, prefix=_UNFINISHED_PREFIX))
     except OSError as error:
         raise ExportError(f"{base}: cannot be written ({error.strerror})") from error
     try:
-        yield made
+        yield unfinished
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         if not existed:
-            with contextlib.suppress(OSError):  # not empty: it worked
+            with contextlib.suppress(OSError):  # not empty: the build succeeded
                 base.rmdir()
 
 
-def give_number(made: Path, base: Path, *, digest: str) -> Path:
-    """Note in a finished version what it is made of, and give it the next number.
+def give_number(unfinished: Path, base: Path, *, digest: str) -> Path:
+    """Write a finished version's digest of inputs, and give the version the next number.
 
     Args:
-        made: the folder from :func:`unfinished_version`.
+        unfinished: the folder from :func:`unfinished_version`.
         base: the same model's folder.
-        digest: what it is made of.
+        digest: the digest of the version's inputs.
 
     Returns:
         The version's folder.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
-    (made / MADE_OF).write_text(f"{digest}\n", encoding="utf-8")
-    os.chmod(made, 0o755)  # mkdtemp's 0700 would hide it from the server's user
-    for entry in made.rglob("*"):
+    (unfinished / MADE_OF).write_text(f"{digest}\n", encoding="utf-8")
+    os.chmod(unfinished, 0o755)  # mkdtemp's 0700 would hide it from the server's user
+    for entry in unfinished.rglob("*"):
         sync(entry)
-    sync(made)
+    sync(unfinished)
     while True:
         target = base / str(max(version_numbers(base), default=0) + 1)
         try:
-            made.rename(target)
+            unfinished.rename(target)
         except OSError:
             if target.exists():
-                continue  # another build took the number
+                continue  # another build has used the number
             raise
         sync(base)
         return target
@@ -122,31 +128,31 @@ def publish(version: Path, base: Path) -> tuple[Path, bool]:
     """Copy a version that was built elsewhere into a model's folder, under the next number.
 
     Args:
-        version: its folder, as `c3d-export build` made it.
-        base: the model's folder; made where it is not there.
+        version: the version's folder, written by `c3d-export build`.
+        base: the model's folder; created if missing.
 
     Returns:
-        The version's folder there, and whether it is new: one that is made of the same is taken
-        for it.
+        The version's folder in the model's folder, and whether it is new: a version with the same
+        inputs is not copied again.
 
     Raises:
-        UsageError: it is no version of c3d-export's.
+        UsageError: the version was not written by `c3d-export build`.
         ExportError: the folder cannot be written.
     """
     try:
         digest = (version / MADE_OF).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{version}: no version there that c3d-export build made ({MADE_OF} cannot be read); "
+            f"{version}: not a version that c3d-export build wrote ({MADE_OF} cannot be read); "
             "give its numbered folder"
         ) from error
-    there = version_made_of(base, digest)
-    if there is not None:
-        return there, False
-    with unfinished_version(base) as made:
+    same = version_made_of(base, digest)
+    if same is not None:
+        return same, False
+    with unfinished_version(base) as unfinished:
         try:
-            shutil.copytree(version, made, dirs_exist_ok=True)
-            return give_number(made, base, digest=digest), True
+            shutil.copytree(version, unfinished, dirs_exist_ok=True)
+            return give_number(unfinished, base, digest=digest), True
         except (OSError, shutil.Error) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ExportError(f"{base}: {version} cannot be copied there ({reason})") from error
@@ -154,7 +160,7 @@ def publish(version: Path, base: Path) -> tuple[Path, bool]:
 
 def _remove_abandoned(base: Path) -> None:
     for folder in base.glob(f"{_UNFINISHED_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another build removes it too
+        with contextlib.suppress(OSError):  # another build may remove it at the same time
             entries = [folder, *folder.rglob("*")]
             newest = max(entry.stat().st_mtime for entry in entries)
             if newest < time.time() - _ABANDONED_AFTER_S:

@@ -1,8 +1,8 @@
-"""Load a version the way TensorFlow Serving does, run all of it, compare, raise.
+"""Verification of a version: load it as TensorFlow Serving does, run all of it, compare.
 
-Three nets: every warm-up request runs; the stored weights are those of the model card (and of the
-source, where it is at hand); every signature is there as the contract has it and answers as the
-Keras model does on the same clips.
+Three checks: every warm-up request runs; the stored weights are those of the model card (and of the
+source, where it is given); every signature matches the contract, and its answers match the Keras
+model's for the same clips.
 """
 
 from __future__ import annotations
@@ -26,41 +26,43 @@ from c3d_client.core.contract import (
     MODEL_CARD,
     Signature,
 )
+from c3d_client.core.provenance import ModelCard
 from tensorflow.core.framework import types_pb2
 
 from c3d_export.architecture import build_c3d, set_weights
 from c3d_export.errors import VerificationError
-from c3d_export.graph import GraphServable
+from c3d_export.graph import GraphServable, read_card
 from c3d_export.mean import Mean
-from c3d_export.model_card import read_card
 from c3d_export.warmup import read_warmup
 from c3d_export.weights import Weights, arrays_sha256
-from c3d_export.weights.canonical import turned_to_rgb
+from c3d_export.weights.canonical import swap_red_and_blue
 
-# The relative difference allowed from the float32 Keras network with the stored weights. The
-# server's graph optimiser fuses and reorders sums, so float32's last digits differ; the short
-# formats also round between layers. Measured on random weights at full width: see docs/servable.md.
-# A softmax multiplies the difference by the size of fc8's values, which is about 10.
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-2}
+"""The relative difference allowed from the float32 Keras network with the stored weights.
+
+The graph optimiser fuses and reorders sums, so float32's last digits differ; the short formats also
+round between layers. Measured on random weights at full width: see docs/servable.md.
+"""
+# A softmax multiplies the difference by the size of fc8's values, which is about 10.
 _SOFTMAX_FACTOR = 10
 _CLIPS = 2
-_SEED = 20151207  # any: the day ICCV 2015 began
+_SEED = 20151207  # arbitrary: the day ICCV 2015 began
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was seen.
+    """The results of a verification.
 
     Args:
         card: the model card.
         differences: for each signature its :func:`relative_difference` from the Keras network.
-        warmup_run: warm-up requests that were run.
-        warmup_left: warm-up requests that were not, because this machine has no GPU and TensorFlow
-            has no fast float16 for CPUs: a clip of the full network takes about a minute. Every
-            signature has answered one clip all the same.
+        warmup_run: the number of warm-up requests that were run.
+        warmup_left: the number of warm-up requests that were not run, because this machine has no
+            GPU and TensorFlow has no fast float16 for CPUs: a clip of the full network takes about
+            a minute. Every signature has computed one clip nevertheless.
     """
 
-    card: dict[str, Any]
+    card: ModelCard
     differences: dict[str, float]
     warmup_run: int
     warmup_left: int
@@ -72,47 +74,46 @@ def verify(
     """Check one version.
 
     Args:
-        version: its folder.
-        weights: what it was made of, where that is at hand.
-        mean: likewise.
+        version: the version's folder.
+        weights: the weights that the version was built from, to compare with the stored ones.
+        mean: the mean that the version was built from; needed with the weights.
 
     Raises:
-        VerificationError: naming the signature, and the difference where there is one.
+        VerificationError: a check failed; the message names the signature and the difference.
     """
     with GraphServable(version) as servable:
         _check_signatures(servable, FEATURES_ONLY_SIGNATURES)
         card = read_card(servable)
-        # Without labels there is no fc8: features alone, and fc6 as the default.
-        default = CLASSIFY if card["labels"] else FC6_FEATURES
+        # Without labels there is no fc8: features only, and fc6 as the default.
+        default = CLASSIFY if card.labels else FC6_FEATURES
         _check_signatures(servable, {default.name: default, DEFAULT_SIGNATURE: default})
-        precision = str(card["precision"])
-        slow = precision == "float16" and not tf.config.list_physical_devices("GPU")
-        # First: what cannot run at all should be told so, and not that its weights look odd.
-        wanted = {*FEATURES_ONLY_SIGNATURES, default.name}
-        run, left = _run_warmup(servable, version, wanted, clips_too=not slow)
+        slow = card.precision == "float16" and not tf.config.list_physical_devices("GPU")
+        # Before the weights are compared: for a version that cannot run, that is the better error.
+        required = {*FEATURES_ONLY_SIGNATURES, default.name}
+        run, left = _run_warmup(servable, version, required, with_clips=not slow)
         stored = _stored_arrays(version)
         _check_stored(version, stored, card)
         if weights is not None and mean is not None:
             _check_source(version, stored, weights, mean)
-        differences = _compare(servable, stored, precision, clips=1 if slow else _CLIPS)
+        differences = _compare(servable, stored, card.precision, clips=1 if slow else _CLIPS)
     return Verification(card, differences, run, left)
 
 
 def relative_difference(answer: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
-    """The length of the difference over the length of the reference, for the worst of the rows."""
+    """Return the length of the difference over the reference's length, for the worst row."""
     lengths = np.linalg.norm(reference, axis=1)
     return float((np.linalg.norm(answer - reference, axis=1) / lengths).max())
 
 
 def _check_signatures(servable: GraphServable, signatures: Mapping[str, Signature]) -> None:
-    for name, wanted in signatures.items():
+    for name, expected in signatures.items():
         if name not in servable.signatures:
             raise VerificationError(f"{servable.path}: has no signature {name!r}")
-        found = servable.signatures[name]
-        if found.method_name != "tensorflow/serving/predict":
-            raise VerificationError(f"{servable.path}: {name} is for {found.method_name!r}")
-        for spec, tensors in ((wanted.input, found.inputs), (wanted.output, found.outputs)):
-            seen = {
+        served = servable.signatures[name]
+        if served.method_name != "tensorflow/serving/predict":
+            raise VerificationError(f"{servable.path}: {name} is for {served.method_name!r}")
+        for spec, tensors in ((expected.input, served.inputs), (expected.output, served.outputs)):
+            observed = {
                 alias: (
                     tf.as_dtype(info.dtype).name,
                     [d.size for d in info.tensor_shape.dim],
@@ -121,18 +122,18 @@ def _check_signatures(servable: GraphServable, signatures: Mapping[str, Signatur
             }
             dtype = tf.as_dtype(types_pb2.DataType.Value(f"DT_{spec.dtype}"))
             if (
-                list(seen) != [spec.name]
-                or seen[spec.name][0] != dtype.name
-                or not spec.fits(seen[spec.name][1])
+                list(observed) != [spec.name]
+                or observed[spec.name][0] != dtype.name
+                or not spec.fits(observed[spec.name][1])
             ):
                 raise VerificationError(
-                    f"{servable.path}: {name} has {seen}, expected {spec.name} "
+                    f"{servable.path}: {name} has {observed}, expected {spec.name} "
                     f"{dtype.name} {[-1, *spec.shape]}"
                 )
 
 
 def _stored_arrays(version: Path) -> dict[str, npt.NDArray[Any]]:
-    """The variables as they are on disk: ``conv1/kernel`` … RGB, and ``mean``."""
+    """Return the variables on disk: ``conv1/kernel`` … RGB, and ``mean``."""
     checkpoint = tf.train.load_checkpoint(str(version / "variables" / "variables"))
     arrays: dict[str, npt.NDArray[Any]] = {}
     for key in checkpoint.get_variable_to_shape_map():
@@ -145,34 +146,32 @@ def _stored_arrays(version: Path) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _check_stored(
-    version: Path, stored: Mapping[str, npt.NDArray[Any]], card: dict[str, Any]
-) -> None:
+def _check_stored(version: Path, stored: Mapping[str, npt.NDArray[Any]], card: ModelCard) -> None:
     weights = {key: array for key, array in stored.items() if key != "mean"}
-    seen, said = arrays_sha256(weights), card["weights"]["served_sha256"]
-    if seen != said:
+    observed, expected = arrays_sha256(weights), str(card.weights.get("served_sha256"))
+    if observed != expected:
         raise VerificationError(
-            f"{version}: the stored weights have digest {seen[:12]}…, the model card says "
-            f"{said[:12]}…; build it again"
+            f"{version}: the stored weights have digest {observed[:12]}…, the model card has "
+            f"{expected[:12]}…; build it again"
         )
 
 
 def _check_source(
     version: Path, stored: Mapping[str, npt.NDArray[Any]], weights: Weights, mean: Mean
 ) -> None:
-    """Stored must be the source, turned to RGB and rounded: nothing else."""
-    expected = {**turned_to_rgb(weights.arrays), "mean": mean.bgr[..., ::-1]}
+    """Check that the stored arrays are the source's, converted to RGB and rounded."""
+    expected = {**swap_red_and_blue(weights.arrays), "mean": mean.bgr[..., ::-1]}
     for key, array in expected.items():
         if not np.array_equal(stored[key], array.astype(stored[key].dtype)):
-            raise VerificationError(f"{version}: {key} is not what it was made of")
+            raise VerificationError(f"{version}: {key} differs from the source")
 
 
 def _reference(stored: Mapping[str, npt.NDArray[Any]]) -> keras.Model:
-    """The float32 Keras network, BGR, with the stored weights, answering by layer's name."""
+    """Return the float32 Keras network, BGR, with the stored weights; outputs by layer name."""
     classes = stored["fc8/bias"].shape[0] if "fc8/bias" in stored else None
     network = build_c3d(width=stored["conv1/bias"].shape[0], classes=classes)
     arrays = {key: array.astype(np.float32) for key, array in stored.items()}
-    set_weights(network, turned_to_rgb(arrays))  # the turn is its own inverse
+    set_weights(network, swap_red_and_blue(arrays))
     outputs = {name: network.get_layer(name).output for name in ("fc6", "fc7")}
     if classes is not None:
         outputs["softmax"] = network.output
@@ -201,7 +200,7 @@ def _compare(
     for name, (signature, reference) in expected.items():
         answer = _run(servable, name, {signature.input.name: pixels})[signature.output.name]
         if not np.isfinite(answer).all():
-            raise VerificationError(f"{servable.path}: {name} answers NaN or infinity")
+            raise VerificationError(f"{servable.path}: {name} returns NaN or infinity")
         difference = relative_difference(answer, reference)
         tolerance = TOLERANCES[precision] * (_SOFTMAX_FACTOR if signature is CLASSIFY else 1)
         if not difference <= tolerance:
@@ -214,14 +213,14 @@ def _compare(
 
 
 def _run_warmup(
-    servable: GraphServable, version: Path, wanted: set[str], *, clips_too: bool
+    servable: GraphServable, version: Path, required: set[str], *, with_clips: bool
 ) -> tuple[int, int]:
-    seen: set[str] = set()
+    names: set[str] = set()
     run = left = 0
     for request in read_warmup(version):
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        seen.add(name)
-        if not clips_too and name != MODEL_CARD.name:
+        names.add(name)
+        if not with_clips and name != MODEL_CARD.name:
             left += 1
             continue
         try:
@@ -232,7 +231,7 @@ def _run_warmup(
             ) from error
         _run(servable, name, inputs)
         run += 1
-    missing = sorted(wanted - seen)
+    missing = sorted(required - names)
     if missing:
         raise VerificationError(f"{version}: no warm-up request for {', '.join(missing)}")
     return run, left

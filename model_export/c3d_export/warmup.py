@@ -1,8 +1,8 @@
-"""Warm-up requests: what TensorFlow Serving runs before it says that it is ready.
+"""Warm-up requests, which TensorFlow Serving runs before it reports that it is ready.
 
-One record for each signature and batch size, so that no client meets a cold path; a failing record
-fails the load. A record holds one value and the tensor's shape, which TensorFlow repeats: a batch
-of 32 clips takes a hundred bytes instead of 19 MB.
+There is one record for each signature and batch size, so that no client's request is the first of
+its kind; a record that fails makes the load fail. A record holds one value, which TensorFlow
+repeats over the tensor's shape: a batch of 32 clips takes a hundred bytes instead of 19 MB.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from c3d_export.errors import VerificationError
 
-# Where the server looks, below the version's folder.
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+"""The path that the server reads, relative to the version's folder."""
+
 _GREY = 128
 
 
@@ -34,14 +35,14 @@ def write_warmup(
 
     Args:
         version: the version's folder.
-        batch_sizes: one record a signature for each; the model card is asked with one row alone.
-        signatures: those that the version has.
+        batch_sizes: one record per signature for each; the model card has one record of one row.
+        signatures: the version's signatures.
 
     Returns:
         The file's path.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = version / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
@@ -55,7 +56,7 @@ def write_warmup(
 
 
 def read_warmup(version: Path) -> Iterator[predict_pb2.PredictRequest]:
-    """Read the warm-up requests of a version; none where it has no such file.
+    """Yield the warm-up requests of a version; none where it has no such file.
 
     Raises:
         VerificationError: the file is damaged, or holds something other than Predict requests.

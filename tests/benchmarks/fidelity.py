@@ -1,7 +1,7 @@
-"""`make fidelity`: how near the served network is to Caffe's C3D, and what mistakes cost.
+"""`make fidelity`: the difference of the served network from Caffe's C3D, and of known mistakes.
 
-Prints Markdown tables; docs/fidelity.md holds them as measured. Random weights in Caffe's bytes
-show that the computation is right; the known answers need the published weights in models/.
+Prints the Markdown tables of docs/fidelity.md. Random weights in Caffe's bytes show that the
+computation is right; the known results need the published weights in models/.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from support.measures import cosine, relative
 
 ROOT = Path(__file__).resolve().parents[2]
 VIDEOS = ("carphone_pristine", "bikes", "bigbuckbunny")
-STRIDE = 40  # a clip costs the oracle a second
-MISTAKES_ON = "bigbuckbunny"  # 1280x720: there a wrong resize shows
-# 2-fidelity's: the Keras 2.2.4 file on a clip of zeros, without a mean.
+STRIDE = 40  # the oracle needs a second per clip
+MISTAKES_ON = "bigbuckbunny"  # 1280x720, large enough to show a wrong resize
+# The Keras 2.2.4 file's class for a clip of zeros, without a mean.
 ALL_ZERO_CLASS = 184
 
 
@@ -57,7 +57,7 @@ def main() -> int:
 def serve(
     weights: Weights, mean: Mean, precision: str, work: Path
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Clip features and probabilities of each video, through a servable, gRPC and the client."""
+    """Return each video's features and probabilities, through servable, gRPC and client."""
     spec = ServableSpec(
         weights=weights,
         mean=mean,
@@ -83,7 +83,7 @@ def serve(
 
 
 def agreement(served: dict, net: oracle.Net, cube: np.ndarray) -> bool:
-    """The served answers against the oracle's."""
+    """Compare the served outputs with the oracle's."""
     print("## Served against the oracle\n")
     print("| video | clips | fc6, relative | probabilities, relative | fc6 cosine |")
     print("|---|---|---|---|---|")
@@ -92,19 +92,19 @@ def agreement(served: dict, net: oracle.Net, cube: np.ndarray) -> bool:
         frames = oracle.decode(h264_sample(video))
         starts = range(0, len(frames) - 15, STRIDE)
         stages = [oracle.stages(oracle.preprocess(frames[s : s + 16], cube), net) for s in starts]
-        fc6 = np.stack([each["fc6"] for each in stages])
-        prob = np.stack([each["prob"] for each in stages])
-        apart = relative(features, fc6), relative(probabilities, prob)
-        good &= max(apart) < 1e-4
+        fc6 = np.stack([outputs["fc6"] for outputs in stages])
+        prob = np.stack([outputs["prob"] for outputs in stages])
+        differences = relative(features, fc6), relative(probabilities, prob)
+        good &= max(differences) < 1e-4
         print(
-            f"| {video} | {len(fc6)} | {apart[0]:.1e} | {apart[1]:.1e} | "
+            f"| {video} | {len(fc6)} | {differences[0]:.1e} | {differences[1]:.1e} | "
             f"{cosine(features, fc6):.8f} |"
         )
     return good
 
 
 def mistakes(net: oracle.Net, cube: np.ndarray) -> None:
-    """What each mistake that ports have made does to one clip."""
+    """Compute one clip with each known mistake of C3D ports."""
     frames = oracle.decode(h264_sample(MISTAKES_ON), count=16)
     right = oracle.stages(oracle.preprocess(frames, cube), net)
     print(f"\n## Known mistakes, on the first clip of {MISTAKES_ON}\n")
@@ -114,12 +114,12 @@ def mistakes(net: oracle.Net, cube: np.ndarray) -> None:
         clip = oracle.preprocess(frames, cube, variant=variant)
         wrong = oracle.stages(clip, net, variant=variant)
         changed = int(wrong["prob"].argmax()) != int(right["prob"].argmax())
-        near = cosine(wrong["fc6"].reshape(1, -1), right["fc6"].reshape(1, -1))
-        print(f"| {name} | {near:.6f} | {'changed' if changed else 'the same'} |")
+        similarity = cosine(wrong["fc6"].reshape(1, -1), right["fc6"].reshape(1, -1))
+        print(f"| {name} | {similarity:.6f} | {'changed' if changed else 'the same'} |")
 
 
 def precision(served: dict, weights: Weights, mean: Mean, work: Path) -> bool:
-    """The short formats against float32."""
+    """Compare bfloat16 and float16 with float32."""
     print("\n## Precision against float32, lowest fc6 cosine of a video's clips\n")
     print(f"| precision | {' | '.join(VIDEOS)} |")
     print(f"|---|{'---|' * len(VIDEOS)}")
@@ -128,19 +128,19 @@ def precision(served: dict, weights: Weights, mean: Mean, work: Path) -> bool:
     if tf.config.list_physical_devices("GPU"):
         half = {video: clips for video, (clips, _) in serve(weights, mean, "float16", work).items()}
         return precision_row("float16", served, half) and good
-    # Without a GPU a clip takes a minute: one of each video, and no server.
+    # Without a GPU a clip takes a minute: one clip of each video, without a server.
     half = first_clips(weights, mean, work / "float16")
     return precision_row("float16, first clip alone", served, half) and good
 
 
 def precision_row(name: str, served: dict, short: dict[str, np.ndarray]) -> bool:
-    near = [cosine(short[video], served[video][0][: len(short[video])]) for video in VIDEOS]
-    print(f"| {name} | {' | '.join(f'{value:.6f}' for value in near)} |")
-    return min(near) >= 0.9999
+    cosines = [cosine(short[video], served[video][0][: len(short[video])]) for video in VIDEOS]
+    print(f"| {name} | {' | '.join(f'{value:.6f}' for value in cosines)} |")
+    return min(cosines) >= 0.9999
 
 
 def first_clips(weights: Weights, mean: Mean, folder: Path) -> dict[str, np.ndarray]:
-    """fc6 of each video's first clip in float16, from the SavedModel's own session."""
+    """Return fc6 of each video's first clip in float16, from the SavedModel's session."""
     labels = numbered_labels(weights.classes or 0)
     save(ServableSpec(weights=weights, mean=mean, labels=labels, precision="float16"), folder)
     with GraphServable(folder) as servable:
@@ -155,13 +155,13 @@ def first_clip(video: str) -> np.ndarray:
 
 
 def known_answers() -> bool:
-    """What is known of the published weights; only where they are there."""
+    """Compare with known results of the published weights, where the weights are in models/."""
     print("\n## Known answers of the published weights\n")
-    found = [known.name for known in found_weights(ROOT / "models")]
-    if not found:
+    names = [asset.name for asset in found_weights(ROOT / "models")]
+    if not names:
         print("not run: no weights")
         return True
-    weights = read_weights(str(ROOT / "models" / found[0]))
+    weights = read_weights(str(ROOT / "models" / names[0]))
     with tempfile.TemporaryDirectory() as folder:
         spec = ServableSpec(
             weights=weights,
@@ -172,9 +172,9 @@ def known_answers() -> bool:
         path, _ = build(spec, Path(folder) / "c3d")
         with GraphServable(path) as servable:
             zeros = np.zeros((1, *CLIP_SHAPE), np.uint8)
-            answer = servable.run("classify", {"clips": zeros})["probabilities"][0]
-    good = int(answer.argmax()) == ALL_ZERO_CLASS
-    print(f"{found[0]}, a clip of zeros without a mean: class {answer.argmax()}, ", end="")
+            probabilities = servable.run("classify", {"clips": zeros})["probabilities"][0]
+    good = int(probabilities.argmax()) == ALL_ZERO_CLASS
+    print(f"{names[0]}, a clip of zeros without a mean: class {probabilities.argmax()}, ", end="")
     print("as known" if good else f"NOT {ALL_ZERO_CLASS}")
     print("the reference snippet, axon's basketball clip, UCF101: not run: no videos")
     return good

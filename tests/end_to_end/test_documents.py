@@ -201,9 +201,9 @@ def test_api_page_lists_every_public_name_once():
 def test_diagram_shows_the_steps_of_the_compiled_pipeline():
     compiled = ROOT / "pipelines/c3d_pipelines/kubeflow/compiled/c3d-bulk-extraction.yaml"
     steps = re.findall(r"^  comp-([a-z]+):", compiled.read_text(), re.MULTILINE)
-    words = set(re.findall(r"\w+", diagram_of_bulk_run()))
+    names = set(re.findall(r"\w+", diagram_of_bulk_run()))
     assert len(steps) == 6
-    assert set(steps) <= words
+    assert set(steps) <= names
 
 
 def test_diagram_image_is_up_to_date():

@@ -1,19 +1,18 @@
-"""What is served is what Caffe would compute: the oracle, which shares no code with us, agrees.
+"""The served network agrees with the oracle, an independent C3D that shares no code with it.
 
-Both start from the same bytes of a C3D-v1.0 file and the same films. The last tests show that the
-agreement has teeth: each mistake that ports of C3D have made would break it.
+Both start from the same bytes of a C3D-v1.0 file and the same videos. The last tests show that each
+known mistake of C3D ports would break the agreement.
 """
 
 import keras
 import numpy as np
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
-from c3d_export.architecture import build_c3d, set_weights
 from support import oracle
 from support.measures import relative
 
 TOLERANCE = 1e-4  # of the length of each row
-STRIDE = 80  # a clip costs the oracle a second
+STRIDE = 80  # the oracle needs a second per clip
 VIDEOS = ["carphone", "bikes", "bunny"]
 
 
@@ -32,91 +31,67 @@ def test_served_features_and_probabilities_are_the_oracles(full_server, net, mea
     path = request.getfixturevalue(video)
     with C3DClient(full_server.target, stride=STRIDE) as c3d:
         features = c3d.extract(path)
-        answer = c3d.classify(path)
+        classification = c3d.classify(path)
     frames = oracle.decode(path)
     starts = range(0, len(frames) - 15, STRIDE)
     assert list(features.clip_starts) == list(starts)
     stages = [oracle.stages(oracle.preprocess(frames[s : s + 16], mean), net) for s in starts]
-    assert relative(features.clip_features, np.stack([each["fc6"] for each in stages])) < TOLERANCE
-    assert relative(answer.clip_probabilities, np.stack([s["prob"] for s in stages])) < TOLERANCE
-    mean_fc6 = np.mean([each["fc6"] for each in stages], axis=0, dtype=np.float64)
+    fc6 = np.stack([outputs["fc6"] for outputs in stages])
+    prob = np.stack([outputs["prob"] for outputs in stages])
+    assert relative(features.clip_features, fc6) < TOLERANCE
+    assert relative(classification.clip_probabilities, prob) < TOLERANCE
+    mean_fc6 = fc6.mean(axis=0, dtype=np.float64)
     assert relative(features.video_feature, mean_fc6 / np.linalg.norm(mean_fc6)) < TOLERANCE
 
 
 @pytest.mark.parametrize("video", VIDEOS)
-def test_the_clips_on_the_wire_are_the_oracles_pixels(request, video):
+def test_clips_in_requests_have_the_oracles_pixels(request, video):
     path = request.getfixturevalue(video)
     clip = next(iter_clips(decode_frames(path)))
-    wire = [oracle.wire_frame(frame) for frame in oracle.decode(path, count=16)]
-    assert np.array_equal(clip.pixels, np.stack(wire))
-
-
-# ---- stage by stage: where a difference is, and not only that there is one
+    expected = [oracle.wire_frame(frame) for frame in oracle.decode(path, count=16)]
+    assert np.array_equal(clip.pixels, np.stack(expected))
 
 
 @pytest.fixture(scope="module")
-def bikes_frames(bikes):
-    return oracle.decode(bikes, count=16)
+def oracle_stages(bikes, net, mean):
+    clip = oracle.preprocess(oracle.decode(bikes, count=16), mean)
+    return {"clips": clip, **oracle.stages(clip, net)}
 
 
 @pytest.fixture(scope="module")
-def theirs(bikes_frames, net, mean):
-    return oracle.stages(oracle.preprocess(bikes_frames, mean), net)
-
-
-@pytest.fixture(scope="module")
-def ours(full_weights, full_mean, bikes):
-    model = build_c3d()
-    set_weights(model, full_weights.arrays)
+def keras_stages(full_network, full_mean, bikes):
     pixels = next(iter_clips(decode_frames(bikes))).pixels
-    outputs = {layer.name: layer.output for layer in model.layers[1:]}
+    outputs = {layer.name: layer.output for layer in full_network.layers[1:]}
     centred = pixels[None, ..., ::-1].astype(np.float32) - full_mean.bgr
-    answers = keras.Model(model.input, outputs)(centred, training=False)
-    return {"clips": centred, **{name: np.asarray(a) for name, a in answers.items()}}
+    arrays = keras.Model(full_network.input, outputs)(centred, training=False)
+    return {"clips": centred, **{name: np.asarray(array) for name, array in arrays.items()}}
 
 
-def test_preprocessing_is_exactly_the_same(bikes_frames, mean, ours):
-    theirs = oracle.preprocess(bikes_frames, mean)
-    assert np.array_equal(ours["clips"][0].transpose(3, 0, 1, 2), theirs)
+class TestStageByStage:
+    """Where the outputs differ, these tests show the first stage that does."""
+
+    def test_preprocessing_is_exactly_the_same(self, oracle_stages, keras_stages):
+        clip = keras_stages["clips"][0].transpose(3, 0, 1, 2)
+        assert np.array_equal(clip, oracle_stages["clips"])
+
+    def test_every_layer_agrees(self, oracle_stages, keras_stages):
+        for stage, expected in oracle_stages.items():
+            array = keras_stages["softmax" if stage == "prob" else stage][0]
+            if array.ndim == 4:
+                # Keras's axes are time, row, column, channel; Caffe's channel, time, row, column.
+                array = array.transpose(3, 0, 1, 2)
+            assert array.shape == expected.shape, stage
+            tolerance = 1e-5 if array.ndim == 4 else TOLERANCE
+            assert relative(array.reshape(-1), expected.reshape(-1)) < tolerance, stage
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["conv1", "pool1", "conv2", "pool2", "conv3a", "conv3b", "pool3", "conv4a", "conv4b"]
-    + ["pool4", "conv5a", "conv5b", "pool5"],
-)
-def test_each_volume_on_the_way_agrees(ours, theirs, stage):
-    # Ours are time, row, column, channel; Caffe's are channel, time, row, column.
-    volume = ours[stage][0].transpose(3, 0, 1, 2)
-    assert volume.shape == theirs[stage].shape
-    assert relative(volume.reshape(-1), theirs[stage].reshape(-1)) < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("layer", "stage"), [("fc6", "fc6"), ("fc7", "fc7"), ("fc8", "fc8"), ("softmax", "prob")]
-)
-def test_each_vector_on_the_way_agrees(ours, theirs, layer, stage):
-    assert relative(ours[layer][0], theirs[stage].reshape(-1)) < TOLERANCE
-
-
-@pytest.fixture(scope="module")
-def served(full_server, bunny):
-    # 1280x720: a resize that antialiases shows only where there is much to shrink.
+def test_every_known_mistake_would_break_the_agreement(full_server, bunny, net, mean):
+    # 1280x720: a resize with antialiasing has an effect only on large frames.
     with C3DClient(full_server.target, stride=1000) as c3d:
-        return c3d.extract(bunny).clip_features
-
-
-@pytest.fixture(scope="module")
-def bunny_frames(bunny):
-    return oracle.decode(bunny, count=16)
-
-
-def test_without_a_mistake_the_oracle_agrees(served, bunny_frames, net, mean):
-    features, _ = oracle.video_fc6(bunny_frames, net, mean)
+        served = c3d.extract(bunny).clip_features
+    frames = oracle.decode(bunny, count=16)
+    features, _ = oracle.video_fc6(frames, net, mean)
     assert relative(served, features) < TOLERANCE
-
-
-@pytest.mark.parametrize("mistake", oracle.MISTAKES)
-def test_with_a_known_mistake_it_would_not(served, bunny_frames, net, mean, mistake):
-    features, _ = oracle.video_fc6(bunny_frames, net, mean, mistake=mistake)
-    assert relative(served, features) > 100 * TOLERANCE
+    for mistake in oracle.MISTAKES:
+        features, _ = oracle.video_fc6(frames, net, mean, mistake=mistake)
+        assert relative(served, features) > 100 * TOLERANCE, mistake

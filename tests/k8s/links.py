@@ -266,23 +266,25 @@ def check_references(objects: list[Object]) -> Iterator[str]:
 
 def needed_user_objects(objects: list[Object]) -> set[tuple[str, str]]:
     """Return the objects that the pods need and the user creates."""
-    needed = {(kind, called) for pod in pods(objects) for kind, called, _ in _needed_by(pod)}
+    needed = {
+        (kind, target_name) for pod in pods(objects) for kind, target_name, _ in _needed_by(pod)
+    }
     return needed & USER_OBJECTS.keys()
 
 
 def _missing_objects(objects: list[Object], pod: Pod) -> Iterator[str]:
-    for kind, called, needed_keys in _needed_by(pod):
-        if kind == "PriorityClass" and called in _BUILT_IN_PRIORITIES:
+    for kind, target_name, needed_keys in _needed_by(pod):
+        if kind == "PriorityClass" and target_name in _BUILT_IN_PRIORITIES:
             continue
-        keys = USER_OBJECTS.get((kind, called))
+        keys = USER_OBJECTS.get((kind, target_name))
         for obj in of_kind(objects, kind):
             in_reach = kind == "PriorityClass" or namespace(obj) == pod.namespace
-            if name(obj) == called and in_reach:
+            if name(obj) == target_name and in_reach:
                 keys = frozenset({**get(obj, "data", {}), **get(obj, "stringData", {})})
         if keys is None:
-            yield f"{kind} {called} is not in the bundle"
+            yield f"{kind} {target_name} is not in the bundle"
         elif needed_keys - keys:
-            yield f"{kind} {called} has no key {', '.join(sorted(needed_keys - keys))}"
+            yield f"{kind} {target_name} has no key {', '.join(sorted(needed_keys - keys))}"
 
 
 def _needed_by(pod: Pod) -> Iterator[tuple[str, str, frozenset[str]]]:
@@ -303,8 +305,8 @@ def _needed_by(pod: Pod) -> Iterator[tuple[str, str, frozenset[str]]]:
             for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
                 target = source.get(field)
                 if target and not target.get("optional"):
-                    called = target.get("secretName") or target.get("name")
-                    yield kind, called, frozenset(i["key"] for i in get(target, "items", []))
+                    target_name = target.get("secretName") or target.get("name")
+                    yield kind, target_name, frozenset(i["key"] for i in get(target, "items", []))
     for container in pod.containers:
         for source in get(container, "envFrom", []):
             for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
@@ -318,11 +320,11 @@ def _needed_by(pod: Pod) -> Iterator[tuple[str, str, frozenset[str]]]:
 
 
 def _missing_targets(objects: list[Object], obj: Object) -> Iterator[str]:
-    for kind, called, in_cluster in _targets(obj):
-        candidates = [other for other in of_kind(objects, kind) if name(other) == called]
+    for kind, target_name, in_cluster in _targets(obj):
+        candidates = [other for other in of_kind(objects, kind) if name(other) == target_name]
         exists = any(in_cluster or namespace(other) == namespace(obj) for other in candidates)
-        if not exists and (kind, called) not in USER_OBJECTS:
-            yield f"{kind} {called} is not in the bundle"
+        if not exists and (kind, target_name) not in USER_OBJECTS:
+            yield f"{kind} {target_name} is not in the bundle"
     if obj["kind"] == "ClusterQueue":
         for group in obj["spec"]["resourceGroups"]:
             for flavor in group["flavors"]:

@@ -318,13 +318,13 @@ def check_autoscaling(objects: list[Object]) -> Iterator[str]:
     for scaler in of_kind(objects, "HorizontalPodAutoscaler"):
         for metric in scaler["spec"].get("metrics") or ({"type": "nothing"},):
             source = metric.get("pods") or metric.get("external") or metric.get("object")
-            called = get(source, "metric.name")
+            metric_name = get(source, "metric.name")
             if source is None:
                 yield f"{ref(scaler)}: scales by {metric['type']}, not requests in flight"
-            elif called not in provided:
-                yield f"{ref(scaler)}: no adapter rule provides the metric {called}"
-            elif "in_flight" not in called:
-                yield f"{ref(scaler)}: {called} is not requests in flight"
+            elif metric_name not in provided:
+                yield f"{ref(scaler)}: no adapter rule provides the metric {metric_name}"
+            elif "in_flight" not in metric_name:
+                yield f"{ref(scaler)}: {metric_name} is not requests in flight"
     targets = [get(s, "spec.scaleTargetRef.name") for s in of_kind(objects, *SCALERS)]
     for target in sorted({target for target in targets if targets.count(target) > 1}):
         yield f"{target}: {targets.count(target)} autoscalers, which would conflict"

@@ -35,27 +35,27 @@ def _volumes(pod: Pod) -> Iterator[str]:
     mounts = [(c, mount) for c in pod.containers for mount in get(c, "volumeMounts", [])]
     volumes = {volume["name"]: volume for volume in pod.volumes}
     for container, mount in mounts:
-        called = mount["name"]
-        if called not in volumes:
-            yield f"{container['name']} mounts {called}, which is not a volume"
+        volume_name = mount["name"]
+        if volume_name not in volumes:
+            yield f"{container['name']} mounts {volume_name}, which is not a volume"
             continue
-        is_model_store = container is pod.server and "persistentVolumeClaim" in volumes[called]
+        is_model_store = container is pod.server and "persistentVolumeClaim" in volumes[volume_name]
         if is_model_store and not mount.get("readOnly"):
-            yield f"{container['name']} may write to the model store {called}"
+            yield f"{container['name']} may write to the model store {volume_name}"
     paths = Counter((container["name"], mount["mountPath"]) for container, mount in mounts)
     for (container_name, path), count in paths.items():
         if count > 1:
             yield f"{container_name} mounts {path} {count} times"
-    for called, volume in volumes.items():
-        read_only = [mount.get("readOnly") for _, mount in mounts if mount["name"] == called]
+    for volume_name, volume in volumes.items():
+        read_only = [mount.get("readOnly") for _, mount in mounts if mount["name"] == volume_name]
         if not read_only:
-            yield f"volume {called} is never mounted"
+            yield f"volume {volume_name} is never mounted"
         if len(volume) < 2:
-            yield f"volume {called} has no source"
+            yield f"volume {volume_name} has no source"
         if "emptyDir" in volume and read_only and all(read_only):
-            yield f"volume {called} stays empty: every mount is read-only"
+            yield f"volume {volume_name} stays empty: every mount is read-only"
         if "emptyDir" in volume and not get(volume, "emptyDir.sizeLimit"):
-            yield f"emptyDir {called} has no sizeLimit"
+            yield f"emptyDir {volume_name} has no sizeLimit"
 
 
 def check_ports(objects: list[Object]) -> Iterator[str]:
@@ -64,11 +64,11 @@ def check_ports(objects: list[Object]) -> Iterator[str]:
         ports = get(container, "ports", [])
         names = [port.get("name") for port in ports]
         subject = f"{pod.ref}: {container['name']}"
-        for called in names:
-            yield from prefix(subject, _port_name(called))
-        for called, count in Counter(names).items():
+        for port_name in names:
+            yield from prefix(subject, _port_name_problems(port_name))
+        for port_name, count in Counter(names).items():
             if count > 1:
-                yield f"{subject}: {count} ports have the name {called}"
+                yield f"{subject}: {count} ports have the name {port_name}"
         handlers = {probe: container.get(probe) for probe in PROBES}
         handlers |= get(container, "lifecycle", {})
         for kind, handler in handlers.items():
@@ -79,16 +79,16 @@ def check_ports(objects: list[Object]) -> Iterator[str]:
                     yield f"{subject}: {kind} uses port {port}, which it does not have"
     for service in of_kind(objects, "Service"):
         for port in service["spec"]["ports"]:
-            yield from prefix(ref(service), _port_name(port.get("name")))
+            yield from prefix(ref(service), _port_name_problems(port.get("name")))
 
 
-def _port_name(called: str | None) -> Iterator[str]:
-    if called is None:
+def _port_name_problems(port_name: str | None) -> Iterator[str]:
+    if port_name is None:
         yield "a port without a name"
-    elif len(called) > _PORT_NAME_LENGTH:
-        yield f"port name {called} is longer than {_PORT_NAME_LENGTH} characters"
-    elif not _PORT_NAME.fullmatch(called):
-        yield f"port name {called} is not valid"
+    elif len(port_name) > _PORT_NAME_LENGTH:
+        yield f"port name {port_name} is longer than {_PORT_NAME_LENGTH} characters"
+    elif not _PORT_NAME.fullmatch(port_name):
+        yield f"port name {port_name} is not valid"
 
 
 def check_variables(objects: list[Object]) -> Iterator[str]:
@@ -100,13 +100,15 @@ def check_variables(objects: list[Object]) -> Iterator[str]:
         for variable in variables:
             if "value" not in variable and not variable.get("valueFrom"):
                 yield f"{subject} {variable['name']} has no value"
-        for called, count in names.items():
+        for variable_name, count in names.items():
             if count > 1:
-                yield f"{subject} {called} is set {count} times"
-        used = {called for word in words(container) for called in _VARIABLE.findall(word)}
+                yield f"{subject} {variable_name} is set {count} times"
+        used = {
+            variable_name for word in words(container) for variable_name in _VARIABLE.findall(word)
+        }
         if not container.get("envFrom"):
-            for called in sorted(used - names.keys()):
-                yield f"{subject} {called} is not defined"
+            for variable_name in sorted(used - names.keys()):
+                yield f"{subject} {variable_name} is not defined"
 
 
 def check_images(objects: list[Object]) -> Iterator[str]:

@@ -228,8 +228,10 @@ def _message_types() -> dict[str, Any]:
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(file.SerializeToString())
     types = {
-        called: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"c3d.tests.{called}"))
-        for called in _MESSAGES
+        message_name: message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"c3d.tests.{message_name}")
+        )
+        for message_name in _MESSAGES
     }
     return {**types, "ModelServerConfig": model_server_config_pb2.ModelServerConfig}
 

@@ -1,15 +1,20 @@
-"""The command: what it prints, and that what it refuses is one line, exit code 2, nothing left."""
+"""The command: its output; errors are one line with exit code 2 and leave no file."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from c3d_export import servable
 from c3d_export.graph import GraphServable
+from c3d_export.weights.canonical import LAYERS
 
+C3D_EXPORT = (sys.executable, "-m", "c3d_export")
 BUILD = ("build", "--weights", "random:3", "--width", "4", "--batch-sizes", "1")
 
 
@@ -20,29 +25,35 @@ def write(path, content):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Built once, by a process of its own, as people do."""
+    """A version that the command built in a process without any setting for TensorFlow."""
     out = tmp_path_factory.mktemp("models") / "c3d"
     labels = write(out.parent / "labels.txt", "\n".join(f"sport {n}" for n in range(487)))
-    command = [sys.executable, "-m", "c3d_export", *BUILD, "--out", str(out)]
+    command = [*C3D_EXPORT, *BUILD, "--out", str(out)]
     command += ["--labels", str(labels), "--mean", "90,100,110"]
-    return out / "1", subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return out / "1", process
 
 
 class TestBuild:
-    def test_prints_the_version_and_what_it_is_made_of(self, built):
+    def test_output_names_the_version_and_its_inputs(self, built):
         path, process = built
         assert process.returncode == 0, process.stderr
-        assert f"{path}: " in process.stdout
+        assert process.stdout.startswith(f"{path}: ")
         assert "random:3, 20,986,295 parameters, float32, 487 classes" in process.stdout
         assert "mean 90,100,110" in process.stdout
         assert "from the Keras model" in process.stdout
 
-    def test_says_that_nobody_trained_it(self, built):
+    def test_tensorflows_start_up_lines_are_not_shown(self, built):
+        _, process = built
+        assert process.stderr == ""
+
+    def test_output_ends_with_the_weights_note(self, built):
         _, process = built
         assert "random:3" in process.stdout.splitlines()[-1]
         assert "not a trained network" in process.stdout
 
-    def test_puts_all_of_it_into_the_version(self, built):
+    def test_model_card_has_the_inputs(self, built):
         path, _ = built
         with GraphServable(path) as loaded:
             (text,) = loaded.run("model_card", {"n": np.zeros(1, np.int32)})["json"]
@@ -53,7 +64,7 @@ class TestBuild:
         assert card["mean"]["crop_means_bgr"] == [90.0, 100.0, 110.0]
         assert card["batch_sizes"] == [1]
 
-    def test_gives_what_verify_verifies(self, built, run):
+    def test_built_version_can_be_verified(self, built, run):
         path, _ = built
         code, out, err = run("verify", path)
         assert (code, err) == (0, "")
@@ -62,133 +73,209 @@ class TestBuild:
             assert signature in out
         assert "4 requests run" in out
 
+    def test_ucf101s_mean_with_sports_1m_weights_is_a_warning(self, run, tmp_path, assets):
+        mean = assets / "mean" / "train01_16_128_171_mean.binaryproto"
+        code, out, _ = run(*BUILD, "--mean", mean, "--out", tmp_path / "c3d")
+        assert code == 0
+        assert "warning: train01_16_128_171_mean.binaryproto is the UCF101 mean" in out
 
-class TestBuildRefuses:
-    """Each of these before anything is written."""
+
+class TestStandardError:
+    def test_only_tensorflows_start_up_lines_are_dropped(self, tmp_path):
+        """Lines that other code writes to the file descriptor, and crashes, stay visible."""
+        program = (
+            "import os, sys, tensorflow as tf\n"
+            "from c3d_export import graph\n"
+            "os.write(2, b'before\\n')\n"
+            "session_run = tf.compat.v1.Session.run\n"
+            "def run(*args):\n"
+            "    os.write(2, b'an error during the first run\\n')\n"
+            "    return session_run(*args)\n"
+            "tf.compat.v1.Session.run = run\n"
+            "graph._drop_startup_lines()\n"
+            "os.write(2, b'after\\n')\n"
+            "os.abort()\n"
+        )
+        process = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", program],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            check=False,
+        )
+        assert process.returncode == -signal.SIGABRT
+        lines = process.stderr.splitlines()
+        assert lines[:3] == ["before", "an error during the first run", "after"]
+        assert "Fatal Python error: Aborted" in process.stderr
+        assert "MLIR" not in process.stderr
+
+
+class TestInterruptedBuild:
+    def test_ctrl_c_is_one_line_and_leaves_no_version(self, run, tmp_path, monkeypatch):
+        def interrupt(*_args, **_options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(servable, "verify", interrupt)
+        code, out, err = run(*BUILD, "--out", tmp_path / "c3d")
+        assert (code, out) == (130, "")
+        # Click first ends the terminal's line, which shows ^C.
+        assert err.strip() == "c3d-export: interrupted; no incomplete file or version is left"
+        assert [path for path in tmp_path.rglob("*") if path.name != "c3d"] == []
+
+    def test_sigterm_ends_with_143_and_leaves_no_unfinished_version(self, tmp_path):
+        base = tmp_path / "c3d"
+        with subprocess.Popen(
+            [*C3D_EXPORT, *BUILD, "--out", str(base)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                deadline_s = time.monotonic() + 120
+                while not list(base.glob(".building-*/*")):
+                    assert time.monotonic() < deadline_s
+                    assert process.poll() is None
+                    time.sleep(0.01)
+                process.send_signal(signal.SIGTERM)
+                out, err = process.communicate(timeout=120)
+            finally:
+                process.kill()
+        assert process.returncode == 143
+        assert out == ""
+        assert err.strip() == "c3d-export: interrupted; no incomplete file or version is left"
+        assert not base.exists()
+
+
+class TestBuildErrors:
+    """Each error is found before anything is written."""
 
     @pytest.fixture
     def out(self, tmp_path):
         return ("--out", tmp_path / "models" / "c3d")
 
-    def test_missing_weights(self, refuses, tmp_path, out):
-        assert "cannot be read (No such file" in refuses(
-            "build", "--weights", tmp_path / "absent.h5", *out
-        )
-
-    def test_no_weights_at_all(self, refuses, out):
-        assert "--weights" in refuses("build", *out)
-
-    def test_weights_of_no_known_format(self, refuses, tmp_path, out):
+    def test_weights_that_cannot_be_read_are_an_error(self, refused, tmp_path, out, tiny_weights):
+        line = refused("build", "--weights", tmp_path / "absent.h5", *out)
+        assert "cannot be read (No such file" in line
+        assert "--weights" in refused("build", *out)
         path = write(tmp_path / "weights.h5", "text\n" * 99)
-        assert "not a weight file of a known format" in refuses("build", "--weights", path, *out)
-
-    def test_weights_of_a_wrong_shape(self, refuses, tmp_path, out, tiny_weights):
+        assert "not a weight file of a known format" in refused("build", "--weights", path, *out)
         wrong = {**tiny_weights.arrays, "conv2/kernel": np.zeros((3, 3, 3, 2, 1), np.float32)}
         np.savez(tmp_path / "w.npz", **wrong)
-        line = refuses("build", "--weights", tmp_path / "w.npz", *out)
+        line = refused("build", "--weights", tmp_path / "w.npz", *out)
         assert "conv2/kernel has shape [3, 3, 3, 2, 1], expected [3, 3, 3, 1, 2]" in line
 
-    @pytest.mark.parametrize("seed", ["", "x", "-1", "²"])
-    def test_a_bad_seed(self, refuses, out, seed):
-        assert "the seed must be a whole number" in refuses(
-            "build", "--weights", f"random:{seed}", *out
-        )
+    def test_seed_or_width_that_is_no_number_is_an_error(self, refused, out):
+        for seed in ("", "x", "-1", "²"):
+            line = refused("build", "--weights", f"random:{seed}", *out)
+            assert "the seed must be a whole number" in line, seed
+        for width in ("0", "-1", "x"):
+            line = refused("build", "--weights", "random:0", "--width", width, *out)
+            assert "width" in line, width
 
-    @pytest.mark.parametrize("width", ["0", "-1", "x"])
-    def test_a_bad_width(self, refuses, out, width):
-        line = refuses("build", "--weights", "random:0", "--width", width, *out)
-        assert "width" in line
+    def test_demo_of_another_width_is_an_error(self, refused, out):
+        line = refused("build", "--weights", "demo", "--width", "4", *out)
+        assert "demo: width is 4; its last layer is fitted for 64 alone" in line
 
-    def test_labels_of_a_wrong_count(self, refuses, tmp_path, out):
+    def test_labels_that_do_not_fit_are_an_error(self, refused, tmp_path, out):
         labels = write(tmp_path / "labels.txt", "one\ntwo\n")
-        line = refuses(*BUILD, "--labels", labels, *out)
+        line = refused(*BUILD, "--labels", labels, *out)
         assert "labels.txt: 2 labels, and the network has 487 classes" in line
+        assert "cannot be read" in refused(*BUILD, "--labels", tmp_path / "absent.txt", *out)
 
-    def test_missing_labels(self, refuses, tmp_path, out):
-        assert "cannot be read" in refuses(*BUILD, "--labels", tmp_path / "absent.txt", *out)
-
-    @pytest.mark.parametrize("mean", ["1,2,x", "1,2", "-1,2,3", "absent.npy"])
-    def test_a_bad_mean(self, refuses, out, mean):
-        assert mean in refuses(*BUILD, f"--mean={mean}", *out)
-
-    def test_a_mean_file_that_is_none(self, refuses, tmp_path, out):
+    def test_mean_that_cannot_be_used_is_an_error(self, refused, tmp_path, out):
+        for mean in ("1,2,x", "1,2", "-1,2,3", "absent.npy"):
+            assert mean in refused(*BUILD, f"--mean={mean}", *out)
         path = write(tmp_path / "mean.binaryproto", "no mean")
-        assert "not a mean" in refuses(*BUILD, "--mean", path, *out)
+        assert "not a mean" in refused(*BUILD, "--mean", path, *out)
 
-    @pytest.mark.parametrize("sizes", ["a,b", "1;8", "1,", ""])
-    def test_batch_sizes_that_are_no_numbers(self, refuses, out, sizes):
-        line = refuses(*BUILD[:5], "--batch-sizes", sizes, *out)
-        assert "give whole numbers like 1,8,32" in line
+    def test_batch_sizes_that_are_no_ascending_numbers_are_an_error(self, refused, out):
+        for sizes in ("a,b", "1;8", "1,", ""):
+            line = refused(*BUILD[:5], "--batch-sizes", sizes, *out)
+            assert "give whole numbers like 1,8,32" in line, sizes
+        for sizes in ("0", "8,1", "1,1"):
+            line = refused(*BUILD[:5], "--batch-sizes", sizes, *out)
+            assert "give ascending numbers of 1 or more" in line, sizes
 
-    @pytest.mark.parametrize("sizes", ["0", "8,1", "1,1"])
-    def test_batch_sizes_that_do_not_ascend_from_one(self, refuses, out, sizes):
-        line = refuses(*BUILD[:5], "--batch-sizes", sizes, *out)
-        assert "give ascending numbers of 1 or more" in line
-
-    def test_an_unknown_precision(self, refuses, out):
-        line = refuses(*BUILD, "--precision", "nope", *out)
+    def test_unknown_precision_is_an_error(self, refused, out):
+        line = refused(*BUILD, "--precision", "nope", *out)
         assert "'nope' is not one of 'float32', 'bfloat16', 'float16'" in line
 
-    def test_a_file_in_the_way(self, refuses, tmp_path):
+    def test_file_with_the_folders_name_is_an_error(self, refused, tmp_path):
         write(tmp_path / "c3d", "mine")
-        assert "c3d: cannot be written" in refuses(*BUILD, "--out", tmp_path / "c3d")
-
-    def test_a_file_in_the_way_above(self, refuses, tmp_path):
+        assert "c3d: cannot be written" in refused(*BUILD, "--out", tmp_path / "c3d")
         write(tmp_path / "models", "mine")
-        assert "cannot be written" in refuses(*BUILD, "--out", tmp_path / "models" / "c3d")
+        assert "cannot be written" in refused(*BUILD, "--out", tmp_path / "models" / "c3d")
 
 
-def test_an_interrupted_build_is_one_line_and_leaves_no_version(run, tmp_path, monkeypatch):
-    def interrupted(*_args, **_options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(servable, "verify", interrupted)
-    code, out, err = run(*BUILD, "--out", tmp_path / "c3d")
-    assert (code, out) == (130, "")
-    # Click ends the line that shows ^C first.
-    assert err.strip() == "c3d-export: interrupted; nothing half-made has a final name"
-    assert [path for path in tmp_path.rglob("*") if path.name != "c3d"] == []
-
-
-class TestVerifyRefuses:
-    def test_a_missing_folder(self, refuses, tmp_path):
-        line = refuses("verify", tmp_path / "absent")
+class TestVerifyErrors:
+    def test_missing_folder_is_an_error(self, refused, tmp_path):
+        line = refused("verify", tmp_path / "absent")
         assert "no SavedModel there" in line
         assert "models/c3d/1" in line
 
-    def test_a_damaged_version(self, refuses, tiny_base, tmp_path):
+    def test_damaged_version_is_an_error(self, refused, tiny_base, tmp_path):
         version = shutil.copytree(tiny_base / "1", tmp_path / "1")
         (version / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
-        assert "cannot be loaded" in refuses("verify", version)
+        assert "cannot be loaded" in refused("verify", version)
 
 
-class TestServeRefuses:
-    def test_a_folder_without_versions(self, refuses, tmp_path):
-        assert "no model version there" in refuses("serve", tmp_path)
+class TestServeErrors:
+    def test_folder_without_versions_is_an_error(self, refused, tmp_path):
+        assert "no model version there" in refused("serve", tmp_path)
 
-    def test_a_port_in_use(self, refuses, tiny_base, narrow_server):
-        line = refuses("serve", tiny_base, "--port", narrow_server.port)
+    def test_port_in_use_is_an_error(self, refused, tiny_base, narrow_server):
+        line = refused("serve", tiny_base, "--port", narrow_server.port)
         assert f"port {narrow_server.port} on localhost cannot be listened at" in line
         assert "choose another with --port" in line
 
-    @pytest.mark.parametrize("port", ["-1", "65536", "http"])
-    def test_what_is_no_port(self, refuses, tiny_base, port):
-        assert "--port" in refuses("serve", tiny_base, "--port", port)
+    def test_invalid_port_is_an_error(self, refused, tiny_base):
+        for port in ("-1", "65536", "http"):
+            assert "--port" in refused("serve", tiny_base, "--port", port), port
 
 
-def test_build_warns_where_ucf101s_mean_meets_sports_1m_weights(run, tmp_path, assets):
-    mean = assets / "mean" / "train01_16_128_171_mean.binaryproto"
-    code, out, _ = run(*BUILD, "--mean", mean, "--out", tmp_path / "c3d")
-    assert code == 0
-    assert "warning: train01_16_128_171_mean.binaryproto is the UCF101 mean" in out
+class TestConvertAndInspect:
+    def test_converted_random_weights_are_still_marked_as_random(self, run, tmp_path):
+        path = tmp_path / "weights.npz"
+        code, out, err = run("convert", "random:3", path)
+        assert (code, err) == (0, "")
+        assert f"{path}: 79,991,015 parameters from random:3" in out
+        code, out, err = run("inspect", path)
+        assert (code, err) == (0, "")
+        lines = [" ".join(line.split()) for line in out.splitlines()]
+        assert lines[0] == "weights.npz from random:3: npz"
+        assert "parameters 79,991,015" in lines
+        assert "classes 487" in lines
+        assert "channels BGR" in lines
+        assert "note not a trained network: labels and features mean nothing" in lines
+        assert [line.split()[0] for line in lines if "/kernel [" in line] == [
+            f"{layer}/kernel" for layer in LAYERS
+        ]
+
+    def test_missing_fc8_is_reported(self, run, tmp_path, narrow_weights):
+        arrays = {k: a for k, a in narrow_weights.arrays.items() if not k.startswith("fc8/")}
+        np.savez(tmp_path / "features.npz", **arrays)
+        code, out, _ = run("inspect", tmp_path / "features.npz")
+        assert code == 0
+        assert "none: fc8 is missing, so features only" in out
+
+    def test_other_files_are_refused(self, refused, tmp_path):
+        path = write(tmp_path / "notes.txt", "no weights\n")
+        assert "not a weight file of a known format" in refused("inspect", path)
+        assert "not a weight file" in refused("convert", path, tmp_path / "out.npz")
+
+    def test_convert_that_cannot_write_leaves_no_file(self, refused, tmp_path, tiny_weights):
+        source = tmp_path / "in.npz"
+        np.savez(source, **tiny_weights.arrays)
+        (tmp_path / "out.npz").mkdir()
+        assert "cannot be written" in refused("convert", source, tmp_path / "out.npz")
 
 
-@pytest.mark.parametrize("command", ["build", "verify", "serve", "convert", "inspect", "fetch"])
-def test_help_is_there_for_every_command(run, command):
-    code, out, err = run(command, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith(f"Usage: c3d-export {command} ")
+def test_every_command_has_help(run):
+    for command in ("build", "verify", "publish", "serve", "convert", "inspect", "fetch"):
+        code, out, err = run(command, "--help")
+        assert (code, err) == (0, ""), command
+        assert out.startswith(f"Usage: c3d-export {command} ")
 
 
-def test_an_unknown_command_is_refused(refuses):
-    assert "No such command 'train'" in refuses("train")
+def test_unknown_command_is_refused(refused):
+    assert "No such command 'train'" in refused("train")

@@ -1,4 +1,4 @@
-"""Weights without fc8, such as mmaction2's: a servable of features alone, which says so."""
+"""Weights without fc8, such as mmaction2's: a servable without the signature `classify`."""
 
 import numpy as np
 import pytest
@@ -12,9 +12,13 @@ from c3d_export.weights import Weights
 
 
 @pytest.fixture(scope="module")
-def base(narrow_weights, tmp_path_factory):
+def weights(narrow_weights):
     arrays = {key: a for key, a in narrow_weights.arrays.items() if not key.startswith("fc8/")}
-    weights = Weights(arrays=arrays, source="no-fc8.pth", format="torch")
+    return Weights(arrays=arrays, source="no-fc8.pth", format="torch")
+
+
+@pytest.fixture(scope="module")
+def base(weights, tmp_path_factory):
     base = tmp_path_factory.mktemp("features") / "c3d"
     spec = ServableSpec(weights=weights, mean=read_mean(SPORTS1M_SCALARS), labels=[])
     path, verification = build(spec, base)
@@ -23,9 +27,9 @@ def base(narrow_weights, tmp_path_factory):
     return base
 
 
-def test_it_has_no_classify_and_fc6_is_the_default(base, narrow_base):
+def test_fc6_is_the_default_signature_and_classify_is_missing(base, narrow_base):
     clips = np.random.default_rng(0).integers(0, 256, (2, 16, 112, 112, 3), np.uint8)
-    with GraphServable(base / "1") as servable, GraphServable(narrow_base / "1") as whole:
+    with GraphServable(base / "1") as servable, GraphServable(narrow_base / "1") as with_fc8:
         assert set(servable.signatures) == {
             "serving_default",
             "fc6_features",
@@ -34,25 +38,22 @@ def test_it_has_no_classify_and_fc6_is_the_default(base, narrow_base):
         }
         fc6 = servable.run("fc6_features", {"clips": clips})["features"]
         assert np.array_equal(servable.run("serving_default", {"clips": clips})["features"], fc6)
-        assert fc6 == pytest.approx(
-            whole.run("fc6_features", {"clips": clips})["features"], rel=1e-5
-        )
+        expected = with_fc8.run("fc6_features", {"clips": clips})["features"]
+        assert fc6 == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_client_extracts_and_says_why_it_cannot_classify(base, carphone):
+def test_client_extracts_and_explains_why_it_cannot_classify(base, carphone):
     server = LocalServer(base)
     server.start()
     try:
         with C3DClient(server.target) as c3d:
             assert c3d.extract(carphone).clip_features.shape == (14, 4096)
-            with pytest.raises(UsageError, match="no signature 'classify': its weights give feat"):
+            with pytest.raises(UsageError, match="no signature 'classify'"):
                 c3d.classify(carphone)
     finally:
         server.stop(5)
 
 
-def test_labels_for_it_are_refused(base, narrow_weights):
-    arrays = {key: a for key, a in narrow_weights.arrays.items() if not key.startswith("fc8/")}
-    weights = Weights(arrays=arrays, source="no-fc8.pth", format="torch")
+def test_labels_are_refused(weights):
     with pytest.raises(UsageError, match="3 labels, and the network has 0 classes"):
         ServableSpec(weights=weights, mean=read_mean(SPORTS1M_SCALARS), labels=["a", "b", "c"])

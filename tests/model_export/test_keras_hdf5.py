@@ -1,4 +1,4 @@
-"""Keras 2 weight files as their writers left them: names, attributes, backends, and damage."""
+"""Keras 2 weight files of different writers: names, attributes, backends, and damage."""
 
 from pathlib import Path
 
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from c3d_export.errors import WeightsError
 from c3d_export.weights import read_weights
+from c3d_export.weights.canonical import LAYERS
 
-LAYERS = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
-LAYERS = (*LAYERS, "fc6", "fc7", "fc8")
 WITHOUT_WEIGHTS = ("input_1", "pool1", "zero_padding3d_1", "flatten_1", "dropout_1")
 
 
@@ -50,117 +49,116 @@ def write_keras2(
     return path
 
 
-def refused(path, words):
-    with pytest.raises(WeightsError, match=words) as caught:
-        read_weights(str(path))
-    assert path.name in str(caught.value)
+class TestReading:
+    def test_files_of_every_writer_have_the_same_weights(self, tmp_path, tiny_weights):
+        styles = [
+            {"scope": scope, "attributes": attributes}
+            for scope in ("{layer}", "{layer}_1", "c3d/{layer}")
+            for attributes in (bytes, str)
+        ]
+        styles += [
+            {"inside": "model_weights"},  # a saved model
+            {"without_weights": ()},
+            {"backend": None},
+        ]
+        for style in styles:
+            weights = read_weights(
+                str(write_keras2(tmp_path / "c3d.h5", tiny_weights.arrays, **style))
+            )
+            assert weights.sha256 == tiny_weights.sha256, style
+            assert (weights.source, weights.format) == ("c3d.h5", "keras2-hdf5"), style
+            assert not weights.random, style
 
-
-class TestReads:
-    @pytest.mark.parametrize("scope", ["{layer}", "{layer}_1", "c3d/{layer}"])
-    @pytest.mark.parametrize("attributes", [bytes, str])
-    def test_either_writers_names_and_attributes(self, tmp_path, tiny_weights, scope, attributes):
-        path = write_keras2(
-            tmp_path / "c3d.h5", tiny_weights.arrays, scope=scope, attributes=attributes
-        )
-        weights = read_weights(str(path))
-        assert weights.sha256 == tiny_weights.sha256
-        assert (weights.source, weights.format) == ("c3d.h5", "keras2-hdf5")
-        assert not weights.random
-
-    def test_the_weights_inside_a_saved_model(self, tmp_path, tiny_weights):
-        path = write_keras2(tmp_path / "model.h5", tiny_weights.arrays, inside="model_weights")
-        assert read_weights(str(path)).sha256 == tiny_weights.sha256
-
-    def test_a_file_of_layers_with_weights_alone(self, tmp_path, tiny_weights):
-        path = write_keras2(tmp_path / "c3d.h5", tiny_weights.arrays, without_weights=())
-        assert read_weights(str(path)).sha256 == tiny_weights.sha256
-
-    def test_a_file_that_names_no_backend(self, tmp_path, tiny_weights):
-        path = write_keras2(tmp_path / "c3d.h5", tiny_weights.arrays, backend=None)
-        assert read_weights(str(path)).sha256 == tiny_weights.sha256
-
-    def test_by_name_and_not_by_order(self, tmp_path, tiny_weights):
+    def test_layers_are_read_by_name_and_not_by_order(self, tmp_path, tiny_weights):
         path = write_keras2(tmp_path / "c3d.h5", tiny_weights.arrays)
         with h5py.File(path, "r+") as file:
             file.attrs["layer_names"] = file.attrs["layer_names"][::-1]
         assert read_weights(str(path)).sha256 == tiny_weights.sha256
 
-    def test_the_same_weights_with_a_digest_of_the_file_beside(self, tmp_path, tiny_weights):
-        one = write_keras2(tmp_path / "one.h5", tiny_weights.arrays)
-        two = write_keras2(tmp_path / "two.h5", tiny_weights.arrays, scope="{layer}_1")
-        np.savez(tmp_path / "three.npz", **tiny_weights.arrays)
-        read = [read_weights(str(path)) for path in (one, two, tmp_path / "three.npz")]
-        assert {weights.sha256 for weights in read} == {tiny_weights.sha256}
-        assert len({weights.file_sha256 for weights in read}) == 3
+    def test_file_digest_differs_where_the_arrays_digest_is_equal(self, tmp_path, tiny_weights):
+        paths = [
+            write_keras2(tmp_path / "one.h5", tiny_weights.arrays),
+            write_keras2(tmp_path / "two.h5", tiny_weights.arrays, scope="{layer}_1"),
+            tmp_path / "three.npz",
+        ]
+        np.savez(paths[2], **tiny_weights.arrays)
+        weights = [read_weights(str(path)) for path in paths]
+        assert {each.sha256 for each in weights} == {tiny_weights.sha256}
+        assert len({each.file_sha256 for each in weights}) == 3
 
 
-class TestRefuses:
-    @pytest.mark.parametrize("attributes", [bytes, str])
-    def test_theanos_layout(self, tmp_path, tiny_weights, attributes):
-        path = write_keras2(
-            tmp_path / "c3d.h5", tiny_weights.arrays, backend="theano", attributes=attributes
-        )
-        refused(path, r"written by Keras on theano with a kernel of shape \[3, 3, 3, 3, 1\]")
+def check_error(path, match):
+    with pytest.raises(WeightsError, match=match) as caught:
+        read_weights(str(path))
+    assert path.name in str(caught.value)
 
-    def test_a_missing_layer(self, tmp_path, tiny_weights):
+
+class TestErrors:
+    def test_theano_layout_under_keras_2_is_an_error(self, tmp_path, tiny_weights):
+        for attributes in (bytes, str):
+            path = write_keras2(
+                tmp_path / "c3d.h5", tiny_weights.arrays, backend="theano", attributes=attributes
+            )
+            check_error(path, r"written by Keras on theano with a kernel of shape \[3, 3, 3, 3, 1")
+
+    def test_missing_layer_is_an_error(self, tmp_path, tiny_weights):
         arrays = {k: v for k, v in tiny_weights.arrays.items() if not k.startswith("conv4b/")}
         path = write_keras2(tmp_path / "c3d.h5", arrays)
-        refused(path, "not C3D's weights: conv4b/kernel, conv4b/bias missing")
+        check_error(path, "not C3D's weights: conv4b/kernel, conv4b/bias missing")
 
-    def test_a_wrong_shape(self, tmp_path, tiny_weights):
-        wide = np.zeros((4096, 4), np.float32)
-        path = write_keras2(tmp_path / "c3d.h5", {**tiny_weights.arrays, "fc8/kernel": wide})
-        refused(path, r"fc8/kernel has shape \[4096, 4\], expected \[4096, 3\]")
+    def test_wrong_arrays_are_an_error(self, tmp_path, tiny_weights):
+        nan = np.full_like(tiny_weights.arrays["fc7/bias"], np.nan)
+        for key, array, match in (
+            (
+                "fc8/kernel",
+                np.zeros((4096, 4), np.float32),
+                r"fc8/kernel has shape \[4096, 4\], expected \[4096, 3\]",
+            ),
+            ("fc7/bias", nan, "fc7/bias holds NaN or infinity"),
+            (
+                "conv1/kernel",
+                np.zeros((3, 3, 3, 64), np.float32),
+                r"conv1/kernel has shape \[3, 3, 3, 64\]: .* 2-D convolutions, not C3D",
+            ),
+        ):
+            path = write_keras2(tmp_path / "c3d.h5", {**tiny_weights.arrays, key: array})
+            check_error(path, match)
 
-    def test_nan(self, tmp_path, tiny_weights):
-        bias = np.full_like(tiny_weights.arrays["fc7/bias"], np.nan)
-        path = write_keras2(tmp_path / "c3d.h5", {**tiny_weights.arrays, "fc7/bias": bias})
-        refused(path, "fc7/bias holds NaN or infinity")
-
-    def test_a_network_of_2d_convolutions(self, tmp_path, tiny_weights):
-        flat = np.zeros((3, 3, 3, 64), np.float32)
-        path = write_keras2(tmp_path / "vgg.h5", {**tiny_weights.arrays, "conv1/kernel": flat})
-        refused(path, r"conv1/kernel has shape \[3, 3, 3, 64\]: .* 2-D convolutions, not C3D")
-
-    def test_another_networks_layers(self, tmp_path):
+    def test_layers_of_another_network_are_an_error(self, tmp_path):
         path = tmp_path / "vgg.h5"
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"block1_conv1"]
             group = file.create_group("block1_conv1")
             group.attrs["weight_names"] = [b"block1_conv1/kernel:0"]
             group["block1_conv1/kernel:0"] = np.zeros((3, 3, 3, 64), np.float32)
-        refused(path, r"layer 'block1_conv1' is not one of C3D's \(conv1, conv2, ")
+        check_error(path, r"layer 'block1_conv1' is not one of C3D's \(conv1, conv2, ")
 
-    def test_a_file_cut_short(self, tmp_path, tiny_weights):
+    def test_truncated_file_is_an_error(self, tmp_path, tiny_weights):
         path = write_keras2(tmp_path / "c3d.h5", tiny_weights.arrays)
         path.write_bytes(path.read_bytes()[:1_000_000])
-        refused(path, "a damaged HDF5 file")
+        check_error(path, "a damaged HDF5 file")
 
-    def test_an_hdf5_file_of_something_else(self, tmp_path):
+    def test_hdf5_file_with_other_content_is_an_error(self, tmp_path):
         path = tmp_path / "features.h5"
         with h5py.File(path, "w") as file:
             file["features"] = np.zeros(4096, np.float32)
-        refused(path, "an HDF5 file without Keras's `layer_names`; not a weight file")
+        check_error(path, "an HDF5 file without Keras's `layer_names`; not a weight file")
 
-    def test_a_layer_that_is_named_and_not_there(self, tmp_path):
+    def test_layer_name_without_a_group_is_an_error(self, tmp_path):
         path = tmp_path / "c3d.h5"
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"conv1"]
-        refused(path, "a damaged HDF5 file .*conv1")
+        check_error(path, "a damaged HDF5 file .*conv1")
 
-    def test_a_group_where_numbers_should_be(self, tmp_path):
+    def test_group_or_text_instead_of_numbers_is_an_error(self, tmp_path):
         path = tmp_path / "c3d.h5"
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"conv1"]
             file.create_group("conv1/conv1/kernel:0")
             file["conv1"].attrs["weight_names"] = [b"conv1/kernel:0"]
-        refused(path, "a damaged HDF5 file")
-
-    def test_text_where_numbers_should_be(self, tmp_path):
-        path = tmp_path / "c3d.h5"
+        check_error(path, "a damaged HDF5 file")
         with h5py.File(path, "w") as file:
             file.attrs["layer_names"] = [b"conv1"]
             file["conv1/kernel:0"] = "text"
             file["conv1"].attrs["weight_names"] = [b"kernel:0"]
-        refused(path, "a damaged HDF5 file")
+        check_error(path, "a damaged HDF5 file")

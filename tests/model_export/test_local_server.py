@@ -1,5 +1,6 @@
-"""The local server's answers, over real gRPC and the official messages: right, or refused in
-TensorFlow Serving's words."""
+"""The local server over real gRPC, with the official messages: right responses, and refusals with
+TensorFlow Serving's codes and messages.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,115 +31,123 @@ def expected(narrow_base, clips):
         return servable.run("fc6_features", {"clips": clips})["features"]
 
 
-def request(inputs, *, signature="fc6_features", name="c3d", outputs=(), **version):
-    made = predict_pb2.PredictRequest(output_filter=outputs)
-    made.model_spec.name = name
-    made.model_spec.signature_name = signature
-    for key, value in version.items():
-        spec = made.model_spec
-        spec.version.value = value if key == "version" else 0
-        if key == "label":
-            spec.version_label = value
+def predict_request(
+    inputs, *, signature="fc6_features", name="c3d", outputs=(), version=None, label=None
+):
+    request = predict_pb2.PredictRequest(output_filter=outputs)
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    if version is not None:
+        request.model_spec.version.value = version
+    if label is not None:
+        request.model_spec.version_label = label
     for alias, value in inputs.items():
-        array = isinstance(value, np.ndarray)
-        made.inputs[alias].CopyFrom(tf.make_tensor_proto(value) if array else value)
-    return made
+        is_array = isinstance(value, np.ndarray)
+        request.inputs[alias].CopyFrom(tf.make_tensor_proto(value) if is_array else value)
+    return request
 
 
 def grey(rows=1, shape=(16, 112, 112, 3), dtype=np.uint8):
-    """A request's tensor that is small on the wire: one value, and the shape to repeat it in."""
+    """Return a tensor that is small on the wire: one value and the shape to repeat it in."""
     proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum, int_val=[128])
     for size in (rows, *shape):
         proto.tensor_shape.dim.add().size = size
     return proto
 
 
-def damaged(clips):
+def truncated(clips):
     proto = tf.make_tensor_proto(clips)
     proto.tensor_content = proto.tensor_content[:-1]
     return proto
 
 
-class TestAnswers:
-    def test_are_those_of_the_servable(self, stub, clips, expected):
-        response = stub.Predict(request({"clips": clips}), timeout=TIMEOUT_S)
+class TestResponses:
+    def test_features_are_the_servables(self, stub, clips, expected):
+        response = stub.Predict(predict_request({"clips": clips}), timeout=TIMEOUT_S)
         features = tf.make_ndarray(response.outputs["features"])
         assert features.dtype == np.float32
         assert features == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
-    def test_are_the_same_for_clips_as_bytes_and_as_single_values(self, stub, clips, expected):
+    def test_clips_may_be_bytes_or_single_values(self, stub, clips, expected):
         as_bytes = tf.make_tensor_proto(clips[:1])
         assert as_bytes.tensor_content
         as_values = tensor_pb2.TensorProto(dtype=as_bytes.dtype, tensor_shape=as_bytes.tensor_shape)
         as_values.int_val.extend(clips[:1].reshape(-1).tolist())
         for proto in (as_bytes, as_values):
-            response = stub.Predict(request({"clips": proto}), timeout=TIMEOUT_S)
+            response = stub.Predict(predict_request({"clips": proto}), timeout=TIMEOUT_S)
             features = tf.make_ndarray(response.outputs["features"])
             assert features == pytest.approx(expected[:1], rel=1e-5, abs=1e-5)
 
-    def test_repeat_the_last_value_over_the_shape(self, stub):
-        whole = np.full((2, 16, 112, 112, 3), 128, np.uint8)
-        one, other = (
+    def test_last_value_is_repeated_over_the_shape(self, stub):
+        every_value = np.full((2, 16, 112, 112, 3), 128, np.uint8)
+        features = [
             tf.make_ndarray(
-                stub.Predict(request({"clips": c}), timeout=TIMEOUT_S).outputs["features"]
+                stub.Predict(predict_request({"clips": clips}), timeout=TIMEOUT_S).outputs[
+                    "features"
+                ]
             )
-            for c in (whole, grey(2))
-        )
-        assert np.array_equal(one, other)
+            for clips in (every_value, grey(2))
+        ]
+        assert np.array_equal(*features)
 
-    def test_come_in_float_val_as_from_a_server_without_options(self, stub, clips):
-        response = stub.Predict(request({"clips": clips[:2]}), timeout=TIMEOUT_S)
+    def test_floats_are_in_float_val_as_from_a_server_without_options(self, stub, clips):
+        response = stub.Predict(predict_request({"clips": clips[:2]}), timeout=TIMEOUT_S)
         tensor = response.outputs["features"]
         assert not tensor.tensor_content
         assert len(tensor.float_val) == 2 * 4096
         assert [dim.size for dim in tensor.tensor_shape.dim] == [2, 4096]
 
-    def test_of_the_model_card_come_in_string_val(self, stub):
-        one = request({"n": np.zeros(1, np.int32)}, signature="model_card")
-        tensor = stub.Predict(one, timeout=TIMEOUT_S).outputs["json"]
+    def test_model_card_is_in_string_val(self, stub):
+        message = predict_request({"n": np.zeros(1, np.int32)}, signature="model_card")
+        tensor = stub.Predict(message, timeout=TIMEOUT_S).outputs["json"]
         assert not tensor.tensor_content
         assert len(tensor.string_val) == 1
         assert tensor.string_val[0].startswith(b"{")
 
-    @pytest.mark.parametrize(
-        ("asked", "answered"),
-        [("", "serving_default"), ("classify", "classify"), ("fc7_features", "fc7_features")],
-    )
-    def test_say_which_model_version_and_signature_gave_them(self, stub, asked, answered):
-        spec = stub.Predict(
-            request({"clips": grey()}, signature=asked), timeout=TIMEOUT_S
-        ).model_spec
-        assert (spec.name, spec.version.value, spec.signature_name) == ("c3d", 1, answered)
-        assert not spec.version_label
+    def test_response_names_model_version_and_signature(self, stub):
+        for requested, used in (
+            ("", "serving_default"),
+            ("classify", "classify"),
+            ("fc7_features", "fc7_features"),
+        ):
+            message = predict_request({"clips": grey()}, signature=requested)
+            spec = stub.Predict(message, timeout=TIMEOUT_S).model_spec
+            assert (spec.name, spec.version.value, spec.signature_name) == ("c3d", 1, used)
+            assert not spec.version_label, requested
 
-    def test_may_be_asked_of_a_version_by_its_number(self, stub):
-        response = stub.Predict(request({"clips": grey()}, version=1), timeout=TIMEOUT_S)
+    def test_version_may_be_requested_by_number(self, stub):
+        response = stub.Predict(predict_request({"clips": grey()}, version=1), timeout=TIMEOUT_S)
         assert response.model_spec.version.value == 1
 
-    def test_hold_the_outputs_that_are_asked_for(self, stub):
-        one = request({"clips": grey()}, signature="classify", outputs=["probabilities"])
-        assert list(stub.Predict(one, timeout=TIMEOUT_S).outputs) == ["probabilities"]
+    def test_response_has_the_requested_outputs(self, stub):
+        message = predict_request(
+            {"clips": grey()}, signature="classify", outputs=["probabilities"]
+        )
+        assert list(stub.Predict(message, timeout=TIMEOUT_S).outputs) == ["probabilities"]
 
-    def test_tell_waiting_from_computing(self, stub):
-        _, call = stub.Predict.with_call(request({"clips": grey()}), timeout=TIMEOUT_S)
+    def test_trailers_have_queueing_and_computing_times(self, stub):
+        _, call = stub.Predict.with_call(predict_request({"clips": grey()}), timeout=TIMEOUT_S)
         trailers = dict(call.trailing_metadata())
         assert float(trailers["c3d-queue-s"]) >= 0
         assert float(trailers["c3d-compute-s"]) > 0
 
-    def test_go_to_the_client_that_asked(self, narrow_server, clips, expected):
+    def test_concurrent_clients_get_their_own_responses(self, narrow_server, clips, expected):
         def client(number):
             row = number % len(clips)
-            with grpc.insecure_channel(narrow_server.target) as own:
-                ask = prediction_service_pb2_grpc.PredictionServiceStub(own).Predict
-                one = request({"clips": clips[row : row + 1]})
-                answers = [ask(one, timeout=TIMEOUT_S).outputs["features"] for _ in range(3)]
-            return row, [tf.make_ndarray(answer)[0] for answer in answers]
+            with grpc.insecure_channel(narrow_server.target) as channel:
+                predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+                message = predict_request({"clips": clips[row : row + 1]})
+                tensors = [
+                    predict(message, timeout=TIMEOUT_S).outputs["features"] for _ in range(3)
+                ]
+            return row, [tf.make_ndarray(tensor)[0] for tensor in tensors]
 
         with ThreadPoolExecutor(6) as clients:
-            for row, answers in clients.map(client, range(6)):
-                for answer in answers:
-                    assert answer == pytest.approx(expected[row], rel=1e-4, abs=1e-4)
-        assert not np.allclose(expected[0], expected[1], rtol=1e-2)  # or any answer would do
+            for row, features in clients.map(client, range(6)):
+                for feature in features:
+                    assert feature == pytest.approx(expected[row], rel=1e-4, abs=1e-4)
+        # Otherwise a mix-up would not show.
+        assert not np.allclose(expected[0], expected[1], rtol=1e-2)
 
 
 CLIPS_MISSING = (
@@ -151,69 +160,81 @@ TWO_FOR_ONE = (
 )
 REFUSALS = {
     "no model_spec": (predict_pb2.PredictRequest(), INVALID, "Missing ModelSpec"),
-    "no name": (request({}, name=""), INVALID, "ModelSpec has no name specified."),
+    "no name": (predict_request({}, name=""), INVALID, "ModelSpec has no name specified."),
     "unknown model": (
-        request({}, name="i3d"),
+        predict_request({}, name="i3d"),
         NOT_FOUND,
         "Servable not found for request: Latest(i3d)",
     ),
     "unknown version": (
-        request({}, version=7),
+        predict_request({}, version=7),
         NOT_FOUND,
         "Servable not found for request: Specific(c3d, 7)",
     ),
     "unknown version of an unknown model": (
-        request({}, name="i3d", version=7),
+        predict_request({}, name="i3d", version=7),
         NOT_FOUND,
         "Servable not found for request: Specific(i3d, 7)",
     ),
     "unknown label": (
-        request({}, label="stable"),
+        predict_request({}, label="stable"),
         INVALID,
         "Unrecognized servable version label: stable",
     ),
     "unknown signature": (
-        request({}, signature="fc9"),
+        predict_request({}, signature="fc9"),
         PRECONDITION,
         'Serving signature key "fc9" not found.',
     ),
-    "no inputs": (request({}), INVALID, CLIPS_MISSING),
-    "an input too many": (request({"clips": grey(), "mask": grey()}), INVALID, TWO_FOR_ONE),
+    "no inputs": (predict_request({}), INVALID, CLIPS_MISSING),
+    "one input too many": (
+        predict_request({"clips": grey(), "mask": grey()}),
+        INVALID,
+        TWO_FOR_ONE,
+    ),
     "a malformed tensor": (
-        request({"clips": damaged(np.zeros((1, 16, 112, 112, 3), np.uint8))}),
+        predict_request({"clips": truncated(np.zeros((1, 16, 112, 112, 3), np.uint8))}),
         INVALID,
         "tensor parsing error: clips",
     ),
     "a tensor without a dtype": (
-        request({"clips": tensor_pb2.TensorProto()}),
+        predict_request({"clips": tensor_pb2.TensorProto()}),
         INVALID,
         "tensor parsing error: clips",
     ),
-    "a negative shape": (request({"clips": grey(-1)}), INVALID, "tensor parsing error: clips"),
-    "more than memory": (request({"clips": grey(10**9)}), INVALID, "tensor parsing error: clips"),
+    "a negative shape": (
+        predict_request({"clips": grey(-1)}),
+        INVALID,
+        "tensor parsing error: clips",
+    ),
+    "more than memory": (
+        predict_request({"clips": grey(10**9)}),
+        INVALID,
+        "tensor parsing error: clips",
+    ),
     "an unknown output": (
-        request({"clips": grey()}, outputs=["fc9"]),
+        predict_request({"clips": grey()}, outputs=["fc9"]),
         INVALID,
         "output tensor alias not found in signature: fc9 "
         "Outputs expected to be in the set {features}.",
     ),
-    "an output twice": (
-        request({"clips": grey()}, outputs=["features", "features"]),
+    "duplicate output": (
+        predict_request({"clips": grey()}, outputs=["features", "features"]),
         INVALID,
         "duplicate output tensor alias: features",
     ),
     "another dtype": (
-        request({"clips": np.zeros((1, 16, 112, 112, 3), np.float32)}),
+        predict_request({"clips": np.zeros((1, 16, 112, 112, 3), np.float32)}),
         INVALID,
         "Expects arg[0] to be uint8 but float is provided",
     ),
     "a double": (
-        request({"clips": np.zeros((1, 16, 112, 112, 3), np.float64)}),
+        predict_request({"clips": np.zeros((1, 16, 112, 112, 3), np.float64)}),
         INVALID,
         "Expects arg[0] to be uint8 but double is provided",
     ),
     "a long for the card": (
-        request({"n": np.zeros(1, np.int64)}, signature="model_card"),
+        predict_request({"n": np.zeros(1, np.int64)}, signature="model_card"),
         INVALID,
         "Expects arg[0] to be int32 but int64 is provided",
     ),
@@ -221,38 +242,37 @@ REFUSALS = {
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("kind", REFUSALS)
-    def test_are_tensorflow_servings(self, stub, refusal, kind):
-        message, code, words = REFUSALS[kind]
-        assert refusal(stub.Predict, message) == (code, words)
+    def test_codes_and_details_are_tensorflow_servings(self, stub, refusal):
+        for kind, (message, code, details) in REFUSALS.items():
+            assert refusal(stub.Predict, message) == (code, details), kind
 
-    def test_name_the_input_that_is_not_there(self, stub, refusal):
-        code, words = refusal(stub.Predict, request({"video": grey()}))
+    def test_missing_input_is_named(self, stub, refusal):
+        code, details = refusal(stub.Predict, predict_request({"video": grey()}))
         assert code == INVALID
-        assert words.startswith(
+        assert details.startswith(
             "Signature input alias: clips(feed name: fc6_features_clips:0) not "
         )
-        assert words.endswith("no default value provided. Inputs expected to be in the request "
-                              "{video}, or default input alias set: ")  # fmt: skip
+        assert details.endswith(
+            "no default value provided. Inputs expected to be in the request "
+            "{video}, or default input alias set: "
+        )
 
-    @pytest.mark.parametrize(
-        "shape", [(16, 112, 112, 4), (16, 128, 171, 3), (8, 112, 112, 3), (16, 112, 3)]
-    )
-    def test_of_another_shape_are_the_kernels(self, stub, refusal, shape):
-        code, words = refusal(stub.Predict, request({"clips": grey(2, shape)}))
-        assert code == INVALID
-        assert "Incompatible shapes" in words
+    def test_another_shape_is_refused_by_the_kernels(self, stub, refusal):
+        for shape in ((16, 112, 112, 4), (16, 128, 171, 3), (8, 112, 112, 3), (16, 112, 3)):
+            code, details = refusal(stub.Predict, predict_request({"clips": grey(2, shape)}))
+            assert code == INVALID, shape
+            assert "Incompatible shapes" in details, shape
 
-    def test_of_a_value_that_is_no_byte_are_the_parsers(self, stub, refusal):
-        loud = grey()
-        loud.int_val[0] = 300
-        assert refusal(stub.Predict, request({"clips": loud})) == (
+    def test_value_above_255_is_refused_by_the_parser(self, stub, refusal):
+        tensor = grey()
+        tensor.int_val[0] = 300
+        assert refusal(stub.Predict, predict_request({"clips": tensor})) == (
             INVALID,
             "tensor parsing error: clips",
         )
 
-    def test_do_not_disturb_the_next_request(self, stub, refusal, clips, expected):
-        refusal(stub.Predict, request({"clips": grey(1, (16, 112, 112, 4))}))
-        response = stub.Predict(request({"clips": clips}), timeout=TIMEOUT_S)
+    def test_request_after_a_refusal_is_computed(self, stub, refusal, clips, expected):
+        refusal(stub.Predict, predict_request({"clips": grey(1, (16, 112, 112, 4))}))
+        response = stub.Predict(predict_request({"clips": clips}), timeout=TIMEOUT_S)
         features = tf.make_ndarray(response.outputs["features"])
         assert features == pytest.approx(expected, rel=1e-5, abs=1e-5)

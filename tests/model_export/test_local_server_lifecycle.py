@@ -1,4 +1,4 @@
-"""The local server's life: which version, which port, warm-up before the start, and the drain."""
+"""The local server's start and stop: version, port, warm-up, and draining."""
 
 import os
 import re
@@ -24,7 +24,7 @@ TIMEOUT_S = 120
 
 
 def grey_request(rows: int) -> predict_pb2.PredictRequest:
-    """A request for any number of clips that takes a hundred bytes on the wire."""
+    """Return a request for any number of clips that has a hundred bytes on the wire."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "c3d"
     request.model_spec.signature_name = "fc6_features"
@@ -40,17 +40,17 @@ def predict(channel):
 
 
 def is_listening(target: str) -> bool:
-    """Whether a new connection is taken; no request goes with it."""
+    """Return whether a new connection is accepted; no request is sent."""
     host, port = target.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), TIMEOUT_S).close()
-    except ConnectionError:  # refused, or reset by the very closing
+    except ConnectionError:  # refused, or reset while the server closes
         return False
     return True
 
 
 class TestVersions:
-    def test_the_newest_by_number_is_served(self, tiny_base, narrow_base, tmp_path):
+    def test_version_with_the_highest_number_is_served(self, tiny_base, narrow_base, tmp_path):
         (tmp_path / "9").symlink_to(narrow_base / "1")
         (tmp_path / "10").symlink_to(tiny_base / "1")
         for name in (".building-11", "12.bak", "latest", "²"):
@@ -65,21 +65,22 @@ class TestVersions:
         finally:
             server.stop(5)
         assert response.model_spec.version.value == 10
-        assert len(response.outputs["probabilities"].float_val) == 3  # the tiny one's classes
+        assert len(response.outputs["probabilities"].float_val) == 3  # the tiny network's classes
 
-    @pytest.mark.parametrize("name", ["empty", "absent"])
-    def test_none_at_all_is_said(self, tmp_path, name):
+    def test_folder_without_a_version_is_an_error(self, tmp_path):
         (tmp_path / "empty").mkdir()
         (tmp_path / "empty" / "draft").mkdir()
-        with pytest.raises(UsageError, match=f"{name}: no model version there .* c3d-export build"):
-            newest_version(tmp_path / name)
+        for name in ("empty", "absent"):
+            match = f"{name}: no model version there .* c3d-export build"
+            with pytest.raises(UsageError, match=match):
+                newest_version(tmp_path / name)
 
-    def test_one_that_cannot_be_loaded_is_said(self, tmp_path):
+    def test_version_that_cannot_be_loaded_is_an_error(self, tmp_path):
         (tmp_path / "1").mkdir()
         with pytest.raises(VerificationError, match="no SavedModel there"):
             LocalServer(tmp_path)
 
-    def test_one_may_be_served_under_another_name(self, tiny_base):
+    def test_model_may_be_served_under_another_name(self, tiny_base):
         server = LocalServer(tiny_base, model="sports")
         server.start()
         try:
@@ -93,22 +94,22 @@ class TestVersions:
 
 
 class TestPorts:
-    def test_in_use_by_another_of_its_kind_are_said(self, narrow_server, tiny_base):
+    def test_port_of_another_local_server_is_an_error(self, narrow_server, tiny_base):
         with pytest.raises(ExportError, match=f"port {narrow_server.port} on localhost .* --port"):
             LocalServer(tiny_base, port=narrow_server.port)
 
-    def test_in_use_at_one_of_the_names_addresses_are_said(self, tiny_base):
-        """gRPC would take ::1 beside it, and a client of localhost would reach the one or other."""
+    def test_port_in_use_at_one_of_the_hosts_addresses_is_an_error(self, tiny_base):
+        """gRPC would listen at ::1 only, and a client of localhost would reach either server."""
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             with pytest.raises(ExportError, match=f"port {port} on localhost .* it is in use"):
                 LocalServer(tiny_base, port=port)
 
-    def test_of_no_host_are_said(self, tiny_base):
+    def test_unknown_host_is_an_error(self, tiny_base):
         with pytest.raises(ExportError, match="nowhere.invalid: no address to listen at"):
             LocalServer(tiny_base, host="nowhere.invalid")
 
-    def test_are_free_again_after_the_stop(self, tiny_base):
+    def test_port_is_free_after_the_stop(self, tiny_base):
         first = LocalServer(tiny_base)
         first.start()
         first.stop(5)
@@ -124,7 +125,7 @@ class TestWarmUp:
         shutil.copytree(tiny_base, tmp_path / "c3d")
         return tmp_path / "c3d"
 
-    def test_that_fails_fails_the_start(self, base):
+    def test_failed_request_is_an_error_at_start(self, base):
         write_warmup(base / "1", batch_sizes=(1,))
         log = prediction_log_pb2.PredictionLog()
         log.predict_log.request.CopyFrom(grey_request(1))
@@ -136,7 +137,7 @@ class TestWarmUp:
             server.start()
         server.stop(0)
 
-    def test_that_is_damaged_fails_the_start(self, base):
+    def test_damaged_file_is_an_error_at_start(self, base):
         path = base / "1" / WARMUP_FILE
         path.write_bytes(path.read_bytes()[:-1])
         server = LocalServer(base)
@@ -144,7 +145,7 @@ class TestWarmUp:
             server.start()
         server.stop(0)
 
-    def test_may_be_missing(self, base):
+    def test_file_may_be_missing(self, base):
         (base / "1" / WARMUP_FILE).unlink()
         server = LocalServer(base)
         server.start()
@@ -155,7 +156,7 @@ class TestWarmUp:
 
 
 class _Gate:
-    """In the place of the server's lock: a request that is being computed waits here, seen."""
+    """A replacement for the server's lock that blocks a request until the test opens it."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -168,10 +169,10 @@ class _Gate:
         pass
 
 
-def test_a_stop_refuses_new_requests_and_waits_for_those_that_run(tiny_base):
+def test_stop_refuses_new_requests_and_waits_for_running_ones(tiny_base):
     server = LocalServer(tiny_base)
     server.start()
-    server.turns = gate = _Gate()
+    server.compute_lock = gate = _Gate()
     with grpc.insecure_channel(server.target) as channel:
         running = predict(channel).future(grey_request(2), timeout=TIMEOUT_S)
         assert gate.reached.wait(TIMEOUT_S)
@@ -188,29 +189,29 @@ def test_a_stop_refuses_new_requests_and_waits_for_those_that_run(tiny_base):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_drains_when_it_is_told_to_stop(narrow_base, number):
+def test_command_drains_at_a_signal(narrow_base, number):
     command = [sys.executable, "-m", "c3d_export", "serve", str(narrow_base), "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     ) as process:
         try:
             ready = process.stdout.readline()
-            found = re.match(r"ready: c3d version 1 at ([^\s,]+:\d+)", ready)
-            assert found, ready
-            with grpc.insecure_channel(found[1]) as channel:
-                # One after the other they are computed; when the first is answered, the others,
-                # of a hundred bytes each, have long arrived.
-                answers = [
+            match = re.match(r"ready: c3d version 1 at ([^\s,]+:\d+)", ready)
+            assert match, ready
+            with grpc.insecure_channel(match[1]) as channel:
+                # Requests are computed one after the other. When the first is done, the others, of
+                # a hundred bytes each, have been received.
+                futures = [
                     predict(channel).future(grey_request(16), timeout=TIMEOUT_S) for _ in range(5)
                 ]
-                expected = answers[0].result().outputs["features"].float_val
+                expected = futures[0].result().outputs["features"].float_val
                 process.send_signal(number)
-                for answer in answers:
-                    assert list(answer.result().outputs["features"].float_val) == list(expected)
+                for future in futures:
+                    assert list(future.result().outputs["features"].float_val) == list(expected)
             rest, errors = process.communicate(timeout=TIMEOUT_S)
         finally:
             process.kill()
     assert rest.splitlines() == ["draining: no new requests, those running finish", "stopped"]
     assert process.returncode == 0
-    assert "Traceback" not in errors
-    assert not is_listening(found[1])
+    assert errors == ""
+    assert not is_listening(match[1])

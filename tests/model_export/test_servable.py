@@ -1,4 +1,4 @@
-"""What is served: the signatures, the answers against an independent oracle, the model card."""
+"""The built servable: signatures, outputs against an independent oracle, the model card, digest."""
 
 import dataclasses
 import json
@@ -11,15 +11,32 @@ import pytest
 import tensorflow as tf
 from c3d_client.core.errors import UsageError
 from c3d_export.graph import GraphServable
-from c3d_export.mean import read_mean
+from c3d_export.mean import Mean, read_mean
 from c3d_export.servable import build
-
-PREDICT = "tensorflow/serving/predict"
+from c3d_export.weights import Weights
+from support import caffe_bytes, oracle, weight_files
+from support.measures import relative
 
 
 @pytest.fixture(scope="module")
-def spec(narrow_weights, make_spec):
-    return make_spec(narrow_weights, batch_sizes=(1, 3))
+def net():
+    """The narrow network in Caffe's layout."""
+    return caffe_bytes.random_net(7, width=4)
+
+
+@pytest.fixture(scope="module")
+def mean_cube():
+    """A mean cube in Caffe's layout, (3, 16, 128, 171), BGR."""
+    return caffe_bytes.random_mean(0)
+
+
+@pytest.fixture(scope="module")
+def spec(net, mean_cube, make_spec):
+    weights = Weights(
+        arrays=weight_files.canonical(net), source="net", format="test", random=True, note="a test"
+    )
+    mean = Mean(np.ascontiguousarray(mean_cube[:, :, 8:120, 29:141].transpose(1, 2, 3, 0)), "cube")
+    return make_spec(weights, mean=mean, batch_sizes=(1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -30,45 +47,43 @@ def float32(spec, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
-def short(request, spec, narrow_weights, make_spec, tmp_path_factory):
-    short = make_spec(narrow_weights, precision=request.param)
+def short(request, spec, tmp_path_factory):
+    short = dataclasses.replace(spec, precision=request.param, batch_sizes=(1,))
     path, _ = build(short, tmp_path_factory.mktemp(request.param))
     with GraphServable(path) as servable:
         yield servable
 
 
 @pytest.fixture(scope="module")
-def oracle(spec, caffe_answer, clips):
-    return caffe_answer(spec.weights.arrays, spec.mean.bgr, clips)
+def expected(net, mean_cube, clips):
+    """The oracle's outputs for the clips: arrays of one row per clip, by stage."""
+    return oracle_outputs(net, mean_cube, clips)
 
 
-def difference(answer, reference):
-    """The length of the difference over that of the reference, for the worst row."""
-    lengths = np.linalg.norm(reference, axis=1)
-    return (np.linalg.norm(answer - reference, axis=1) / lengths).max()
+def oracle_outputs(net, mean_cube, clips):
+    mean = mean_cube[:, :, 8:120, 29:141]
+    inputs = [clip[..., ::-1].transpose(3, 0, 1, 2).astype(np.float32) - mean for clip in clips]
+    outputs = [oracle.stages(clip, net) for clip in inputs]
+    return {stage: np.stack([each[stage] for each in outputs]) for stage in ("fc6", "fc7", "prob")}
 
 
-def ask_card(servable, rows=1):
-    answer = servable.run("model_card", {"n": np.zeros(rows, np.int32)})["json"]
-    return [json.loads(text) for text in answer]
+def read_cards(servable, rows=1):
+    texts = servable.run("model_card", {"n": np.zeros(rows, np.int32)})["json"]
+    return [json.loads(text) for text in texts]
 
 
 class TestSignatures:
-    CLIPS = ("DT_UINT8", [-1, 16, 112, 112, 3])
+    CLIPS = ("uint8", [-1, 16, 112, 112, 3])
     TABLE = {
-        "classify": ({"clips": CLIPS}, {"probabilities": ("DT_FLOAT", [-1, 487])}),
-        "serving_default": ({"clips": CLIPS}, {"probabilities": ("DT_FLOAT", [-1, 487])}),
-        "fc6_features": ({"clips": CLIPS}, {"features": ("DT_FLOAT", [-1, 4096])}),
-        "fc7_features": ({"clips": CLIPS}, {"features": ("DT_FLOAT", [-1, 4096])}),
-        "model_card": ({"n": ("DT_INT32", [-1])}, {"json": ("DT_STRING", [-1])}),
+        "classify": ({"clips": CLIPS}, {"probabilities": ("float32", [-1, 487])}),
+        "serving_default": ({"clips": CLIPS}, {"probabilities": ("float32", [-1, 487])}),
+        "fc6_features": ({"clips": CLIPS}, {"features": ("float32", [-1, 4096])}),
+        "fc7_features": ({"clips": CLIPS}, {"features": ("float32", [-1, 4096])}),
+        "model_card": ({"n": ("int32", [-1])}, {"json": ("string", [-1])}),
     }
 
-    def test_are_these(self, float32):
-        assert set(float32.signatures) == set(self.TABLE)
-
-    @pytest.mark.parametrize("name", TABLE)
-    def test_have_these_tensors_and_any_number_of_rows(self, float32, name):
-        def seen(tensors):
+    def test_signatures_are_those_of_the_contract(self, float32):
+        def specs(tensors):
             return {
                 alias: (
                     tf.dtypes.DType(info.dtype).name,
@@ -77,76 +92,69 @@ class TestSignatures:
                 for alias, info in tensors.items()
             }
 
-        names = {"DT_UINT8": "uint8", "DT_FLOAT": "float32", "DT_INT32": "int32"}
-        names["DT_STRING"] = "string"
-        for tensors, wanted in zip(
-            (float32.signatures[name].inputs, float32.signatures[name].outputs),
-            self.TABLE[name],
-            strict=True,
-        ):
-            assert seen(tensors) == {
-                alias: (names[dtype], shape) for alias, (dtype, shape) in wanted.items()
-            }
-
-    @pytest.mark.parametrize("name", TABLE)
-    def test_are_all_for_predict(self, float32, name):
-        assert float32.signatures[name].method_name == PREDICT
+        served = {
+            name: (specs(signature.inputs), specs(signature.outputs))
+            for name, signature in float32.signatures.items()
+        }
+        assert served == self.TABLE
+        methods = {signature.method_name for signature in float32.signatures.values()}
+        assert methods == {"tensorflow/serving/predict"}
 
 
-class TestAnswers:
-    @pytest.mark.parametrize("layer", ["fc6", "fc7"])
-    def test_features_are_c3ds(self, float32, oracle, clips, layer):
-        answer = float32.run(f"{layer}_features", {"clips": clips})["features"]
-        assert answer.dtype == np.float32
-        assert difference(answer, getattr(oracle, layer)) < 1e-5
+class TestOutputs:
+    def test_features_are_the_oracles(self, float32, expected, clips):
+        for layer in ("fc6", "fc7"):
+            features = float32.run(f"{layer}_features", {"clips": clips})["features"]
+            assert features.dtype == np.float32
+            assert relative(features, expected[layer]) < 1e-5, layer
 
-    def test_probabilities_are_c3ds(self, float32, oracle, clips):
-        answer = float32.run("classify", {"clips": clips})["probabilities"]
-        assert difference(answer, oracle.probabilities) < 1e-4
-        assert answer.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+    def test_probabilities_are_the_oracles(self, float32, expected, clips):
+        probabilities = float32.run("classify", {"clips": clips})["probabilities"]
+        assert relative(probabilities, expected["prob"]) < 1e-4
+        assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
 
-    def test_the_default_signature_classifies(self, float32, clips):
+    def test_default_signature_classifies(self, float32, clips):
         classify = float32.run("classify", {"clips": clips})["probabilities"]
         default = float32.run("serving_default", {"clips": clips})["probabilities"]
         assert np.array_equal(classify, default)
 
-    def test_a_clip_has_the_same_answer_alone_and_among_others(self, float32, clips):
+    def test_features_of_a_clip_do_not_depend_on_the_batch(self, float32, clips):
         together = float32.run("fc6_features", {"clips": clips})["features"]
         alone = float32.run("fc6_features", {"clips": clips[1:2]})["features"]
-        assert difference(alone, together[1:2]) < 1e-5
+        assert relative(alone, together[1:2]) < 1e-5
 
-    @pytest.mark.parametrize(
-        "mistake",
-        [
-            pytest.param(lambda clips, mean: (clips[..., ::-1], mean), id="BGR for RGB"),
-            pytest.param(lambda clips, mean: (clips, mean[..., ::-1]), id="the mean not turned"),
-            pytest.param(lambda clips, mean: (clips, np.roll(mean, 1, 2)), id="the crop at 30"),
-            pytest.param(lambda clips, mean: (clips, 0 * mean + 100), id="another mean"),
-            pytest.param(lambda clips, mean: (clips[:, ::-1], mean), id="frames backwards"),
-        ],
-    )
-    def test_differ_from_those_of_a_mistake(
-        self, float32, spec, oracle, caffe_answer, clips, mistake
+    def test_features_differ_from_those_of_every_known_mistake(
+        self, float32, net, mean_cube, expected, clips
     ):
-        """Or an agreement with the oracle would say nothing of it."""
-        wrong = caffe_answer(spec.weights.arrays, *reversed(mistake(clips, spec.mean.bgr)))
-        assert difference(wrong.fc6, oracle.fc6) > 1e-3
-        answer = float32.run("fc6_features", {"clips": clips})["features"]
-        assert difference(answer, wrong.fc6) > 1e-3
+        """Otherwise the agreement with the oracle would not exclude the mistake."""
+        features = float32.run("fc6_features", {"clips": clips[:1]})["features"]
+        mistakes = {
+            "RGB for BGR": (clips[:1, ..., ::-1], mean_cube),
+            "RGB mean": (clips[:1], mean_cube[::-1]),
+            "crop at 30": (clips[:1], np.roll(mean_cube, 1, 3)),
+            "another mean": (clips[:1], np.full_like(mean_cube, 100)),
+            "time reversed": (clips[:1, ::-1], mean_cube),
+        }
+        for name, (wrong_clips, wrong_mean) in mistakes.items():
+            wrong = oracle_outputs(net, wrong_mean, wrong_clips)["fc6"]
+            assert relative(wrong, expected["fc6"][:1]) > 1e-4, name
+            assert relative(features, wrong) > 1e-4, name
 
 
 class TestModelCard:
-    def test_says_what_it_is_made_of(self, float32, spec):
-        (card,) = ask_card(float32)
+    def test_card_describes_the_inputs(self, float32, spec):
+        (card,) = read_cards(float32)
         weights = card.pop("weights")
         assert len(weights.pop("served_sha256")) == 64
         assert weights == spec.weights.describe()
         assert weights["random"]
         assert weights["sha256"] == spec.weights.sha256
         assert card.pop("mean") == spec.mean.describe()
-        assert card.pop("software").keys() == {
-            *("c3d_export", "tensorflow", "keras", "numpy", "python")
-        }
+        software = card.pop("software")
+        assert software.keys() == {"c3d_export", "tensorflow", "keras", "numpy", "python"}
+        assert software["tensorflow"] == tf.__version__
+        assert software["keras"] == keras.__version__
+        assert software["python"] == platform.python_version()
         assert card == {
             "contract_version": "1",
             "architecture": "C3D (Tran et al., ICCV 2015)",
@@ -160,65 +168,54 @@ class TestModelCard:
             "batch_sizes": [1, 3],
         }
 
-    def test_says_what_it_is_made_with(self, float32):
-        (card,) = ask_card(float32)
-        assert card["software"]["tensorflow"] == tf.__version__
-        assert card["software"]["keras"] == keras.__version__
-        assert card["software"]["python"] == platform.python_version()
-
-    def test_has_as_many_rows_as_asked_for(self, float32):
-        three = ask_card(float32, rows=3)
-        assert three == ask_card(float32) * 3
+    def test_card_has_as_many_rows_as_requested(self, float32):
+        assert read_cards(float32, rows=3) == read_cards(float32) * 3
 
 
 class TestPrecision:
-    def test_halves_the_weights_on_disk(self, float32, short, spec):
+    def test_short_formats_halve_the_weights_on_disk(self, float32, short, spec):
         def size(servable):
             return (servable.path / "variables" / "variables.data-00000-of-00001").stat().st_size
 
         mean_bytes, parameters = spec.mean.bgr.nbytes, spec.weights.parameters
-        # The rest is Python's object graph and alignment; a second copy would be as large again.
+        # The rest is Python's object graph and alignment; a second copy would double the size.
         assert 0 <= size(float32) - mean_bytes - 4 * parameters < 100_000
         assert 0 <= size(short) - mean_bytes - 2 * parameters < 100_000
 
-    def test_gives_float32_features_in_the_same_direction(self, short, oracle, clips):
-        answer = short.run("fc6_features", {"clips": clips[:1]})["features"]
-        assert answer.dtype == np.float32
-        lengths = np.linalg.norm(answer) * np.linalg.norm(oracle.fc6[:1])
-        assert (answer * oracle.fc6[:1]).sum() / lengths > 0.999
-        assert difference(answer, oracle.fc6[:1]) > 1e-5  # or it is float32 under another name
+    def test_short_formats_have_nearly_the_same_features(self, short, expected, clips):
+        features = short.run("fc6_features", {"clips": clips[:1]})["features"]
+        reference = expected["fc6"][:1]
+        assert features.dtype == np.float32
+        lengths = np.linalg.norm(features) * np.linalg.norm(reference)
+        assert (features * reference).sum() / lengths > 0.999
+        assert relative(features, reference) > 1e-5  # otherwise it would be float32
 
-    def test_is_said_in_the_model_card(self, short):
-        (card,) = ask_card(short)
+    def test_precision_is_in_the_model_card(self, short):
+        (card,) = read_cards(short)
         assert card["precision"] in short.path.parent.name
 
 
-class TestParts:
-    def test_of_another_precision_are_refused(self, tiny_weights, make_spec):
-        with pytest.raises(UsageError, match="'int8'; choose float32, bfloat16, float16"):
-            make_spec(tiny_weights, precision="int8")
+class TestSpec:
+    def test_invalid_values_are_an_error(self, tiny_weights, make_spec):
+        cases = [({"precision": "int8"}, "'int8'; choose float32, bfloat16, float16")]
+        for sizes in ((), (0, 1), (-1,), (8, 1), (1, 1)):
+            cases.append(({"batch_sizes": sizes}, "give ascending numbers of 1 or more"))
+        for count in (0, 2, 487):
+            match = f"{count} labels, and the network has 3 classes"
+            cases.append(({"labels": ["x"] * count}, match))
+        for changes, match in cases:
+            with pytest.raises(UsageError, match=match):
+                make_spec(tiny_weights, **changes)
 
-    @pytest.mark.parametrize("sizes", [(), (0, 1), (-1,), (8, 1), (1, 1)])
-    def test_with_such_batch_sizes_are_refused(self, tiny_weights, make_spec, sizes):
-        with pytest.raises(UsageError, match="give ascending numbers of 1 or more"):
-            make_spec(tiny_weights, batch_sizes=sizes)
-
-    @pytest.mark.parametrize("count", [0, 2, 487])
-    def test_with_another_number_of_labels_are_refused(self, tiny_weights, make_spec, count):
-        with pytest.raises(UsageError, match=f"{count} labels, and the network has 3 classes"):
-            make_spec(tiny_weights, labels=["x"] * count)
-
-
-class TestDigest:
-    def test_is_the_same_for_the_same(self, spec, make_spec, tiny_weights):
+    def test_digest_is_equal_for_equal_inputs(self, spec, make_spec, tiny_weights):
         assert make_spec(tiny_weights).digest == make_spec(tiny_weights).digest
         assert re.fullmatch("[0-9a-f]{16}", spec.digest)
 
-    def test_knows_weights_by_their_numbers_and_not_by_their_files(self, make_spec, tiny_weights):
+    def test_digest_does_not_depend_on_the_weights_file(self, make_spec, tiny_weights):
         elsewhere = dataclasses.replace(tiny_weights, source="elsewhere.npz", file_sha256="0" * 64)
         assert make_spec(elsewhere).digest == make_spec(tiny_weights).digest
 
-    def test_is_another_for_anything_else(self, make_spec, tiny_weights):
+    def test_digest_differs_for_every_other_input(self, make_spec, tiny_weights):
         arrays = {**tiny_weights.arrays, "fc8/bias": tiny_weights.arrays["fc8/bias"] + 1}
         digests = {
             make_spec(tiny_weights).digest,
@@ -230,5 +227,5 @@ class TestDigest:
         }
         assert len(digests) == 6
 
-    def test_is_left_in_the_version(self, float32, spec):
+    def test_digest_is_written_to_the_version(self, float32, spec):
         assert (float32.path / "made-of").read_text() == f"{spec.digest}\n"

@@ -1,4 +1,4 @@
-"""Making and publishing: versions count up, and what fails leaves nothing behind."""
+"""Building and publishing: versions count up, and a failed build leaves nothing."""
 
 import errno
 import stat
@@ -17,22 +17,19 @@ def spec(tiny_weights, make_spec):
     return make_spec(tiny_weights)
 
 
-def test_versions_count_up_past_what_has_no_number(spec, tmp_path):
+def test_versions_count_up_and_other_names_are_ignored(spec, tmp_path):
     for name in ("draft", "7.bak", "v9", "²"):
         (tmp_path / name).mkdir()
-    paths = [build(spec, tmp_path)[0] for _ in range(3)]
-    assert paths == [tmp_path / "1", tmp_path / "2", tmp_path / "3"]
+    paths = [build(spec, tmp_path)[0] for _ in range(2)]
+    assert paths == [tmp_path / "1", tmp_path / "2"]
     assert all((path / "saved_model.pb").is_file() for path in paths)
     assert not list(tmp_path.glob(".*"))
-
-
-def test_the_next_version_is_above_the_highest_even_after_a_gap(spec, tmp_path):
     (tmp_path / "9").mkdir()
     (tmp_path / "10").mkdir()
     assert build(spec, tmp_path)[0] == tmp_path / "11"
 
 
-def test_a_version_is_whole_and_readable_by_the_servers_user(tiny_base):
+def test_version_is_complete_and_readable_by_the_servers_user(tiny_base):
     version = tiny_base / "1"
     files = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
     assert files >= {
@@ -43,11 +40,11 @@ def test_a_version_is_whole_and_readable_by_the_servers_user(tiny_base):
     }
     assert stat.S_IMODE(version.stat().st_mode) == 0o755
     for path in version.rglob("*"):
-        needed = 0o555 if path.is_dir() else 0o444
-        assert path.stat().st_mode & needed == needed, path
+        mode = 0o555 if path.is_dir() else 0o444
+        assert path.stat().st_mode & mode == mode, path
 
 
-def test_the_verification_is_handed_over(spec, tmp_path):
+def test_build_returns_the_verification(spec, tmp_path):
     _, verification = build(spec, tmp_path / "not" / "yet" / "there")
     assert set(verification.differences) == {
         *("classify", "serving_default", "fc6_features", "fc7_features")
@@ -56,21 +53,18 @@ def test_the_verification_is_handed_over(spec, tmp_path):
     assert (verification.warmup_run, verification.warmup_left) == (4, 0)
 
 
-class TestAFailure:
-    """Whatever goes wrong: no version appears, and no half-made folder stays."""
+class TestFailure:
+    """After any failure there is no version and no unfinished folder."""
 
-    def test_a_file_in_the_way(self, spec, tmp_path):
+    def test_file_with_the_folders_name_leaves_nothing(self, spec, tmp_path):
         (tmp_path / "c3d").write_text("mine")
         with pytest.raises(ExportError, match="c3d: cannot be written"):
             build(spec, tmp_path / "c3d")
         assert (tmp_path / "c3d").read_text() == "mine"
+        with pytest.raises(ExportError, match=r"models: cannot be written \(Not a directory"):
+            build(spec, tmp_path / "c3d" / "models")
 
-    def test_a_file_where_a_folder_above_should_be(self, spec, tmp_path):
-        (tmp_path / "models").write_text("mine")
-        with pytest.raises(ExportError, match=r"c3d: cannot be written \(Not a directory"):
-            build(spec, tmp_path / "models" / "c3d")
-
-    def test_a_full_disk(self, spec, tmp_path, monkeypatch):
+    def test_full_disk_leaves_nothing(self, spec, tmp_path, monkeypatch):
         def full(*_args, **_options):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -79,85 +73,86 @@ class TestAFailure:
             build(spec, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_servable_that_does_not_verify(self, spec, tmp_path, monkeypatch):
+    def test_failed_verification_leaves_nothing(self, spec, tmp_path, monkeypatch):
         write_warmup = servable.write_warmup
 
-        def and_damage(version, **options):
+        def write_damaged(version, **options):
             path = write_warmup(version, **options)
             path.write_bytes(path.read_bytes()[:-3])
 
-        monkeypatch.setattr(servable, "write_warmup", and_damage)
+        monkeypatch.setattr(servable, "write_warmup", write_damaged)
         (tmp_path / "1").mkdir()
         with pytest.raises(VerificationError, match="damaged warm-up file"):
             build(spec, tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
-    def test_an_interruption(self, spec, tmp_path, monkeypatch):
-        def interrupted(*_args, **_options):
+    def test_interrupt_leaves_nothing(self, spec, tmp_path, monkeypatch):
+        def interrupt(*_args, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(servable, "verify", interrupted)
+        monkeypatch.setattr(servable, "verify", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build(spec, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
-class TestAMistakeInTheMaking:
-    """Each is made on purpose, in the servable alone; the build must see it and publish nothing."""
+class TestMistakeInTheExport:
+    """Each mistake is made on purpose in the export; the build must detect it."""
 
-    def fails(self, spec, base, words):
-        with pytest.raises(VerificationError, match=words):
+    def check_error(self, spec, base, match):
+        with pytest.raises(VerificationError, match=match):
             build(spec, base)
         assert list(base.iterdir()) == []
 
-    def test_the_kernel_not_turned_to_rgb(self, spec, tmp_path, monkeypatch):
-        monkeypatch.setattr(servable, "turned_to_rgb", dict)
-        self.fails(spec, tmp_path, "conv1/kernel is not what it was made of")
+    def test_kernel_not_converted_to_rgb_is_detected(self, spec, tmp_path, monkeypatch):
+        monkeypatch.setattr(servable, "swap_red_and_blue", dict)
+        self.check_error(spec, tmp_path, "conv1/kernel differs from the source")
 
-    def test_the_mean_not_turned_to_rgb(self, spec, tmp_path, monkeypatch):
+    def test_mean_not_converted_to_rgb_is_detected(self, spec, tmp_path, monkeypatch):
         save = servable.save
-        turned = replace(spec.mean, bgr=spec.mean.bgr[..., ::-1])  # so that it is turned back
+        swapped = replace(spec.mean, bgr=spec.mean.bgr[..., ::-1])  # save() swaps it back
         monkeypatch.setattr(
-            servable, "save", lambda spec, folder: save(replace(spec, mean=turned), folder)
+            servable, "save", lambda spec, folder: save(replace(spec, mean=swapped), folder)
         )
-        self.fails(spec, tmp_path, "mean is not what it was made of")
+        self.check_error(spec, tmp_path, "mean differs from the source")
 
     @pytest.mark.parametrize(
         "padding", [((0, 0), (1, 0), (1, 0)), ((0, 0), (0, 1), (1, 0))], ids=["both", "columns"]
     )
-    def test_pool5s_padding_on_the_other_side(self, spec, tmp_path, monkeypatch, padding):
+    def test_pool5_padded_on_the_other_side_is_detected(self, spec, tmp_path, monkeypatch, padding):
         build_c3d, layers = servable.build_c3d, servable.keras.layers
-        right = layers.ZeroPadding3D
+        zero_padding = layers.ZeroPadding3D
 
-        def shifted(**options):
+        def build_shifted(**options):
             with monkeypatch.context() as patch:
                 patch.setattr(
-                    layers, "ZeroPadding3D", lambda _padding, **named: right(padding, **named)
+                    layers,
+                    "ZeroPadding3D",
+                    lambda _padding, **named: zero_padding(padding, **named),
                 )
                 return build_c3d(**options)
 
-        monkeypatch.setattr(servable, "build_c3d", shifted)
-        self.fails(
+        monkeypatch.setattr(servable, "build_c3d", build_shifted)
+        self.check_error(
             spec, tmp_path, "fc6_features differs from the Keras model by .* more than 1e-05"
         )
 
-    def test_fc7_answered_for_fc6(self, spec, tmp_path, monkeypatch):
+    def test_fc7_returned_for_fc6_is_detected(self, spec, tmp_path, monkeypatch):
         extractor = servable.features_extractor
         monkeypatch.setattr(
             servable, "features_extractor", lambda network, _layer: extractor(network, "fc7")
         )
-        self.fails(spec, tmp_path, "fc6_features differs from the Keras model")
+        self.check_error(spec, tmp_path, "fc6_features differs from the Keras model")
 
-    def test_another_contract(self, spec, tmp_path, monkeypatch):
+    def test_another_contract_version_is_detected(self, spec, tmp_path, monkeypatch):
         monkeypatch.setattr(servable, "CONTRACT_VERSION", "0")
-        self.fails(spec, tmp_path, "contract version '0', this release's is '1'")
+        self.check_error(spec, tmp_path, "contract version is '0'")
 
 
-def test_a_python_reload_runs_what_the_server_runs(tiny_base, clips):
-    """The other way round from a naive export: this one is right in both."""
+def test_python_reload_computes_the_same_as_the_server(tiny_base, clips):
+    """A naive export is right in Python and fails in the server; this one is right in both."""
     reloaded = servable.tf.saved_model.load(str(tiny_base / "1"))
     python = reloaded.signatures["fc6_features"](clips=clips[:1])["features"].numpy()
     with GraphServable(tiny_base / "1") as graph:
-        assert python == pytest.approx(
-            graph.run("fc6_features", {"clips": clips[:1]})["features"], rel=1e-4, abs=1e-4
-        )
+        served = graph.run("fc6_features", {"clips": clips[:1]})["features"]
+    assert python == pytest.approx(served, rel=1e-4, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The warm-up file, as TensorFlow Serving's own messages read it."""
+"""The warm-up file, read with TensorFlow Serving's own messages."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def version(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def requests(version):
-    """The requests, read by the official message from the official place."""
+    """The requests, parsed with the official message from the official path."""
     path = version / "assets.extra" / "tf_serving_warmup_requests"
     logs = [
         prediction_log_pb2.PredictionLog.FromString(record)
@@ -33,19 +33,19 @@ def rows(request):
     return tf.make_ndarray(tensor).shape[0]
 
 
-def test_there_is_one_request_a_signature_and_batch_size_and_one_for_the_card(requests):
-    seen = [(request.model_spec.signature_name, rows(request)) for request in requests]
-    clips = ("classify", "fc6_features", "fc7_features")
-    assert sorted(seen) == sorted(
-        [(name, size) for name in clips for size in SIZES] + [("model_card", 1)]
+def test_one_request_per_signature_and_batch_size_and_one_for_the_card(requests):
+    observed = [(request.model_spec.signature_name, rows(request)) for request in requests]
+    signatures = ("classify", "fc6_features", "fc7_features")
+    assert sorted(observed) == sorted(
+        [(name, size) for name in signatures for size in SIZES] + [("model_card", 1)]
     )
 
 
-def test_every_request_is_for_the_model_by_its_name(requests):
+def test_requests_name_the_model(requests):
     assert {request.model_spec.name for request in requests} == {"c3d"}
 
 
-def test_the_clips_are_whole_grey_ones(requests):
+def test_clips_are_grey_and_of_full_size(requests):
     for request in requests:
         if request.model_spec.signature_name != "model_card":
             assert list(request.inputs) == ["clips"]
@@ -55,20 +55,20 @@ def test_the_clips_are_whole_grey_ones(requests):
             assert np.unique(clips).tolist() == [128]
 
 
-def test_the_card_is_asked_for_with_one_number(requests):
+def test_request_for_the_card_has_one_number(requests):
     (request,) = [r for r in requests if r.model_spec.signature_name == "model_card"]
     assert list(request.inputs) == ["n"]
     n = tf.make_ndarray(request.inputs["n"])
     assert (n.dtype, n.shape) == (np.int32, (1,))
 
 
-def test_the_file_is_small_though_its_clips_are_74_megabytes(version):
+def test_file_is_small_though_its_clips_are_74_megabytes(version):
     assert (version / WARMUP_FILE).stat().st_size < 10_000
 
 
-def test_reading_gives_the_same_requests(version, requests):
+def test_read_warmup_yields_the_written_requests(version, requests):
     assert list(read_warmup(version)) == requests
 
 
-def test_a_version_without_the_file_has_none(tmp_path):
+def test_version_without_the_file_has_no_requests(tmp_path):
     assert list(read_warmup(tmp_path)) == []

@@ -138,7 +138,7 @@ def test_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_path
 
     repeated = job()
     assert repeated.returncode == 0, repeated.stderr
-    assert repeated.stdout.startswith(f"{store}/1: made of the same")
+    assert repeated.stdout.startswith(f"{store}/1: has the same inputs")
     other = job(MEAN="1,2,3")
     assert other.returncode == 0, other.stderr
     assert other.stdout.startswith(f"{store}/2: C3D random:3")

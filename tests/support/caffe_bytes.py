@@ -1,7 +1,7 @@
-"""Caffe's files, written byte by byte: weights and means, in C3D-v1.0's dialect and the later one.
+"""Writers of Caffe's weight and mean files, in the dialect of C3D-v1.0 and in the later one.
 
-Nothing here knows the product or a protobuf library: the numbers are those of C3D-v1.0's
-``caffe.proto``, and a reader that agrees with these bytes has read the dialect and not itself.
+The bytes are written without the product's code and without a protobuf library: the field numbers
+are those of C3D-v1.0's ``caffe.proto``. So the files are an independent test of the readers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Net = dict[str, tuple[np.ndarray, np.ndarray]]
 
 CONVOLUTION3D, INNER_PRODUCT = 30, 14
 RELU, DROPOUT, SOFTMAX_LOSS = 18, 6, 21
-# No reader may depend on these two: their layers have no blobs, and are skipped.
+# Readers must not depend on these two: their layers have no blobs and are skipped.
 POOLING3D, VIDEO_DATA = 31, 32
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-# Filters at width 64; the other widths are in proportion.
+# Filters at width 64; other widths are proportional.
 _FILTERS = {
     "conv1a": 64,
     "conv2a": 128,
@@ -33,11 +33,11 @@ _FILTERS = {
 }
 _POOLED_AFTER = {"conv1a": 1, "conv2a": 2, "conv3b": 3, "conv4b": 4, "conv5b": 5}
 _HIDDEN = 4096
-_PIXEL_STD = 60.0  # of pixels less the mean, so that conv1's outputs are about 1
+_PIXEL_STD = 60.0  # standard deviation of pixels less the mean; conv1's outputs are then about 1
 
 
 def random_net(seed: int, *, classes: int = 487, width: int = 64, names: str = "sport1m") -> Net:
-    """Seeded weights under Caffe's names and in Caffe's layout, float32.
+    """Create seeded weights with Caffe's names and layout, float32.
 
     Args:
         width: conv1's filters; 64 is C3D, 4 gives 4, 8, 16, 16, 32, 32, 32, 32.
@@ -70,10 +70,10 @@ def random_net(seed: int, *, classes: int = 487, width: int = 64, names: str = "
 
 
 def random_mean(seed: int) -> np.ndarray:
-    """A mean cube like the real ones: float32 (3, 16, 128, 171), BGR, smooth, of grey values.
+    """Create a mean cube like the real ones: float32 (3, 16, 128, 171), BGR, smooth.
 
-    The crop's levels are those of the Sports-1M mean; no two columns, rows or frames agree, so
-    that a cube cropped elsewhere, mirrored or with its axes exchanged is another cube.
+    The crop's averages are those of the Sports-1M mean. All columns, rows and frames differ, so
+    that another crop, a mirrored cube or exchanged axes show.
     """
     rng = np.random.default_rng(seed)
     level = np.array([100.6, 108.1, 107.8]).reshape(3, 1, 1, 1)
@@ -81,7 +81,7 @@ def random_mean(seed: int) -> np.ndarray:
     row = np.linspace(-1, 1, 128).reshape(1, 1, 128, 1)
     column = np.linspace(-1, 1, 171).reshape(1, 1, 1, 171)
     tilt, slope, drift = rng.uniform(3, 9, (3, 3, 1, 1, 1))
-    # Brighter above than below and in the middle than at the edges, as averaged films are.
+    # As in averaged videos, brighter at the top than at the bottom, and in the centre.
     cube = level - 12 * (row**2 + column**2 - 0.4) - slope * row + tilt * column + drift * frame
     return cube.astype(np.float32)
 
@@ -90,7 +90,7 @@ def random_mean(seed: int) -> np.ndarray:
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer, seven bits a byte, lowest first."""
+    """Encode a non-negative integer: seven bits per byte, lowest first."""
     written = bytearray()
     while value > 127:
         written.append(value & 127 | 128)
@@ -100,17 +100,17 @@ def varint(value: int) -> bytes:
 
 
 def integer(number: int, value: int) -> bytes:
-    """A varint field."""
+    """Encode a varint field."""
     return varint(number << 3 | VARINT) + varint(value)
 
 
 def nested(number: int, value: bytes) -> bytes:
-    """A length-delimited field: message, string or packed numbers."""
+    """Encode a length-delimited field: message, string or packed numbers."""
     return b"".join((varint(number << 3 | BYTES), varint(len(value)), value))
 
 
 def unknown_fields() -> bytes:
-    """One field of every wire type under numbers nobody has given: a reader must skip them."""
+    """Encode one field of every wire type with unassigned numbers, which readers must skip."""
     return b"".join(
         (
             integer(1001, 2**40 + 6),
@@ -137,13 +137,13 @@ def _floats(number: int, array: np.ndarray, packing: str) -> bytes:
 def blob_bytes(
     array: np.ndarray, *, packing: str = "packed", diff: bool = False, extras: bool = False
 ) -> bytes:
-    """One bare BlobProto of C3D-v1.0: num 1, channels 2, length 3, height 4, width 5, data 6.
+    """Encode a BlobProto of C3D-v1.0: num 1, channels 2, length 3, height 4, width 5, data 6.
 
     A mean cube (3, 16, 128, 171) gets Caffe's leading axis: (1, 3, 16, 128, 171).
 
     Args:
-        packing: ``packed`` as Caffe writes, or ``split`` or ``unpacked`` as protobuf also allows.
-        diff: write gradients (7) too, other than the data.
+        packing: ``packed`` as in Caffe, or ``split`` or ``unpacked``, which protobuf allows too.
+        diff: write gradients (7) too, which differ from the data.
         extras: write unknown fields too.
     """
     shape = (1,) * (5 - array.ndim) + array.shape
@@ -157,7 +157,7 @@ def blob_bytes(
 
 
 def _layer(name: str, kind: int, bottom: str, top: str, blobs: tuple[bytes, ...] = ()) -> bytes:
-    """A LayerParameter: bottom 2, top 3, name 4, type 5, blobs 6, in the order Caffe writes."""
+    """Encode a LayerParameter: bottom 2, top 3, name 4, type 5, blobs 6, in Caffe's order."""
     parts = [nested(2, bottom.encode())] if bottom else []
     parts += [nested(3, top.encode()), nested(4, name.encode()), integer(5, kind)]
     parts += [nested(6, blob) for blob in blobs]
@@ -188,10 +188,10 @@ def _layers(net: Net, **how) -> Iterator[bytes]:
 def net_bytes(
     net: Net, *, packing: str = "packed", diff: bool = False, extras: bool = True
 ) -> bytes:
-    """A NetParameter of C3D-v1.0: name 1, layers 2; with the layers without blobs of a real file.
+    """Encode a NetParameter of C3D-v1.0: name 1, layers 2, with a real file's layers without blobs.
 
     ``packing``, ``diff`` and ``extras`` are those of :func:`blob_bytes`; extras are also written
-    into the network and every layer.
+    in the network and every layer.
     """
     more = unknown_fields() if extras else b""
     layers = _layers(net, packing=packing, diff=diff, extras=extras)
@@ -201,10 +201,10 @@ def net_bytes(
 
 
 def later_dialect_blob_bytes(array: np.ndarray, *, legacy: bool = False) -> bytes:
-    """A BlobProto as v1.1 and BVLC's Caffe write it: data 5, and shape 7 with packed dims 1.
+    """Encode a BlobProto of v1.1 and BVLC's Caffe: data 5, and shape 7 with packed dims 1.
 
     Args:
-        legacy: num 1, channels 2, height 3, width 4 in place of the shape; the axes before the
+        legacy: num 1, channels 2, height 3, width 4 instead of the shape; the axes before the
             last two are merged into channels.
     """
     if legacy:
@@ -216,10 +216,10 @@ def later_dialect_blob_bytes(array: np.ndarray, *, legacy: bool = False) -> byte
 
 
 def later_dialect_net_bytes(net: Net, *, legacy: bool = False) -> bytes:
-    """A NetParameter of the later dialect: layer 100 {name 1, type 2 (a string), blobs 7}.
+    """Encode a NetParameter of the later dialect: layer 100 {name 1, type 2 (string), blobs 7}.
 
     Args:
-        legacy: BVLC's first form: layers 2 as in C3D-v1.0, but around legacy blobs.
+        legacy: BVLC's first form: layers 2 as in C3D-v1.0, but with legacy blobs.
     """
     parts = [nested(1, b"c3d")]
     for name, arrays in net.items():

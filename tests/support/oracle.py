@@ -1,9 +1,9 @@
-"""C3D a second time: from decoded frames to fc6 in plain NumPy, as the Caffe code computes it.
+"""Independent C3D in plain NumPy, from decoded frames to the softmax, computed as by Caffe.
 
-It shares no code with the product, so that an agreement between the two means something. Every
-stage can be called alone: where answers differ, compare stage by stage. Axes are Caffe's
-(channel, time, row, column) throughout. ``MISTAKES`` are the errors that ports of C3D made, each
-as a variant of the same computation.
+The oracle shares no code with the product, so that an agreement of the two is evidence. Every stage
+can be called separately, to find where outputs differ. Axes are Caffe's (channel, time, row,
+column) throughout. ``MISTAKES`` are known errors of C3D ports, each as a variant of the
+computation.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Net = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(number, wire type, value) of every field: an int for varints, else the value's bytes."""
-    at = 0
+    """Yield each field's number, wire type and value: an int for varints, otherwise its bytes."""
+    position = 0
 
     def varint() -> int:
-        nonlocal at
+        nonlocal position
         value = shift = 0
         while True:
-            byte = data[at]
-            at += 1
+            byte = data[position]
+            position += 1
             value |= (byte & 127) << shift
             shift += 7
             if byte < 128:
                 return value
 
-    while at < len(data):
+    while position < len(data):
         key = varint()
         number, wire_type = key >> 3, key & 7
         if wire_type == 0:
@@ -44,17 +44,18 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         if wire_type not in (1, 2, 5):
             raise ValueError(f"field {number} has wire type {wire_type}: not a Caffe file")
         size = varint() if wire_type == 2 else {1: 8, 5: 4}[wire_type]
-        if at + size > len(data):
-            raise ValueError(f"field {number} needs {size} bytes, {len(data) - at} are left")
-        yield number, wire_type, data[at : at + size]
-        at += size
+        left = len(data) - position
+        if size > left:
+            raise ValueError(f"field {number} needs {size} bytes, {left} are left")
+        yield number, wire_type, data[position : position + size]
+        position += size
 
 
 def parse_blob(data: bytes | memoryview) -> np.ndarray:
-    """A BlobProto of C3D-v1.0, which is also a mean file: float32 of five axes.
+    """Parse a BlobProto of C3D-v1.0, the content of a mean file: float32 of five axes.
 
     Raises:
-        ValueError: sizes and data do not fit, as when the file is of the later dialect.
+        ValueError: sizes and data do not fit, for example in a file of the later dialect.
     """
     shape, pieces = [1] * 5, []
     for number, wire_type, value in _fields(memoryview(data)):
@@ -71,7 +72,7 @@ def parse_blob(data: bytes | memoryview) -> np.ndarray:
 
 
 def parse_net(data: bytes) -> Net:
-    """A NetParameter of C3D-v1.0: layer -> (kernel, bias) as stored, for layers that have blobs."""
+    """Parse a NetParameter of C3D-v1.0: layer -> (kernel, bias), for the layers with blobs."""
     net = {}
     for layer in [value for number, _, value in _fields(memoryview(data)) if number == 2]:
         fields = list(_fields(layer))
@@ -85,7 +86,7 @@ def parse_net(data: bytes) -> Net:
 
 
 def parse_mean(data: bytes) -> np.ndarray:
-    """A mean file: float32 (3, 16, 128, 171), BGR."""
+    """Parse a mean file: float32 (3, 16, 128, 171), BGR."""
     blob = parse_blob(data)
     if blob.shape != (1, 3, 16, 128, 171):
         raise ValueError(f"a mean of shape {blob.shape}")
@@ -93,9 +94,10 @@ def parse_mean(data: bytes) -> np.ndarray:
 
 
 def _another_mean(cube: np.ndarray) -> np.ndarray:
-    """As far from the cube as UCF101's mean, which most ports subtract, is from Sports-1M's.
+    """Return a mean as far from the cube as UCF101's mean is from Sports-1M's.
 
-    The crop's levels differ by (95.1 - 100.6, 102.9 - 108.1, 0) and the pixels by 5.8 on average.
+    Most ports subtract UCF101's mean. The crop's averages differ by (95.1 - 100.6, 102.9 - 108.1,
+    0) and the pixels by 5.8 on average.
     """
     levels = np.array([-5.5, -5.2, 0.0]).reshape(3, 1, 1, 1)
     return cube + levels + np.linspace(-9.6, 9.6, 128).reshape(1, 1, 128, 1)
@@ -103,7 +105,7 @@ def _another_mean(cube: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute C3D; every field's default is Caffe's way."""
+    """One way to compute C3D; the fields' defaults are those of Caffe."""
 
     frames_bgr: bool = True
     mean_bgr: bool = True
@@ -132,35 +134,39 @@ MISTAKES: dict[str, Variant] = {
     "no mean": Variant(mean=np.zeros_like),
     "mean not cropped the same way": Variant(mean_crop=(0, 0)),
     "resize not OpenCV's": Variant(interpolation=cv2.INTER_NEAREST),
-    # As libraries that antialias; it shows in frames much larger than 171x128 only.
+    # As in libraries that antialias; it has an effect only on frames much larger than 171x128.
     "resize by area": Variant(interpolation=cv2.INTER_AREA),
 }
 
 
 def decode(path: Path | str, *, count: int | None = None) -> list[np.ndarray]:
-    """All frames of a video, or the first ``count``, as shown: uint8 (rows, columns, 3), RGB."""
+    """Decode all frames of a video, or the first ``count``: uint8 (rows, columns, 3), RGB."""
     with av.open(str(path)) as container:
         frames = islice(container.decode(video=0), count)
         return [frame.to_ndarray(format="rgb24") for frame in frames]
 
 
 def resize(frame: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """uint8 (rows, columns, 3) -> uint8 (128, 171, 3); OpenCV's answer is the definition."""
+    """Resize uint8 (rows, columns, 3) to uint8 (128, 171, 3); OpenCV's result is the definition."""
     return cv2.resize(frame, (171, 128), interpolation=interpolation)
 
 
 def wire_frame(frame: np.ndarray) -> np.ndarray:
-    """What the wire should carry of a decoded frame: uint8 (112, 112, 3), RGB."""
+    """Return the expected pixels of a decoded frame in a request: uint8 (112, 112, 3), RGB."""
     return resize(frame)[8:120, 29:141]
 
 
 def preprocess(
     frames: Sequence[np.ndarray], mean: np.ndarray, *, variant: Variant = CAFFE
 ) -> np.ndarray:
-    """16 decoded RGB frames, and the mean cube (3, 16, 128, 171) in BGR -> the network's input.
+    """Compute the network's input from 16 decoded RGB frames.
+
+    Args:
+        frames: uint8 (rows, columns, 3), RGB.
+        mean: the mean cube (3, 16, 128, 171), BGR.
 
     Returns:
-        float32 (3, 16, 112, 112), BGR: grey values less the mean, subtracted before the crop.
+        float32 (3, 16, 112, 112), BGR: pixels less the mean, subtracted before the crop.
     """
     if len(frames) != 16:
         raise ValueError(f"{len(frames)} frames; a clip has 16")
@@ -171,7 +177,7 @@ def preprocess(
     cube = variant.mean(mean) if variant.mean_bgr else variant.mean(mean)[::-1]
     row, column = variant.crop
     if variant.mean_crop is not None:
-        # The crop follows the subtraction: to crop the mean elsewhere is to shift it before.
+        # The crop follows the subtraction, so another crop of the mean is a shift before it.
         shift = row - variant.mean_crop[0], column - variant.mean_crop[1]
         cube = np.roll(cube, shift, (2, 3))
     volume = volume - np.asarray(cube, np.float32)
@@ -179,7 +185,7 @@ def preprocess(
 
 
 def conv3d(volume: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Cross-correlation, stride 1, one zero around: (in, T, H, W) -> (out, T, H, W).
+    """Cross-correlate with stride 1 and one zero of padding: (in, T, H, W) -> (out, T, H, W).
 
     The kernel is (out, in, 3, 3, 3), the bias has ``out`` numbers in any shape.
     """
@@ -187,7 +193,7 @@ def conv3d(volume: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarr
     padded = np.pad(volume, ((0, 0), (1, 1), (1, 1), (1, 1)))
     matrix = kernel.reshape(len(kernel), channels * 27)
     out = np.empty((len(kernel), steps, rows, columns), volume.dtype)
-    # One step in time after the other: all neighbourhoods at once would take 27 times the memory.
+    # One step in time after the other: all neighbourhoods at once would need 27 times the memory.
     for step in range(steps):
         near = np.lib.stride_tricks.sliding_window_view(padded[:, step : step + 3], (3, 3), (2, 3))
         # (in, 3, H, W, 3, 3) -> (in, 3, 3, 3, H, W): the kernel's order, then positions.
@@ -197,12 +203,12 @@ def conv3d(volume: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarr
 
 
 def relu(array: np.ndarray) -> np.ndarray:
-    """Negative numbers become zero."""
+    """Replace negative numbers by zero."""
     return np.maximum(array, 0)
 
 
 def max_pool(volume: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
-    """Windows side by side over (T, H, W); ceil(size / window) of them, the last one clipped."""
+    """Pool adjacent windows over (T, H, W): ceil(size / window) of them, the last one clipped."""
     for axis, size in enumerate(window, 1):
         starts = range(0, volume.shape[axis], size)
         # reduceat ends a window where the next starts, and the last one at the edge.
@@ -211,17 +217,17 @@ def max_pool(volume: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
 
 
 def inner_product(array: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Flattened in the order given, channels slowest in Caffe, against (1, 1, 1, out, in)."""
+    """Multiply the flattened array, channels slowest in Caffe, by a (1, 1, 1, out, in) kernel."""
     return kernel.reshape(kernel.shape[-2:]) @ array.reshape(-1) + bias.reshape(-1)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities of scores."""
+    """Return the probabilities of scores."""
     powers = np.exp(scores - scores.max())
     return powers / powers.sum()
 
 
-_WALK = (
+_STAGES = (
     *("conv1", "pool1", "conv2", "pool2", "conv3a", "conv3b", "pool3"),
     *("conv4a", "conv4b", "pool4", "conv5a", "conv5b", "pool5"),
 )
@@ -236,24 +242,26 @@ def _weights(net: Net, stage: str, dtype: type) -> tuple[np.ndarray, np.ndarray]
 def stages(
     clip: np.ndarray, net: Net, *, dtype: type = np.float32, variant: Variant = CAFFE
 ) -> dict[str, np.ndarray]:
-    """Every layer's output for one preprocessed clip (3, 16, 112, 112), by name, in order.
-
-    conv1 ... conv5b (after ReLU), pool1 ... pool5: (C, T, H, W). fc6, fc7 (after ReLU): (4096,).
-    fc8, prob: (classes,).
+    """Compute every layer's output for one preprocessed clip.
 
     Args:
-        net: as :func:`parse_net` gives it, with Caffe's names and layout.
-        dtype: that of all arithmetic; float64 is for small networks.
+        clip: (3, 16, 112, 112), from :func:`preprocess`.
+        net: with Caffe's names and layout, from :func:`parse_net`.
+        dtype: the dtype of all arithmetic; float64 is for small networks.
+
+    Returns:
+        The outputs by name, in order. conv1 ... conv5b (after ReLU), pool1 ... pool5: (C, T, H, W);
+        fc6, fc7 (after ReLU): (4096,); fc8, prob: (classes,).
     """
     out, top = {}, clip.astype(dtype)
-    for stage in _WALK:
+    for stage in _STAGES:
         if stage.startswith("conv"):
             kernel, bias = _weights(net, stage, dtype)
             if variant.kernels_flipped:
                 kernel = kernel[:, :, ::-1, ::-1, ::-1]
             top = relu(conv3d(top, kernel, bias))
         elif stage == "pool5" and variant.pool5_symmetric:
-            # One zero before shifts the windows: {., 0} {1, 2} {3, 4} {5, 6}.
+            # A zero before the first row shifts the windows: {., 0} {1, 2} {3, 4} {5, 6}.
             top = max_pool(np.pad(top, ((0, 0), (0, 0), (1, 0), (1, 0))), (2, 2, 2))
         else:
             top = max_pool(top, (1, 2, 2) if stage == "pool1" else (2, 2, 2))
@@ -275,12 +283,14 @@ def video_fc6(
     mistake: str | None = None,
     dtype: type = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """fc6 of the 16-frame clips every 8 frames, and their average at length 1.
+    """Compute fc6 of the 16-frame clips every 8 frames, and their average with length 1.
 
     Args:
         frames: decoded RGB, uint8.
+        net: from :func:`parse_net`.
         mean: float (3, 16, 128, 171), BGR.
-        mistake: a key of ``MISTAKES``: the answer of a port that makes it.
+        mistake: a key of ``MISTAKES``, to compute the features of a port with that mistake.
+        dtype: the dtype of all arithmetic.
 
     Returns:
         clip features ``dtype`` [floor((N - 16) / 8) + 1, 4096]; video feature float64 [4096].

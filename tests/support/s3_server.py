@@ -18,20 +18,17 @@ from pathlib import Path
 
 import pytest
 
-_STARTS_WITHIN_S = 60
-# SeaweedFS stops writing, and its clients wait for minutes, below 1 % of free disk; the tests
-# themselves write a few hundred MB.
-_NEEDS_BYTES = 1 << 30
-_NEEDS_SHARE = 0.015
+_START_TIMEOUT_S = 60
+# Below 1 % of free disk SeaweedFS stops writing and its clients wait for minutes. The tests write a
+# few hundred MB.
+_MIN_FREE_BYTES = 1 << 30
+_MIN_FREE_SHARE = 0.015
 _PARTS = ("master", "volume", "filer", "s3")
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """The address and credentials of a server.
-
-    `environment` has the variables of AWS's tools that a process needs to reach it.
-    """
+    """The address of the server and the keys of its only user."""
 
     endpoint: str
     access_key: str = "tests"
@@ -39,20 +36,21 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
+        """The environment variables by which AWS's tools and libraries find the server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            # Ignore this machine's own AWS settings.
+            # Ignore the settings of this machine.
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
 
 def weed() -> str:
-    """Return the server's program; skip the test where it is not installed."""
+    """Return the path of the server's program; skip the test if it is not installed."""
     installed = Path(sys.executable).with_name("weed")
     program = str(installed) if installed.exists() else shutil.which("weed")
     if not program:
@@ -62,7 +60,7 @@ def weed() -> str:
 
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Serve S3 from a folder until the block ends; it takes about three seconds to start.
+    """Serve S3 from a folder until the block ends; the start takes about three seconds.
 
     Raises:
         AssertionError: the server does not answer; the message has the end of its log.
@@ -108,20 +106,20 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         _wait(server, process, log)
         yield server
     finally:
-        process.kill()  # a graceful shutdown takes ten seconds
+        process.kill()  # terminate() takes ten seconds
         process.wait()
         for part in _PARTS:
             Path(f"/tmp/seaweedfs-{part}-grpc-{grpc[part]}.sock").unlink(missing_ok=True)
 
 
 def _require_free_disk(folder: Path) -> None:
-    """Fail at once on a disk that is too full for the server to take writes."""
+    """Fail the test if the disk is too full for the server to accept writes."""
     usage = shutil.disk_usage(folder)
-    needed = max(_NEEDS_BYTES, int(_NEEDS_SHARE * usage.total))
+    needed = max(_MIN_FREE_BYTES, int(_MIN_FREE_SHARE * usage.total))
     if usage.free < needed:
         pytest.fail(
             f"{folder}: the disk has {usage.free / 1e9:.1f} GB free and the S3 server needs "
-            f"{needed / 1e9:.1f} GB; free some space, or give another folder with --basetemp"
+            f"{needed / 1e9:.1f} GB; free some space, or choose another folder with --basetemp"
         )
 
 
@@ -139,13 +137,14 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + _STARTS_WITHIN_S
-    while time.monotonic() < until and process.poll() is None:
+    """Wait until the server answers."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(server.endpoint, timeout=1):
                 return
-        except urllib.error.HTTPError as answered:  # 403 without credentials: the server is up
-            answered.close()
+        except urllib.error.HTTPError as error:  # 403 without credentials: the server answers
+            error.close()
             return
         except OSError:
             time.sleep(0.05)

@@ -1,6 +1,6 @@
-"""One set of Caffe-layout arrays written out in every format in the wild, as their writers did.
+"""Writers of weights in Caffe's layout to every published file format.
 
-Each layout change is spelt by index here, with none of the product's transposes.
+Each layout change is written by index here, independent of the product's transposes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ LAYERS = (
 
 
 def plain(net: Net) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The net by canonical layer names: kernels (out, in, 3, 3, 3) or (out, in), biases (out,)."""
-    found = {}
+    """Return the net by canonical layer name.
+
+    Kernels are (out, in, 3, 3, 3) or (out, in), biases (out,).
+    """
+    layers = {}
     for name, (kernel, bias) in net.items():
         layer = {"conv1a": "conv1", "conv2a": "conv2"}.get(name, name.removesuffix("-1"))
-        found[layer] = (kernel if layer.startswith("conv") else kernel[0, 0, 0], bias.reshape(-1))
-    return {layer: found[layer] for layer in LAYERS if layer in found}
+        layers[layer] = (kernel if layer.startswith("conv") else kernel[0, 0, 0], bias.reshape(-1))
+    return {layer: layers[layer] for layer in LAYERS if layer in layers}
 
 
 def canonical(net: Net) -> dict[str, np.ndarray]:
-    """What every reader must give: Keras's layout, BGR."""
+    """Return the arrays that every reader must return: Keras's layout, BGR."""
     arrays = {}
     for layer, (kernel, bias) in plain(net).items():
         arrays[f"{layer}/kernel"] = keras_kernel(layer, kernel)
@@ -43,16 +46,16 @@ def keras_kernel(layer: str, kernel: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.einsum("oi->io", kernel))
     channels = kernel.shape[1] // 16
     rows = np.empty((kernel.shape[1], kernel.shape[0]), np.float32)
-    for place in range(16):  # (row, column) of pool5; its length is 1
+    for position in range(16):  # (row, column) of pool5; its length is 1
         for channel in range(channels):
-            rows[place * channels + channel] = kernel[:, channel * 16 + place]
+            rows[position * channels + channel] = kernel[:, channel * 16 + position]
     return rows
 
 
 def write_keras2(
     path: Path, arrays: dict[str, np.ndarray], *, inner: str = "{layer}", root: str = ""
 ) -> Path:
-    """Keras 2 HDF5: ``inner`` is the group below the layer's, e.g. ``{layer}_1``."""
+    """Write Keras 2 HDF5; ``inner`` is the group below the layer's, e.g. ``{layer}_1``."""
     with h5py.File(path, "w") as file:
         group = file.create_group(root) if root else file
         layers = list(dict.fromkeys(key.split("/")[0] for key in arrays))
@@ -62,29 +65,29 @@ def write_keras2(
         group.create_group("flatten_1").attrs["weight_names"] = np.array([], "S1")
         for layer in layers:
             names = [f"{inner.format(layer=layer)}/{part}:0" for part in ("kernel", "bias")]
-            holder = group.create_group(layer)
-            holder.attrs["weight_names"] = [name.encode() for name in names]
+            layer_group = group.create_group(layer)
+            layer_group.attrs["weight_names"] = [name.encode() for name in names]
             for name, part in zip(names, ("kernel", "bias"), strict=True):
-                holder[name] = arrays[f"{layer}/{part}"]
+                layer_group[name] = arrays[f"{layer}/{part}"]
     return path
 
 
 def write_keras1_theano(path: Path, net: Net) -> Path:
-    """Keras 1 on Theano: channels first, kernels turned round, dense kernels (in, out)."""
+    """Write Keras 1 on Theano: channels first, kernels flipped, dense kernels (in, out)."""
     with h5py.File(path, "w") as file:
         layers = plain(net)
         file.attrs["layer_names"] = [name.encode() for name in layers]
         for layer, (kernel, bias) in layers.items():
-            turned = kernel[:, :, ::-1, ::-1, ::-1] if kernel.ndim == 5 else kernel.T
-            holder = file.create_group(layer)
-            holder.attrs["weight_names"] = [f"{layer}_W".encode(), f"{layer}_b".encode()]
-            holder[f"{layer}_W"] = turned
-            holder[f"{layer}_b"] = bias
+            flipped = kernel[:, :, ::-1, ::-1, ::-1] if kernel.ndim == 5 else kernel.T
+            layer_group = file.create_group(layer)
+            layer_group.attrs["weight_names"] = [f"{layer}_W".encode(), f"{layer}_b".encode()]
+            layer_group[f"{layer}_W"] = flipped
+            layer_group[f"{layer}_b"] = bias
     return path
 
 
 def write_torch(path: Path, net: Net, *, style: str) -> Path:
-    """A torch file: ``plain`` (c3d.pickle), ``sequential`` or ``mmaction`` (no fc8)."""
+    """Write a torch file: ``plain`` (c3d.pickle), ``sequential`` or ``mmaction`` (no fc8)."""
     import torch
 
     state = {}
@@ -109,12 +112,12 @@ def write_torch(path: Path, net: Net, *, style: str) -> Path:
 
 
 def write_lasagne(path: Path, net: Net, *, inputs_first: bool) -> Path:
-    """A Python 2 pickle of a list of arrays, dense ones (in, out) or (out, in)."""
+    """Write a Python 2 pickle of a list of arrays, dense ones (in, out) or (out, in)."""
     values = []
     for layer, (kernel, bias) in plain(net).items():
         dense = not layer.startswith("conv")
         values += [np.ascontiguousarray(kernel.T if dense and inputs_first else kernel), bias]
     content = pickle.dumps(values, protocol=2)
-    # As NumPy 1 under Python 2 spelt it.
+    # The module's name in NumPy 1 on Python 2.
     path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     return path

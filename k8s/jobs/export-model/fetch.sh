@@ -1,6 +1,6 @@
 #!/bin/sh
-# Bring the files that the settings name below /weights, where they are not there already (a claim of
-# yours). c3d-export resumes and checks; when it gives up, the Job tries again in a new pod.
+# Download the files that the settings name below /weights, unless they are there already (a claim of
+# yours). c3d-export retries and checks a download; after an error the Job tries again in a new pod.
 set -eu
 
 for file in "$WEIGHTS" "$MEAN" "$LABELS"; do

@@ -1,6 +1,6 @@
-"""Weights in: `read_weights` recognises what it is given by its content and gives canonical arrays.
+"""Weights from any published file: recognised by content, converted to canonical arrays.
 
-One reader a format; a file is recognised by its first bytes, never by its name.
+Each format has one reader. A file's first bytes decide which reader is used; its name does not.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from c3d_client.core.contract import SPORTS1M_CLASSES
 
 from c3d_export.errors import WeightsError
-from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch_files
-from c3d_export.weights.canonical import Weights, arrays_sha256
+from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch
+from c3d_export.weights.canonical import FULL_WIDTH, Weights, arrays_sha256
 from c3d_export.weights.demo import DEMO, demo_weights
 from c3d_export.weights.seeded import PREFIX as _RANDOM
 from c3d_export.weights.seeded import random_weights
@@ -29,8 +29,8 @@ class _Format:
     read: Callable[[Path], Weights]
 
 
-def _holds(path: Path, suffix: str) -> bool:
-    """Whether a zip archive holds an entry whose name ends so."""
+def _has_entry(path: Path, suffix: str) -> bool:
+    """Return whether a zip archive has an entry whose name ends with a suffix."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(suffix) for name in archive.namelist())
@@ -48,9 +48,9 @@ _FORMATS = (
     _Format(
         "torch",
         lambda start, path: (
-            _TORCH_MAGIC in start or (start.startswith(_ZIP) and _holds(path, "data.pkl"))
+            _TORCH_MAGIC in start or (start.startswith(_ZIP) and _has_entry(path, "data.pkl"))
         ),
-        torch_files.read,
+        torch.read,
     ),
     _Format("C3D .npz", lambda start, _: start.startswith(_ZIP), npz.read),
     _Format(
@@ -60,16 +60,17 @@ _FORMATS = (
 )
 
 
-def read_weights(spec: str, *, width: int = 64, classes: int | None = None) -> Weights:
-    """Read weights from a file, or make them.
+def read_weights(spec: str, *, width: int = FULL_WIDTH, classes: int | None = None) -> Weights:
+    """Read weights from a file, or create seeded ones.
 
     Args:
         spec: a file's path, ``demo``, or ``random:SEED``.
-        width: conv1's filters, for ``demo`` and ``random:SEED`` alone.
+        width: conv1's filters, for ``random:SEED``; ``demo`` has 64, a file has its number.
         classes: fc8's outputs, for ``random:SEED`` alone; 487 by default.
 
     Raises:
-        WeightsError: there is no such file, no reader knows it, or it is not C3D.
+        WeightsError: the file cannot be read, has no known format, or is not C3D; the seed is no
+            whole number, or the width is below 1.
     """
     if spec.startswith(_RANDOM):
         number = spec.removeprefix(_RANDOM)

@@ -1,10 +1,11 @@
-"""Keras HDF5: `C3D_Sport1M_weights_keras_2.2.4.h5`, `sports1M_weights_tf.h5`, and Keras 1's
-`c3d-sports1M_weights.h5`, which was written on Theano.
+"""Keras HDF5 weight files: Keras 2 on TensorFlow, and Keras 1 on Theano.
 
-Read by hand: Keras 3 loads such files by order and ignores their `backend`, so a Theano file, with
-its kernels turned round and its channels first, would load without complaint and be wrong. Dataset
-names differ between writers (`/conv1/conv1/kernel:0`, `/conv1/conv1_1/kernel:0`, `/conv1/conv1_W`),
-so each layer's own `weight_names` is followed, and the layout is told by conv1's shape.
+Published as `C3D_Sport1M_weights_keras_2.2.4.h5`, `sports1M_weights_tf.h5` and Keras 1's
+`c3d-sports1M_weights.h5`. Keras 3 is not used to load them: it loads by order and ignores the
+file's `backend`, so a Theano file, whose kernels are flipped and channels first, would load without
+an error and be wrong. Dataset names differ between writers (`/conv1/conv1/kernel:0`,
+`/conv1/conv1_1/kernel:0`, `/conv1/conv1_W`), so the reader follows each layer's `weight_names` and
+recognises the layout by conv1's shape.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ import numpy as np
 import numpy.typing as npt
 from c3d_client.core.contract import CHANNELS, FEATURE_SIZE
 
-from c3d_export.digest import file_sha256
 from c3d_export.errors import WeightsError
-from c3d_export.weights.canonical import LAYERS, Weights
-from c3d_export.weights.layout import conv_from_channels_first, fc6_from_channels_first
+from c3d_export.weights.canonical import (
+    LAYERS,
+    Weights,
+    conv_from_channels_first,
+    fc6_from_channels_first,
+    file_sha256,
+)
 
-# fc6's kernel.
+# The size of fc6's kernel.
 _LARGEST = 8192 * FEATURE_SIZE
-# Keras 1 says conv1_W and conv1_b.
+# Keras 1 names the datasets conv1_W and conv1_b.
 _PARTS = {"W": "kernel", "b": "bias"}
 
 
@@ -32,7 +37,7 @@ def read(path: Path) -> Weights:
     """Read a Keras weight file, or the weights inside a saved model.
 
     Raises:
-        WeightsError: it is damaged, of another backend, or not C3D.
+        WeightsError: the file is damaged, of another backend, or not C3D.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -56,7 +61,8 @@ def _arrays(file: h5py.File, path: Path) -> tuple[dict[str, Any], bool]:
             raise WeightsError(f"{path}: layer {layer!r} is not one of C3D's ({', '.join(LAYERS)})")
         for name in names:
             dataset = root[layer][name]
-            if (getattr(dataset, "size", 0) or 0) > _LARGEST:  # before memory is asked for
+            # Checked before memory is allocated.
+            if (getattr(dataset, "size", 0) or 0) > _LARGEST:
                 raise WeightsError(
                     f"{path}: {name} has shape {list(dataset.shape)}; "
                     f"C3D's largest array has {_LARGEST:,} numbers"
@@ -69,13 +75,13 @@ def _arrays(file: h5py.File, path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def _is_theano(arrays: dict[str, Any], backend: str, path: Path) -> bool:
-    """Whether the file is Keras 1's on Theano: its conv1 is (filters, 3, 3, 3, 3)."""
+    """Return whether Keras 1 on Theano wrote the file: conv1 is then (filters, 3, 3, 3, 3)."""
     shape: tuple[int, ...] = getattr(arrays.get("conv1/kernel"), "shape", ())
     channels_first = len(shape) == 5 and shape[1:] == (CHANNELS, 3, 3, 3) and shape[0] != CHANNELS
     if channels_first and backend in ("", "theano"):
         return True
     if channels_first or backend not in ("", "tensorflow"):
-        # Nothing in such a file tells in which order pool5 was flattened.
+        # Nothing in such a file shows in which order pool5 was flattened.
         raise WeightsError(
             f"{path}: written by Keras on {backend or 'an unnamed backend'} with a kernel of shape "
             f"{list(shape)}; read are TensorFlow's layout, and Keras 1's on Theano"
@@ -84,7 +90,7 @@ def _is_theano(arrays: dict[str, Any], backend: str, path: Path) -> bool:
 
 
 def _from_theano(key: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Theano convolves: its kernels are the cross-correlation's turned round in all three axes."""
+    """Convert an array of a Theano file; its convolution kernels are flipped in all three axes."""
     layer, part = key.split("/")
     if part == "kernel" and layer.startswith("conv"):
         array = conv_from_channels_first(array[:, :, ::-1, ::-1, ::-1])

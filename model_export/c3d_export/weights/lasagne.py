@@ -1,6 +1,6 @@
 """Lasagne's list of arrays in a Python 2 pickle: `c3d_model.pkl`.
 
-Unpickling runs code, so the unpickler here knows how to rebuild NumPy arrays and nothing else.
+Unpickling can run any code, so this unpickler rebuilds NumPy arrays and refuses everything else.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from c3d_client.core.contract import FEATURE_SIZE
 
-from c3d_export.digest import file_sha256
 from c3d_export.errors import WeightsError
-from c3d_export.weights.canonical import LAYERS, Weights
-from c3d_export.weights.layout import conv_from_channels_first, fc6_from_channels_first
+from c3d_export.weights.canonical import (
+    LAYERS,
+    Weights,
+    conv_from_channels_first,
+    fc6_from_channels_first,
+    file_sha256,
+)
 
-# What a pickled ndarray names, in NumPy 1's spelling and in NumPy 2's.
+# The names in a pickled ndarray, as NumPy 1 and NumPy 2 spell them.
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -37,22 +41,24 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read(path: Path) -> Weights:
-    """Read a list of kernels and biases, by order, channels first.
+    """Read a list of kernels and biases, in the network's order, channels first.
 
     Raises:
         WeightsError: the pickle holds something other than arrays, is damaged, or is not C3D.
     """
     try:
-        # latin1 is how NumPy's bytes survive from Python 2.
+        # latin1 keeps the bytes of Python 2's NumPy arrays.
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
         raise WeightsError(f"{path}: not a pickle of arrays alone ({error})") from error
     if not isinstance(content, list) or not all(isinstance(a, np.ndarray) for a in content):
-        raise WeightsError(f"{path}: not a list of arrays, as Lasagne's get_all_param_values gives")
+        raise WeightsError(
+            f"{path}: not a list of arrays, as Lasagne's get_all_param_values returns"
+        )
     if len(content) not in (2 * len(LAYERS), 2 * len(LAYERS) - 2):
         raise WeightsError(f"{path}: {len(content)} arrays, C3D has {2 * len(LAYERS)}")
-    # Lasagne's own dense kernels are [in, out], Caffe's [out, in]. fc6 tells which these are; fc7
-    # is square and could not.
+    # Dense kernels are [in, out] in Lasagne and [out, in] in Caffe. fc6's shape shows which they
+    # are; fc7 is square.
     fc6 = content[2 * LAYERS.index("fc6")]
     inputs_first = fc6.shape[-1] == FEATURE_SIZE != fc6.shape[0]
     arrays: dict[str, npt.NDArray[np.float32]] = {}
@@ -67,5 +73,5 @@ def read(path: Path) -> Weights:
 def _kernel(layer: str, array: npt.NDArray[Any], *, inputs_first: bool) -> npt.NDArray[Any]:
     if layer.startswith("conv"):
         return conv_from_channels_first(array)
-    matrix = array.T if inputs_first else array  # [out, in], as Caffe
+    matrix = array.T if inputs_first else array  # [out, in], as in Caffe
     return fc6_from_channels_first(matrix) if layer == "fc6" else matrix.T

@@ -1,4 +1,4 @@
-"""The project's own file of weights: the canonical arrays in one `.npz`."""
+"""The project's own weight file: the canonical arrays in one `.npz`."""
 
 from __future__ import annotations
 
@@ -11,43 +11,24 @@ from typing import Any
 import numpy as np
 from c3d_client.core.files import atomic_file
 
-from c3d_export.digest import file_sha256
 from c3d_export.errors import WeightsError
-from c3d_export.weights.canonical import Weights
+from c3d_export.weights.canonical import Weights, file_sha256
 
-# Beside the arrays: what they were read from, so that random weights stay marked as such.
+# The entry next to the arrays that describes their source, so that random weights stay marked.
 _ORIGIN = "origin"
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile),
-    MemoryError,  # a header that claims more than any machine has
-)
 _ORIGIN_KEYS = ("source", "format", "random", "note", "labels", "file_sha256")
 
-
-def write(path: Path, weights: Weights) -> None:
-    """Write weights as ``.npz``, whole or not at all.
-
-    Args:
-        path: the file; its folder must exist.
-        weights: what to write; what they were read from goes with them.
-
-    Raises:
-        WeightsError: it cannot be written.
-    """
-    origin = json.dumps({key: getattr(weights, key) for key in _ORIGIN_KEYS}, sort_keys=True)
-    try:
-        with atomic_file(path) as file:
-            content: dict[str, Any] = {**weights.arrays, _ORIGIN: np.array(origin)}
-            np.savez(file, **content)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from error
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile),
+    MemoryError,  # the header claims more than any machine has
+)
 
 
 def read(path: Path) -> Weights:
-    """Read weights whose keys are ``conv1/kernel`` … ``fc8/bias``, in the canonical layout.
+    """Read arrays with the keys ``conv1/kernel`` … ``fc8/bias`` in the canonical layout.
 
     Raises:
-        WeightsError: it is damaged, holds pickled objects, or is not C3D.
+        WeightsError: the file is damaged, holds pickled objects, or is not C3D.
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -67,3 +48,22 @@ def read(path: Path) -> Weights:
         labels=labels,
         file_sha256=file_sha256(path),
     )
+
+
+def write(path: Path, weights: Weights) -> None:
+    """Write weights and their source as ``.npz``, whole or not at all.
+
+    Args:
+        path: the file; its folder must exist.
+        weights: the weights.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    origin = json.dumps({key: getattr(weights, key) for key in _ORIGIN_KEYS}, sort_keys=True)
+    try:
+        with atomic_file(path) as file:
+            content: dict[str, Any] = {**weights.arrays, _ORIGIN: np.array(origin)}
+            np.savez(file, **content)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from error

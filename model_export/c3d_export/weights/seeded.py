@@ -1,6 +1,6 @@
-"""``random:SEED``: a network that nobody trained, the same every time, with sane activations.
+"""``random:SEED``: an untrained network, the same for the same seed, with plausible activations.
 
-For trying the whole path without the published weights. Its labels and features mean nothing.
+For trying the whole system without the published weights. Its labels and features mean nothing.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import numpy.typing as npt
 from c3d_client.core.contract import SPORTS1M_CLASSES
 
 from c3d_export.errors import WeightsError
-from c3d_export.weights.canonical import LAYERS, Weights, expected_shapes
+from c3d_export.weights.canonical import FULL_WIDTH, LAYERS, Weights, expected_shapes
 
 PREFIX = "random:"
 
 # He's initialisation, sqrt(2 / fan_in), keeps every layer's output at a standard deviation of 1 to
-# 1.6 on real video, once conv1 has divided by the size of its input: pixels less their mean, whose
-# standard deviation is about 60.
+# 1.6 on real video, once conv1 divides by the standard deviation of its input: pixels less their
+# mean, about 60.
 _INPUT_STD = 60.0
 _BIAS_STD = 0.05
 _NOTE = "not a trained network: labels and features mean nothing"
 
 
-def random_weights(seed: int, *, width: int = 64, classes: int = SPORTS1M_CLASSES) -> Weights:
-    """Make weights from a seed.
+def random_weights(
+    seed: int, *, width: int = FULL_WIDTH, classes: int = SPORTS1M_CLASSES
+) -> Weights:
+    """Create weights from a seed.
 
     Args:
         seed: 0 or more.

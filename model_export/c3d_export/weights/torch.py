@@ -1,7 +1,7 @@
 """torch state dicts: `c3d.pickle`, `c3d-pretrained.pth`, and mmaction2's checkpoint.
 
-Loaded with ``weights_only=True``, so that a file can bring tensors and nothing that runs. torch is
-an optional extra: ``pip install 'c3d-export[torch]'``.
+Loaded with ``weights_only=True``, so that a file can contain tensors and no code. torch is an
+optional extra: ``pip install 'c3d-export[torch]'``.
 """
 
 from __future__ import annotations
@@ -16,27 +16,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from c3d_export.digest import file_sha256
 from c3d_export.errors import WeightsError
-from c3d_export.weights.canonical import LAYERS, Weights
-from c3d_export.weights.layout import conv_from_channels_first, fc6_from_channels_first
+from c3d_export.weights.canonical import (
+    LAYERS,
+    Weights,
+    conv_from_channels_first,
+    fc6_from_channels_first,
+    file_sha256,
+)
 
-# mmaction2 wraps each convolution in a module of its own.
-_MMACTION = re.compile(r"^(?:backbone\.)?(conv\d[ab]?|fc\d)(?:\.conv)?\.(weight|bias)$")
-_SEQUENTIAL = re.compile(r"^(features|classifier)\.(\d+)\.(weight|bias)$")
+# mmaction2 wraps each convolution in a module named "conv".
+_NAMED = re.compile(r"^(?:backbone\.)?(conv\d[ab]?|fc\d)(?:\.conv)?\.(weight|bias)$")
+_NUMBERED = re.compile(r"^(features|classifier)\.(\d+)\.(weight|bias)$")
 _NAMES = {"conv1a": "conv1", "conv2a": "conv2"}
 _PARTS = {"weight": "kernel", "bias": "bias"}
 
 
 def read(path: Path) -> Weights:
-    """Read a torch state dict, by its names or, where they are numbers, by order.
+    """Read a torch state dict, by layer names or, where the names are numbers, by order.
 
     Raises:
-        WeightsError: torch is not installed, the file is damaged or holds more than tensors, or it
+        WeightsError: torch is not installed, the file is damaged or holds more than tensors, or
             is not C3D.
     """
     arrays: dict[str, npt.NDArray[np.float32]] = {}
-    for key, tensor in _named(_load(path), path).items():
+    for key, tensor in _canonical_keys(_load(path), path).items():
         layer, part = key.split("/")
         array = np.asarray(tensor.detach().to("cpu").float().numpy(), np.float32)
         if part == "kernel":
@@ -72,17 +76,17 @@ def _load(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _named(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Tensors by canonical key."""
-    if any(_SEQUENTIAL.match(name) for name in state):
+def _canonical_keys(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the tensors by canonical key."""
+    if any(_NUMBERED.match(name) for name in state):
         return _by_order(state, path)
     tensors: dict[str, Any] = {}
     for name, tensor in state.items():
-        found = _MMACTION.match(name)
-        layer = _NAMES.get(found[1], found[1]) if found else ""
-        if layer not in LAYERS or found is None:
+        match = _NAMED.match(name)
+        layer = _NAMES.get(match[1], match[1]) if match else ""
+        if layer not in LAYERS or match is None:
             raise WeightsError(f"{path}: {name!r} is not one of C3D's tensors")
-        tensors[f"{layer}/{_PARTS[found[2]]}"] = tensor
+        tensors[f"{layer}/{_PARTS[match[2]]}"] = tensor
     return tensors
 
 
@@ -90,21 +94,21 @@ def _by_order(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """``features.N`` are the convolutions in order, ``classifier.N`` the dense layers."""
     numbered: dict[tuple[int, int], dict[str, Any]] = {}
     for name, tensor in state.items():
-        found = _SEQUENTIAL.match(name)
-        if not found:
+        match = _NUMBERED.match(name)
+        if not match:
             raise WeightsError(f"{path}: {name!r} is not one of C3D's tensors")
-        block = ("features", "classifier").index(found[1])
-        numbered.setdefault((block, int(found[2])), {})[_PARTS[found[3]]] = tensor
+        block = ("features", "classifier").index(match[1])
+        numbered.setdefault((block, int(match[2])), {})[_PARTS[match[3]]] = tensor
     if len(numbered) not in (len(LAYERS), len(LAYERS) - 1):
         raise WeightsError(f"{path}: {len(numbered)} layers with weights, C3D has {len(LAYERS)}")
     return {
         f"{layer}/{part}": tensor
-        for layer, place in zip(LAYERS, sorted(numbered), strict=False)
-        for part, tensor in numbered[place].items()
+        for layer, number in zip(LAYERS, sorted(numbered), strict=False)
+        for part, tensor in numbered[number].items()
     }
 
 
-def _kernel(layer: str, array: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+def _kernel(layer: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if layer.startswith("conv"):
         return conv_from_channels_first(array)
     return fc6_from_channels_first(array) if layer == "fc6" else array.T

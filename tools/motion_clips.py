@@ -1,8 +1,8 @@
-"""Synthetic clips whose motion is known: textured shapes, and sometimes the whole scene, that move
-left, right, up or down, or stand still.
+"""Synthetic clips of known motion: textured shapes that move left, right, up, down or not at all.
 
-What the demo's last layer is fitted on, and what it is tried on. Scenes are functions of the place,
-sampled anew for every frame, so that motion by parts of a pixel is smooth.
+The demo's last layer is fitted and tested on them; in some clips the background moves too. Scenes
+are functions of the coordinates, evaluated for every frame, so that motion by fractions of a pixel
+is smooth.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ import numpy as np
 import numpy.typing as npt
 from c3d_client.core.contract import CHANNELS, CLIP_FRAMES, CLIP_SHAPE, CROP_SIZE
 
-# Of what is seen, on the picture: the scene moves left when the camera turns right.
+# The motion of the image, in the order of fc8's outputs: the scene moves left when the camera turns
+# right.
 MOTIONS = ("left", "right", "up", "down", "still")
-# Rows grow downwards.
+# (rows, columns); row numbers grow downwards.
 _DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0), "still": (0, 0)}
 
-_Array = npt.NDArray[np.floating[Any]]  # float32, which NumPy's types lose on the way
+_Array = npt.NDArray[np.floating[Any]]  # float32, which NumPy's type hints do not preserve
 _Pattern = Callable[[_Array, _Array], _Array]
 
 
 @dataclass(frozen=True)
 class Scenery:
-    """What clips may show; two of them share no texture, shape, size, speed or colour.
+    """The possible content of clips.
 
     Args:
-        patterns: textures by name, for the ground and for the shapes.
-        corners: the exponents of the shapes' outlines ``|x|^n + |y|^n = 1``: 2 is an ellipse.
+        patterns: names of textures, for the background and for the shapes.
+        corners: exponents n of the shapes' outlines ``|x|^n + |y|^n = 1``; 2 is an ellipse.
         sizes: ranges of half a shape's side, in pixels.
-        speeds: ranges of pixels a frame.
+        speeds: ranges in pixels per frame.
         hues: ranges on the colour circle, 0 to 1.
     """
 
@@ -44,8 +45,9 @@ class Scenery:
     hues: tuple[tuple[float, float], ...]
 
 
-# A shape of the example's film is 17 x 17 by this measure, and moves by 1.5 pixels a frame.
-SEEN = Scenery(
+# FITTED and UNSEEN share no texture, outline, size, speed or colour. The shape in the example's
+# video has a size of 17 x 17 and a speed of 1.5.
+FITTED = Scenery(
     patterns=("plain", "checks", "waves", "ramp"),
     corners=(2.0, 20.0),
     sizes=((8, 12), (16, 20), (24, 30)),
@@ -62,15 +64,15 @@ UNSEEN = Scenery(
 
 
 def motion_clips(
-    count: int, *, seed: int, start: int = 0, scenery: Scenery = SEEN
+    count: int, *, seed: int, start: int = 0, scenery: Scenery = FITTED
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Make clips, the motions in turn.
+    """Render clips, with the motions in turn.
 
     Args:
-        count: how many.
+        count: the number of clips.
         seed: 0 or more; the same clips for the same seed.
-        start: the number of the first one, so that many can be made a few at a time.
-        scenery: what they may show.
+        start: the number of the first clip, to render many clips in parts.
+        scenery: the possible content.
 
     Returns:
         Clips, uint8 ``[count, 16, 112, 112, 3]`` RGB, and each one's index in :data:`MOTIONS`,
@@ -78,51 +80,52 @@ def motion_clips(
     """
     clips = np.empty((count, *CLIP_SHAPE), np.uint8)
     motions = np.arange(start, start + count) % len(MOTIONS)
-    for place, motion in enumerate(motions):
-        rng = np.random.Generator(np.random.PCG64([seed, start + place]))
-        clips[place] = _clip(rng, MOTIONS[motion], scenery)
+    for index, motion in enumerate(motions):
+        rng = np.random.Generator(np.random.PCG64([seed, start + index]))
+        clips[index] = _clip(rng, MOTIONS[motion], scenery)
     return clips, motions
 
 
 def _clip(rng: np.random.Generator, motion: str, scenery: Scenery) -> npt.NDArray[np.uint8]:
     forward = np.array(_DIRECTIONS[motion], np.float32)
-    # Not quite straight: up to a fifth to the side.
+    # Not exactly straight: up to a fifth of the motion is to the side.
     heading = forward + forward[::-1] * rng.uniform(-0.2, 0.2)
     times = np.arange(CLIP_FRAMES) - (CLIP_FRAMES - 1) / 2
-    moved = np.outer(times, heading * _within(rng, scenery.speeds)).astype(np.float32)
-    places = np.arange(CROP_SIZE, dtype=np.float32)
-    rows, columns = places[None, :, None], places[None, None, :]
-    # Where each frame's pixels lie on what moves: [16, 112, 1] and [16, 1, 112].
-    y, x = rows - moved[:, 0, None, None], columns - moved[:, 1, None, None]
-    ground_moves = rng.random() < 0.3
-    ground = _paint(rng, scenery, (0.05, 0.45))
-    picture = np.empty(CLIP_SHAPE, np.float32)
-    picture[:] = ground(y, x) if ground_moves else ground(rows, columns)
+    offsets = np.outer(times, heading * _uniform(rng, scenery.speeds)).astype(np.float32)
+    positions = np.arange(CROP_SIZE, dtype=np.float32)
+    rows, columns = positions[None, :, None], positions[None, None, :]
+    # The coordinates of each frame's pixels in the moving scene: [16, 112, 1] and [16, 1, 112].
+    y, x = rows - offsets[:, 0, None, None], columns - offsets[:, 1, None, None]
+    background_moves = rng.random() < 0.3
+    background = _paint(rng, scenery, (0.05, 0.45))
+    clip = np.empty(CLIP_SHAPE, np.float32)
+    clip[:] = background(y, x) if background_moves else background(rows, columns)
     for _ in range(rng.integers(1, 4)):
         top, left = rng.uniform(20, CROP_SIZE - 20, 2)
-        half = _within(rng, scenery.sizes), _within(rng, scenery.sizes)
+        half = _uniform(rng, scenery.sizes), _uniform(rng, scenery.sizes)
         corner = rng.choice(scenery.corners)
-        across = (
+        distance = (
             np.abs((y - top) / half[0]) ** corner + np.abs((x - left) / half[1]) ** corner
         ) ** (1 / corner)
-        # One where the shape is, and about a pixel from one to nothing at its outline.
-        cover = np.clip(0.5 + (1 - across) * min(half), 0, 1)[..., None]
+        # One inside the shape, and falling to zero within about a pixel at its outline.
+        cover = np.clip(0.5 + (1 - distance) * min(half), 0, 1)[..., None]
         shape = _paint(rng, scenery, (0.55, 1.0))
-        picture += cover * (shape(y - top, x - left) - picture)
+        clip += cover * (shape(y - top, x - left) - clip)
     if rng.random() < 0.5:
-        picture = 1 - picture  # dark shapes on bright ground
-    # A camera's noise, differing from frame to frame; as strong when nothing moves.
-    noise = rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(0, 3))
-    return np.clip(np.rint(picture * 255 + noise), 0, 255).astype(np.uint8)
+        clip = 1 - clip  # dark shapes on a bright background
+    # Camera noise, different in each frame; equally strong in still clips.
+    noise = rng.standard_normal(clip.shape, np.float32) * np.float32(rng.uniform(0, 3))
+    return np.clip(np.rint(clip * 255 + noise), 0, 255).astype(np.uint8)
 
 
-def _within(rng: np.random.Generator, ranges: tuple[tuple[float, float], ...]) -> float:
+def _uniform(rng: np.random.Generator, ranges: tuple[tuple[float, float], ...]) -> float:
+    """Return a random number from one of the ranges."""
     low, high = ranges[rng.integers(len(ranges))]
     return float(rng.uniform(low, high))
 
 
 def _paint(rng: np.random.Generator, scenery: Scenery, values: tuple[float, float]) -> _Pattern:
-    """A texture of two colours: rows and columns, which broadcast, to RGB from 0 to 1."""
+    """Return a texture of two colours: a function of rows and columns to RGB from 0 to 1."""
     colours = [_colour(rng, scenery, values) for _ in range(2)]
     pattern = _PATTERNS[scenery.patterns[rng.integers(len(scenery.patterns))]](rng)
 
@@ -133,13 +136,13 @@ def _paint(rng: np.random.Generator, scenery: Scenery, values: tuple[float, floa
 
 
 def _colour(rng: np.random.Generator, scenery: Scenery, values: tuple[float, float]) -> _Array:
-    phase = _within(rng, scenery.hues) + np.arange(CHANNELS) / CHANNELS
+    phase = _uniform(rng, scenery.hues) + np.arange(CHANNELS) / CHANNELS
     value, saturation = rng.uniform(*values), rng.uniform(0, 0.8)
     tint = 0.5 + 0.5 * np.cos(2 * np.pi * phase)
     return np.asarray(value * (1 - saturation * (1 - tint)), np.float32)
 
 
-# Textures, each from 0 to 1 over rows and columns.
+# Textures: functions of rows and columns to values from 0 to 1.
 
 
 def _waves(rng: np.random.Generator) -> _Pattern:
@@ -173,13 +176,13 @@ def _dots(rng: np.random.Generator) -> _Pattern:
 
 
 def _cells(rng: np.random.Generator) -> _Pattern:
-    """Squares of random greys."""
+    """Return a texture of squares of random greys."""
     greys, side = rng.random((64, 64), np.float32), float(rng.uniform(5, 14))
 
-    def numbers(places: _Array) -> npt.NDArray[np.int64]:
-        return np.asarray(np.floor(places / side) % 64, np.int64)
+    def cells(coordinates: _Array) -> npt.NDArray[np.int64]:
+        return np.asarray(np.floor(coordinates / side) % 64, np.int64)
 
-    return lambda y, x: greys[numbers(y), numbers(x)]
+    return lambda y, x: greys[cells(y), cells(x)]
 
 
 def _ramp(rng: np.random.Generator) -> _Pattern:
@@ -193,7 +196,7 @@ def _plain(rng: np.random.Generator) -> _Pattern:
 
 
 def _edge(height: _Array) -> _Array:
-    """Below zero to above it, within about a pixel."""
+    """Return a step from 0 to 1 where the height is zero, about a pixel wide."""
     return np.clip(0.5 + height, 0, 1)
 
 
