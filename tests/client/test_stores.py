@@ -154,7 +154,7 @@ def test_object_of_any_name_is_accepted(bucket):
         ("s3://missing/*/x.mp4", "cannot be listed: there is no such bucket"),
     ],
 )
-def test_no_sample_videoson_s3_are_an_error(bucket, uri, reason):
+def test_folder_or_pattern_without_videos_on_s3_is_an_error(bucket, uri, reason):
     with pytest.raises(UsageError, match=reason):
         expand([uri])
 
@@ -241,7 +241,7 @@ def test_fingerprint_on_s3_changes_with_the_object(bucket):
 
 def test_objects_in_memory_can_be_read_by_several_threads(sample_videos):
     fsspec.filesystem("memory").pipe({f"/box/{name}": data for name, data in sample_videos.items()})
-    assert listed("memory://box/") == ["fast.mp4", "video.mkv", "slow.mp4"]
+    assert listed("memory://box/") == ["fast.mp4", "slow.mp4", "video.mkv"]
     assert listed("memory://box/*.mp4") == ["fast.mp4", "slow.mp4"]
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(frames, ["memory://box/slow.mp4"] * 8)) == {40}
