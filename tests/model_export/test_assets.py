@@ -46,11 +46,10 @@ class TestCatalogue:
             "c3d_model.pkl",
         }
 
-    def test_each_asset_has_addresses_terms_and_a_fingerprint(self):
+    def test_each_asset_has_addresses_and_a_fingerprint(self):
         for asset in CATALOGUE:
             assert asset.about, asset.name
             assert asset.page.startswith(("http://", "https://")), asset.name
-            assert asset.licence == "non-commercial use, CC BY-NC 3.0", asset.name
             assert asset.fingerprint.has_digest or asset.fingerprint.magic, asset.name
             assert asset.fingerprint.wrong_start(b"<!DOCTYPE html>"), asset.name
             for url in asset.urls:
@@ -172,7 +171,7 @@ class TestFolder:
     def test_right_checksum_is_reported(self, tmp_path, monkeypatch):
         fingerprint = Fingerprint(md5=hashlib.md5(b"weights").hexdigest())
         asset = Asset("w.h5", "weights", "test weights", fingerprint)
-        monkeypatch.setattr(assets, "CATALOGUE", (asset,))
+        monkeypatch.setattr(assets, "KNOWN_WEIGHTS", (asset,))
         (tmp_path / "w.h5").write_bytes(b"weights")
         assert found_weights(tmp_path) == {asset: "checksum right"}
 
