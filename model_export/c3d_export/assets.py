@@ -350,7 +350,7 @@ def check_folder(
     return {asset: check(asset, path) for asset, path in paths.items() if path.is_file()}
 
 
-def found_weights(folder: Path) -> dict[Asset, str]:
+def usable_weights(folder: Path) -> dict[Asset, str]:
     """Return the usable weights in a folder, best first, each with the check's text.
 
     Raises:

@@ -1,7 +1,7 @@
-"""TensorFlow Serving's gRPC API on this machine, for trying without TensorFlow Serving.
+"""Local gRPC server with TensorFlow Serving's API, for trying without TensorFlow Serving.
 
-The official stubs' protocol, over the same kind of session. There is no batching across clients, no
-reload of new versions and no TLS.
+It uses the official protocol stubs, and runs the model in a session as TensorFlow Serving does. It
+does not batch requests of several clients, does not reload new versions, and has no TLS.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError("what should be a JSON object is not one")
+        raise ValueError("not a JSON object")
     return content
 
 

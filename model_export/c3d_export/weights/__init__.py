@@ -20,13 +20,6 @@ from c3d_export.weights.seeded import random_weights
 __all__ = ["Weights", "arrays_sha256", "random_weights", "read_weights"]
 
 
-@dataclass(frozen=True)
-class _Format:
-    name: str
-    recognises: Callable[[bytes, Path], bool]
-    read: Callable[[Path], Weights]
-
-
 def _has_entry(path: Path, suffix: str) -> bool:
     """Return whether a zip archive has an entry whose name ends with a suffix."""
     try:
@@ -34,6 +27,13 @@ def _has_entry(path: Path, suffix: str) -> bool:
             return any(name.endswith(suffix) for name in archive.namelist())
     except zipfile.BadZipFile:
         return False
+
+
+@dataclass(frozen=True)
+class _Format:
+    name: str
+    recognises: Callable[[bytes, Path], bool]
+    read: Callable[[Path], Weights]
 
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -54,7 +54,7 @@ _FORMATS = (
     _Format(
         "Lasagne pickle", lambda start, _: start.startswith((_PICKLE, b"(l", b"]")), lasagne.read
     ),
-    _Format("Caffe C3D-v1.0", lambda start, _: caffe.looks_like(start), caffe.read),
+    _Format("Caffe C3D-v1.0", lambda start, _: caffe.is_caffe(start), caffe.read),
 )
 
 
