@@ -27,6 +27,7 @@ def retry(
     attempts: int,
     is_transient: Callable[[Exception], bool],
     first_pause_s: float,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Answer:
     """Call a function, and retry it while it fails with a transient error.
 
@@ -36,6 +37,7 @@ def retry(
         is_transient: whether an error may be gone at the next attempt.
         first_pause_s: the pause before the first retry; each further one is twice as long, up to
             30 s.
+        sleep: the function that waits for a number of seconds.
 
     Raises:
         Exception: the last error, or the first that is not transient, unchanged.
@@ -47,5 +49,5 @@ def retry(
         except Exception as error:
             if not left or not is_transient(error):
                 raise
-        time.sleep(next(waits))
+        sleep(next(waits))
     raise ValueError(f"attempts is {attempts}; give 1 or more")
