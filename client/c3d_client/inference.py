@@ -28,7 +28,7 @@ class VideoInference:
         window: how its clips are cut.
         threads: decoder threads; 0 for as many as there are cores.
         size: the video's size in bytes, from its fingerprint; saves a web server one request.
-        cancel: set by another thread to cancel the inference at the next batch.
+        cancel: set by another thread to cancel the inference and its requests.
         on_clips: called with the number of clips of each answer.
         watch: a function that gets the iterator of decoded frames and returns one that yields the
             same frames; it can look at them.
@@ -92,7 +92,8 @@ class VideoInference:
             ServingError: the server failed.
             Cancelled: ``cancel`` was set.
         """
-        answers = serving.stream(signature, self._batches(serving.options.batch_size))
+        batches = self._batches(serving.options.batch_size)
+        answers = serving.stream(signature, batches, cancel=self._cancel)
         for answer in answers:
             if answer.version != version:
                 return answer.version

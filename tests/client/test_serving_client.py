@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from c3d_client.core.contract import CLASSIFY, CLIP_SHAPE, FC6_FEATURES, MODEL_CARD
 from c3d_client.core.errors import (
+    Cancelled,
     ContractMismatch,
     ModelNotFound,
     RequestRejected,
@@ -267,6 +268,43 @@ class TestStream:
         with pytest.raises(RuntimeError, match="damaged"):
             list(client.stream(FC6_FEATURES, batches()))
         assert cancelled.wait(WAIT_S)
+
+    def test_cancelling_ends_every_wait_and_releases_the_slots(self, connect, fake_serving):
+        """Waits for an answer (one batch), for a slot (two batches), and between retries."""
+        for batches, retried in ((1, False), (2, False), (1, True)):
+            case = f"{batches} batches, retried: {retried}"
+            arrived, cancelled, cancel = threading.Event(), threading.Event(), threading.Event()
+
+            def on_predict(_request, _rows, context, at=(retried, arrived, cancelled)):
+                retried, arrived, cancelled = at
+                arrived.set()
+                if retried:
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the server restarts")
+                context.add_callback(cancelled.set)
+                cancelled.wait(WAIT_S)
+
+            target = fake_serving(on_predict).target
+            client = connect(target, max_in_flight=1 if batches == 2 else 4, retries=10_000)
+            errors: list[Cancelled] = []
+
+            def read(client=client, batches=batches, cancel=cancel, errors=errors):
+                try:
+                    list(client.stream(FC6_FEATURES, map(clips_of, range(batches)), cancel=cancel))
+                except Cancelled as cancelled_error:
+                    errors.append(cancelled_error)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            assert arrived.wait(WAIT_S), case
+            cancel.set()
+            reader.join(WAIT_S / 2)
+            assert not reader.is_alive(), case
+            assert [type(error) for error in errors] == [Cancelled], case
+            assert retried or cancelled.wait(WAIT_S), case
+            deadline = time.monotonic() + WAIT_S
+            while client.concurrency.in_flight and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert client.concurrency.in_flight == 0, case
 
     def test_rejected_batch_is_retried_and_no_answer_is_lost(self, connect, fake_serving):
         rejected = threading.Event()

@@ -7,6 +7,7 @@ The only module that imports gRPC. :class:`Channel` is the connection and :class
 from __future__ import annotations
 
 import functools
+import math
 import os
 import random
 import threading
@@ -17,6 +18,7 @@ import grpc
 from google.protobuf.message import Message
 
 from c3d_client.core.errors import (
+    Cancelled,
     ContractMismatch,
     ModelNotFound,
     RequestRejected,
@@ -26,7 +28,7 @@ from c3d_client.core.errors import (
     ServingUnavailable,
     UsageError,
 )
-from c3d_client.serving.concurrency import ConcurrencyLimit, Feedback
+from c3d_client.serving.concurrency import CANCEL_POLL_S, ConcurrencyLimit, Feedback
 from c3d_client.serving.options import ServingOptions, read_tls_files
 
 _CHANNEL_OPTIONS = [
@@ -95,6 +97,7 @@ class Channel:
         response_type: type[_Response],
         *,
         concurrency: ConcurrencyLimit | None = None,
+        cancel: threading.Event | None = None,
     ) -> Call[_Response]:
         """Send a message to a method and return the call without waiting for the answer.
 
@@ -103,8 +106,10 @@ class Channel:
             request: the message's bytes; every attempt sends these.
             response_type: the message class of the answer.
             concurrency: each attempt waits for a slot of this limit.
+            cancel: set by another thread to end every wait of the call.
 
         Raises:
+            Cancelled: ``cancel`` was set before a slot was free.
             ServingError: the connection is closed.
             UsageError: another process made the connection.
         """
@@ -117,7 +122,7 @@ class Channel:
         method: Any = self._channel.unary_unary(
             path, request_serializer=None, response_deserializer=response_type.FromString
         )
-        return Call(self, method, request, concurrency)
+        return Call(self, method, request, concurrency, cancel)
 
     def close(self) -> None:
         """Close the connection; requests in flight end at once with a ServingError."""
@@ -141,16 +146,18 @@ class Call(Generic[_Response]):
         method: Any,
         request: bytes,
         concurrency: ConcurrencyLimit | None,
+        cancel: threading.Event | None,
     ) -> None:
         self._channel = channel
         self._method = method
         self._request = request
         self._concurrency = concurrency
+        self._cancel = cancel
         self._attempts = 0
         self._done = threading.Event()
         self._failure: ServingError | None = None
         self._retry_at: float | None = None
-        self._send(concurrency.acquire() if concurrency else 0)
+        self._send(concurrency.acquire(cancel) if concurrency else 0)
 
     def _send(self, ticket: int) -> None:
         options = self._channel.options
@@ -218,18 +225,33 @@ class Call(Generic[_Response]):
         Raises:
             ServingError: the last attempt failed, or an attempt failed with an error that is not
                 retried, or the connection was closed meanwhile.
+            Cancelled: the event ``cancel`` was set.
         """
         while True:
-            self._done.wait()
+            self._wait(self._done)
             if self._failure is None:
                 response: _Response = self._future.result()
                 return response
             if self._retry_at is None:
                 raise self._failure from self._future
-            pause_s = self._retry_at - time.perf_counter()
-            if self._channel.closing.wait(max(pause_s, 0)):
+            if self._wait(self._channel.closing, until=self._retry_at):
                 raise closed(self._channel.options.target) from self._future
-            self._send(self._concurrency.acquire() if self._concurrency else 0)
+            self._send(self._concurrency.acquire(self._cancel) if self._concurrency else 0)
+
+    def _wait(self, event: threading.Event, *, until: float = math.inf) -> bool:
+        """Wait for an event up to a time of `time.perf_counter`; return whether it is set.
+
+        Raises:
+            Cancelled: ``cancel`` was set first.
+        """
+        poll_s = math.inf if self._cancel is None else CANCEL_POLL_S
+        while (left_s := until - time.perf_counter()) > 0:
+            timeout_s = min(left_s, poll_s)
+            if event.wait(None if timeout_s == math.inf else timeout_s):
+                return True
+            if self._cancel is not None and self._cancel.is_set():
+                raise Cancelled(f"{self._channel.options.target}: the request was cancelled")
+        return event.is_set()
 
     @property
     def latency_s(self) -> float:

@@ -6,6 +6,7 @@ TensorFlow is not needed.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -194,7 +195,13 @@ class ServingClient:
         """
         return self._answer(signature, *self._submit(signature, rows))
 
-    def stream(self, signature: Signature, batches: Iterable[npt.NDArray[Any]]) -> Iterator[Answer]:
+    def stream(
+        self,
+        signature: Signature,
+        batches: Iterable[npt.NDArray[Any]],
+        *,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Answer]:
         """Send many batches, several at a time, and yield the answers in the order of the batches.
 
         While the concurrency limit is reached, one more batch is read from ``batches`` and no
@@ -204,9 +211,11 @@ class ServingClient:
         Args:
             signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
             batches: inputs as for :meth:`predict`.
+            cancel: set by another thread to cancel all requests.
 
         Raises:
             ServingError: a request failed after all retries; the requests after it are cancelled.
+            Cancelled: ``cancel`` was set while a request waited.
         """
         pending: deque[_Pending] = deque()
         try:
@@ -215,7 +224,7 @@ class ServingClient:
                     len(pending) == self.options.max_in_flight or pending[0][1].is_done
                 ):
                     yield self._first(signature, pending)
-                pending.append(self._submit(signature, rows))
+                pending.append(self._submit(signature, rows, cancel))
             while pending:
                 yield self._first(signature, pending)
         finally:
@@ -230,7 +239,12 @@ class ServingClient:
         pending.popleft()
         return answer
 
-    def _submit(self, signature: Signature, rows: npt.NDArray[Any]) -> _Pending:
+    def _submit(
+        self,
+        signature: Signature,
+        rows: npt.NDArray[Any],
+        cancel: threading.Event | None = None,
+    ) -> _Pending:
         # Checked here, because in the server a wrong shape fails all requests of the merged batch,
         # and a request without rows waits until its timeout.
         if rows.shape[1:] != signature.input.shape or not len(rows):
@@ -240,7 +254,11 @@ class ServingClient:
             )
         request = predict_request(self._spec(signature.name), signature.input.name, rows)
         call = self._channel.send(
-            _PREDICT, request, wire.PredictResponse, concurrency=self.concurrency
+            _PREDICT,
+            request,
+            wire.PredictResponse,
+            concurrency=self.concurrency,
+            cancel=cancel,
         )
         return len(rows), call
 

@@ -25,6 +25,10 @@ from __future__ import annotations
 import enum
 import threading
 
+from c3d_client.core.errors import Cancelled
+
+# How often a wait looks whether it was cancelled.
+CANCEL_POLL_S = 0.2
 _START = 4
 _DECREASE = 0.7
 _CAREFUL_STEP = 1 / 8
@@ -74,10 +78,21 @@ class ConcurrencyLimit:
         """How many requests the server has rejected so far."""
         return self._rejected
 
-    def acquire(self) -> int:
-        """Wait for a free slot, acquire it and return its ticket."""
+    def acquire(self, cancel: threading.Event | None = None) -> int:
+        """Wait for a free slot, acquire it and return its ticket.
+
+        Args:
+            cancel: set by another thread to end the wait.
+
+        Raises:
+            Cancelled: ``cancel`` was set before a slot was free.
+        """
         with self._changed:
-            self._changed.wait_for(self._has_free_slot)
+            while not self._changed.wait_for(
+                self._has_free_slot, CANCEL_POLL_S if cancel else None
+            ):
+                if cancel is not None and cancel.is_set():
+                    raise Cancelled("the request was cancelled before it was sent")
             return self._next_ticket()
 
     def try_acquire(self) -> int | None:
