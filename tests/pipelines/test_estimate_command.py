@@ -38,7 +38,7 @@ def error(*arguments):
 class TestOutput:
     def test_has_the_figures_and_the_bottleneck(self):
         text = output(*WORK, *SPEEDS, "--gpu-hour", "2", "--cpu-hour", "0.05")
-        assert "1,000, 33 hours of video" in text
+        assert "1,000, 33.3 hours of video" in text
         for part in (
             "shards",
             "pods",
@@ -113,8 +113,11 @@ class TestOutput:
 
     def test_on_one_machine_starts_are_short(self):
         result = json.loads(output(*WORK, *SPEEDS, "--one-machine", "--json"))
-        assert result["starts_h"] * 3600 == pytest.approx(15.5 + 3 * 11)
-        assert "on the same machine" in output(*WORK, *SPEEDS, "--one-machine")
+        assert result["starts_h"] * 3600 == pytest.approx(1.5 * (1 + 11))
+        assert result["pods"] == 1 + 11
+        text = output(*WORK, *SPEEDS, "--one-machine")
+        assert "on the same machine" in text
+        assert "starting processes" in text
 
     def test_pods_start_as_fast_as_measured_by_default(self):
         result = json.loads(output(*WORK, *SPEEDS, "--pods", "11", "--json"))
