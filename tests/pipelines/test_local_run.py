@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from c3d_client.core.errors import UsageError
+from c3d_client.parallel import core_count, share_cores
 from c3d_pipelines import dataset, run_local
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.local_runner import step_command
@@ -241,6 +242,16 @@ def test_unknown_parameter_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_decoder_threads_of_a_shard_are_at_most_its_cores():
+    for arguments, shares in (
+        ((None, {"cores": 3}), (3, 1)),
+        ((None, {"videos": 1, "cores": 4}), (1, 4)),
+        ((2, {"videos": 9, "cores": 5}), (2, 2)),
+    ):
+        workers, options = arguments
+        assert share_cores(workers, **options) == shares, arguments
+
+
 @pytest.mark.faults
 def test_server_that_goes_away_fails_the_run_at_once_and_nothing_is_lost(tmp_path):
     videos = make_videos(tmp_path / "videos", 1)
@@ -272,19 +283,22 @@ def test_server_that_goes_away_fails_the_run_at_once_and_nothing_is_lost(tmp_pat
 def test_killed_shard_process_fails_its_shard_and_the_others_continue(
     slow_server, tmp_path, temporary
 ):
-    videos = make_videos(tmp_path / "videos", 3)
-    killed = []
+    videos = make_videos(tmp_path / "videos", 3, frames=100)
+    killed, cores = [], []
 
     def kill(state):
         if state.clips and not killed:
             (folder,) = temporary.iterdir()
             killed.extend(processes_of(f"{_SHARD}\0{folder}\0" + "0\0"))
             for process in killed:
+                arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+                cores.append(int(arguments[-2]))
                 os.kill(process, signal.SIGKILL)
 
     arguments = {**slow_arguments(videos, tmp_path / "out", slow_server), "shard_mb": 0.001}
     result = run_local(arguments, show=kill)
     assert len(killed) == 1
+    assert cores == [max(1, core_count() // 2)]  # two shards share the cores
     message = "shard 0: its process was killed (SIGKILL); there may be too little memory"
     assert result.error == f"extract: {message}"
     assert result.exit_code == 2

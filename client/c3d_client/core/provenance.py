@@ -282,8 +282,3 @@ def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
                 f"differently and cannot be mixed: {'; '.join(map(str, differing))}; "
                 "extract them again the same way"
             )
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two records as text; empty where they are comparable."""
-    return [str(difference) for difference in Provenance(one).differences(Provenance(other))]

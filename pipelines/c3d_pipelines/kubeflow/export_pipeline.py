@@ -98,7 +98,7 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             mean: default, numbers B,G,R, a published name or a path.
             labels: default, a published name or a path.
             precision: float32, bfloat16 or float16.
-            width: filters of conv1, for demo and random:SEED alone; C3D has 64.
+            width: filters of conv1, for random:SEED alone; C3D has 64.
             store: the folder of the model in the model store.
         """
         fetched = fetch(weights=weights, mean=mean, labels=labels)
