@@ -1,4 +1,4 @@
-"""Compile the pipelines to YAML for Kubeflow; the same settings always give the same bytes."""
+"""Compile the pipelines to YAML for Kubeflow; the same settings always result in the same bytes."""
 
 from __future__ import annotations
 
