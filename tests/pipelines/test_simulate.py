@@ -1,6 +1,5 @@
 """The simulation of a run: exact in small cases, and as the formulas of earlier releases."""
 
-import itertools
 import math
 
 import numpy as np
@@ -143,20 +142,6 @@ class TestQueue:
         changing = {"pods": 8, "pod_start_s": 10, "preemptions_per_h": 1}
         first, same, other = (figures(queue(shards, **changing, seed=seed)) for seed in (4, 4, 5))
         assert first == same != other
-
-    def test_more_of_anything_is_never_slower(self):
-        rng = np.random.default_rng(2)
-        pod_s, server_s = rng.uniform(100, 1000, 60), rng.uniform(10, 300, 60)
-        for resource, amounts in (("pods", range(1, 61)), ("replicas", range(1, 20))):
-            for other in (1, 4, 16):
-                fixed = {"replicas" if resource == "pods" else "pods": other, "pod_start_s": 10}
-                times = [
-                    queue(pod_s, server_s, **{resource: amount}, **fixed).wall_s
-                    for amount in amounts
-                ]
-                for fewer, more in itertools.pairwise(times):
-                    assert more <= fewer * 1.01, (resource, fixed, times)
-                assert times[-1] < times[0], (resource, fixed)
 
     def test_run_is_never_shorter_than_its_bounds(self):
         rng = np.random.default_rng(3)
@@ -367,22 +352,6 @@ class TestVideosOfAShard:
             estimate(Job(known(shards), rates, cluster, failure_rate=rate)) for rate in (0.6, 0.0)
         )
         assert failing.wall_h.likely == pytest.approx(sound.wall_h.likely * 0.7, rel=0.03)
-
-    def test_waiting_for_an_answer_counts_for_each_video(self):
-        shards = [[4.0] * 500] * 40
-        times = [
-            estimate(
-                Job(
-                    known(shards),
-                    Rates(350, 1e9, video_s=video_s),
-                    Cluster(pod_start_s=0),
-                    failure_rate=0,
-                )
-            ).wall_h.likely
-            * 3600
-            for video_s in (0.0, 0.3)
-        ]
-        assert times[1] - times[0] == pytest.approx(0.3 * 20_000 / 32, rel=0.01)
 
     def test_sample_of_videos_takes_as_long_as_all(self):
         shards = 50

@@ -396,6 +396,8 @@ def _unknown(name: str, known: Mapping[str, Any]) -> str:
 
 def _converted(value: Any, type_: str) -> Any:
     """Return a value in a parameter's type; the message of ValueError names the type."""
+    if type_ not in _TYPES:
+        return value  # of no pipeline of this package; the backend checks it
     expected, types = _TYPES[type_]
     if isinstance(value, str) and type_ != "STRING":
         try:
