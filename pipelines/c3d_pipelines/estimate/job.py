@@ -22,8 +22,9 @@ from c3d_pipelines.estimate.video_stats import (
     typical_workload,
 )
 
-# Seconds until a process of `c3d-pipelines run` works: Python, its imports, and the connection.
-_PROCESS_START_S = 1.5
+# Seconds until a process of `c3d-pipelines run` works: Python, its imports, and the connection. On
+# two cores that other work shared, a run of 1 short video took 1.2 s and one of 9 shards 7 s.
+_PROCESS_START_S = 1.0
 _Fields = TypeVar("_Fields", Cluster, ShardLimits, VideoStats)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 from kfp import dsl
 
 from c3d_pipelines.kubeflow.cluster import WORKER_IMAGE, ClusterSettings
+from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION
 from c3d_pipelines.kubeflow.pods import Size, configure_pod, pipeline_config, set_retries
 from c3d_pipelines.parameters import PARAMETERS, JobParameters
 
-EXTRACTION, CLASSIFICATION = "c3d-bulk-extraction", "c3d-bulk-classification"
 # The parameters that only the first step needs.
 _OF_THE_PLAN = PARAMETERS.keys() - {"out", "model_digest", "max_failed"}
 _DESCRIPTIONS = {
