@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from c3d_client import ClipWindow
 from c3d_client.core.errors import UsageError
 
+from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest
 from c3d_pipelines.inputs.plan import DO, cut_into_shards, read_plan, shard_ends
-
-if TYPE_CHECKING:
-    from c3d_pipelines.inputs.manifest import ManifestRow
 
 Numbers = npt.NDArray[np.float64]
 
@@ -304,11 +304,6 @@ def read_shards(path: str, *, limits: ShardLimits | None = None) -> list[list[Ma
     Raises:
         ManifestError: the file cannot be read, or is neither.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from c3d_pipelines.inputs.manifest import read_manifest
-
     try:
         is_plan = "decision" in pq.read_schema(path).names
     except (OSError, pa.ArrowException):
