@@ -287,7 +287,7 @@ class SimulatedRun:
         slots = len(self.shard)
         for slot in range(slots):
             self._next_shard(slot)
-        while active := int((self.shard >= 0).sum()):
+        while active := np.count_nonzero(self.shard >= 0):
             speeds, busy = self._shared_speeds()
             ends_s = np.full(slots, np.inf)
             np.divide(self.left, speeds, out=ends_s, where=self.working)
@@ -296,7 +296,7 @@ class SimulatedRun:
             slot = int(next_s.argmin())
             passed = max(0.0, float(next_s[slot]) - self.now)
             self.now += passed
-            self.held_s += passed * int(self.exists.sum())
+            self.held_s += passed * np.count_nonzero(self.exists)
             self.busy_s += passed * busy
             if not self.queued:
                 self.tail_s += passed * (1 - max(active / slots, busy))
