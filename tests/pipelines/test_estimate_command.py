@@ -38,7 +38,7 @@ def error(*arguments):
 class TestOutput:
     def test_has_the_figures_and_the_bottleneck(self):
         text = output(*WORK, *SPEEDS, "--gpu-hour", "2", "--cpu-hour", "0.05")
-        assert "1,000, 33 hours of video" in text
+        assert "1,000, 33.3 hours of video" in text
         for part in (
             "shards",
             "pods",
@@ -113,8 +113,11 @@ class TestOutput:
 
     def test_on_one_machine_starts_are_short(self):
         result = json.loads(output(*WORK, *SPEEDS, "--one-machine", "--json"))
-        assert result["starts_h"] * 3600 == pytest.approx(15.5 + 3 * 11)
-        assert "on the same machine" in output(*WORK, *SPEEDS, "--one-machine")
+        assert result["starts_h"] * 3600 == pytest.approx(1 + 11)
+        assert result["pods"] == 1 + 11
+        text = output(*WORK, *SPEEDS, "--one-machine")
+        assert "on the same machine" in text
+        assert "starting processes" in text
 
     def test_pods_start_as_fast_as_measured_by_default(self):
         result = json.loads(output(*WORK, *SPEEDS, "--pods", "11", "--json"))
@@ -198,7 +201,12 @@ class TestInput:
             ((*WORK, *SPEEDS, "--pods", "9" * 400), "pods is too large for an estimate"),
             ((*WORK, *SPEEDS, "--failure-rate", "2"), "failure_rate is 2"),
             ((*WORK, *SPEEDS, "--preemption-rate", "-1"), "preemptions_per_h is -1"),
+            ((*WORK, *SPEEDS, "--gpus-per-replica", "-1"), "gpus_per_replica is -1"),
+            ((*WORK, *SPEEDS, "--pod-start-s", "inf"), "pod_start_s is inf"),
+            ((*WORK, *SPEEDS, "--network-gbit", "0"), "network_gbit is 0"),
+            ((*WORK, *SPEEDS, "--storage-mb-per-s", "nan"), "storage_mb_per_s is nan"),
             ((*WORK, *SPEEDS, "--gpu-hour", "-1"), "gpu_hour is -1"),
+            ((*WORK, *SPEEDS, "--cpu-hour", "nan"), "cpu_hour is nan; give 0 or more"),
             ((*WORK, *SPEEDS, "--one-machine", "--pods", "3"), "one machine has 1 of each"),
             ((*WORK, "--bench", "plan.csv"), "is not what `c3d bench --json` prints"),
             ((*WORK, "--bench", "absent.json"), "does not exist"),

@@ -24,11 +24,10 @@ def spec(path) -> dict:
     return Package(path).to_body()
 
 
-def request(kfp, method: str, path: str, body: object = None, token: str | None = None):
+def request(kfp, method: str, path: str, body: object = None):
     """Send a request; return the status and the answer."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
-    headers |= {"Authorization": f"Bearer {token}"} if token else {}
     sent = urllib.request.Request(f"{kfp.url}{ROOT}/{path}", data, headers, method=method)
     try:
         with urllib.request.urlopen(sent, timeout=10) as answer:
@@ -59,13 +58,6 @@ def schedule(run) -> dict:
     return {**run, "mode": "ENABLE", "max_concurrency": "1", "trigger": trigger}
 
 
-def test_run_is_accepted_and_goes_through_its_states(kfp, run):
-    status, created = request(kfp, "POST", "runs", run)
-    assert (status, created["state"]) == (200, "PENDING")
-    states = [request(kfp, "GET", f"runs/{created['run_id']}")[1]["state"] for _ in range(3)]
-    assert states == ["RUNNING", "SUCCEEDED", "SUCCEEDED"]
-
-
 def _parameters(**values):
     return lambda body: body["runtime_config"].update(parameters=values)
 
@@ -74,29 +66,9 @@ def _in_spec(change):
     return lambda body: change(body["pipeline_spec"]["pipeline_spec"])
 
 
-def _misspelt_platform(body) -> None:
-    executors = body["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
-    next(iter(executors["deploymentSpec"]["executors"].values()))["nodeSelectr"] = {}
-
-
-def _stray_platform(body) -> None:
-    executors = body["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
-    executors["deploymentSpec"]["executors"]["exec-nobody"] = {}
-
-
-def _misspelt_executor(spec) -> None:
-    next(iter(spec["deploymentSpec"]["executors"].values()))["contaner"] = {}
-
-
-def _missing_component(spec) -> None:
-    del spec["components"][next(iter(spec["components"]))]
-
-
 UNUSABLE_RUNS = {
     "no name": (lambda b: b.pop("display_name"), "run name is empty"),
     "unknown field": (lambda b: b.update(displayname="x"), "unknown field 'displayname'"),
-    "unknown field below": (lambda b: b["runtime_config"].update(params={}), "field 'params'"),
-    "wrong type": (lambda b: b.update(display_name=3), "3 is no str"),
     "server's field": (lambda b: b.update(run_id="x"), "run_id must not be set"),
     "no experiment": (lambda b: b.update(experiment_id="x"), "Experiment x not found"),
     "account": (lambda b: b.update(service_account="Default User"), "ServiceAccount"),
@@ -107,10 +79,6 @@ UNUSABLE_RUNS = {
     "version": (_in_spec(lambda s: s.update(schemaVersion="2.0.0")), "schema version 2.1.0"),
     "pipeline's name": (_in_spec(lambda s: s["pipelineInfo"].update(name="C3D x")), "name"),
     "no root": (_in_spec(lambda s: s.pop("root")), "root component is empty"),
-    "missing component": (_in_spec(_missing_component), "is not there"),
-    "misspelt executor": (_in_spec(_misspelt_executor), "invalid v2 pipeline spec"),
-    "misspelt platform": (_misspelt_platform, "invalid v2 pipeline spec"),
-    "stray platform": (_stray_platform, "exec-nobody"),
     "unknown parameter": (_parameters(vidoes="x"), "not required by pipeline: vidoes"),
     "text for number": (_parameters(stride="8"), "requires type NUMBER_INTEGER"),
     "number for text": (_parameters(server=1), "requires type STRING"),
@@ -153,9 +121,8 @@ UNUSABLE_SCHEDULES = {
     ),
     "concurrency": (lambda b: b.update(max_concurrency="11"), "out of range"),
     "no concurrency": (lambda b: b.pop("max_concurrency"), "out of range"),
-    "mode": (lambda b: b.update(mode="ON"), "'ON' is none of"),
+    "mode": (lambda b: b.update(mode="ON"), "mode is 'ON'"),
     "no mode": (lambda b: b.pop("mode"), "mode is None"),
-    "catch-up": (lambda b: b.update(no_catchup="yes"), "'yes' is no bool"),
     "parameters": (_parameters(vidoes="x"), "not required by pipeline"),
 }
 
@@ -170,65 +137,14 @@ def test_unusable_schedule_is_refused(kfp, schedule):
         assert kfp.schedules == {}, case
 
 
-def test_schedule_is_created_paused_and_deleted(kfp, schedule):
-    status, created = request(kfp, "POST", "recurringruns", schedule)
-    assert (status, created["status"]) == (200, "ENABLED")
-    path = f"recurringruns/{created['recurring_run_id']}"
-    assert request(kfp, "POST", f"{path}:disable")[0] == 200
-    query = f"recurringruns?experiment_id={schedule['experiment_id']}"
-    assert request(kfp, "GET", query)[1]["recurringRuns"][0]["status"] == "DISABLED"
-    assert request(kfp, "DELETE", path)[0] == 200
-    assert request(kfp, "DELETE", path)[0] == 404
-    assert request(kfp, "GET", query)[1] == {"total_size": 0}
-
-
-def test_backend_with_several_users_has_namespaces_and_tokens(kfp, run):
-    kfp.multi_user = True
-    kfp.tokens = {"alice": {"team-a"}, "bob": {"team-b"}}
-    body = {"display_name": "x"}
-    assert request(kfp, "POST", "experiments", body)[0] == 401
-    assert request(kfp, "POST", "experiments", body, "eve")[0] == 401
-    assert request(kfp, "POST", "experiments", body, "alice")[0] == 403
-    body["namespace"] = "team-a"
-    status, experiment = request(kfp, "POST", "experiments", body, "alice")
-    assert status == 200
-    assert request(kfp, "POST", "experiments", body, "alice")[0] == 409
-    assert request(kfp, "POST", "experiments", body, "bob")[0] == 403
-    run["experiment_id"] = experiment["experiment_id"]
-    assert request(kfp, "POST", "runs", run, "bob")[0] == 403
-    assert request(kfp, "POST", "runs", run, "alice")[0] == 200
-    assert request(kfp, "GET", "experiments?namespace=team-b", token="bob")[1]["total_size"] == 0
-
-
-def test_lists_have_pages_and_filters(kfp):
-    kfp.page_size = 2
-    for n in range(5):
-        request(kfp, "POST", "experiments", {"display_name": f"e{n}"})
-    names, token = [], ""
-    while token is not None:
-        _, page = request(kfp, "GET", f"experiments?page_token={token}")
-        names += [experiment["display_name"] for experiment in page["experiments"]]
-        token = page.get("next_page_token")
-    assert names == [f"e{n}" for n in range(5)]
-    assert request(kfp, "GET", "experiments?filter=%7B%7D")[0] == 400
-    assert request(kfp, "GET", "experiments?nme=x")[0] == 400
-
-
-def test_missing_resource_is_not_found(kfp):
-    assert request(kfp, "GET", "runs/none")[0] == 404
-    assert request(kfp, "GET", "nothing")[0] == 404
-    assert request(kfp, "GET", "healthz")[1]["tag_name"] == "2.17.0"
-
-
 def test_kfps_own_client_works_with_it(kfp, path, monkeypatch, tmp_path, capsys):
-    """Upload, run, wait and schedule: the fake is not made for this package's client alone."""
+    """Run, wait and schedule: the fake is not made for this package's client alone."""
     import kfp as sdk
 
     monkeypatch.setattr(sdk.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         client = sdk.Client(host=kfp.url)
-    assert client.upload_pipeline(path, pipeline_name="bulk").display_name == "bulk"
     sent = client.create_run_from_pipeline_package(
         path, {"videos": "s3://a/b"}, experiment_name="kfp", enable_caching=False
     )

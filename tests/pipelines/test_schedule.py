@@ -59,14 +59,6 @@ def test_existing_schedule_is_kept_unless_it_is_replaced(kfp, backend, bulk):
     assert list(kfp.schedules) == [second.schedule_id]
 
 
-def test_five_fields_and_unusable_parameters_are_refused_before_any_request(kfp, backend, bulk):
-    with pytest.raises(UsageError, match="the seconds first: '0 0 2 "):
-        schedule(backend, bulk, PARAMETERS, cron="0 2 * * *")
-    with pytest.raises(RunError, match="did you mean videos"):
-        schedule(backend, bulk, {"vidoes": "x"}, cron=NIGHTLY)
-    assert kfp.requests == []
-
-
 def test_schedules_of_all_pages_are_listed(kfp, backend, bulk):
     assert schedules(backend, experiment="c3d") == []
     assert kfp.experiments == {}

@@ -1,19 +1,11 @@
 """The simulation of a run: exact in small cases, and as the formulas of earlier releases."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 from c3d_pipelines.estimate.rates import Cluster, Rates
-from c3d_pipelines.estimate.simulate import (
-    PODS_PER_RUN,
-    STARTS_PER_RUN,
-    Job,
-    estimate,
-    simulate,
-    simulate_queue,
-)
+from c3d_pipelines.estimate.simulate import Job, SimulatedRun, estimate, simulate
 from c3d_pipelines.estimate.video_stats import ShardLimits, known_workload, typical_workload
 from c3d_pipelines.inputs.manifest import ManifestRow
 
@@ -26,9 +18,12 @@ def queue(pod_s, server_s=None, *, seed=0, **cluster):
     """Simulate shards that take these seconds, with pods that start at once by default."""
     cluster = Cluster(**{"pod_start_s": 0, **cluster})
     server_s = np.zeros(len(pod_s)) if server_s is None else np.array(server_s, float)
-    return simulate_queue(
-        np.array(pod_s, float), server_s, cluster, rng=np.random.default_rng(seed)
-    )
+    rng = np.random.default_rng(seed)
+    return SimulatedRun(np.array(pod_s, float), server_s, cluster, rng=rng)
+
+
+def figures(run):
+    return run.wall_s, run.held_s, run.busy_s, run.tail_s, run.preempted, run.lost
 
 
 def log_normal(videos, *, seed=1):
@@ -62,8 +57,7 @@ def known(shards):
 class TestQueue:
     def test_one_shard_takes_its_own_time(self):
         run = queue([40.0], pods=1)
-        assert (run.wall_s, run.held_s, run.tail_s) == pytest.approx((40, 40, 0))
-        assert (run.busy_s, run.preempted, run.lost) == (0, 0, 0)
+        assert figures(run) == pytest.approx((40, 40, 0, 0, 0, 0))
 
     def test_shards_start_in_order_as_pods_are_free(self):
         # Pod 1: 10 s and 30 s. Pod 2: 25 s, then 5 s.
@@ -78,7 +72,7 @@ class TestQueue:
         assert run.tail_s == pytest.approx(0)
 
     def test_more_pods_than_shards_are_not_used(self):
-        assert queue([5, 6], pods=2) == queue([5, 6], pods=1000)
+        assert figures(queue([5, 6], pods=2)) == figures(queue([5, 6], pods=1000))
 
     def test_server_alone_limits_the_run(self):
         run = queue([1, 1, 1], [30, 30, 60], pods=3, replicas=2)
@@ -106,12 +100,17 @@ class TestQueue:
     def test_pods_take_between_half_and_one_and_a_half_starts(self):
         runs = [queue([100.0], pods=1, pod_start_s=10, seed=seed) for seed in range(200)]
         starts_s = [run.wall_s - 100 for run in runs]
-        assert all(
-            (STARTS_PER_RUN + 3) * 5 < start_s < (STARTS_PER_RUN + 3) * 15 for start_s in starts_s
-        )
+        assert all(18.5 * 5 < start_s < 18.5 * 15 for start_s in starts_s)
         assert np.mean(starts_s) == pytest.approx(155 + 30, rel=0.02)
         # Only the shard's own pod holds cores.
         assert np.mean([run.held_s for run in runs]) == pytest.approx(110, rel=0.01)
+
+    def test_on_one_machine_a_run_starts_itself_and_a_process_per_shard(self):
+        one = {"pods": 1, "one_machine": True, "pod_start_s": 2}
+        runs = [queue([100.0] * 3, **one, seed=seed) for seed in range(200)]
+        starts_s = [run.wall_s - 300 for run in runs]
+        assert all(4 < start_s < 12 for start_s in starts_s)
+        assert np.mean(starts_s) == pytest.approx(2 + 3 * 2, rel=0.02)
 
     def test_measured_run_on_a_backend(self):
         # Kubeflow Pipelines 2.17 on two cores: 20 small shards, 4 at a time, took 317 s.
@@ -141,22 +140,8 @@ class TestQueue:
     def test_same_seed_is_the_same_run(self):
         shards = np.random.default_rng(1).uniform(100, 1000, 50)
         changing = {"pods": 8, "pod_start_s": 10, "preemptions_per_h": 1}
-        assert queue(shards, **changing, seed=4) == queue(shards, **changing, seed=4)
-        assert queue(shards, **changing, seed=4) != queue(shards, **changing, seed=5)
-
-    def test_more_of_anything_is_never_slower(self):
-        rng = np.random.default_rng(2)
-        pod_s, server_s = rng.uniform(100, 1000, 60), rng.uniform(10, 300, 60)
-        for resource, amounts in (("pods", range(1, 61)), ("replicas", range(1, 20))):
-            for other in (1, 4, 16):
-                fixed = {"replicas" if resource == "pods" else "pods": other, "pod_start_s": 10}
-                times = [
-                    queue(pod_s, server_s, **{resource: amount}, **fixed).wall_s
-                    for amount in amounts
-                ]
-                for fewer, more in itertools.pairwise(times):
-                    assert more <= fewer * 1.01, (resource, fixed, times)
-                assert times[-1] < times[0], (resource, fixed)
+        first, same, other = (figures(queue(shards, **changing, seed=seed)) for seed in (4, 4, 5))
+        assert first == same != other
 
     def test_run_is_never_shorter_than_its_bounds(self):
         rng = np.random.default_rng(3)
@@ -174,7 +159,7 @@ class TestOneShard:
     """With one pod the time is computed by hand."""
 
     def seconds(self, lengths, *, cores=1, rates=None, **cluster):
-        rates = rates or Rates(100, 1e9, video_s=1, core_share=0.9)
+        rates = rates or Rates(100, 1e9, video_s=1)
         job = Job(
             known([lengths]),
             rates,
@@ -285,29 +270,27 @@ class TestSeeds:
         assert inside >= 16
 
 
-# Wall time and CPU-hours of the formulas that release bca6d84 had in place of the simulation, and
-# the median wall time of three runs of the event simulation in its tests. Its wall time had 13
-# starts of a pod around the shards.
+# The estimate of release bca6d84 for a million videos: the median wall time of three runs of the
+# event simulation in its tests, with 13 starts of a pod around the shards, and the CPU-hours of its
+# formulas, which were within 5 % of that simulation, and within 20 % with preemption.
 A_MILLION = [
-    ("decode", 200, {"pods": 50, "replicas": 40}, 13.53, 2668, 13.62),
-    ("decode", 2000, {"pods": 64, "cores": 8, "replicas": 90}, 6.48, 2952, 6.64),
-    ("server", 200, {"pods": 50, "replicas": 3}, 114.89, 22936, 114.69),
-    ("server", 2000, {"pods": 100, "replicas": 10}, 34.64, 13643, 34.57),
-    ("decode", 200, {"pods": 50, "replicas": 26}, 13.53, 2668, 13.62),
-    ("decode", 13, {"pods": 10, "replicas": 10}, 102.47, 2661, 102.32),
-    ("server", 13, {"pods": 10, "replicas": 2}, 183.68, 5909, 183.38),
-    ("wire", 200, {"pods": 20, "replicas": 40, "network_gbit": 0.5}, 50.10, 3985, 50.09),
-    ("wire", 200, {"pods": 50, "replicas": 5, "network_gbit": 1}, 99.63, 19885, 99.46),
-    ("storage", 200, {"pods": 10, "replicas": 40, "storage_mb_per_s": 0.5}, 563.17, 22507, 562.63),
-    ("decode", 200, {"pods": 48, "replicas": 40, "pod_start_s": 300}, 18.96, 2728, 18.85),
-]
-A_MILLION_PREEMPTED = [
-    (200, {"pods": 50, "replicas": 40, "preemptions_per_h": 0.005}, 15.86, 2690, 15.71),
-    (200, {"pods": 50, "replicas": 40, "preemptions_per_h": 0.05}, 16.77, 2893, 19.57),
-    (200, {"pods": 44, "replicas": 40, "preemptions_per_h": 0.02}, 18.57, 2758, 16.91),
-    (200, {"pods": 50, "replicas": 3, "preemptions_per_h": 0.005}, 126.42, 24602, 122.94),
-    (2000, {"pods": 100, "replicas": 60, "preemptions_per_h": 0.3}, 7.93, 2903, 8.14),
-    (13, {"pods": 20, "replicas": 40, "preemptions_per_h": 0.005}, 89.12, 2997, 88.74),
+    ("decode", 200, {"pods": 50, "replicas": 40}, 13.62, 2668),
+    ("decode", 2000, {"pods": 64, "cores": 8, "replicas": 90}, 6.64, 2952),
+    ("server", 200, {"pods": 50, "replicas": 3}, 114.69, 22936),
+    ("server", 2000, {"pods": 100, "replicas": 10}, 34.57, 13643),
+    ("decode", 200, {"pods": 50, "replicas": 26}, 13.62, 2668),
+    ("decode", 13, {"pods": 10, "replicas": 10}, 102.32, 2661),
+    ("server", 13, {"pods": 10, "replicas": 2}, 183.38, 5909),
+    ("wire", 200, {"pods": 20, "replicas": 40, "network_gbit": 0.5}, 50.09, 3985),
+    ("wire", 200, {"pods": 50, "replicas": 5, "network_gbit": 1}, 99.46, 19885),
+    ("storage", 200, {"pods": 10, "replicas": 40, "storage_mb_per_s": 0.5}, 562.63, 22507),
+    ("decode", 200, {"pods": 48, "replicas": 40, "pod_start_s": 300}, 18.85, 2728),
+    ("decode", 200, {"pods": 50, "replicas": 40, "preemptions_per_h": 0.005}, 15.71, 2690),
+    ("decode", 200, {"pods": 50, "replicas": 40, "preemptions_per_h": 0.05}, 19.57, 2893),
+    ("decode", 200, {"pods": 44, "replicas": 40, "preemptions_per_h": 0.02}, 16.91, 2758),
+    ("server", 200, {"pods": 50, "replicas": 3, "preemptions_per_h": 0.005}, 122.94, 24602),
+    ("decode", 2000, {"pods": 100, "replicas": 60, "preemptions_per_h": 0.3}, 8.14, 2903),
+    ("decode", 13, {"pods": 20, "replicas": 40, "preemptions_per_h": 0.005}, 88.74, 2997),
 ]
 
 
@@ -326,28 +309,18 @@ def million():
 
 
 class TestEarlierFigures:
-    def test_a_million_videos_are_within_5_percent(self, million):
-        for bottleneck, shards, changes, formula_h, cpu_h, simulated_h in A_MILLION:
+    def test_a_million_videos_take_as_long(self, million):
+        for bottleneck, shards, changes, simulated_h, cpu_h in A_MILLION:
             case = (shards, changes)
             cluster = Cluster(**{"pod_start_s": 30, **changes})
             work = million[shards]
             assert len(work.ends) == pytest.approx(shards, abs=1 + shards * 0.01), case
             result = estimate(Job(work, RATES, cluster))
             assert result.bottleneck == bottleneck, case
-            starts_h = (STARTS_PER_RUN - PODS_PER_RUN) * cluster.pod_start_s / 3600
-            wall_h = result.wall_h.likely - starts_h
-            assert wall_h == pytest.approx(formula_h, rel=0.05), case
-            assert wall_h == pytest.approx(simulated_h, rel=0.05), case
-            assert result.cpu_h.likely == pytest.approx(cpu_h, rel=0.05), case
-
-    def test_preempted_runs_are_within_20_percent(self, million):
-        for shards, changes, formula_h, cpu_h, simulated_h in A_MILLION_PREEMPTED:
-            case = (shards, changes)
-            cluster = Cluster(**{"pod_start_s": 30, **changes})
-            result = estimate(Job(million[shards], RATES, cluster))
-            assert result.wall_h.likely == pytest.approx(formula_h, rel=0.2), case
-            assert result.wall_h.likely == pytest.approx(simulated_h, rel=0.2), case
-            assert result.cpu_h.likely == pytest.approx(cpu_h, rel=0.1), case
+            starts_h = (cluster.starts_per_run - 13) * cluster.pod_start_s / 3600
+            wide = 4 if cluster.preemptions_per_h else 1
+            assert result.wall_h.likely - starts_h == pytest.approx(simulated_h, rel=0.05 * wide)
+            assert result.cpu_h.likely == pytest.approx(cpu_h, rel=0.025 * (1 + wide)), case
 
     def test_known_videos_are_as_long(self):
         huge = np.concatenate([log_normal(3000), [200_000.0], log_normal(1000, seed=2)])
@@ -364,27 +337,13 @@ class TestEarlierFigures:
             case = (name, changes)
             cluster = Cluster(pod_start_s=30, **changes)
             result = estimate(Job(known(shards), RATES, cluster))
-            starts_s = (STARTS_PER_RUN - PODS_PER_RUN) * cluster.pod_start_s
+            starts_s = (cluster.starts_per_run - 13) * cluster.pod_start_s
             seconds = result.wall_h.likely * 3600 - starts_s
             assert seconds == pytest.approx(wall_s, rel=tolerance), case
             assert result.cpu_h.likely == pytest.approx(cpu_h, rel=tolerance), case
 
-    def test_as_many_pods_are_preempted(self):
-        shards = cut(log_normal(20_000), 100)
-        cluster = Cluster(pods=10, replicas=20, pod_start_s=30, preemptions_per_h=3, retries=2)
-        result = estimate(Job(known(shards), RATES, cluster))
-        assert result.preempted == pytest.approx(52.2, rel=0.1)
-        assert result.lost_shards == pytest.approx(4.45, rel=0.4)
-        assert result.cpu_h.likely == pytest.approx(69.66, rel=0.05)
-        assert result.wall_h.likely == pytest.approx(2.07, rel=0.1)
-
 
 class TestVideosOfAShard:
-    def test_huge_video_delays_the_end(self):
-        lengths = np.concatenate([log_normal(3000), [200_000.0], log_normal(1000, seed=2)])
-        result = estimate(Job(known(cut(lengths, 36)), RATES, Cluster(pods=10, replicas=20)))
-        assert result.tail_h > 0.1 * result.wall_h.likely
-
     def test_videos_that_fail_half_way_are_half_the_work(self):
         shards = [[60.0] * 500] * 40
         rates = Rates(350, 1e9, video_s=0)
@@ -393,22 +352,6 @@ class TestVideosOfAShard:
             estimate(Job(known(shards), rates, cluster, failure_rate=rate)) for rate in (0.6, 0.0)
         )
         assert failing.wall_h.likely == pytest.approx(sound.wall_h.likely * 0.7, rel=0.03)
-
-    def test_waiting_for_an_answer_counts_for_each_video(self):
-        shards = [[4.0] * 500] * 40
-        times = [
-            estimate(
-                Job(
-                    known(shards),
-                    Rates(350, 1e9, video_s=video_s),
-                    Cluster(pod_start_s=0),
-                    failure_rate=0,
-                )
-            ).wall_h.likely
-            * 3600
-            for video_s in (0.0, 0.3)
-        ]
-        assert times[1] - times[0] == pytest.approx(0.3 * 20_000 / 32, rel=0.01)
 
     def test_sample_of_videos_takes_as_long_as_all(self):
         shards = 50

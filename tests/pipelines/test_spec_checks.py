@@ -51,6 +51,7 @@ LOOP = (*RUN, "for-loop-2")
 POD = ("deploymentSpec", "executors", "exec-extract", "container")
 PLATFORM = ("platforms", "kubernetes")
 PLATFORM_POD = (*PLATFORM, "deploymentSpec", "executors", "exec-extract")
+CONTEXT = ("securityContext",)
 GIVEN = ("root", "inputDefinitions", "parameters")
 RESULT = {"taskOutputParameter": {"producerTask": "preflight", "outputParameterKey": "Output"}}
 
@@ -76,246 +77,77 @@ def optional_parameter(spec):
     part_of(spec, *GIVEN)["labels"] = {"parameterType": "STRING", "isOptional": True}
 
 
-# Pipeline documents: the change, the check that finds it, and a part of the check's message.
-IN_SPEC = {
-    "a misspelt key of the pipeline": (rename("componets", "components"), "parse", "componets"),
-    "a misspelt key of a task": (
-        rename("componentRefs", *RUN, "plan", "componentRef"),
-        "parse",
-        "componentRefs",
-    ),
-    "a misspelt key of caching": (
-        put({"enableCaching": True}, *BODY, "cachingOptions"),
-        "parse",
-        "enableCaching",
-    ),
-    "a misspelt key of retrying": (
-        rename("maxRetries", *BODY, "retryPolicy", "maxRetryCount"),
-        "parse",
-        "maxRetries",
-    ),
-    "a misspelt key of a container": (rename("images", *POD, "image"), "parse", "images"),
-    "a misspelt key of resources": (
-        rename("resourceMemLimit", *POD, "resources", "resourceMemoryLimit"),
-        "parse",
-        "resourceMemLimit",
-    ),
-    "a value of another type": (
-        put("many", *BODY, "retryPolicy", "maxRetryCount"),
-        "parse",
-        "many",
-    ),
-    "an unknown type of parameter": (
-        put("TEXT", *GIVEN, "videos", "parameterType"),
-        "parse",
-        "TEXT",
-    ),
-    "a missing component": (drop("components", "comp-gate"), "reference", "comp-gate"),
-    "an unused component": (drop(*RUN, "gate"), "reference", "is not used"),
-    "another executor's label": (
-        put("exec-gaet", "components", "comp-gate", "executorLabel"),
-        "reference",
-        "exec-gaet",
-    ),
-    "an input that its DAG does not declare": (
-        drop(
-            *("components", "comp-exit-handler-1", "inputDefinitions", "parameters"),
-            "pipelinechannel--stride",
-        ),
-        "reference",
-        "pipelinechannel--stride",
-    ),
-    "an input that a loop does not declare": (
-        drop(
-            *("components", "comp-for-loop-2", "inputDefinitions", "parameters"),
-            "pipelinechannel--model_digest",
-        ),
-        "reference",
-        "pipelinechannel--model_digest",
-    ),
-    "an input that its step does not declare": (
-        put({"runtimeValue": {"constant": 1}}, *RUN, "gate", "inputs", "parameters", "most"),
-        "reference",
-        "most",
-    ),
-    "a missing input": (
-        drop(*RUN, "gate", "inputs", "parameters", "max_failed"),
-        "reference",
-        "max_failed is missing",
-    ),
-    "a missing artifact": (
-        drop(*BODY, "inputs", "artifacts", "settings"),
-        "reference",
-        "settings is missing",
-    ),
-    "a task that waits for a missing one": (
-        put(["publisch"], *RUN, "gate", "dependentTasks"),
-        "reference",
-        "publisch",
-    ),
-    "a task that does not wait for its input": (
-        drop(*RUN, "publish", "dependentTasks"),
-        "reference",
-        "does not wait",
-    ),
-    "an unknown output": (
-        put(
-            "plans",
-            *(*LOOP, "inputs", "artifacts", "pipelinechannel--plan-plan"),
-            *("taskOutputArtifact", "outputArtifactKey"),
-        ),
-        "reference",
-        "plans",
-    ),
-    "a parameter of another type than its step has": (
-        put("STRING", *GIVEN, "max_failed", "parameterType"),
-        "reference",
-        "max_failed is STRING",
-    ),
-    "a loop over something that is not an input": (
-        put("shards", *LOOP, "parameterIterator", "items", "inputParameter"),
-        "reference",
-        "iterates over shards",
-    ),
-    "a loop whose body does not declare its item": (
-        put("item", *LOOP, "parameterIterator", "itemInput"),
-        "reference",
-        "its item is item",
-    ),
-    "tasks that wait for each other": (
-        put(["gate"], *RUN, "plan", "dependentTasks"),
-        "reference",
-        "wait for each other",
-    ),
-    "a status of a missing task": (
-        put(
-            "exit-handler-2",
-            *(*ROOT, "report", "inputs", "parameters", "status"),
-            *("taskFinalStatus", "producerTask"),
-        ),
-        "reference",
-        "exit-handler-2",
-    ),
-    "another task's result in a loop": (
-        use_another_tasks_result,
-        "loop",
-        "model_digest is another task's parameter",
-    ),
-    "a loop in a loop": (loop_in_a_loop, "loop", "a loop or a condition in a loop"),
-    "a condition in a loop": (
-        put({"condition": "inputs.x == 'y'"}, *BODY, "triggerPolicy"),
+# The check that finds a problem, a part of its message, and the change that makes the problem.
+IN_SPEC = [
+    ("parse", "componets", rename("componets", "components")),
+    ("parse", "componentRefs", rename("componentRefs", *RUN, "plan", "componentRef")),
+    ("parse", "enableCaching", put({"enableCaching": True}, *BODY, "cachingOptions")),
+    ("parse", "maxRetries", rename("maxRetries", *BODY, "retryPolicy", "maxRetryCount")),
+    ("parse", "images", rename("images", *POD, "image")),
+    ("parse", "resourceMem", rename("resourceMem", *POD, "resources", "resourceMemoryLimit")),
+    ("parse", "many", put("many", *BODY, "retryPolicy", "maxRetryCount")),
+    ("parse", "TEXT", put("TEXT", *GIVEN, "videos", "parameterType")),
+    ("parse", "comp-gate", drop("components", "comp-gate")),
+    ("parse", "exec-gaet", put("exec-gaet", "components", "comp-gate", "executorLabel")),
+    ("loop", "model_digest is another task's parameter", use_another_tasks_result),
+    ("loop", "a loop or a condition in a loop", loop_in_a_loop),
+    (
         "loop",
         "a loop or a condition in a loop",
+        put({"condition": "inputs.x == 'y'"}, *BODY, "triggerPolicy"),
     ),
-    "a loop without a limit": (drop(*LOOP, "iteratorPolicy"), "loop", "no limit"),
-    "a cached plan": (
-        put({"enableCache": True}, *RUN, "plan", "cachingOptions"),
+    ("loop", "no limit", drop(*LOOP, "iteratorPolicy")),
+    (
         "cache",
         "plan: must not be cached",
+        put({"enableCache": True}, *RUN, "plan", "cachingOptions"),
     ),
-    "a cached report": (
-        put({"enableCache": True}, *ROOT, "report", "cachingOptions"),
+    (
         "cache",
         "report: must not be cached",
+        put({"enableCache": True}, *ROOT, "report", "cachingOptions"),
     ),
-    "a step without a caching option": (
-        drop(*RUN, "publish", "cachingOptions"),
-        "cache",
-        "has no caching option",
-    ),
-    "a cached shard": (
-        put({"enableCache": True}, *BODY, "cachingOptions"),
+    ("cache", "has no caching option", drop(*RUN, "publish", "cachingOptions")),
+    (
         "cache",
         "extract: must not be cached",
+        put({"enableCache": True}, *BODY, "cachingOptions"),
     ),
-    "a pod that installs packages": (
-        put(["sh", "-c", "python3 -m pip install kfp"], *POD, "command"),
-        "pod",
-        "installs packages",
-    ),
-    "a pod without an image": (put("", *POD, "image"), "pod", "no image"),
-    "a pod without limits": (
-        drop(*POD, "resources", "resourceMemoryLimit"),
-        "pod",
-        "no MemoryLimit",
-    ),
-    "a secret in a container's environment": (
-        put([{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}], *POD, "env"),
-        "pod",
-        "is readable by everybody",
-    ),
-    "an optional parameter": (optional_parameter, "run", "labels: no default"),
-    "an empty default": (put("", *GIVEN, "model", "defaultValue"), "run", "model: no default"),
-    "a secret as a parameter": (
-        put(
-            {"parameterType": "STRING", "defaultValue": "x", "isOptional": True},
-            *(*GIVEN, "s3_token"),
-        ),
+    ("pod", "installs packages", put(["sh", "-c", "python3 -m pip install kfp"], *POD, "command")),
+    ("pod", "no image", put("", *POD, "image")),
+    ("pod", "no MemoryLimit", drop(*POD, "resources", "resourceMemoryLimit")),
+    ("pod", "is readable by everybody", put([{"name": "AWS_SECRET", "value": "x"}], *POD, "env")),
+    ("run", "labels: no default", optional_parameter),
+    ("run", "model: no default", put("", *GIVEN, "model", "defaultValue")),
+    ("run", "s3_token: Kubeflow shows it", put({"defaultValue": "x"}, *GIVEN, "s3_token")),
+    ("run", "is not retried", drop(*BODY, "retryPolicy")),
+    ("run", "is not retried", drop(*BODY, "retryPolicy", "backoffDuration")),
+    (
         "run",
-        "s3_token: Kubeflow shows it",
-    ),
-    "shards without retries": (drop(*BODY, "retryPolicy"), "run", "is not retried"),
-    "retries without a pause": (
-        drop(*BODY, "retryPolicy", "backoffDuration"),
-        "run",
-        "is not retried",
-    ),
-    "a run's name that no backend replaces": (
+        "run is 'run-",
         put(
             "run-{{$.pipeline_job_uuid}}",
             *(*RUN, "plan", "inputs", "parameters", "run", "runtimeValue", "constant"),
         ),
-        "run",
-        "run is 'run-",
     ),
-    "a report only after success": (
-        drop(*ROOT, "report", "triggerPolicy"),
-        "run",
-        "does not run when the run fails",
-    ),
-}
-
-# Platform documents, likewise.
-IN_PLATFORM = {
-    "a misspelt key of the platform": (
-        rename("pipelineConfigs", *PLATFORM, "pipelineConfig"),
-        "parse",
-        "pipelineConfigs",
-    ),
-    "a misspelt key of a run's lifetime": (
-        rename("ttl", *PLATFORM, "pipelineConfig", "resourceTtlOnCompletion"),
-        "parse",
-        "ttl",
-    ),
+    ("run", "does not run when the run fails", drop(*ROOT, "report", "triggerPolicy")),
+]
+IN_PLATFORM = [
+    ("parse", "pipelineConfigs", rename("pipelineConfigs", *PLATFORM, "pipelineConfig")),
+    ("parse", "ttl", rename("ttl", *PLATFORM, "pipelineConfig", "resourceTtlOnCompletion")),
     # PlatformSpec alone accepts these: an executor's entry has any form there.
-    "a misspelt key of a pod": (
-        rename("nodeSelectors", *PLATFORM_POD, "pvcMount"),
-        "parse",
-        "nodeSel",
-    ),
-    "a misspelt key of a mount": (
-        rename("path", *PLATFORM_POD, "pvcMount", 0, "mountPath"),
-        "parse",
-        "path",
-    ),
-    "a misspelt key of a security context": (
-        rename("runAsNonroot", *PLATFORM_POD, "securityContext", "runAsNonRoot"),
-        "parse",
-        "runAsNonroot",
-    ),
-    "a step without an entry": (drop(*PLATFORM_POD), "reference", "exec-extract is in one"),
-    "a pod that runs as root": (
-        put("0", *PLATFORM_POD, "securityContext", "runAsUser"),
-        "pod",
-        "may be root",
-    ),
-    "a pod without a user": (drop(*PLATFORM_POD, "securityContext"), "pod", "may be root"),
-    "a secret that must exist": (
-        put([{"secretName": "s3", "keyToEnv": []}], *PLATFORM_POD, "secretAsEnv"),
+    ("parse", "nodeSel", rename("nodeSelectors", *PLATFORM_POD, "pvcMount")),
+    ("parse", "path", rename("path", *PLATFORM_POD, "pvcMount", 0, "mountPath")),
+    ("parse", "runAsNonroot", rename("runAsNonroot", *PLATFORM_POD, *CONTEXT, "runAsNonRoot")),
+    ("parse", "exec-other", rename("exec-other", *PLATFORM_POD)),
+    ("pod", "may be root", put("0", *PLATFORM_POD, *CONTEXT, "runAsUser")),
+    ("pod", "may be root", drop(*PLATFORM_POD, *CONTEXT)),
+    (
         "pod",
         "does not start without Secret s3",
+        put([{"secretName": "s3", "keyToEnv": []}], *PLATFORM_POD, "secretAsEnv"),
     ),
-}
+]
 
 
 @pytest.fixture(scope="module")
@@ -330,9 +162,9 @@ def test_compiled_pipeline_has_no_problem(name):
 
 def test_checks_find_each_problem(compiled):
     for index, cases in enumerate((IN_SPEC, IN_PLATFORM)):
-        for case, (change, check, message) in cases.items():
+        for check, message, change in cases:
             documents = copy.deepcopy(compiled)
             change(documents[index])
-            assert documents[index] != compiled[index], case
+            assert documents[index] != compiled[index], (check, message)
             problems = list(spec_checks.CHECKS[check](*documents))
-            assert any(message in problem for problem in problems), (case, problems)
+            assert any(message in problem for problem in problems), (message, problems)

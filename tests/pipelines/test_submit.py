@@ -106,11 +106,6 @@ def test_experiment_that_another_client_creates_meanwhile_is_used(kfp, opened, b
     refused(lambda: submit(opened(kfp), bulk, PARAMETERS), "has 2 experiments named 'c3d'")
 
 
-def test_no_request_is_sent_for_unusable_parameters(kfp, opened, bulk):
-    refused(lambda: submit(opened(kfp), bulk, {"vidoes": "s3://a"}), "did you mean videos?")
-    assert kfp.requests == []
-
-
 def test_unusable_options_are_refused():
     for options, message in (
         ({"experiment": " "}, "experiment is empty"),

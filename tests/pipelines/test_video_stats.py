@@ -9,7 +9,6 @@ from c3d_client.core.errors import UsageError
 from c3d_pipelines.estimate.video_stats import (
     ShardLimits,
     VideoStats,
-    clip_counts,
     known_workload,
     read_shards,
     spread_lengths,
@@ -35,7 +34,8 @@ class TestClips:
                 for tail in ("drop", "pad"):
                     window = ClipWindow(stride=stride, frame_step=step, tail=tail, short=short)
                     expected = [window.count(int(number)) for number in frames]
-                    assert clip_counts(frames, window).tolist() == expected, window
+                    counts = VideoStats(fps=1, window=window).clips(frames)
+                    assert counts.tolist() == expected, window
 
     def test_are_fewer_than_the_mean_length_has(self):
         short = typical_workload(10_000, mean_duration_s=1.2, spread=1.2)

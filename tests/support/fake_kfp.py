@@ -43,8 +43,6 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal("Not Found", code=5, status=404)
         request = (self.command, *url.path.removeprefix(f"{ROOT}/").split("/"))
         headers = self.headers
-        if request == ("POST", "pipelines", "upload"):
-            return kfp.upload(query, raw, headers)
         body = self.body(kfp, raw)
         match request:
             case ("GET", "healthz"):

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
 
+import kfp_server_api as api
+
 from support.kfp_rules import Refusal, check_body, check_run, check_six_fields
 
 
@@ -38,7 +40,6 @@ class FakeKfp:
         self.experiments: dict[str, dict] = {}
         self.runs: dict[str, dict] = {}
         self.schedules: dict[str, dict] = {}
-        self.pipelines: dict[str, dict] = {}
         self.lock = threading.RLock()
         self.released = threading.Event()
 
@@ -65,7 +66,7 @@ class FakeKfp:
     # Experiments
 
     def create_experiment(self, body, headers) -> dict:
-        check_body("V2beta1Experiment", body)
+        check_body(api.V2beta1Experiment, body)
         namespace = self.namespace_of(body.get("namespace"), headers)
         if not body.get("display_name"):
             raise Refusal("The experiment's name is empty")
@@ -93,7 +94,7 @@ class FakeKfp:
     # Runs
 
     def create_run(self, body, headers) -> dict:
-        check_body("V2beta1Run", body)
+        check_body(api.V2beta1Run, body)
         self.parent(body, headers)
         check_run(body)
         run = {**body, "run_id": str(uuid.uuid4()), "created_at": now(), "reads": 0}
@@ -126,7 +127,7 @@ class FakeKfp:
     # Recurring runs
 
     def create_schedule(self, body, headers) -> dict:
-        check_body("V2beta1RecurringRun", body)
+        check_body(api.V2beta1RecurringRun, body)
         namespace = self.parent(body, headers)
         check_run(body)
         if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
@@ -154,19 +155,6 @@ class FakeKfp:
         else:
             schedule |= {"mode": mode, "status": f"{mode}D"}
         return {}
-
-    # Pipelines
-
-    def upload(self, query, body: bytes, headers) -> dict:
-        self.namespace_of(query.get("namespace"), headers)
-        name = query.get("name", "")
-        if any(pipeline["display_name"] == name for pipeline in self.pipelines.values()):
-            raise Refusal("Failed to create a pipeline and a pipeline version", status=409)
-        if b'name="uploadfile"' not in body or not name:
-            raise Refusal("Failed to create a pipeline. Error parsing pipeline spec filename")
-        pipeline = {"pipeline_id": str(uuid.uuid4()), "display_name": name, "created_at": now()}
-        self.pipelines[pipeline["pipeline_id"]] = pipeline
-        return pipeline
 
     # Lists
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf import json_format
-from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
-from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+
+from support.kfp_rules import Refusal, check_pipeline
 
 Spec = dict[str, Any]
 
@@ -37,61 +36,17 @@ def all_problems(spec: Spec, platform: Spec) -> list[str]:
 
 
 def parse_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Yield keys that Kubeflow does not know and values of a wrong type."""
-    parts = [
-        ("pipeline", spec, pb.PipelineSpec()),
-        ("deploymentSpec", spec.get("deploymentSpec", {}), pb.PipelineDeploymentConfig()),
-        ("platform", platform, pb.PlatformSpec()),
-    ]
-    executors = _platform_executors(platform)
-    parts += [(name, part, KubernetesExecutorConfig()) for name, part in executors.items()]
-    for name, part, message in parts:
-        try:
-            json_format.ParseDict(part, message)
-        except json_format.ParseError as error:
-            yield f"{name}: {error}"
-
-
-def reference_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Yield references to missing names, unused names and missing inputs."""
-    components = spec["components"]
-    executors = spec["deploymentSpec"]["executors"]
-    used = set()
-    for name, component in components.items():
-        label = component.get("executorLabel")
-        if label is not None and label not in executors:
-            yield f"{name}: executorLabel {label} does not exist"
-        if (label is None) == ("dag" not in component):
-            yield f"{name}: is neither a task nor a DAG, or both"
-        used.add(label)
-    yield from (f"executor {name}: is not used" for name in set(executors) - used)
-    for name in set(_platform_executors(platform)) ^ set(executors):
-        yield f"platform: executor {name} is in one document only"
-    referred = set()
-    for dag_name, dag, declared in _dags(spec):
-        tasks = dag["tasks"]
-        for name, task in tasks.items():
-            where = f"{dag_name}.{name}"
-            ref = task["componentRef"]["name"]
-            referred.add(ref)
-            if ref not in components:
-                yield f"{where}: component {ref} does not exist"
-                continue
-            before = task.get("dependentTasks", [])
-            yield from (
-                f"{where}: waits for {t}, which does not exist" for t in before if t not in tasks
-            )
-            yield from _input_problems(where, task, tasks, components, declared)
-            yield from _iterator_problems(where, task, components[ref])
-        yield from _output_problems(dag_name, dag, components)
-        yield from _cycle(dag_name, tasks)
-    yield from (f"component {name}: is not used" for name in set(components) - referred)
+    """Yield what Kubeflow's API does not accept: unknown keys, other types, missing parts."""
+    try:
+        check_pipeline({"pipeline_spec": spec, "platform_spec": platform})
+    except Refusal as refusal:
+        yield str(refusal)
 
 
 def loop_problems(spec: Spec, platform: Spec) -> Iterator[str]:
     """Yield inputs of loop bodies that kfp.local silently replaces, and loops without a limit."""
     given = set(spec["root"]["inputDefinitions"]["parameters"])
-    for dag_name, dag, _ in _dags(spec):
+    for dag_name, dag in _dags(spec):
         for name, task in dag["tasks"].items():
             if "parameterIterator" not in task:
                 continue
@@ -174,7 +129,6 @@ def run_problems(spec: Spec, platform: Spec) -> Iterator[str]:
 
 CHECKS = {
     "parse": parse_problems,
-    "reference": reference_problems,
     "loop": loop_problems,
     "cache": cache_problems,
     "pod": pod_problems,
@@ -187,112 +141,13 @@ def _platform_executors(platform: Spec) -> Spec:
     return kubernetes.get("deploymentSpec", {}).get("executors", {})
 
 
-def _dags(spec: Spec) -> Iterator[tuple[str, Spec, Spec]]:
-    """Yield each DAG's name, the DAG, and its declared inputs."""
+def _dags(spec: Spec) -> Iterator[tuple[str, Spec]]:
     for name, component in [("root", spec["root"]), *spec["components"].items()]:
         if "dag" in component:
-            yield name, component["dag"], component.get("inputDefinitions", {})
+            yield name, component["dag"]
 
 
 def _tasks(spec: Spec) -> Iterator[tuple[str, str, Spec]]:
-    for dag_name, dag, _ in _dags(spec):
+    for dag_name, dag in _dags(spec):
         for name, task in dag["tasks"].items():
             yield dag_name, name, task
-
-
-def _input_problems(
-    where: str, task: Spec, tasks: Spec, components: Spec, declared: Spec
-) -> Iterator[str]:
-    required = components[task["componentRef"]["name"]].get("inputDefinitions", {})
-    for kind, suffix in (("parameters", "Parameter"), ("artifacts", "Artifact")):
-        given = task.get("inputs", {}).get(kind, {})
-        needed = required.get(kind, {})
-        item = task.get("parameterIterator", {}).get("itemInput")
-        for name, definition in needed.items():
-            if name not in given and not definition.get("isOptional") and name != item:
-                yield f"{where}: {name} is missing"
-        for name, value in given.items():
-            if name not in needed:
-                yield f"{where}: gets {name}, which it does not declare"
-                continue
-            source = value.get(f"componentInput{suffix}")
-            if source is not None and source not in declared.get(kind, {}):
-                yield f"{where}: {name} comes from {source}, which its DAG does not declare"
-            elif source is not None and kind == "parameters":
-                yield from _type_problem(where, name, declared[kind][source], needed[name])
-            output = value.get(f"taskOutput{suffix}")
-            if output is not None:
-                yield from _producer_problems(
-                    where, name, output, f"output{suffix}Key", kind, task, tasks, components, needed
-                )
-            final = value.get("taskFinalStatus", {}).get("producerTask")
-            if final is not None and final not in tasks:
-                yield f"{where}: {name} is the status of {final}, which does not exist"
-
-
-def _producer_problems(
-    where: str,
-    name: str,
-    output: Spec,
-    key: str,
-    kind: str,
-    task: Spec,
-    tasks: Spec,
-    components: Spec,
-    needed: Spec,
-) -> Iterator[str]:
-    producer = output["producerTask"]
-    if producer not in tasks:
-        yield f"{where}: {name} comes from task {producer}, which does not exist"
-        return
-    if producer not in task.get("dependentTasks", []):
-        yield f"{where}: uses {name} of {producer} and does not wait for it"
-    outputs = components.get(tasks[producer]["componentRef"]["name"], {}).get(
-        "outputDefinitions", {}
-    )
-    if output[key] not in outputs.get(kind, {}):
-        yield f"{where}: {name} is {output[key]} of {producer}, which has no such output"
-    elif kind == "parameters":
-        yield from _type_problem(where, name, outputs[kind][output[key]], needed[name])
-
-
-def _type_problem(where: str, name: str, source: Spec, target: Spec) -> Iterator[str]:
-    given, expected = source.get("parameterType"), target.get("parameterType")
-    if given != expected:
-        yield f"{where}: {name} is {given}, not {expected}"
-
-
-def _iterator_problems(where: str, task: Spec, component: Spec) -> Iterator[str]:
-    iterator = task.get("parameterIterator")
-    if iterator is None:
-        return
-    items = iterator["items"].get("inputParameter")
-    if items is not None and items not in task.get("inputs", {}).get("parameters", {}):
-        yield f"{where}: iterates over {items}, which is not an input"
-    if iterator["itemInput"] not in component.get("inputDefinitions", {}).get("parameters", {}):
-        yield f"{where}: its item is {iterator['itemInput']}, which its body does not declare"
-
-
-def _output_problems(dag_name: str, dag: Spec, components: Spec) -> Iterator[str]:
-    for name, output in dag.get("outputs", {}).get("parameters", {}).items():
-        source = output["valueFromParameter"]
-        task = dag["tasks"].get(source["producerSubtask"])
-        if task is None:
-            yield f"{dag_name}: {name} comes from {source['producerSubtask']}, which does not exist"
-            continue
-        outputs = components.get(task["componentRef"]["name"], {}).get("outputDefinitions", {})
-        if source["outputParameterKey"] not in outputs.get("parameters", {}):
-            yield f"{dag_name}: {name} is {source['outputParameterKey']}, which is no output"
-
-
-def _cycle(dag_name: str, tasks: Spec) -> Iterator[str]:
-    waiting = {
-        name: set(task.get("dependentTasks", [])) & set(tasks) for name, task in tasks.items()
-    }
-    while ready := [name for name, before in waiting.items() if not before]:
-        for name in ready:
-            del waiting[name]
-        for before in waiting.values():
-            before.difference_update(ready)
-    if waiting:
-        yield f"{dag_name}: {', '.join(sorted(waiting))} wait for each other"

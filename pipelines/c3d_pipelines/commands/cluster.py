@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,30 @@ from c3d_client.core.signals import exit_code
 
 from c3d_pipelines.commands.options import PROGRAM
 from c3d_pipelines.errors import RunError
+from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
 if TYPE_CHECKING:  # kfp is loaded only when it is needed
-    from c3d_pipelines.kubeflow.api import Backend
-    from c3d_pipelines.kubeflow.cluster import ClusterSettings
-    from c3d_pipelines.kubeflow.submit import Package, RunOptions, Schedule, SentRun
+    from c3d_pipelines.kubeflow.api import Backend, Schedule, SentRun
+    from c3d_pipelines.kubeflow.submit import Package, RunOptions
 
 _ACCESS = ("host", "namespace", "token_file", "pod_token", "ca")
+
+
+def _cluster_option(setting: Field[Any]) -> Callable[[Any], Any]:
+    """Return the click option of a setting of the pods, as its declaration describes it."""
+    declared = setting.metadata
+    kind: Any = int if setting.type == "int" else str
+    if declared["choices"]:
+        kind = click.Choice(declared["choices"])
+    return click.option(
+        declared["option"] or f"--{setting.name.replace('_', '-')}",
+        setting.name,
+        type=kind,
+        multiple=not str(setting.type).startswith(("str", "int")),
+        metavar=declared["metavar"],
+        help=declared["help"],
+    )
+
 
 # Settings of the pods; read_cluster takes them.
 cluster_options = adding(
@@ -34,100 +53,10 @@ cluster_options = adding(
             metavar="YAML",
             help="Settings of the pods; each setting that the file lacks has its default.",
         ),
-        click.option(
-            "--image", help="Image of the bulk pipelines; NAME@sha256:... fixes its content."
-        ),
-        click.option("--export-image", help="Image of c3d-export-and-verify."),
-        click.option(
-            "--image-pull-policy",
-            type=click.Choice(["Always", "IfNotPresent", "Never"]),
-            help="IfNotPresent by default.",
-        ),
-        click.option(
-            "--image-pull-secret",
-            "image_pull_secrets",
-            multiple=True,
-            metavar="SECRET",
-            help="Secret to pull images with.",
-        ),
-        click.option("--cpu-request", metavar="CORES", help="CPU request of a worker."),
-        click.option("--cpu-limit", metavar="CORES", help="CPU limit of a worker."),
-        click.option(
-            "--memory-request", metavar="BYTES", help="Memory request of a worker, such as 2Gi."
-        ),
-        click.option("--memory-limit", metavar="BYTES", help="Memory limit of a worker."),
-        click.option(
-            "--accelerator", metavar="RESOURCE", help="For building models: nvidia.com/gpu."
-        ),
-        click.option(
-            "--node-selector",
-            multiple=True,
-            metavar="LABEL=VALUE",
-            help="Label that a node must have.",
-        ),
-        click.option(
-            "--toleration",
-            "tolerations",
-            multiple=True,
-            metavar="KEY[=VALUE][:EFFECT]",
-            help="A taint to tolerate, written as for kubectl taint.",
-        ),
-        click.option(
-            "--pvc",
-            "pvc_mounts",
-            multiple=True,
-            metavar="CLAIM=PATH",
-            help="A volume claim to mount, instead of the default one.",
-        ),
-        click.option(
-            "--secret-env",
-            multiple=True,
-            metavar="SECRET.KEY=VARIABLE",
-            help="A variable from a Secret; ignored if there is no such Secret.",
-        ),
-        click.option(
-            "--secret-volume",
-            "secret_volumes",
-            multiple=True,
-            metavar="SECRET=PATH",
-            help="Certificates and tokens as files.",
-        ),
-        click.option(
-            "--env",
-            multiple=True,
-            metavar="VARIABLE=VALUE",
-            help="A variable that is not secret: everybody can read it.",
-        ),
-        click.option("--queue", metavar="NAME", help="Kueue's LocalQueue."),
-        click.option("--scratch-size", metavar="BYTES", help="How much a pod may write to /tmp."),
-        click.option("--scratch-class", metavar="NAME", help="A StorageClass for /tmp."),
-        click.option(
-            "--pod-timeout",
-            "timeout_s",
-            type=int,
-            metavar="SECONDS",
-            help="How long a pod may run; 0 for no limit.",
-        ),
-        click.option(
-            "--run-timeout",
-            "active_deadline_seconds",
-            type=int,
-            metavar="SECONDS",
-            help="How long a run may take; 0 for no limit.",
-        ),
-        click.option(
-            "--keep",
-            "ttl_seconds_after_finished",
-            type=int,
-            metavar="SECONDS",
-            help="How long Kubernetes keeps a run's objects; 0 for ever.",
-        ),
-        click.option("--parallelism", type=int, metavar="N", help="Shards at a time."),
-        click.option(
-            "--retries",
-            type=int,
-            metavar="N",
-            help="How often a shard whose pod failed is retried.",
+        *(
+            _cluster_option(setting)
+            for setting in fields(ClusterSettings)
+            if setting.metadata["option"] != ""
         ),
     )
 )
@@ -341,8 +270,6 @@ def read_cluster(settings_path: Path | None, **options: Any) -> ClusterSettings:
     Raises:
         UsageError: a value cannot be used.
     """
-    from c3d_pipelines.kubeflow.cluster import ClusterSettings
-
     given = {name: value for name, value in options.items() if value not in (None, ())}
     for name in ("node_selector", "pvc_mounts", "secret_volumes", "env"):
         if name in given:
@@ -356,8 +283,9 @@ def read_cluster(settings_path: Path | None, **options: Any) -> ClusterSettings:
     return ClusterSettings(**given)
 
 
-def open_backend(given: dict[str, Any]) -> Backend:
-    """Open and check the cluster's API; the caller closes it.
+@contextlib.contextmanager
+def open_backend(given: dict[str, Any]) -> Iterator[Backend]:
+    """Open and check the cluster's API within the block.
 
     Args:
         given: the command's options; those of the API are removed.
@@ -369,13 +297,9 @@ def open_backend(given: dict[str, Any]) -> Backend:
     from c3d_pipelines.kubeflow.api import Backend, find_access
 
     any_version = given.pop("any_version")
-    backend = Backend(find_access(**{name: given.pop(name) for name in _ACCESS}))
-    try:
+    with Backend(find_access(**{name: given.pop(name) for name in _ACCESS})) as backend:
         backend.check(any_version=any_version)
-    except BaseException:
-        backend.close()
-        raise
-    return backend
+        yield backend
 
 
 def read_run(given: dict[str, Any]) -> tuple[Package, dict[str, str], RunOptions]:

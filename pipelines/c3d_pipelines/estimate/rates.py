@@ -21,6 +21,9 @@ from c3d_pipelines.estimate.video_stats import Resolution, require
 # 650 and 707, 854x480 1226 and 1275, 1280x720 2439 and 2722, 1920x1080 5723 and 5437, 3840x2160
 # 24826 and 22754.
 FRAME_PIXELS = 36_000
+# Speed of each of several cores, relative to one core alone: two videos at a time are 1.81 times as
+# fast as one (docs/client.md).
+CORE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,6 @@ class Rates:
         video_s: seconds per video in addition to its frames: to open it, and to wait for its last
             answer. 0.1 is an assumption: an object store's first byte (Amazon: 100 to 200 ms) or a
             batch of 8 clips on a GPU; :func:`read_bench` has the measured value.
-        core_share: speed of each of several cores, relative to one core alone: 0.9, because two
-            videos at a time are 1.81 times as fast as one (docs/client.md).
 
     Raises:
         UsageError: a number is out of its range.
@@ -45,14 +46,20 @@ class Rates:
     clips_per_s: float
     request_s: float = 0.0
     video_s: float = 0.1
-    core_share: float = 0.9
 
     def __post_init__(self) -> None:
-        require("frames_per_core_s", self.frames_per_core_s, above=0)
-        require("clips_per_s", self.clips_per_s, above=0)
-        require("request_s", self.request_s, at_least=0)
-        require("video_s", self.video_s, at_least=0)
-        require("core_share", self.core_share, above=0)
+        for name in ("frames_per_core_s", "clips_per_s"):
+            require(name, getattr(self, name), above=0)
+        for name in ("request_s", "video_s"):
+            require(name, getattr(self, name), at_least=0)
+
+
+# Kubeflow Pipelines starts a driver for each iteration of a loop, a driver for its task, and the
+# task; only the task requests cores. In addition it starts drivers of the run, its exit handler and
+# the loop, and a driver and a task each for plan, preflight, publish, gate and report. On nodes
+# with the image, the pods of a shard take 30 s (10 s each), and those of a run 155 s, measured with
+# Kubeflow Pipelines 2.17. `c3d-pipelines run` is one process and starts one for each shard.
+_PODS_PER_SHARD, _PODS_PER_RUN, _STARTS_PER_RUN = 3, 13, 15.5
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,14 @@ class Cluster:
         cores: of each shard's pod, and so videos at a time in it.
         replicas: of the server.
         gpus_per_replica: 0 for a server without GPUs.
-        pod_start_s: seconds until a pod runs. A shard starts three pods one after the other, which
-            take 30 s with Kubeflow Pipelines 2.17 on nodes that have the image (measured); nodes
-            that pull it take longer.
+        pod_start_s: seconds until a pod runs; with ``one_machine``, until a process runs.
         preemptions_per_h: how often per hour a worker's pod is preempted; its shard starts over.
         retries: how often a preempted shard is retried.
         network_gbit: of each worker pod and each replica, each way, in 10^9 bits per second.
         storage_mb_per_s: read speed of one video, in 10^6 bytes per second; 85 is an assumption,
             about what one request to an object store reaches.
-        one_machine: the server computes on the same cores as the one pod, so their times add up.
+        one_machine: ``c3d-pipelines run``, with the server on the same cores as the one worker, so
+            their times add up.
 
     Raises:
         UsageError: a number is out of its range.
@@ -94,12 +100,27 @@ class Cluster:
             require(name, getattr(self, name), at_least=1)
         for name in ("gpus_per_replica", "pod_start_s", "preemptions_per_h", "retries"):
             require(name, getattr(self, name), at_least=0)
-        require("network_gbit", self.network_gbit, above=0)
-        require("storage_mb_per_s", self.storage_mb_per_s, above=0)
+        for name in ("network_gbit", "storage_mb_per_s"):
+            require(name, getattr(self, name), above=0)
         if self.one_machine and (self.pods != 1 or self.replicas != 1):
             raise UsageError(
                 f"pods is {self.pods} and replicas {self.replicas}; one machine has 1 of each"
             )
+
+    @property
+    def pods_per_shard(self) -> int:
+        """Pods that a shard starts, one after the other."""
+        return 1 if self.one_machine else _PODS_PER_SHARD
+
+    @property
+    def pods_per_run(self) -> int:
+        """Pods of a run in addition to those of its shards."""
+        return 1 if self.one_machine else _PODS_PER_RUN
+
+    @property
+    def starts_per_run(self) -> float:
+        """Duration of those, in starts of a pod."""
+        return 1.0 if self.one_machine else _STARTS_PER_RUN
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,7 @@ def read_bench(text: str | bytes, *, batch_size: int, source: str = "bench") -> 
     try:
         bench: Mapping[str, Any] = json.loads(text)
         decode = bench["decode"]
-        resolution = Resolution(int(decode["width"]), int(decode["height"]), math.nan)
+        resolution = Resolution.of(int(decode["width"]), int(decode["height"]))
         frames_per_core_s, cores = float(bench["frames_per_core_s"]), int(bench["cores"])
         require("frames_per_core_s", frames_per_core_s, above=0)
         require("number of pixels", resolution.pixels, at_least=1)
@@ -166,15 +187,17 @@ def _server_rates(
         raise ValueError("no batch was measured")
     size, clips_per_s = float(rows[0]["batch_size"]), float(rows[0]["clips_per_s"])
     require("clips_per_s", clips_per_s, above=0)
-    clip_s, request_s = 1 / clips_per_s, 0.0
+    clip_s = 1 / clips_per_s
     for other in rows[1:]:
         other_size = float(other["batch_size"])
         if other_size < size:
             # size / clips_per_s = request_s + size * clip_s, for both sizes.
             slope = size / clips_per_s - other_size / float(other["clips_per_s"])
             clip_s = min(clip_s, max(slope / (size - other_size), clip_s / 100))
-            request_s = size * (1 / clips_per_s - clip_s)
             break
     return Rates(
-        frames_per_core_s, 1 / clip_s, request_s=request_s, video_s=float(rows[0]["alone_s"])
+        frames_per_core_s,
+        1 / clip_s,
+        request_s=size * (1 / clips_per_s - clip_s),
+        video_s=float(rows[0]["alone_s"]),
     )

@@ -15,24 +15,16 @@ from __future__ import annotations
 import functools
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from c3d_client.core.contract import CLIP_BYTES, FEATURE_SIZE, SPORTS1M_CLASSES
 from c3d_client.core.errors import UsageError
 
-from c3d_pipelines.estimate.rates import Cluster, Rates
+from c3d_pipelines.estimate.rates import CORE_SHARE, Cluster, Rates
 from c3d_pipelines.estimate.video_stats import Numbers, Workload, require
 
-# Kubeflow Pipelines starts a driver for each iteration of a loop, a driver for its task, and the
-# task. Only the task requests cores.
-PODS_PER_SHARD = 3
-# Drivers of the run, its exit handler and the loop; a driver and a task each for plan, preflight,
-# publish, gate and report.
-PODS_PER_RUN = 13
-# Duration of those, in starts of a pod: with Kubeflow Pipelines 2.17 the pods of a shard take 30 s
-# (10 s each), and those of a run 155 s.
-STARTS_PER_RUN = 15.5
 # Difference between two measurements of the same speed, on a machine that others use too.
 RATE_ERROR = 0.1
 # Odd, so that the median is one of the runs: the one with exactly the given speeds.
@@ -74,17 +66,13 @@ class Job:
         """Shards at a time."""
         return min(self.cluster.pods, len(self.workload.ends))
 
+    def with_cluster(self, **changes: Any) -> Job:
+        """Return the same job on a cluster that differs in these fields."""
+        return replace(self, cluster=replace(self.cluster, **changes))
+
     def shard_stages(self, sample: int | None = None) -> dict[str, Numbers]:
         """Return the seconds of each shard for each part; see :func:`_shard_stages`."""
-        return _shard_stages(
-            self.workload,
-            self.rates,
-            cores=self.cluster.cores,
-            network_gbit=self.cluster.network_gbit,
-            storage_mb_per_s=self.cluster.storage_mb_per_s,
-            failure_rate=self.failure_rate,
-            sample=sample,
-        )
+        return _shard_stages(self.with_cluster(pods=1, replicas=1), sample)
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,8 @@ class Estimate:
         too_short: videos with fewer frames than a clip.
         failed: videos that fail.
         shards: of the run.
-        pods: that are started, three per shard, those of the run, and those after preemption.
+        pods: that are started: those of the shards, of the run, and after preemption; processes on
+            one machine.
         clips: that the server answers.
         frames: that are decoded.
         wall_h: hours from the start of the run to its end.
@@ -178,29 +167,39 @@ def estimate(
     cpu_h = np.array([run.held_s for run in runs]) / 3600 * cluster.cores
     gpu_h = wall_h * cluster.replicas * cluster.gpus_per_replica
     preempted = float(np.mean([run.preempted for run in runs]))
-    shards, videos = len(work.ends), round(work.total(np.ones(len(work.lengths))))
-    frames, clips = work.stats.frames(work.lengths), work.stats.clips(work.lengths)
-    processed = work.total(clips) * (1 - job.failure_rate / 2)
-    too_short, failed = work.total(clips == 0), videos * job.failure_rate
+    shards, videos = len(work.ends), round(len(work.lengths) * work.weight)
+    counts = work.stats.clips(work.lengths)
+    clips, too_short = work.total(counts), work.total(counts == 0)
+    failed = videos * job.failure_rate
     rows = max(0.0, videos - too_short - failed)
     if clip_rows:
-        rows += work.total(clips) * (1 - job.failure_rate)
-    stages_h = _stages_h(job)
-    starts = STARTS_PER_RUN + PODS_PER_SHARD * shards / job.parallel_shards
+        rows += clips * (1 - job.failure_rate)
+    processed = 1 - job.failure_rate / 2  # a video that fails does so half-way, in the mean
+    machines = {
+        "decode": job.parallel_shards,
+        "storage": job.parallel_shards,
+        "wire": min(job.parallel_shards, cluster.replicas),
+        "server": cluster.replicas,
+    }
+    stages_h = {
+        name: float(seconds.sum()) / machines[name] / 3600
+        for name, seconds in job.shard_stages().items()
+    }
+    starts = cluster.starts_per_run + cluster.pods_per_shard * shards / job.parallel_shards
     has_cost = gpu_hour > 0 or cpu_hour > 0
     return Estimate(
         videos=videos,
         too_short=too_short,
         failed=failed,
         shards=shards,
-        pods=round(shards * PODS_PER_SHARD + PODS_PER_RUN + preempted),
-        clips=processed,
-        frames=work.total(frames) * (1 - job.failure_rate / 2),
+        pods=round(shards * cluster.pods_per_shard + cluster.pods_per_run + preempted),
+        clips=clips * processed,
+        frames=work.total(work.stats.frames(work.lengths)) * processed,
         wall_h=_range(wall_h),
         cpu_h=_range(cpu_h),
         gpu_h=_range(gpu_h),
         bytes_in=work.total(work.sizes),
-        bytes_wire=processed * CLIP_BYTES,
+        bytes_wire=clips * processed * CLIP_BYTES,
         bytes_out=rows * _ROW_BYTES[answer],
         stages_h=stages_h,
         bottleneck=max(stages_h, key=stages_h.__getitem__),
@@ -213,39 +212,9 @@ def estimate(
     )
 
 
-def _stages_h(job: Job) -> dict[str, float]:
-    pods, replicas = job.parallel_shards, job.cluster.replicas
-    machines = {"decode": pods, "storage": pods, "wire": min(pods, replicas), "server": replicas}
-    return {
-        name: float(seconds.sum()) / machines[name] / 3600
-        for name, seconds in job.shard_stages().items()
-    }
-
-
 def _range(values: Numbers) -> Range:
     low, likely, high = (float(value) for value in np.percentile(values, [5, 50, 95]))
     return Range(low, likely, high)
-
-
-@dataclass(frozen=True)
-class SimulatedRun:
-    """One simulated run.
-
-    Args:
-        wall_s: seconds from the start of the run to its end.
-        held_s: seconds that the shards' pods exist, summed over pods.
-        busy_s: seconds that the server computes, as if fully used.
-        tail_s: see :class:`Estimate`.
-        preempted: pods that are preempted.
-        lost: shards that are preempted more often than retried.
-    """
-
-    wall_s: float
-    held_s: float
-    busy_s: float
-    tail_s: float
-    preempted: int
-    lost: int
 
 
 def simulate(job: Job) -> list[SimulatedRun]:
@@ -263,117 +232,105 @@ def simulate(job: Job) -> list[SimulatedRun]:
         if cluster.one_machine:
             pod_s = pod_s + server_s
         rng = np.random.default_rng([seed, 1])
-        runs.append(simulate_queue(pod_s / speed, server_s / speed, cluster, rng=rng))
+        runs.append(SimulatedRun(pod_s / speed, server_s / speed, cluster, rng=rng))
     return runs
 
 
-def simulate_queue(
-    pod_s: Numbers, server_s: Numbers, cluster: Cluster, *, rng: np.random.Generator
-) -> SimulatedRun:
-    """Simulate shards that queue for the pods and share the server, event by event.
+class SimulatedRun:
+    """One simulated run: shards that queue for the pods and share the server, event by event.
+
+    A slot has one shard at a time; there is a slot for each pod.
 
     Args:
         pod_s: seconds that each shard takes with an infinitely fast server, ``[shards]``.
         server_s: seconds that one replica takes for each shard, ``[shards]``.
         cluster: pods, replicas, start times and preemptions.
         rng: of start times and preemptions.
+
+    Attributes:
+        wall_s: seconds from the start of the run to its end.
+        held_s: seconds that the shards' pods exist, summed over pods.
+        busy_s: seconds that the server computes, as if fully used.
+        tail_s: see :class:`Estimate`.
+        preempted: pods that are preempted.
+        lost: shards that are preempted more often than retried.
     """
-    return _Queue(pod_s, server_s, cluster, rng).run()
-
-
-class _Queue:
-    """State of a simulated run. A slot has one shard at a time; there is a slot for each pod."""
 
     def __init__(
-        self, pod_s: Numbers, server_s: Numbers, cluster: Cluster, rng: np.random.Generator
-    ):
+        self, pod_s: Numbers, server_s: Numbers, cluster: Cluster, *, rng: np.random.Generator
+    ) -> None:
         shards, slots = len(pod_s), min(cluster.pods, len(pod_s))
         self.pod_s, self.server_s, self.cluster = np.maximum(pod_s, 1e-9), server_s, cluster
         self.attempts = cluster.retries + 1 if cluster.preemptions_per_h else 1
         # Drawn beforehand, so that a shard has the same ones whatever the cluster is.
-        self.run_start_s = cluster.pod_start_s * float(rng.uniform(0.5, 1.5, PODS_PER_RUN).mean())
-        drivers = (shards, PODS_PER_SHARD - 1)
+        starts = cluster.pod_start_s * rng.uniform(0.5, 1.5, cluster.pods_per_run)
+        run_start_s = cluster.starts_per_run * float(starts.mean())
+        drivers = (shards, cluster.pods_per_shard - 1)
         self.driver_s = cluster.pod_start_s * rng.uniform(0.5, 1.5, drivers).sum(axis=1)
         self.start_s = cluster.pod_start_s * rng.uniform(0.5, 1.5, (shards, self.attempts))
-        self.life_s = rng.exponential(1.0, (shards, self.attempts))
-        self.life_s *= 3600 / (cluster.preemptions_per_h or np.inf)
+        lives = rng.exponential(1.0, (shards, self.attempts))
+        rate = cluster.preemptions_per_h / 3600
+        self.life_s: Numbers = lives / rate if rate else np.full(lives.shape, np.inf)
 
-        self.queued, self.active = list(range(shards))[::-1], slots
-        self.shard = np.full(slots, -1)  # -1: no shard is left for this slot
-        self.attempt = [0] * slots
-        self.working = np.zeros(slots, bool)  # its pod runs
-        self.left = np.zeros(slots)  # part of the shard that is still to do
-        self.speeds: Numbers = np.zeros(slots)
-        self.busy = 0.0
-        self.events: list[tuple[float, int, str, int, int]] = []
+        self.queued = list(range(shards))[::-1]
+        self.shard, self.attempt = np.full(slots, -1), [0] * slots  # -1: no shard is left
+        self.exists, self.working = np.zeros(slots, bool), np.zeros(slots, bool)  # of the pod
+        self.left = np.ones(slots)  # part of the shard that is still to do
+        # When the drivers have ended, the pod has started, or it is preempted.
+        self.event_s, self.preempted_s = np.full(slots, np.inf), np.full(slots, np.inf)
         self.now = self.held_s = self.busy_s = self.tail_s = 0.0
-        self.pods = self.preempted = self.lost = 0
+        self.preempted = self.lost = 0
+        self._run()
+        self.wall_s = run_start_s + self.now
 
-    def run(self) -> SimulatedRun:
-        for slot in range(len(self.shard)):
+    def _run(self) -> None:
+        slots = len(self.shard)
+        for slot in range(slots):
             self._next_shard(slot)
-        while self.active:
-            ends_s = np.full(len(self.left), np.inf)
-            np.divide(self.left, self.speeds, out=ends_s, where=self.working)
-            first = int(ends_s.argmin())
-            event_s = self.events[0][0] - self.now if self.events else np.inf
-            passed = max(0.0, min(float(ends_s[first]), event_s))
+        while active := np.count_nonzero(self.shard >= 0):
+            speeds, busy = self._shared_speeds()
+            ends_s = np.full(slots, np.inf)
+            np.divide(self.left, speeds, out=ends_s, where=self.working)
+            ends_s += self.now
+            next_s = np.minimum(ends_s, self.event_s)
+            slot = int(next_s.argmin())
+            passed = max(0.0, float(next_s[slot]) - self.now)
             self.now += passed
-            self.held_s += passed * self.pods
-            self.busy_s += passed * self.busy
+            self.held_s += passed * np.count_nonzero(self.exists)
+            self.busy_s += passed * busy
             if not self.queued:
-                self.tail_s += passed * (1 - max(self.active / len(self.shard), self.busy))
-            self.left -= self.speeds * passed
-            if event_s <= ends_s[first]:
-                self._handle(*heapq.heappop(self.events)[1:])
+                self.tail_s += passed * (1 - max(active / slots, busy))
+            self.left -= speeds * passed
+            if self.event_s[slot] <= ends_s[slot]:
+                self._handle_event(slot)
             else:
-                self._remove_pod(first)
-                self._next_shard(first)
-        wall_s = STARTS_PER_RUN * self.run_start_s + self.now
-        return SimulatedRun(
-            wall_s, self.held_s, self.busy_s, self.tail_s, self.preempted, self.lost
-        )
-
-    def _next_shard(self, slot: int) -> None:
-        self.attempt[slot] = 0
-        if self.queued:
-            self.shard[slot] = self.queued.pop()
-            self._schedule(float(self.driver_s[self.shard[slot]]), slot, "create")
-        else:
-            self.shard[slot] = -1
-            self.active -= 1
-
-    def _schedule(self, delay_s: float, slot: int, event: str) -> None:
-        pod = int(self.shard[slot]), self.attempt[slot]
-        heapq.heappush(self.events, (self.now + delay_s, slot, event, *pod))
-
-    def _handle(self, slot: int, event: str, shard: int, attempt: int) -> None:
-        if (shard, attempt) != (self.shard[slot], self.attempt[slot]):
-            return  # of a pod that has ended
-        if event == "create":
-            self.pods += 1
-            self._schedule(float(self.start_s[shard, attempt]), slot, "work")
-            if self.cluster.preemptions_per_h:
-                self._schedule(float(self.life_s[shard, attempt]), slot, "preempt")
-        elif event == "work":
-            self._set_working(slot, True)
-        else:
-            self.preempted += 1
-            self._remove_pod(slot)
-            self.attempt[slot] += 1
-            if self.attempt[slot] < self.attempts:
-                self._schedule(0.0, slot, "create")
-            else:
-                self.lost += 1
                 self._next_shard(slot)
 
-    def _remove_pod(self, slot: int) -> None:
-        self.pods -= 1
-        self._set_working(slot, False)
+    def _next_shard(self, slot: int) -> None:
+        self.exists[slot] = self.working[slot] = False
+        self.attempt[slot] = 0
+        self.shard[slot] = self.queued.pop() if self.queued else -1
+        drivers_s = self.driver_s[self.shard[slot]] if self.shard[slot] >= 0 else np.inf
+        self.event_s[slot] = self.now + drivers_s
 
-    def _set_working(self, slot: int, working: bool) -> None:
-        self.working[slot], self.left[slot] = working, 1.0
-        self.speeds, self.busy = self._shared_speeds()
+    def _handle_event(self, slot: int) -> None:
+        pod = self.shard[slot], self.attempt[slot]
+        if not self.exists[slot]:
+            self.exists[slot] = True
+            self.preempted_s[slot] = self.now + self.life_s[pod]
+            self.event_s[slot] = min(self.now + self.start_s[pod], self.preempted_s[slot])
+        elif self.event_s[slot] < self.preempted_s[slot]:
+            self.working[slot], self.left[slot] = True, 1.0
+            self.event_s[slot] = self.preempted_s[slot]
+        else:
+            self.preempted += 1
+            self.attempt[slot] += 1
+            if self.attempt[slot] == self.attempts:
+                self.lost += 1
+                self._next_shard(slot)
+            else:
+                self.exists[slot] = self.working[slot] = False
+                self.event_s[slot] = self.now  # a new pod is created at once
 
     def _shared_speeds(self) -> tuple[Numbers, float]:
         """Return the parts of their shards that pods do per second, and the server's use (0 to 1).
@@ -393,51 +350,38 @@ class _Queue:
         return np.minimum(alone, self.working * share / np.maximum(server_s, 1e-300)), 1.0
 
 
-# Recommendations simulate the same videos on other clusters.
+# Recommendations simulate the same videos with other numbers of pods and replicas.
 @functools.lru_cache(maxsize=2 * MAX_SEEDS)
-def _shard_stages(
-    work: Workload,
-    rates: Rates,
-    *,
-    cores: int,
-    network_gbit: float,
-    storage_mb_per_s: float,
-    failure_rate: float,
-    sample: int | None,
-) -> dict[str, Numbers]:
+def _shard_stages(job: Job, sample: int | None) -> dict[str, Numbers]:
     """Return the seconds of each shard for each part, on one pod and one replica: ``[shards]``.
 
     Args:
-        work: the videos.
-        rates: speeds of a core and of a replica.
-        cores: of a pod.
-        network_gbit: of a pod or a replica.
-        storage_mb_per_s: read speed of one video.
-        failure_rate: share of the videos that fail.
+        job: the videos, speeds and machines.
         sample: seed of the lengths and failures; None for the workload itself, in which each video
             is the mean of failing and not failing.
     """
-    processed: Numbers | float = 1 - failure_rate / 2
+    work, rates, cluster = job.workload, job.rates, job.cluster
+    processed: Numbers | float = 1 - job.failure_rate / 2
     if sample is not None:
         rng = np.random.default_rng([sample, 0])
         work = work.resample(rng)
-        fails = rng.random(len(work.lengths)) < failure_rate
+        fails = rng.random(len(work.lengths)) < job.failure_rate
         processed = np.where(fails, rng.random(len(work.lengths)), 1.0)
     clips = work.stats.clips(work.lengths)
     requests = np.ceil(clips / work.stats.batch_size)
     server_s = clips / rates.clips_per_s + requests * rates.request_s
     videos = work.per_shard(np.ones(len(work.lengths)))
     # As c3d_client.parallel.share_cores: where videos are fewer than cores, each has several.
-    parallel = np.clip(np.floor(videos), 1, cores)
-    threads = np.repeat(cores // parallel, np.diff(work.ends, prepend=0))
-    core_share = rates.core_share if cores > 1 else 1.0
+    parallel = np.clip(np.floor(videos), 1, cluster.cores)
+    threads = np.repeat(cluster.cores // parallel, np.diff(work.ends, prepend=0))
+    core_share = CORE_SHARE if cluster.cores > 1 else 1.0
     frames_per_s = rates.frames_per_core_s * core_share * threads
     video_s = work.stats.frames(work.lengths) * processed / frames_per_s + rates.video_s
-    network = network_gbit * 1e9 / 8
+    network = cluster.network_gbit * 1e9 / 8
+    read_bytes_per_s = np.minimum(cluster.storage_mb_per_s * 1e6 * parallel, network)
     return {
         "decode": _decode_s(work, video_s, parallel),
-        "storage": work.per_shard(work.sizes)
-        / np.minimum(storage_mb_per_s * 1e6 * parallel, network),
+        "storage": work.per_shard(work.sizes) / read_bytes_per_s,
         "wire": work.per_shard(clips * processed) * CLIP_BYTES / network,
         "server": work.per_shard(server_s * processed),
     }

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from c3d_client import ClipWindow
 from c3d_client.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest
+from c3d_pipelines.inputs.plan import DO, cut_into_shards, read_plan, shard_ends
 
 Numbers = npt.NDArray[np.float64]
 
@@ -60,6 +61,12 @@ class Resolution:
         """Pixels of one frame."""
         return self.width * self.height
 
+    @classmethod
+    def of(cls, width: int, height: int) -> Resolution:
+        """Return a frame size with the bit rate of the common one nearest to it."""
+        usual = min(RESOLUTIONS.values(), key=lambda other: abs(other.pixels - width * height))
+        return cls(width, height, usual.bits_per_s)
+
 
 RESOLUTIONS = {
     "240p": Resolution(426, 240, 0.3e6),
@@ -101,18 +108,10 @@ class VideoStats:
 
     def clips(self, lengths: Numbers) -> Numbers:
         """Clips of videos of these lengths in seconds; 0 for a video that is too short."""
-        fps = self.window.fps or self.fps
-        return clip_counts(np.maximum(np.round(lengths * fps), 1), self.window)
-
-
-def clip_counts(frames: Numbers, window: ClipWindow) -> Numbers:
-    """Clips of videos with these numbers of frames, as :meth:`c3d_client.ClipWindow.count`."""
-    span, stride = window.span, window.stride
-    last = np.floor((frames - span) / stride) * stride
-    counts = last / stride + 1
-    if window.tail != "drop":
-        counts += (last + span < frames) & (last + stride < frames)
-    return np.where(frames >= span, counts, (frames > 0) & (window.short != "error"))
+        frames = np.maximum(np.round(lengths * (self.window.fps or self.fps)), 1)
+        numbers, indexes = np.unique(frames, return_inverse=True)
+        counts = [self.window.count(int(number)) for number in numbers]
+        return np.array(counts, np.float64)[indexes]
 
 
 @dataclass(frozen=True)
@@ -305,12 +304,6 @@ def read_shards(path: str, *, limits: ShardLimits | None = None) -> list[list[Ma
     Raises:
         ManifestError: the file cannot be read, or is neither.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from c3d_pipelines.inputs.manifest import read_manifest
-    from c3d_pipelines.inputs.plan import DO, cut_into_shards, read_plan
-
     try:
         is_plan = "decision" in pq.read_schema(path).names
     except (OSError, pa.ArrowException):
@@ -339,36 +332,10 @@ def _cut(
     notes: tuple[str, ...] = (),
 ) -> Workload:
     sizes = lengths * stats.bytes_per_s
-    minutes, megabytes = lengths * weight / 60, sizes * weight / 1e6
-    used = max(minutes / limits.shard_minutes, megabytes / limits.shard_mb, key=np.sum)
-    ends = _shard_ends(used, limits.max_shards)
-    return Workload(lengths, sizes, ends, stats, weight, limits, notes)
-
-
-def _shard_ends(used: Numbers, max_shards: int) -> npt.NDArray[np.int64]:
-    """Cut videos into shards as :func:`c3d_pipelines.inputs.plan.cut_into_shards` does.
-
-    That function needs a manifest row for each video, which takes too long for a million.
-
-    Args:
-        used: part of a shard's limit that each video uses, ``[videos]``.
-        max_shards: shards in the run.
-    """
-    sums = [0.0, *np.cumsum(used).tolist()]
-
-    def ends_at(limit: float, most: int) -> list[int]:
-        ends = [0]
-        while ends[-1] < len(used) and len(ends) <= most + 1:
-            full = sums[ends[-1]] + limit * (1 + 1e-12)
-            ends.append(max(ends[-1] + 1, bisect.bisect_right(sums, full) - 1))
-        return ends[1:]
-
-    low, high = 0.0, 1.0
-    count = len(ends_at(high, max_shards))
-    if count > max_shards:
-        count, low, high = max_shards, 1.0, sums[-1]
-    # The smallest limit with this number of shards makes them equal.
-    while high - low > high * 1e-4:
-        middle = (low + high) / 2
-        low, high = (low, middle) if len(ends_at(middle, count)) <= count else (middle, high)
-    return np.array(ends_at(high, count), np.int64)
+    limit_ms, limit_bytes = limits.shard_minutes * 60_000, limits.shard_mb * 1e6
+    work, most = lengths * 1000 * weight, limit_ms
+    if sizes.sum() * weight / limit_bytes > work.sum() / limit_ms:
+        work, most = sizes * weight, limit_bytes
+    whole = np.maximum(np.round(work), 1).astype(np.int64).tolist()
+    ends = shard_ends(whole, most=most, max_shards=limits.max_shards)
+    return Workload(lengths, sizes, np.array(ends, np.int64), stats, weight, limits, notes)

@@ -193,6 +193,22 @@ def cut_into_shards(
     if not rows:
         return []
     work, most = _work(rows, shard_mb, shard_minutes)
+    start = 0
+    shards: list[Shard] = []
+    for end in shard_ends(work, most=most, max_shards=max_shards):
+        shards.append(Shard(len(shards), tuple(rows[start:end])))
+        start = end
+    return shards
+
+
+def shard_ends(work: Sequence[int], *, most: float, max_shards: int) -> list[int]:
+    """Return for each shard the index after its last row.
+
+    Args:
+        work: of each row, 1 or more.
+        most: work of a shard, unless that results in more than ``max_shards``.
+        max_shards: most shards.
+    """
     # ends[n] is the work of the first n rows. Integers, so that sums of a million rows are exact.
     ends = [0, *accumulate(work)]
     allowed = max(1, int(most))
@@ -207,13 +223,10 @@ def cut_into_shards(
             high = middle
         else:
             low = middle + 1
-    shards: list[Shard] = []
-    start = 0
-    while start < len(rows):
-        end = _end(ends, start, low)
-        shards.append(Shard(len(shards), tuple(rows[start:end])))
-        start = end
-    return shards
+    rows = [0]
+    while rows[-1] < len(work):
+        rows.append(_end(ends, rows[-1], low))
+    return rows[1:]
 
 
 def _work(

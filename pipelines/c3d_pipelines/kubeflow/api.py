@@ -7,12 +7,11 @@ folder.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from typing import Any
@@ -35,6 +34,8 @@ POD_TOKEN = "KF_PIPELINES_SA_TOKEN_PATH"
 POD_TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_ENDED = frozenset(("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"))
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,40 @@ class Refused(RunError):
         return self.status == 0 or self.status in TRANSIENT_HTTP_STATUSES
 
 
+@dataclass(frozen=True)
+class SentRun:
+    """A run on the cluster: its URL in a browser, its state, and the reason of its failure."""
+
+    run_id: str
+    name: str
+    url: str
+    state: str = "PENDING"
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.state in _ENDED
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run succeeded."""
+        return self.state == "SUCCEEDED"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule by which the cluster starts runs."""
+
+    schedule_id: str
+    name: str
+    cron: str
+    enabled: bool
+    url: str
+
+
 class Backend:
-    """The API of one Kubeflow Pipelines installation.
+    """The API of one Kubeflow Pipelines installation. Each method raises RunError if it fails.
 
     Args:
         access: its address and the user's credentials.
@@ -173,7 +206,10 @@ class Backend:
                 authorization=access.current_token()
             )
         self._api = api
-        self._client = api.ApiClient(configuration, cookie=access.cookie)
+        self._client = client = api.ApiClient(configuration, cookie=access.cookie)
+        self._experiments = api.ExperimentServiceApi(client)
+        self._runs = api.RunServiceApi(client)
+        self._schedules = api.RecurringRunServiceApi(client)
         self._timeouts = {"_request_timeout": (_CONNECT_S, answer_s)}
 
     def close(self) -> None:
@@ -197,28 +233,26 @@ class Backend:
             RunError: the host is another service, its version is too old, or it requires a
                 namespace.
         """
-        service = self._api.HealthzServiceApi(self._client)
+        service, host = self._api.HealthzServiceApi(self._client), self.access.host
         answer = self._call(service.healthz_service_get_healthz, _preload_content=False)
         try:
             health = json.loads(answer.data)
             multi_user, tag = bool(health["multi_user"]), str(health.get("tag_name", ""))
         except (ValueError, KeyError, TypeError):
             raise RunError(
-                f"{self.access.host}: answers with {_page(answer.data)} instead of Kubeflow "
-                "Pipelines' API; give the address that comes before /apis/v2beta1 (often "
-                "https://HOST/pipeline), and a token if it requires a login"
+                f"{host}: answers with {_page(answer.data)} instead of Kubeflow Pipelines' API; "
+                "give the address that comes before /apis/v2beta1 (often https://HOST/pipeline), "
+                "and a token if it requires a login"
             ) from None
         if multi_user and not self.access.namespace:
-            raise RunError(
-                f"{self.access.host}: has several users; give --namespace, that of your profile"
-            )
+            raise RunError(f"{host}: has several users; give --namespace, that of your profile")
         compiler = version_of("kfp")
         installed, required = _minor(tag), _minor(compiler)
         if installed and required and installed < required and not any_version:
             raise RunError(
-                f"{self.access.host}: is Kubeflow Pipelines {tag}, and pipelines are compiled with "
-                f"{compiler}; it must be {required[0]}.{required[1]} or newer (--any-version tries "
-                "it all the same)"
+                f"{host}: is Kubeflow Pipelines {tag}, and pipelines are compiled with {compiler}; "
+                f"it must be {required[0]}.{required[1]} or newer (--any-version tries it all the "
+                "same)"
             )
 
     def experiment(self, name: str, *, make: bool = True) -> str | None:
@@ -227,75 +261,50 @@ class Backend:
         Args:
             name: the experiment's name.
             make: create the experiment if it does not exist; else None is returned.
-
-        Raises:
-            RunError: the experiment cannot be found or created.
         """
-        service = self._api.ExperimentServiceApi(self._client)
-        list_all = service.experiment_service_list_experiments
-        experiments = self._listed(list_all, "experiments", name=name)
+        listed = self._experiments.experiment_service_list_experiments
+        experiments = self._listed(listed, "experiments", name=name)
         if not experiments and not make:
             return None
         if not experiments:
             body = self._api.V2beta1Experiment(
                 display_name=name, namespace=self.access.namespace or None
             )
+            create = self._experiments.experiment_service_create_experiment
             try:
-                created = self._call(service.experiment_service_create_experiment, experiment=body)
-                return str(created.experiment_id)
+                return str(self._call(create, experiment=body).experiment_id)
             except Refused as error:
                 if error.status != 409:
                     raise
                 # Another client has just created it.
-                experiments = self._listed(list_all, "experiments", name=name)
+                experiments = self._listed(listed, "experiments", name=name)
         if len(experiments) != 1:
             raise RunError(f"{self.access.host}: has {len(experiments)} experiments named {name!r}")
         return str(experiments[0].experiment_id)
 
-    def create_run(self, **fields: Any) -> Any:
-        """Start a run with the fields of V2beta1Run.
+    def create_run(self, **fields: Any) -> SentRun:
+        """Start a run with the fields of V2beta1Run."""
+        body = self._api.V2beta1Run(**fields)
+        return self._sent(self._call(self._runs.run_service_create_run, run=body))
 
-        Raises:
-            RunError: the API refuses it.
-        """
-        service = self._api.RunServiceApi(self._client)
-        return self._call(service.run_service_create_run, run=self._api.V2beta1Run(**fields))
+    def run(self, run_id: str) -> SentRun:
+        """Return a run in its current state."""
+        return self._sent(self._call(self._runs.run_service_get_run, run_id=run_id))
 
-    def run(self, run_id: str) -> Any:
-        """Return a run in its current state.
-
-        Raises:
-            RunError: the request fails.
-        """
-        service = self._api.RunServiceApi(self._client)
-        return self._call(service.run_service_get_run, run_id=run_id)
-
-    def create_schedule(self, *, cron: str, enabled: bool, **fields: Any) -> Any:
-        """Create a schedule of runs with the fields of V2beta1RecurringRun.
-
-        Raises:
-            RunError: the API refuses it.
-        """
+    def create_schedule(self, *, cron: str, enabled: bool, **fields: Any) -> Schedule:
+        """Create a schedule of runs with the fields of V2beta1RecurringRun."""
         api = self._api
         mode = api.RecurringRunMode.ENABLE if enabled else api.RecurringRunMode.DISABLE
         trigger = api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron))
         body = api.V2beta1RecurringRun(mode=mode, trigger=trigger, **fields)
-        service = api.RecurringRunServiceApi(self._client)
-        return self._call(service.recurring_run_service_create_recurring_run, recurring_run=body)
+        create = self._schedules.recurring_run_service_create_recurring_run
+        return self._schedule(self._call(create, recurring_run=body))
 
-    def schedules(self, name: str | None = None, *, experiment_id: str) -> list[Any]:
-        """Return the schedules of an experiment, or those of one name.
-
-        Raises:
-            RunError: the request fails.
-        """
-        service = self._api.RecurringRunServiceApi(self._client)
-        return self._listed(
-            service.recurring_run_service_list_recurring_runs,
-            "recurring_runs",
-            name=name,
-            experiment_id=experiment_id,
-        )
+    def schedules(self, name: str | None = None, *, experiment_id: str) -> list[Schedule]:
+        """Return the schedules of an experiment, or those of one name."""
+        listed = self._schedules.recurring_run_service_list_recurring_runs
+        runs = self._listed(listed, "recurring_runs", name=name, experiment_id=experiment_id)
+        return [self._schedule(run) for run in runs]
 
     def change_schedule(self, schedule_id: str, change: str) -> None:
         """Delete, enable or disable a schedule.
@@ -303,13 +312,33 @@ class Backend:
         Args:
             schedule_id: of the schedule.
             change: ``delete``, ``enable`` or ``disable``.
-
-        Raises:
-            RunError: the API refuses it.
         """
-        service = self._api.RecurringRunServiceApi(self._client)
-        call = getattr(service, f"recurring_run_service_{change}_recurring_run")
+        call = getattr(self._schedules, f"recurring_run_service_{change}_recurring_run")
         self._call(call, recurring_run_id=schedule_id)
+
+    def _sent(self, run: Any) -> SentRun:
+        if not run.run_id or not (run.state is None or isinstance(run.state, str)):
+            raise Refused(f"{self.access.host}: answers without the run's id", 502)
+        state = run.state or "PENDING"
+        return SentRun(
+            run_id=run.run_id,
+            name=run.display_name or "",
+            url=f"{self.access.ui}/#/runs/details/{run.run_id}",
+            state="PENDING" if state == "RUNTIME_STATE_UNSPECIFIED" else state,
+            message=_failure(run) if state in _ENDED and state != "SUCCEEDED" else "",
+        )
+
+    def _schedule(self, run: Any) -> Schedule:
+        if not run.recurring_run_id:
+            raise Refused(f"{self.access.host}: answers without the schedule's id", 502)
+        times = run.trigger and run.trigger.cron_schedule
+        return Schedule(
+            schedule_id=run.recurring_run_id,
+            name=run.display_name or "",
+            cron=(times and times.cron) or "",
+            enabled=run.mode == "ENABLE" if run.mode else run.status == "ENABLED",
+            url=f"{self.access.ui}/#/recurringrun/details/{run.recurring_run_id}",
+        )
 
     def _listed(
         self, call: Callable[..., Any], field_name: str, *, name: str | None, **query: Any
@@ -330,23 +359,16 @@ class Backend:
                 return items
 
     def _call(self, call: Callable[..., Any], **arguments: Any) -> Any:
-        with self._mapped_errors():
-            return call(**arguments, **self._timeouts)
-
-    @contextlib.contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        """Raise the library's errors as Refused, not chained: they hold requests with the token."""
+        """Call the library; its errors are not chained, because they hold requests with tokens."""
         import urllib3.exceptions as http
 
         host = self.access.host
         try:
-            yield
+            return call(**arguments, **self._timeouts)
         except C3DError:
             raise
         except self._api.ApiException as error:
-            status = error.status or 0
-            reason = _error_answer(status, error.body or error.reason, error.headers or {})
-            raise Refused(f"{host}: {reason}", status) from None
+            raise Refused(f"{host}: {_error_answer(error)}", error.status or 0) from None
         except http.HTTPError as error:
             raise Refused(f"{host}: {_missing_answer(error)}") from None
         except (self._api.OpenApiException, ValueError) as error:
@@ -354,6 +376,20 @@ class Backend:
             raise Refused(
                 f"{host}: answers what this client does not understand ({text})"
             ) from None
+
+
+def _failure(run: Any) -> str:
+    """Return why a run failed: its own message and those of the tasks that failed."""
+    tasks = (run.run_details and run.run_details.task_details) or []
+    failed = {task.display_name: task for task in tasks if task.state == "FAILED"}
+    messages = [
+        f"{name}: {task.error.message}" if task.error and task.error.message else name
+        for name, task in failed.items()
+    ]
+    if len(messages) > _MOST_NAMED:
+        messages = [*messages[:_MOST_NAMED], f"and {len(messages) - _MOST_NAMED} more"]
+    own = [run.error.message] if run.error and run.error.message else []
+    return " ".join("; ".join(own + messages).split())
 
 
 def _missing_answer(error: Exception) -> str:
@@ -375,8 +411,9 @@ def _missing_answer(error: Exception) -> str:
     return f"the connection broke ({' '.join(text.split())[:200]})"
 
 
-def _error_answer(status: int, body: Any, headers: Any) -> str:
+def _error_answer(error: Any) -> str:
     """Return what an answer with an error status means, with the server's message."""
+    status, body = error.status or 0, error.body or error.reason
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
     try:
         answer = json.loads(text)
@@ -385,8 +422,7 @@ def _error_answer(status: int, body: Any, headers: Any) -> str:
         message = _page(text.encode()) if text.strip() else "no message"
     message = " ".join(message.split())[:400]
     if 300 <= status < 400:
-        target = redact(str(headers.get("Location", "elsewhere")))
-        target = re.sub(r"\?.*", "", target)
+        target = redact(str((error.headers or {}).get("Location", "elsewhere"))).partition("?")[0]
         return (
             f"redirects to {target} (HTTP {status}), as a login does; give a token, or that address"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,101 +17,162 @@ from c3d_client.core.errors import UsageError
 WORKER_IMAGE, EXPORT_IMAGE = "c3d-pipelines:dev", "c3d-export:dev"
 
 _DAY_S = 86_400
+# Texts that Kubeflow would accept without reporting a mistake: their pattern, how to name them, and
+# the metavar of their options.
+_IMAGE = (
+    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    "an image's name",
+    None,
+)
+_CPU = (r"\d+(?:\.\d+)?m?", "cores like 2 or 500m", "CORES")
+_BYTES = (r"\d+(?:\.\d+)?(?:[KMGTPE]i?)?", "bytes like 2Gi", "BYTES")
+_DURATION = (r"\d+s", "seconds like 60s", None)
+_ANY = ("(?s).*", "text", None)
+_POLICIES = ("Always", "IfNotPresent", "Never")
+# A variable with such a name holds a secret, unless the name ends like that of a path.
+_SECRET = re.compile(r"(?i)(secret|passw|token|credential|access_key)(?!.*_(file|path|dir)$)")
 
 
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Settings of a pipeline's pods in a cluster.
+def _setting(
+    default: Any,
+    description: str,
+    rule: tuple[str, str, str | None] = _ANY,
+    *,
+    option: str | None = None,
+    metavar: str | None = None,
+    choices: Sequence[str] = (),
+    low: int = 0,
+) -> Any:
+    """Declare a setting.
 
     Args:
-        image: of the bulk pipelines' steps; with ``@sha256:…`` its content is fixed.
-        export_image: of the steps of c3d-export-and-verify.
-        image_pull_policy: ``Always``, ``IfNotPresent`` or ``Never``.
-        image_pull_secrets: names of Secrets.
-        cpu_request, cpu_limit: cores of a worker: ``2``, ``500m``.
-        memory_request, memory_limit: of a worker: ``2Gi``.
-        export_cpu_request, export_cpu_limit, export_memory_request, export_memory_limit: of a step
-            that builds or verifies a model.
-        accelerator, accelerator_count: such as ``nvidia.com/gpu`` and 1, for the steps that build
-            or verify a model; workers decode video on cores. None by default.
-        node_selector: labels that a node must have.
-        tolerations: each a mapping of ``key``, ``operator``, ``value``, ``effect``,
-            ``toleration_seconds``.
-        pvc_mounts: claim to path, for all steps of the bulk pipelines.
-        model_store_mounts: claim to path, for the steps of c3d-export-and-verify.
-        secret_env: Secret to its keys, each to a variable. Secrets that do not exist are ignored.
-        secret_volumes: Secret to path, for certificates and tokens; each Secret must exist.
-        config_map_env: ConfigMap to its keys, each to a variable; ignored if it does not exist.
-        env: variables that are not secret: ``C3D_CA: /etc/c3d/tls/ca.crt``.
-        pod_labels: on every pod.
-        queue: Kueue's LocalQueue; empty for none.
-        scratch_size: how much a pod may write to ``/tmp``.
-        scratch_class: a StorageClass for ``/tmp``; empty for the node's own disk.
-        run_as_user: the number of the user and group in the pods; never 0.
-        timeout_s: how long one pod may run, in seconds; 0 for no limit.
-        ttl_seconds_after_finished: how long Kubernetes keeps a run's objects; 0 for ever.
-        active_deadline_seconds: how long a run may take; 0 for no limit.
-        parallelism: shards at a time.
-        retries: how often a shard whose pod failed is retried, after the retries inside the step.
-        retry_backoff, retry_backoff_max: the pause before the first retry, doubled for each
-            further one, and the longest time of all attempts: ``60s``.
+        default: its value where none is given.
+        description: help of its option.
+        rule: what a text must be.
+        option: how the commands write it, by default as its name; empty if only a file can have it.
+        metavar: of the option's value.
+        choices: the allowed texts; empty where others are allowed.
+        low: smallest number.
+    """
+    metadata = {
+        "help": description,
+        "rule": rule,
+        "option": option,
+        "metavar": metavar or rule[2],
+        "choices": choices,
+        "low": low,
+    }
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """Settings of a pipeline's pods in a cluster; each is described by its help text.
 
     Raises:
         UsageError: a value cannot be used; the message names all of them.
     """
 
-    image: str = WORKER_IMAGE
-    export_image: str = EXPORT_IMAGE
-    image_pull_policy: str = "IfNotPresent"
-    image_pull_secrets: tuple[str, ...] = ()
-    cpu_request: str = "2"
-    cpu_limit: str = "4"
-    memory_request: str = "2Gi"
-    memory_limit: str = "4Gi"
-    # The same as k8s/jobs/export-model: a float32 build took 5.6 GB.
-    export_cpu_request: str = "1"
-    export_cpu_limit: str = "4"
-    export_memory_request: str = "6Gi"
-    export_memory_limit: str = "8Gi"
-    accelerator: str = ""
-    accelerator_count: int = 1
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    pvc_mounts: Mapping[str, str] = field(default_factory=lambda: {"c3d-pipelines-data": "/data"})
-    model_store_mounts: Mapping[str, str] = field(default_factory=lambda: {"c3d-models": "/models"})
-    secret_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    secret_volumes: Mapping[str, str] = field(default_factory=dict)
-    config_map_env: Mapping[str, Mapping[str, str]] = field(
-        default_factory=lambda: {"c3d-pipelines-config": {"target": "C3D_SERVER"}}
+    image: str = _setting(
+        WORKER_IMAGE, "Image of the bulk pipelines; NAME@sha256:... fixes its content.", _IMAGE
     )
-    env: Mapping[str, str] = field(default_factory=dict)
-    pod_labels: Mapping[str, str] = field(
-        default_factory=lambda: {
+    export_image: str = _setting(EXPORT_IMAGE, "Image of c3d-export-and-verify.", _IMAGE)
+    image_pull_policy: str = _setting("IfNotPresent", "IfNotPresent by default.", choices=_POLICIES)
+    image_pull_secrets: tuple[str, ...] = _setting(
+        (), "Secret to pull images with.", option="--image-pull-secret", metavar="SECRET"
+    )
+    cpu_request: str = _setting("2", "CPU request of a worker.", _CPU)
+    cpu_limit: str = _setting("4", "CPU limit of a worker.", _CPU)
+    memory_request: str = _setting("2Gi", "Memory request of a worker, such as 2Gi.", _BYTES)
+    memory_limit: str = _setting("4Gi", "Memory limit of a worker.", _BYTES)
+    # The same as k8s/jobs/export-model: a float32 build took 5.6 GB.
+    export_cpu_request: str = _setting("1", "Of a step that builds a model.", _CPU, option="")
+    export_cpu_limit: str = _setting("4", "Of a step that builds a model.", _CPU, option="")
+    export_memory_request: str = _setting(
+        "6Gi", "Of a step that builds a model.", _BYTES, option=""
+    )
+    export_memory_limit: str = _setting("8Gi", "Of a step that builds a model.", _BYTES, option="")
+    accelerator: str = _setting("", "For building models: nvidia.com/gpu.", metavar="RESOURCE")
+    accelerator_count: int = _setting(1, "Of a step with a model.", option="", low=1)
+    node_selector: Mapping[str, str] = _setting(
+        {}, "Label that a node must have.", metavar="LABEL=VALUE"
+    )
+    tolerations: tuple[Mapping[str, Any], ...] = _setting(
+        (),
+        "A taint to tolerate, written as for kubectl taint.",
+        option="--toleration",
+        metavar="KEY[=VALUE][:EFFECT]",
+    )
+    pvc_mounts: Mapping[str, str] = _setting(
+        {"c3d-pipelines-data": "/data"},
+        "A volume claim to mount, instead of the default one.",
+        option="--pvc",
+        metavar="CLAIM=PATH",
+    )
+    model_store_mounts: Mapping[str, str] = _setting(
+        {"c3d-models": "/models"}, "Claim to path, for c3d-export-and-verify.", option=""
+    )
+    secret_env: Mapping[str, Mapping[str, str]] = _setting(
+        {},
+        "A variable from a Secret; ignored if there is no such Secret.",
+        metavar="SECRET.KEY=VARIABLE",
+    )
+    # Unlike those of secret_env, each of these Secrets must exist.
+    secret_volumes: Mapping[str, str] = _setting(
+        {}, "Certificates and tokens as files.", option="--secret-volume", metavar="SECRET=PATH"
+    )
+    config_map_env: Mapping[str, Mapping[str, str]] = _setting(
+        {"c3d-pipelines-config": {"target": "C3D_SERVER"}},
+        "ConfigMap to its keys, each to a variable; ignored if it does not exist.",
+        option="",
+    )
+    env: Mapping[str, str] = _setting(
+        {}, "A variable that is not secret: everybody can read it.", metavar="VARIABLE=VALUE"
+    )
+    pod_labels: Mapping[str, str] = _setting(
+        {
             "app.kubernetes.io/name": "c3d-pipelines",
             "app.kubernetes.io/component": "worker",
             "app.kubernetes.io/part-of": "c3d",
             "c3d.dev/client": "true",  # the server's network policy admits pods with this label
-        }
+        },
+        "Labels on every pod.",
+        option="",
     )
-    queue: str = ""
-    scratch_size: str = "20Gi"
-    scratch_class: str = ""
-    run_as_user: int = 65532
-    timeout_s: int = _DAY_S // 2
-    ttl_seconds_after_finished: int = 7 * _DAY_S
-    active_deadline_seconds: int = 0
-    parallelism: int = 20
-    retries: int = 3
-    retry_backoff: str = "60s"
-    retry_backoff_max: str = "1800s"
+    queue: str = _setting("", "Kueue's LocalQueue.", metavar="NAME")
+    scratch_size: str = _setting("20Gi", "How much a pod may write to /tmp.", _BYTES)
+    scratch_class: str = _setting("", "A StorageClass for /tmp.", metavar="NAME")
+    run_as_user: int = _setting(65532, "User and group in the pods; never root.", option="", low=1)
+    timeout_s: int = _setting(
+        _DAY_S // 2,
+        "How long a pod may run; 0 for no limit.",
+        option="--pod-timeout",
+        metavar="SECONDS",
+    )
+    active_deadline_seconds: int = _setting(
+        0, "How long a run may take; 0 for no limit.", option="--run-timeout", metavar="SECONDS"
+    )
+    ttl_seconds_after_finished: int = _setting(
+        7 * _DAY_S,
+        "How long Kubernetes keeps a run's objects; 0 for ever.",
+        option="--keep",
+        metavar="SECONDS",
+    )
+    parallelism: int = _setting(20, "Shards at a time.", metavar="N", low=1)
+    retries: int = _setting(3, "How often a shard whose pod failed is retried.", metavar="N")
+    retry_backoff: str = _setting(
+        "60s", "Pause before the first retry, doubled for each further one.", _DURATION, option=""
+    )
+    retry_backoff_max: str = _setting("1800s", "Time of all attempts.", _DURATION, option="")
 
     def __post_init__(self) -> None:
         for name in ("image_pull_secrets", "tolerations"):
-            value = getattr(self, name)
-            if isinstance(value, Sequence) and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(value))
-        problems = _type_problems(self) or _value_problems(self)
-        if problems:
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if problems := list(_problems(self)):
             raise UsageError(f"cluster settings: {'; '.join(problems)}")
 
     @classmethod
@@ -156,94 +217,35 @@ class ClusterSettings:
         return replace(self, **changes)
 
 
-_IMAGE = re.compile(
-    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-_CPU = re.compile(r"\d+(?:\.\d+)?m?")
-_BYTES = re.compile(r"\d+(?:\.\d+)?(?:[KMGTPE]i?)?")
-_DURATION = re.compile(r"\d+s")
-_POLICIES = ("Always", "IfNotPresent", "Never")
-# A variable with such a name holds a secret, unless the name ends like that of a path.
-_SECRET = re.compile(r"(?i)(secret|passw|token|credential|access_key)(?!.*_(file|path|dir)$)")
-_PATTERNS = {
-    "image": (_IMAGE, "an image's name"),
-    "export_image": (_IMAGE, "an image's name"),
-    "cpu_request": (_CPU, "cores like 2 or 500m"),
-    "cpu_limit": (_CPU, "cores like 2 or 500m"),
-    "export_cpu_request": (_CPU, "cores like 2 or 500m"),
-    "export_cpu_limit": (_CPU, "cores like 2 or 500m"),
-    "memory_request": (_BYTES, "bytes like 2Gi"),
-    "memory_limit": (_BYTES, "bytes like 2Gi"),
-    "export_memory_request": (_BYTES, "bytes like 2Gi"),
-    "export_memory_limit": (_BYTES, "bytes like 2Gi"),
-    "scratch_size": (_BYTES, "bytes like 20Gi"),
-    "retry_backoff": (_DURATION, "seconds like 60s"),
-    "retry_backoff_max": (_DURATION, "seconds like 1800s"),
-}
-_LOWEST = {
-    "accelerator_count": 1,
-    "run_as_user": 1,
-    "timeout_s": 0,
-    "ttl_seconds_after_finished": 0,
-    "active_deadline_seconds": 0,
-    "parallelism": 1,
-    "retries": 0,
-}
-
-
-def _type_problems(settings: ClusterSettings) -> list[str]:
-    """Return a message for each value of a wrong type."""
-    types: dict[str, tuple[type, str]] = {
+def _problems(settings: ClusterSettings) -> Iterator[str]:
+    """Yield a message for each value of a wrong type or out of its range."""
+    types: dict[str, tuple[type[Any], str]] = {
         "str": (str, "text"),
         "int": (int, "a whole number"),
         "tuple": (tuple, "a list"),
         "Mapping": (Mapping, "a mapping"),
     }
-    problems = []
     for setting in fields(settings):
-        value, declared = getattr(settings, setting.name), str(setting.type)
-        outer, _, inner = declared.partition("[")
-        kind, name = types[outer]
+        name, value, declared = setting.name, getattr(settings, setting.name), setting.metadata
+        outer, _, inner = str(setting.type).partition("[")
+        kind, expected = types[outer]
         if not isinstance(value, kind) or isinstance(value, bool):
-            problems.append(f"{setting.name} is {value!r}; give {name}")
-            continue
-        part_kind = Mapping if "Mapping" in inner else str
-        part_name = "a mapping" if part_kind is Mapping else "text, in quotes where need be"
-        if isinstance(value, Mapping):
-            problems += [
-                f"{setting.name}: {key}: {part!r}; give {part_name}"
-                for key, part in value.items()
-                if not isinstance(key, str) or not isinstance(part, part_kind)
-            ]
-        elif isinstance(value, tuple):
-            problems += [
-                f"{setting.name}: {part!r}; give {part_name}"
-                for part in value
-                if not isinstance(part, part_kind)
-            ]
-    return problems
-
-
-def _value_problems(settings: ClusterSettings) -> list[str]:
-    """Return a message for each value that Kubeflow would accept without reporting the mistake."""
-    problems = []
-    for name, (pattern, expected) in _PATTERNS.items():
-        text = getattr(settings, name)
-        if not pattern.fullmatch(text):
-            problems.append(f"{name} is {text!r}; give {expected}")
-    for name, lowest in _LOWEST.items():
-        number = getattr(settings, name)
-        if number < lowest:
-            problems.append(f"{name} is {number!r}; give {lowest} or more")
-    if settings.image_pull_policy not in _POLICIES:
-        problems.append(
-            f"image_pull_policy is {settings.image_pull_policy!r}; give one of "
-            f"{', '.join(_POLICIES)}"
-        )
-    problems += [
-        f"env: {variable}: everybody can read a secret here; use secret_env"
-        for variable in settings.env
-        if _SECRET.search(variable)
-    ]
-    return problems
+            yield f"{name} is {value!r}; give {expected}"
+        elif kind is str:
+            if not re.fullmatch(declared["rule"][0], value):
+                yield f"{name} is {value!r}; give {declared['rule'][1]}"
+            elif declared["choices"] and value not in declared["choices"]:
+                yield f"{name} is {value!r}; give one of {', '.join(declared['choices'])}"
+        elif kind is int:
+            if value < declared["low"]:
+                yield f"{name} is {value!r}; give {declared['low']} or more"
+        else:
+            parts = dict(value) if kind is Mapping else {str(part): part for part in value}
+            part_kind = types["Mapping" if "Mapping" in inner else "str"]
+            for key, part in parts.items():
+                if not isinstance(key, str) or not isinstance(part, part_kind[0]):
+                    yield f"{name}: {key}: {part!r}; give {part_kind[1]}"
+    if isinstance(settings.env, Mapping):
+        for variable in settings.env:
+            if _SECRET.search(str(variable)):
+                yield f"env: {variable}: everybody can read a secret here; use secret_env"

@@ -1,12 +1,10 @@
-"""Compile the pipelines to YAML for Kubeflow; the same settings always give the same bytes."""
+"""Compile the pipelines to YAML for Kubeflow; the same settings always result in the same bytes."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from c3d_client import atomic_file
 from c3d_client.core.errors import OutputError, UsageError
@@ -42,7 +40,6 @@ def compile_pipeline(
         UsageError: there is no such pipeline.
         OutputError: the file cannot be written.
     """
-    _require(name)
     text = compiled_text(name, cluster)
     try:
         with atomic_file(path, text=True) as file:
@@ -60,22 +57,19 @@ def compiled_text(name: str, cluster: ClusterSettings | None = None) -> str:
     _require(name)
     from kfp import compiler
 
+    from c3d_pipelines.kubeflow import export_pipeline, pipeline
+
+    builders = {
+        EXTRACTION: pipeline.bulk_extraction,
+        CLASSIFICATION: pipeline.bulk_classification,
+        EXPORT: export_pipeline.export_and_verify,
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(_builder(name)(cluster or ClusterSettings()), str(path))
+        compiler.Compiler().compile(builders[name](cluster or ClusterSettings()), str(path))
         return path.read_text(encoding="utf-8")
 
 
 def _require(name: str) -> None:
     if name not in PIPELINES:
         raise UsageError(f"{name}: no such pipeline; there are {', '.join(PIPELINES)}")
-
-
-def _builder(name: str) -> Callable[[ClusterSettings], Any]:
-    from c3d_pipelines.kubeflow import export_pipeline, pipeline
-
-    return {
-        EXTRACTION: pipeline.bulk_extraction,
-        CLASSIFICATION: pipeline.bulk_classification,
-        EXPORT: export_pipeline.export_and_verify,
-    }[name]

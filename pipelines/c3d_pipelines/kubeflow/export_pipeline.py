@@ -12,10 +12,9 @@ from typing import Any
 from kfp import dsl
 
 from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, ClusterSettings
+from c3d_pipelines.kubeflow.compile import EXPORT
 from c3d_pipelines.kubeflow.pods import Size, configure_pod, pipeline_config, set_retries
 from c3d_pipelines.run.export_steps import DEFAULT
-
-NAME = "c3d-export-and-verify"
 
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
@@ -78,7 +77,7 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
         set_retries(task, cluster)
 
     @dsl.pipeline(
-        name=NAME,
+        name=EXPORT,
         description="A verified version of C3D in the model store, once for the same inputs.",
         pipeline_config=pipeline_config(cluster),
     )

@@ -16,10 +16,12 @@ from typing import Any
 from kfp import dsl
 
 from c3d_pipelines.kubeflow.cluster import WORKER_IMAGE, ClusterSettings
+from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION
 from c3d_pipelines.kubeflow.pods import Size, configure_pod, pipeline_config, set_retries
 from c3d_pipelines.parameters import PARAMETERS, JobParameters
 
-EXTRACTION, CLASSIFICATION = "c3d-bulk-extraction", "c3d-bulk-classification"
+# The parameters that only the first step needs.
+_OF_THE_PLAN = PARAMETERS.keys() - {"out", "model_digest", "max_failed"}
 _DESCRIPTIONS = {
     "features": "fc6 features of all videos of a folder: a row per video and one per clip.",
     "classes": "Sports-1M class probabilities of all videos of a folder: a row per video.",
@@ -69,37 +71,13 @@ def _bulk(name: str, answer: str, cluster: ClusterSettings) -> Any:
         retry_failed: bool = JobParameters.retry_failed,
         max_failed: int = JobParameters.max_failed,
     ):
+        of_the_plan = {name: value for name, value in locals().items() if name in _OF_THE_PLAN}
         run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         reported = report(out=out, run=run)
         configure(reported)
         set_retries(reported, cluster)
         with dsl.ExitHandler(reported):
-            planned = plan(
-                videos=videos,
-                out=out,
-                run=run,
-                answer=answer,
-                server=server,
-                model=model,
-                model_version=model_version,
-                stride=stride,
-                frame_step=frame_step,
-                tail=tail,
-                short=short,
-                fps=fps,
-                resize=resize,
-                clip_rows=clip_rows,
-                keys=keys,
-                shard_mb=shard_mb,
-                shard_minutes=shard_minutes,
-                max_shards=max_shards,
-                workers=workers,
-                batch_size=batch_size,
-                max_in_flight=max_in_flight,
-                timeout_s=timeout_s,
-                patience_s=patience_s,
-                retry_failed=retry_failed,
-            )
+            planned = plan(**of_the_plan, out=out, run=run, answer=answer)
             # No retries: a wrong parameter is wrong at every attempt.
             configure(planned)
             checked = preflight(
@@ -135,7 +113,9 @@ def _bulk(name: str, answer: str, cluster: ClusterSettings) -> Any:
             configure(gated, size=Size.SMALL)
 
     # kfp takes the parameters' descriptions from the docstring.
-    descriptions = "".join(f"    {one.name}: {one.help}.\n" for one in PARAMETERS.values())
+    descriptions = "".join(
+        f"    {name}: {parameter.help}.\n" for name, parameter in PARAMETERS.items()
+    )
     bulk.__doc__ = f"{_DESCRIPTIONS[answer]}\n\nArgs:\n{descriptions}"
     return dsl.pipeline(
         name=name, description=_DESCRIPTIONS[answer], pipeline_config=pipeline_config(cluster)

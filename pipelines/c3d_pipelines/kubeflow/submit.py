@@ -19,31 +19,20 @@ from c3d_client.core.errors import UsageError
 from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import RunError
-from c3d_pipelines.kubeflow.api import Backend, Refused
+from c3d_pipelines.kubeflow.api import Backend, Refused, Schedule, SentRun
 from c3d_pipelines.parameters import CONFIGURED
 
 EXPERIMENT = "c3d"
 ASK = "ask"
 MAX_PARAMETER_BYTES = 10_000  # the backend's own limit
-_ENDED = frozenset(("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"))
 _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_MOST_NAMED = 5
 _FOLDERS = ("videos", "out", "store")  # parameters that name a folder or bucket
-_TYPES: dict[str, tuple[type, ...]] = {
-    "STRING": (str,),
-    "NUMBER_INTEGER": (int,),
-    "NUMBER_DOUBLE": (int, float),
-    "BOOLEAN": (bool,),
-    "LIST": (list,),
-    "STRUCT": (dict,),
-}
-_TYPE_NAMES = {
-    "STRING": "text",
-    "NUMBER_INTEGER": "a whole number",
-    "NUMBER_DOUBLE": "a number",
-    "BOOLEAN": "true or false",
-    "LIST": "a list in JSON",
-    "STRUCT": "an object in JSON",
+# Kubeflow's name of a parameter's type: the name for messages, and the types in Python.
+_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "STRING": ("text", (str,)),
+    "NUMBER_INTEGER": ("a whole number", (int,)),
+    "NUMBER_DOUBLE": ("a number", (int, float)),
+    "BOOLEAN": ("true or false", (bool,)),
 }
 
 _logger = logging.getLogger(__name__)
@@ -78,48 +67,6 @@ class RunOptions:
             )
         if self.pipeline_root is not None and "://" not in self.pipeline_root:
             raise UsageError(f"pipeline_root is {self.pipeline_root!r}; give a bucket, s3://…")
-
-
-@dataclass(frozen=True)
-class SentRun:
-    """A run on the cluster: its URL in a browser, its state, and the reason of its failure."""
-
-    run_id: str
-    name: str
-    url: str
-    state: str = "PENDING"
-    message: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run is over."""
-        return self.state in _ENDED
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the run succeeded."""
-        return self.state == "SUCCEEDED"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A schedule by which the cluster starts runs."""
-
-    schedule_id: str
-    name: str
-    cron: str
-    enabled: bool
-    url: str
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A pipeline's parameter: its type in Kubeflow's terms, and its default or None."""
-
-    name: str
-    type: str
-    default: Any = None
-    optional: bool = False
 
 
 class Package:
@@ -162,18 +109,10 @@ class Package:
             ) from error
 
     @property
-    def parameters(self) -> dict[str, Parameter]:
-        """The pipeline's parameters by name."""
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """The definitions of the pipeline's parameters by name, as the compiler wrote them."""
         declared = self._spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-        return {
-            name: Parameter(
-                name,
-                str(definition.get("parameterType", "")),
-                definition.get("defaultValue"),
-                bool(definition.get("isOptional", False)),
-            )
-            for name, definition in declared.items()
-        }
+        return dict(declared)
 
     @property
     def mounts(self) -> list[str]:
@@ -197,20 +136,22 @@ class Package:
                 problems.
         """
         known = self.parameters
-        problems = [_unknown(name, known) for name in given if name not in known]
+        problems, values = [], {}
+        for name, value in given.items():
+            if name not in known:
+                problems.append(_unknown(name, known))
+                continue
+            try:
+                values[name] = _converted(value, known[name]["parameterType"])
+            except ValueError as error:
+                shown_value = repr(redact(value) if isinstance(value, str) else value)[:80]
+                problems.append(f"{name} is {shown_value}, not {error}")
+        effective = {name: known[name].get("defaultValue") for name in known} | values
         problems += [
             f"{name} is missing"
             for name, parameter in known.items()
-            if name not in given and parameter.default is None and not parameter.optional
+            if not (name in given or parameter.get("isOptional") or "defaultValue" in parameter)
         ]
-        values: dict[str, Any] = {}
-        for name, value in given.items():
-            if name in known:
-                try:
-                    values[name] = _converted(value, known[name].type)
-                except ValueError as error:
-                    problems.append(f"{name} is {_shown_value(value)}, not {error}")
-        effective = {name: parameter.default for name, parameter in known.items()} | values
         for name in _FOLDERS:
             problems += self._unmounted(name, effective.get(name))
             if isinstance(values.get(name), str) and redact(values[name]) != values[name]:
@@ -283,8 +224,7 @@ def submit(
     body, options = _body(package, parameters, options)
     name = name or f"{package.name} {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S}"
     experiment = backend.experiment(options.experiment)
-    run = backend.create_run(display_name=name, experiment_id=experiment, **body)
-    return _sent(backend, run)
+    return backend.create_run(display_name=name, experiment_id=experiment, **body)
 
 
 def schedule(
@@ -319,10 +259,9 @@ def schedule(
     experiment = backend.experiment(options.experiment)
     existing = backend.schedules(name, experiment_id=str(experiment))
     if existing and not replace:
-        times = _schedule(backend, existing[0]).cron
         raise RunError(
-            f"{backend.access.host}: has a schedule {name!r} already, at {times!r}; give another "
-            "name, or --replace"
+            f"{backend.access.host}: has a schedule {name!r} already, at {existing[0].cron!r}; "
+            "give another name, or --replace"
         )
     created = backend.create_schedule(
         cron=cron,
@@ -334,8 +273,8 @@ def schedule(
         **body,
     )
     for replaced in existing:
-        backend.change_schedule(str(replaced.recurring_run_id), "delete")
-    return _schedule(backend, created)
+        backend.change_schedule(replaced.schedule_id, "delete")
+    return created
 
 
 def schedules(backend: Backend, name: str | None = None, *, experiment: str) -> list[Schedule]:
@@ -345,9 +284,7 @@ def schedules(backend: Backend, name: str | None = None, *, experiment: str) -> 
         RunError: the request fails.
     """
     experiment_id = backend.experiment(experiment, make=False)
-    if experiment_id is None:
-        return []
-    return [_schedule(backend, run) for run in backend.schedules(name, experiment_id=experiment_id)]
+    return backend.schedules(name, experiment_id=experiment_id) if experiment_id else []
 
 
 def wait(
@@ -373,7 +310,7 @@ def wait(
     away_since: float | None = None
     while True:
         try:
-            now = _sent(backend, backend.run(sent.run_id))
+            now = backend.run(sent.run_id)
             away_since = None
         except Refused as error:
             away_since = time.monotonic() if away_since is None else away_since
@@ -451,75 +388,29 @@ def _body(
     }, options
 
 
-def _sent(backend: Backend, run: Any) -> SentRun:
-    if not run.run_id or not (run.state is None or isinstance(run.state, str)):
-        raise Refused(f"{backend.access.host}: answers without the run's id", 502)
-    state = run.state or "PENDING"
-    return SentRun(
-        run_id=run.run_id,
-        name=run.display_name or "",
-        url=f"{backend.access.ui}/#/runs/details/{run.run_id}",
-        state="PENDING" if state == "RUNTIME_STATE_UNSPECIFIED" else state,
-        message=_why(run) if state in _ENDED and state != "SUCCEEDED" else "",
-    )
-
-
-def _why(run: Any) -> str:
-    """Return why a run failed: its own message and those of the tasks that failed."""
-    tasks = (run.run_details and run.run_details.task_details) or []
-    failed = {task.display_name: task for task in tasks if task.state == "FAILED"}
-    messages = [
-        f"{name}: {task.error.message}" if task.error and task.error.message else name
-        for name, task in failed.items()
-    ]
-    if len(messages) > _MOST_NAMED:
-        messages = [*messages[:_MOST_NAMED], f"and {len(messages) - _MOST_NAMED} more"]
-    own = [run.error.message] if run.error and run.error.message else []
-    return " ".join("; ".join(own + messages).split())
-
-
-def _schedule(backend: Backend, run: Any) -> Schedule:
-    if not run.recurring_run_id:
-        raise Refused(f"{backend.access.host}: answers without the schedule's id", 502)
-    times = run.trigger and run.trigger.cron_schedule
-    return Schedule(
-        schedule_id=run.recurring_run_id,
-        name=run.display_name or "",
-        cron=(times and times.cron) or "",
-        enabled=run.mode == "ENABLE" if run.mode else run.status == "ENABLED",
-        url=f"{backend.access.ui}/#/recurringrun/details/{run.recurring_run_id}",
-    )
-
-
-def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
     return f"there is no parameter {name!r}{hint}"
 
 
-def _converted(given: Any, type_: str) -> Any:
+def _converted(value: Any, type_: str) -> Any:
     """Return a value in a parameter's type; the message of ValueError names the type."""
-    expected = _TYPE_NAMES.get(type_)
-    if expected is None:
-        raise ValueError(f"of the type {type_}, which cannot be given")
-    value = given
-    if isinstance(given, str) and type_ != "STRING":
+    if type_ not in _TYPES:
+        return value  # of no pipeline of this package; the backend checks it
+    expected, types = _TYPES[type_]
+    if isinstance(value, str) and type_ != "STRING":
         try:
-            value = json.loads(given.strip().lower() if type_ == "BOOLEAN" else given)
+            value = json.loads(value.strip().lower() if type_ == "BOOLEAN" else value)
         except ValueError:
             raise ValueError(expected) from None
-    is_flag = isinstance(value, bool)
-    if is_flag != (type_ == "BOOLEAN") or not isinstance(value, _TYPES[type_]):
+    if not isinstance(value, types) or isinstance(value, bool) != (type_ == "BOOLEAN"):
         raise ValueError(expected)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(expected)
     if isinstance(value, str) and not value.strip():
         raise ValueError("a value")
     return value
-
-
-def _shown_value(value: Any) -> str:
-    return repr(redact(value) if isinstance(value, str) else value)[:80]
 
 
 def _json_bytes(values: Any) -> int:
