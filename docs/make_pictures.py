@@ -42,12 +42,12 @@ def diagram_text() -> str:
 def classify_page(folder: Path) -> Path:
     """Classify the example's video with the demo weights and write the HTML page."""
     sys.path.insert(0, str(ROOT / "examples"))
-    import film
     import first_run
+    import moving_square
 
     os.chdir(folder)
     first_run.OUT.mkdir(parents=True, exist_ok=True)
-    film.render(folder / "film.mp4")
+    moving_square.render(folder / "film.mp4")
     with first_run.server(first_run.servable()) as target:
         command = [str(Path(sys.executable).with_name("c3d")), "classify", "film.mp4"]
         subprocess.run(

@@ -29,7 +29,7 @@ from c3d_client import (
 from c3d_client.cli import bars
 from c3d_client.core.contract import SPORTS1M_CLASSES
 from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
-from film import render
+from moving_square import render
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -52,7 +52,7 @@ def main() -> int:
             path = OUT / "film.mp4"
             render(path)
             video = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-            say(f"film        {video}, rendered: a square moves right, then down, then left")
+            say(f"video       {video}, rendered: a square moves right, then down, then left")
         next(decode_frames(video))  # fails before the build if the file is not a video
         with server(servable()) as target:
             show_results(target, video)

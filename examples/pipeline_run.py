@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import av
-import film
+import moving_square
 import numpy as np
 from c3d_client import C3DError
 from c3d_pipelines import dataset
@@ -80,7 +80,9 @@ def make_videos(folder: Path) -> None:
     unfinished = folder.with_name("videos.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    render(unfinished / "square.mp4", "libx264", film.WIDTH, film.HEIGHT, range(96))
+    render(
+        unfinished / "square.mp4", "libx264", moving_square.WIDTH, moving_square.HEIGHT, range(96)
+    )
     render(unfinished / "square, backwards.avi", "mpeg4", 176, 144, reversed(range(96)))
     real = real_videos()
     if real:
@@ -90,7 +92,7 @@ def make_videos(folder: Path) -> None:
         render(unfinished / "square.mkv", "libx264", 640, 360, range(50, 130))
         render(unfinished / "square.mov", "mpeg4", 480, 272, range(0, 150, 3))
     cut = unfinished / "cut short.mkv"
-    render(cut, "libx264", film.WIDTH, film.HEIGHT, range(96))
+    render(cut, "libx264", moving_square.WIDTH, moving_square.HEIGHT, range(96))
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     (unfinished / "not a video.mp4").write_text(
         "Minutes of the meeting: nothing was decided.\n" * 50
@@ -116,10 +118,10 @@ def render(
 ) -> None:
     """Write frames of the example's video in another codec, size or order."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=film.FPS)
+        stream = container.add_stream(codec, rate=moving_square.FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in numbers:
-            frame = av.VideoFrame.from_ndarray(film.frame(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(moving_square.frame(number), format="rgb24")
             container.mux(stream.encode(frame.reformat(width, height)))
         container.mux(stream.encode())
 

@@ -20,7 +20,7 @@ from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import random_weights, read_weights
 from c3d_export.weights.demo import DEMO_LABELS, demo_weights
-from support.films import h264_sample
+from support.videos import h264_sample
 
 # A shell's background jobs and their children ignore SIGINT, which tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -305,7 +305,7 @@ def bottleneck(timings: Timings) -> str:
     return "the network"
 
 
-def write_video(folder: Path) -> Path:
+def generate_video(folder: Path) -> Path:
     """Write a video of one minute: a moving texture, crossed by a box with another one.
 
     It has the bit rate of usual videos of its size, and so the same decoding time.

@@ -33,9 +33,9 @@ from c3d_pipelines.shards.schema import OK
 from c3d_pipelines.shards.worker import do_shard
 
 from benchmarks.client import in_own_process
-from benchmarks.films import large, small
 from benchmarks.measure import Measure, middle
 from benchmarks.server import server_process
+from benchmarks.videos import large, small
 
 ROUNDS = 5
 SECONDS = 2.0  # for each measurement of a rate

@@ -25,8 +25,8 @@ from c3d_export.mean import Mean, read_mean
 from c3d_export.servable import ServableSpec, build, save
 from c3d_export.weights import Weights, read_weights
 from support import caffe_bytes, oracle
-from support.films import h264_sample
 from support.measures import cosine, relative
+from support.videos import h264_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 VIDEOS = ("carphone_pristine", "bikes", "bigbuckbunny")

@@ -20,8 +20,8 @@ from c3d_client import C3DClient, ClipWindow, decode_frames
 from c3d_client.core.contract import CLIP_FRAMES, CLIP_STRIDE, CROP_LEFT, CROP_SIZE, CROP_TOP
 from c3d_client.video.clips import iter_batches
 from c3d_export.graph import GraphServable
-from support.films import h264_sample
 from support.measures import cosine
+from support.videos import h264_sample
 
 from benchmarks.measure import Measure, middle
 from benchmarks.server import server_process

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.films import small
 from benchmarks.measure import Measure
 from benchmarks.server import instant_server
+from benchmarks.videos import small
 
 # The code of a process, and the limits of its time in seconds and its memory in MB.
 STARTS = {

@@ -15,9 +15,9 @@ import av
 from c3d_client import C3DClient, ClipWindow
 from c3d_client.bench import message_speed
 
-from benchmarks.films import large, small
 from benchmarks.measure import Measure, middle
 from benchmarks.server import instant_server
+from benchmarks.videos import large, small
 
 ROUNDS = 7
 BOUNDS = {

@@ -9,7 +9,7 @@ import pytest
 from c3d_client import cli
 from c3d_client.serving import channel
 from support.fake_serving import FakeServing
-from support.films import write_film
+from support.videos import write_video
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def fake_serving() -> Iterator:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
+def closed_port() -> Iterator[str]:
     """An address that refuses connections: its port is bound but nothing listens there."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -54,12 +54,12 @@ def run(capsys):
 
 
 @pytest.fixture
-def film(tmp_path):
+def video(tmp_path):
     """A video of two clips."""
-    return write_film(tmp_path / "film.mp4", 24)
+    return write_video(tmp_path / "video.mp4", 24)
 
 
 @pytest.fixture(scope="session")
 def sixteen(tmp_path_factory):
     """A video of exactly one clip."""
-    return write_film(tmp_path_factory.mktemp("films") / "sixteen.mp4", 16)
+    return write_video(tmp_path_factory.mktemp("films") / "sixteen.mp4", 16)

@@ -15,12 +15,12 @@ from c3d_client.bench import (
     bottleneck,
     decode_speed,
     extract_speed,
+    generate_video,
     message_speed,
     repeat_video,
-    write_video,
 )
 from c3d_client.results import Timings
-from support.films import write_film
+from support.videos import write_video
 
 QUICK_S = 0.05
 TABLES = {
@@ -37,8 +37,8 @@ def all_positive(values):
 
 
 class TestDecodeSpeed:
-    def test_short_video_is_repeated(self, film):
-        speed = decode_speed(film, seconds=QUICK_S)
+    def test_short_video_is_repeated(self, video):
+        speed = decode_speed(video, seconds=QUICK_S)
         assert (speed.width, speed.height) == (320, 240)
         assert speed.frames >= 64
         assert all_positive((speed.decode, speed.exact, speed.fast))
@@ -95,18 +95,18 @@ class TestBatchSpeed:
 
 
 class TestExtractSpeed:
-    def test_numbers_of_a_whole_video_are_consistent(self, narrow_server, film):
+    def test_numbers_of_a_whole_video_are_consistent(self, narrow_server, video):
         with C3DClient(narrow_server.target) as c3d:
-            speed = extract_speed(c3d, film, seconds=60)
+            speed = extract_speed(c3d, video, seconds=60)
         assert speed.clips == 2
         assert speed.clips_per_s == pytest.approx(2 / speed.wall_s)
         assert speed.frames_per_s == pytest.approx(24 / speed.wall_s)
         assert speed.wall_s == speed.timings.wall_s
         assert speed.timings.compute_s > 0
 
-    def test_long_video_ends_with_the_time(self, fake_serving, film):
+    def test_long_video_ends_with_the_time(self, fake_serving, video):
         server = fake_serving()
-        long_video = repeat_video(film, film.with_name("long.mp4"), times=20)
+        long_video = repeat_video(video, video.with_name("long.mp4"), times=20)
         assert sum(1 for _ in decode_frames(long_video)) == 480
         options = ServingOptions(target=server.target, batch_size=1, max_in_flight=1)
         with C3DClient(options=options) as c3d:
@@ -116,7 +116,7 @@ class TestExtractSpeed:
         assert len(server.requests) < 6
 
     def test_video_shorter_than_a_clip_is_an_error(self, narrow_server, tmp_path):
-        short = write_film(tmp_path / "short.mp4", 15)
+        short = write_video(tmp_path / "short.mp4", 15)
         with (
             C3DClient(narrow_server.target) as c3d,
             pytest.raises(VideoTooShortError, match="has 15 frames; a clip needs 16"),
@@ -137,9 +137,9 @@ def test_bottleneck_is_the_part_that_the_others_waited_for():
 
 
 class TestCommand:
-    def test_every_table_is_printed(self, run, narrow_server, film):
+    def test_every_table_is_printed(self, run, narrow_server, video):
         code, stdout, stderr = run(
-            *("bench", film, "--seconds", QUICK_S, "--server", narrow_server.target)
+            *("bench", video, "--seconds", QUICK_S, "--server", narrow_server.target)
         )
         assert (code, stderr) == (0, [])
         starts = [line.split()[0] for line in stdout.splitlines() if line]
@@ -148,9 +148,9 @@ class TestCommand:
             *("server", "batch", "1", "8", "decoding", "extract", "spent", "bottleneck:"),
         ]
 
-    def test_json_has_the_main_numbers_and_the_tables(self, run, narrow_server, film):
+    def test_json_has_the_main_numbers_and_the_tables(self, run, narrow_server, video):
         code, stdout, _ = run(
-            *("bench", film, "--seconds", QUICK_S, "--server", narrow_server.target),
+            *("bench", video, "--seconds", QUICK_S, "--server", narrow_server.target),
             *("--json", "--resize", "fast"),
         )
         results = json.loads(stdout)
@@ -158,7 +158,7 @@ class TestCommand:
         assert [*results] == ["frames_per_core_s", "clips_per_s", "batch_size", "cores", *TABLES]
         assert all(isinstance(results[name], kind) for name, kind in TABLES.items())
         assert results["frames_per_core_s"] == results["decode"]["fast"]
-        assert results["film"] == str(film)
+        assert results["film"] == str(video)
         best = max(results["server"]["batches"], key=lambda row: row["clips_per_s"])
         assert (results["clips_per_s"], results["batch_size"]) == (
             best["clips_per_s"],
@@ -167,22 +167,23 @@ class TestCommand:
         assert [row["batch_size"] for row in results["server"]["batches"]] == [1, 8]
         assert results["extract"]["clips"] == 2
 
-    def test_no_server_measures_this_machine_alone(self, run, nobody, film):
+    def test_no_server_measures_this_machine_alone(self, run, closed_port, video):
         code, stdout, stderr = run(
-            *("bench", film, "--seconds", QUICK_S, "--no-server", "--json", "--server", nobody)
+            *("bench", video, "--seconds", QUICK_S, "--server", closed_port),
+            *("--no-server", "--json"),
         )
         results = json.loads(stdout)
         assert (code, stderr) == (0, [])
         assert results["frames_per_core_s"] == results["decode"]["exact"] > 0
         assert results["clips_per_s"] is results["server"] is results["extract"] is None
 
-    def test_missing_server_is_an_error_after_the_other_results(self, run, nobody, film):
+    def test_missing_server_is_an_error_after_the_other_results(self, run, closed_port, video):
         for options in ((), ("--json",)):
             code, stdout, stderr = run(
-                *("bench", film, "--seconds", QUICK_S, "--server", nobody), *options
+                *("bench", video, "--seconds", QUICK_S, "--server", closed_port), *options
             )
             assert (code, len(stderr)) == (2, 1)
-            assert stderr[0].startswith(f"c3d: {nobody}: no server answers")
+            assert stderr[0].startswith(f"c3d: {closed_port}: no server answers")
             if options:
                 assert json.loads(stdout)["decode"]["exact"] > 0
                 assert json.loads(stdout)["server"] is None
@@ -196,7 +197,7 @@ class TestCommand:
 
 
 def test_generated_video_is_a_minute_of_720p(tmp_path):
-    video = write_video(tmp_path)
+    video = generate_video(tmp_path)
     assert [*tmp_path.iterdir()] == [video]
     frame = next(decode_frames(video))
     assert (frame.picture.width, frame.picture.height) == (1280, 720)

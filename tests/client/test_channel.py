@@ -152,10 +152,10 @@ def test_no_answer_within_the_timeout(fake_serving):
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
-def test_address_without_a_server_is_unavailable(nobody):
+def test_address_without_a_server_is_unavailable(closed_port):
     with pytest.raises(errors.ServingUnavailable, match="no server answers") as caught:
-        predict(nobody)
-    assert (caught.value.target, caught.value.code) == (nobody, "UNAVAILABLE")
+        predict(closed_port)
+    assert (caught.value.target, caught.value.code) == (closed_port, "UNAVAILABLE")
 
 
 def test_answers_may_be_larger_than_grpcs_default_of_4_mb(fake_serving):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from c3d_client.outputs import FORMATS, read_features, read_npz
 from support.fake_serving import signature_defs
-from support.films import noise, write_film, write_sound
+from support.videos import noise, write_sound, write_video
 
 NOTE = "c3d: note: the served weights, random:7: not a trained network"
 
 
-def short_film(folder):
-    return write_film(folder / "short.mp4", 15)
+def short_video(folder):
+    return write_video(folder / "short.mp4", 15)
 
 
 def missing_file(folder):
@@ -31,7 +31,7 @@ def audio_file(folder):
 
 
 def truncated_file(folder):
-    whole = write_film(folder / "whole.mkv", 60, draw=noise)
+    whole = write_video(folder / "whole.mkv", 60, draw=noise)
     (folder / "cut.mkv").write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.6)])
     return folder / "cut.mkv"
 
@@ -40,65 +40,65 @@ BAD_VIDEOS = {
     missing_file: "no such file",
     not_a_video: "cannot be opened as a video",
     audio_file: "has no video stream",
-    short_film: "has 15 frames; a clip needs 16",
+    short_video: "has 15 frames; a clip needs 16",
     truncated_file: "is cut short",
 }
 
 
 class TestExtract:
     def test_features_are_written_under_the_path_of_the_video(
-        self, run, narrow_server, carphone, film, monkeypatch
+        self, run, narrow_server, carphone, video, monkeypatch
     ):
-        monkeypatch.chdir(film.parent)
-        (film.parent / "sub").mkdir()
-        (film.parent / "sub" / "film.mp4").write_bytes(film.read_bytes())
+        monkeypatch.chdir(video.parent)
+        (video.parent / "sub").mkdir()
+        (video.parent / "sub" / "video.mp4").write_bytes(video.read_bytes())
         code, stdout, stderr = run(
-            *("extract", "film.mp4", "sub/film.mp4", carphone),
+            *("extract", "video.mp4", "sub/video.mp4", carphone),
             *("--out", "features/new", "--server", narrow_server.target),
         )
         assert (code, stdout) == (0, "")
         assert stderr[0].startswith(NOTE)
         assert stderr[1:] == ["c3d: 3 videos done, 18 clips"]
-        out = film.parent / "features" / "new"
+        out = video.parent / "features" / "new"
         assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == [
             "carphone_pristine.mp4.npz",
-            "film.mp4.npz",
-            "sub/film.mp4.npz",
+            "video.mp4.npz",
+            "sub/video.mp4.npz",
         ]
-        content = read_npz(out / "film.mp4.npz")
+        content = read_npz(out / "video.mp4.npz")
         assert content["clip_starts"].tolist() == [0, 8]
         assert np.linalg.norm(content["video_feature"]) == pytest.approx(1, abs=1e-5)
-        assert content["provenance"]["video"]["source"] == "film.mp4"
+        assert content["provenance"]["video"]["source"] == "video.mp4"
 
-    def test_clip_options_are_used(self, run, narrow_server, film):
+    def test_clip_options_are_used(self, run, narrow_server, video):
         code, _, _ = run(
-            *("extract", film, "--out", film.parent, "--server", narrow_server.target),
+            *("extract", video, "--out", video.parent, "--server", narrow_server.target),
             *("--stride", 5, "--batch-size", 3, "--frame-step", 1, "--tail", "pad"),
         )
         assert code == 0
-        content = read_npz(film.with_name("film.mp4.npz"))
+        content = read_npz(video.with_name("video.mp4.npz"))
         assert content["clip_starts"].tolist() == [0, 5, 10]  # the last clip is padded
         assert content["provenance"]["clips"]["tail"] == "pad"
 
-    def test_list_is_read_from_standard_input(self, run, fake_serving, film, monkeypatch):
-        monkeypatch.setattr("sys.stdin", io.StringIO(f"# comment\n\n{film}\n"))
+    def test_list_is_read_from_standard_input(self, run, fake_serving, video, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"# comment\n\n{video}\n"))
         code, _, stderr = run(
-            *("extract", "-", "--out", film.parent, "--server", fake_serving().target)
+            *("extract", "-", "--out", video.parent, "--server", fake_serving().target)
         )
         assert (code, stderr) == (0, ["c3d: 1 videos done, 2 clips"])
 
-    def test_server_is_read_from_the_environment(self, run, fake_serving, film, monkeypatch):
+    def test_server_is_read_from_the_environment(self, run, fake_serving, video, monkeypatch):
         monkeypatch.setenv("C3D_SERVER", fake_serving().target)
-        assert run("extract", film, "--out", film.parent, "--quiet") == (0, "", [])
+        assert run("extract", video, "--out", video.parent, "--quiet") == (0, "", [])
 
-    def test_token_of_a_file_is_sent(self, run, fake_serving, film, tmp_path):
+    def test_token_of_a_file_is_sent(self, run, fake_serving, video, tmp_path):
         (tmp_path / "token").write_text("secret-17\n")
         metadata = []
         server = fake_serving(
             lambda _q, _r, context: metadata.append(dict(context.invocation_metadata()))
         )
         code, _, stderr = run(
-            *("extract", film, "--out", tmp_path, "--server", server.target),
+            *("extract", video, "--out", tmp_path, "--server", server.target),
             *("--token-file", tmp_path / "token"),
         )
         assert code == 0
@@ -106,36 +106,36 @@ class TestExtract:
         assert "secret-17" not in "".join(stderr)
 
     def test_other_formats_are_written_and_listed_in_the_help(
-        self, run, fake_serving, film, tmp_path
+        self, run, fake_serving, video, tmp_path
     ):
         _, help_text, _ = run("extract", "--help")
         server = fake_serving()
         for name, format in FORMATS.items():
             code, _, _ = run(
-                *("extract", film, "--out", tmp_path, "--server", server.target),
+                *("extract", video, "--out", tmp_path, "--server", server.target),
                 *("--format", name),
             )
             assert code == 0, name
-            features = read_features(tmp_path / f"film.mp4{format.suffix}")
+            features = read_features(tmp_path / f"video.mp4{format.suffix}")
             assert features.clip_features.shape == (32 if name == "sultani" else 2, 4096)
             assert name in help_text
 
-    def test_repeated_video_is_extracted_once(self, run, fake_serving, film):
+    def test_repeated_video_is_extracted_once(self, run, fake_serving, video):
         server = fake_serving()
         code, _, stderr = run(
-            "extract", film, film, "--out", film.parent, "--server", server.target
+            "extract", video, video, "--out", video.parent, "--server", server.target
         )
         assert (code, stderr) == (0, ["c3d: 1 videos done, 2 clips"])
         assert len(server.requests) == 1
 
     def test_run_continues_after_failures_and_a_second_run_does_what_is_left(
-        self, run, fake_serving, film, tmp_path
+        self, run, fake_serving, video, tmp_path
     ):
-        short, absent, out = short_film(tmp_path), tmp_path / "absent.mp4", tmp_path / "out"
-        command = ("extract", short, film, absent, "--out", out, "--server", fake_serving().target)
+        short, absent, out = short_video(tmp_path), tmp_path / "absent.mp4", tmp_path / "out"
+        command = ("extract", short, video, absent, "--out", out, "--server", fake_serving().target)
         code, _, stderr = run(*command)
         assert code == 1
-        assert sorted(p.name for p in out.iterdir()) == ["failures.csv", "film.mp4.npz"]
+        assert sorted(p.name for p in out.iterdir()) == ["failures.csv", "video.mp4.npz"]
         too_short = f"c3d: {short}: has 15 frames; a clip needs 16"
         missing = f"c3d: {absent}: no such file"
         listed = f"listed in {out / 'failures.csv'}"
@@ -150,14 +150,16 @@ class TestExtract:
             f"c3d: 0 videos done, 0 clips; 1 skipped, done before; 2 failed, {listed}"
         )
 
-    def test_two_videos_of_one_name_are_refused_before_any_request(self, run, nobody, tmp_path):
+    def test_two_videos_of_one_name_are_refused_before_any_request(
+        self, run, closed_port, tmp_path
+    ):
         code, stdout, stderr = run(
-            *("extract", "/a/film.mp4", "/b/film.mp4"),
-            *("--out", tmp_path / "out", "--server", nobody),
+            *("extract", "/a/video.mp4", "/b/video.mp4"),
+            *("--out", tmp_path / "out", "--server", closed_port),
         )
         assert (code, stdout, len(stderr)) == (2, "", 1)
-        assert "/a/film.mp4" in stderr[0]
-        assert "/b/film.mp4" in stderr[0]
+        assert "/a/video.mp4" in stderr[0]
+        assert "/b/video.mp4" in stderr[0]
         assert "--root" in stderr[0]
         assert not (tmp_path / "out").exists()
 
@@ -172,97 +174,99 @@ class TestExtract:
             assert [path.name for path in out.iterdir()] == ["failures.csv"], reason
 
     def test_output_folder_that_is_a_file_is_refused_before_any_request(
-        self, run, fake_serving, film
+        self, run, fake_serving, video
     ):
         server = fake_serving()
-        code, stdout, stderr = run("extract", film, "--out", film, "--server", server.target)
+        code, stdout, stderr = run("extract", video, "--out", video, "--server", server.target)
         assert (code, stdout) == (2, "")
-        assert str(film) in stderr[-1]
+        assert str(video) in stderr[-1]
         assert server.requests == []
 
-    def test_output_that_is_a_folder_is_a_failure(self, run, fake_serving, film, tmp_path):
-        (tmp_path / "out" / "film.mp4.npz").mkdir(parents=True)
+    def test_output_that_is_a_folder_is_a_failure(self, run, fake_serving, video, tmp_path):
+        (tmp_path / "out" / "video.mp4.npz").mkdir(parents=True)
         code, stdout, stderr = run(
-            "extract", film, "--out", tmp_path / "out", "--server", fake_serving().target
+            "extract", video, "--out", tmp_path / "out", "--server", fake_serving().target
         )
         assert (code, stdout) == (2, "")
-        assert stderr[0].startswith(f"c3d: {tmp_path / 'out' / 'film.mp4.npz'}: ")
+        assert stderr[0].startswith(f"c3d: {tmp_path / 'out' / 'video.mp4.npz'}: ")
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
             "failures.csv",
-            "film.mp4.npz",
+            "video.mp4.npz",
         ]
 
 
 class TestClassify:
-    def test_best_classes_of_each_video_are_named(self, run, fake_serving, film):
-        code, stdout, stderr = run("classify", film, "--top", 2, "--server", fake_serving().target)
+    def test_best_classes_of_each_video_are_named(self, run, fake_serving, video):
+        code, stdout, stderr = run("classify", video, "--top", 2, "--server", fake_serving().target)
         assert (code, stderr) == (0, [])
         assert stdout.splitlines() == [
-            f"{film}: 2 clips",
+            f"{video}: 2 clips",
             "  " + "█" * 15 + "░" * 15 + "  50.00%  archery (0)",
             "  " + "█" * 8 + "░" * 22 + "  25.00%  bowling (1)",
         ]
 
-    def test_five_classes_and_the_note_about_random_weights(self, run, narrow_server, film):
-        code, stdout, stderr = run("classify", film, "--server", narrow_server.target)
+    def test_five_classes_and_the_note_about_random_weights(self, run, narrow_server, video):
+        code, stdout, stderr = run("classify", video, "--server", narrow_server.target)
         assert code == 0
         assert len(stdout.splitlines()) == 1 + 5
         assert len(stderr) == 1
         assert stderr[0].startswith(NOTE)
 
-    def test_best_classes_of_each_clip_are_named(self, run, fake_serving, film):
+    def test_best_classes_of_each_clip_are_named(self, run, fake_serving, video):
         _, stdout, _ = run(
-            "classify", film, "--top", 2, "--per-clip", "--server", fake_serving().target
+            "classify", video, "--top", 2, "--per-clip", "--server", fake_serving().target
         )
         assert [line.split() for line in stdout.splitlines()[3:]] == [
             [*("0.00", "to", "0.64", "s"), *("50.0%", "archery,", "25.0%", "bowling")],
             [*("0.32", "to", "0.96", "s"), *("50.0%", "archery,", "25.0%", "bowling")],
         ]
 
-    def test_json_lines_are_in_the_order_of_the_videos(self, run, fake_serving, film, carphone):
+    def test_json_lines_are_in_the_order_of_the_videos(self, run, fake_serving, video, carphone):
         code, stdout, stderr = run(
-            "classify", carphone, film, "--json", "--top", 1, "--server", fake_serving().target
+            "classify", carphone, video, "--json", "--top", 1, "--server", fake_serving().target
         )
         assert (code, stderr) == (0, [])
         first, second = (json.loads(line) for line in stdout.splitlines())
-        assert [first["video"], second["video"]] == [str(carphone), str(film)]
+        assert [first["video"], second["video"]] == [str(carphone), str(video)]
         assert second["top"][0]["label"] == "archery"
         assert [clip["start_frame"] for clip in second["clips"]] == [0, 8]
 
-    def test_csv_is_one_table_for_all_videos(self, run, fake_serving, film, carphone):
+    def test_csv_is_one_table_for_all_videos(self, run, fake_serving, video, carphone):
         code, stdout, _ = run(
-            "classify", film, carphone, "--csv", "--top", 1, "--server", fake_serving().target
+            "classify", video, carphone, "--csv", "--top", 1, "--server", fake_serving().target
         )
         assert code == 0
         rows = list(csv.DictReader(io.StringIO(stdout)))
-        assert {row["video"] for row in rows} == {str(film), str(carphone)}
+        assert {row["video"] for row in rows} == {str(video), str(carphone)}
         assert len(rows) == (1 + 2) + (1 + 14)
 
-    def test_timeline_and_page_are_written(self, run, fake_serving, film, tmp_path):
+    def test_timeline_and_page_are_written(self, run, fake_serving, video, tmp_path):
         code, _, stderr = run(
-            *("classify", film, "--server", fake_serving().target),
+            *("classify", video, "--server", fake_serving().target),
             *("--timeline", tmp_path / "t.png", "--html", tmp_path / "pages"),
         )
         assert (code, stderr) == (0, [])
         assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
-        assert "archery" in (tmp_path / "pages" / "film.mp4.html").read_text(encoding="utf-8")
+        assert "archery" in (tmp_path / "pages" / "video.mp4.html").read_text(encoding="utf-8")
 
-    def test_one_file_for_the_views_of_several_videos_is_refused(self, run, nobody, film, carphone):
+    def test_one_file_for_the_views_of_several_videos_is_refused(
+        self, run, closed_port, video, carphone
+    ):
         for option in ("--timeline=all.png", "--html=all.html"):
-            code, _, stderr = run("classify", film, carphone, option, "--server", nobody)
+            code, _, stderr = run("classify", video, carphone, option, "--server", closed_port)
             assert (code, len(stderr)) == (2, 1), option
             assert "is one file for several videos; name a folder" in stderr[0]
 
-    def test_json_and_csv_together_are_refused(self, run, nobody, film):
-        code, _, stderr = run("classify", film, "--json", "--csv", "--server", nobody)
+    def test_json_and_csv_together_are_refused(self, run, closed_port, video):
+        code, _, stderr = run("classify", video, "--json", "--csv", "--server", closed_port)
         assert (code, len(stderr)) == (2, 1)
         assert "give one of them" in stderr[0]
 
-    def test_model_without_the_signature_is_an_error(self, run, fake_serving, film):
+    def test_model_without_the_signature_is_an_error(self, run, fake_serving, video):
         signatures = signature_defs()
         del signatures["classify"]
         code, stdout, stderr = run(
-            "classify", film, "--server", fake_serving(signatures=signatures).target
+            "classify", video, "--server", fake_serving(signatures=signatures).target
         )
         assert (code, stdout, len(stderr)) == (2, "", 1)
         assert "no signature 'classify'" in stderr[0]
@@ -300,10 +304,10 @@ class TestStatus:
 
 class TestConvert:
     @pytest.fixture
-    def features(self, run, fake_serving, film, carphone, tmp_path):
+    def features(self, run, fake_serving, video, carphone, tmp_path):
         out = tmp_path / "features"
         assert (
-            run("extract", film, carphone, "--out", out, "--server", fake_serving().target)[0] == 0
+            run("extract", video, carphone, "--out", out, "--server", fake_serving().target)[0] == 0
         )
         return out
 
@@ -311,8 +315,8 @@ class TestConvert:
         code, stdout, stderr = run("convert", features, "--to", "h5", "--out", tmp_path / "other")
         assert (code, stderr) == (0, [])
         assert len(stdout.splitlines()) == 2
-        converted = read_features(tmp_path / "other" / "film.mp4.h5")
-        expected = read_features(features / "film.mp4.npz")
+        converted = read_features(tmp_path / "other" / "video.mp4.h5")
+        expected = read_features(features / "video.mp4.npz")
         assert np.array_equal(converted.clip_features, expected.clip_features)
 
     def test_unreadable_files_are_named_and_the_rest_converted(self, run, features, tmp_path):

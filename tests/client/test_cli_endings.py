@@ -11,13 +11,13 @@ from support.fake_serving import model_card, signature_defs
 
 class TestUnusableServers:
     @pytest.fixture
-    def errors_of(self, run, film, tmp_path):
+    def errors_of(self, run, video, tmp_path):
         """Run the three commands that use a server; return the one line of each on stderr."""
 
         def run_commands(*options):
             lines = []
             for command in ("extract", "classify", "status"):
-                videos = [] if command == "status" else [film]
+                videos = [] if command == "status" else [video]
                 out = ["--out", tmp_path / "out"] if command == "extract" else []
                 code, _, stderr = run(command, *videos, *out, *options)
                 assert (code, len(stderr)) == (2, 1), (command, options)
@@ -28,8 +28,8 @@ class TestUnusableServers:
 
         return run_commands
 
-    def test_no_server(self, errors_of, nobody):
-        assert all("no server answers" in line for line in errors_of("--server", nobody))
+    def test_no_server(self, errors_of, closed_port):
+        assert all("no server answers" in line for line in errors_of("--server", closed_port))
 
     def test_server_without_the_model_or_version(self, errors_of, narrow_server):
         for options, expected in (
@@ -68,9 +68,9 @@ class TestUnusableServers:
 
 class TestArguments:
     def test_values_out_of_range_are_refused_before_anything_is_written(
-        self, run, fake_serving, film, monkeypatch
+        self, run, fake_serving, video, monkeypatch
     ):
-        monkeypatch.chdir(film.parent)
+        monkeypatch.chdir(video.parent)
         server = fake_serving()
         for arguments, expected in (
             (("extract", "--batch-size", "0"), "batch_size is 0; give 1 to 32"),
@@ -86,11 +86,11 @@ class TestArguments:
             (("classify", "--top", "0"), "top_k is 0"),
         ):
             out = ["--out", "out"] if arguments[0] == "extract" else []
-            code, stdout, stderr = run(*arguments, film, *out, "--server", server.target)
+            code, stdout, stderr = run(*arguments, video, *out, "--server", server.target)
             assert (code, stdout, len(stderr)) == (2, "", 1), arguments
             assert stderr[0].startswith("c3d: "), arguments
             assert expected in stderr[0], arguments
-            assert [path.name for path in film.parent.iterdir()] == ["film.mp4"], arguments
+            assert [path.name for path in video.parent.iterdir()] == ["video.mp4"], arguments
 
     def test_missing_video_is_an_error(self, run):
         for command in ("extract", "classify"):
@@ -103,13 +103,15 @@ class TestArguments:
         assert stderr[0].startswith("Usage: c3d")
         assert len(stderr) > 5
 
-    def test_interruption_is_one_line_and_exit_code_130(self, run, fake_serving, film, monkeypatch):
+    def test_interruption_is_one_line_and_exit_code_130(
+        self, run, fake_serving, video, monkeypatch
+    ):
         def interrupt(*_arguments, **_options):
             raise KeyboardInterrupt
 
         monkeypatch.setattr("c3d_client.client.C3DClient._extract", interrupt)
         code, _, stderr = run(
-            "extract", film, "--out", film.parent, "--server", fake_serving().target
+            "extract", video, "--out", video.parent, "--server", fake_serving().target
         )
         assert code == 130
         # click first ends the line on which the terminal shows ^C.

@@ -18,7 +18,7 @@ from c3d_client.core.errors import (
 )
 from c3d_client.video.sources import fingerprint
 from support.fake_serving import LABELS, model_card, signature_defs
-from support.films import noise, write_film
+from support.videos import noise, write_video
 from support.web_server import web_server
 
 FRAMES = {"bikes": 250, "bunny": 132, "carphone": 120}
@@ -163,19 +163,19 @@ class TestWindow:
         expected = narrow_server.servable.run("fc6_features", {"clips": clips})["features"]
         assert result.clip_features == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
-    def test_stride_below_1_is_an_error_before_any_request(self, nobody):
+    def test_stride_below_1_is_an_error_before_any_request(self, closed_port):
         for stride in (0, -1):
             with pytest.raises(UsageError, match="stride is"):
-                C3DClient(nobody, stride=stride)
+                C3DClient(closed_port, stride=stride)
 
-    def test_stride_overrides_the_one_in_the_window(self, nobody):
-        client = C3DClient(nobody, stride=4, window=ClipWindow(stride=16, tail="pad"))
+    def test_stride_overrides_the_one_in_the_window(self, closed_port):
+        client = C3DClient(closed_port, stride=4, window=ClipWindow(stride=16, tail="pad"))
         assert client.window == ClipWindow(stride=4, tail="pad")
         client.close()
 
     @pytest.mark.parametrize(("short", "last"), [("pad", 8), ("loop", 6)])
     def test_short_video_can_be_one_clip(self, narrow_server, tmp_path, short, last):
-        path = write_film(tmp_path / "nine.mp4", 9)
+        path = write_video(tmp_path / "nine.mp4", 9)
         with C3DClient(narrow_server.target, window=ClipWindow(short=short)) as client:
             result = client.extract(path)
         with av.open(str(path)) as file:
@@ -212,7 +212,7 @@ class TestWindow:
 class TestShortVideos:
     @pytest.mark.parametrize("method", ["extract", "classify"])
     def test_15_frames_are_too_short(self, c3d, tmp_path, method):
-        path = write_film(tmp_path / "fifteen.mp4", 15)
+        path = write_video(tmp_path / "fifteen.mp4", 15)
         with pytest.raises(VideoTooShortError, match="has 15 frames; a clip needs 16") as caught:
             getattr(c3d, method)(path)
         assert caught.value.source == str(path)
@@ -309,27 +309,27 @@ class TestTimings:
 class TestErrors:
     def test_failed_video_does_not_affect_the_next(self, c3d, tmp_path, carphone):
         before = c3d.extract(carphone)
-        whole = write_film(tmp_path / "video.mkv", 80, draw=noise)
+        whole = write_video(tmp_path / "video.mkv", 80, draw=noise)
         cut = tmp_path / "cut.mkv"
         cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * 0.7)])
         with pytest.raises(VideoDecodeError, match="is cut short"):
             c3d.extract(cut)
         assert np.array_equal(c3d.extract(carphone).clip_features, before.clip_features)
 
-    def test_wrong_arguments_are_errors_before_any_request(self, nobody):
+    def test_wrong_arguments_are_errors_before_any_request(self, closed_port):
         for top_k in (0, -1):
-            with C3DClient(nobody) as client, pytest.raises(UsageError, match="top_k"):
+            with C3DClient(closed_port) as client, pytest.raises(UsageError, match="top_k"):
                 client.classify("video.mp4", top_k=top_k)
 
-    def test_target_overrides_the_one_in_the_options(self, narrow_server, nobody):
-        with C3DClient(narrow_server.target, options=ServingOptions(nobody, timeout_s=9)) as c:
+    def test_target_overrides_the_one_in_the_options(self, narrow_server, closed_port):
+        with C3DClient(narrow_server.target, options=ServingOptions(closed_port, timeout_s=9)) as c:
             assert [version.state for version in c.versions()] == ["AVAILABLE"]
             assert c.serving.options.timeout_s == 9
 
 
 class TestCancel:
     def long_video(self, tmp_path):
-        return write_film(tmp_path / "long.mp4", 200)
+        return write_video(tmp_path / "long.mp4", 200)
 
     def slow_client(self, server):
         return C3DClient(options=ServingOptions(server.target, batch_size=1, max_in_flight=1))
@@ -376,7 +376,7 @@ class TestModels:
             assert client.extract(sixteen).clip_features.shape == (1, 4096)
 
     def test_video_starts_again_when_the_version_changes(self, fake_serving, sixteen, tmp_path):
-        path = write_film(tmp_path / "long.mp4", 40)
+        path = write_video(tmp_path / "long.mp4", 40)
 
         def on_predict(_request, rows, _context):
             if len(server.requests) == 2:
@@ -458,8 +458,8 @@ class TestExtractMany:
             assert all(outcome.error is None for outcome in itertools.islice(outcomes, 10))
             outcomes.close()
 
-    def test_without_a_server_no_video_is_started(self, nobody, sixteen):
-        options = ServingOptions(nobody, retries=0)
+    def test_without_a_server_no_video_is_started(self, closed_port, sixteen):
+        options = ServingOptions(closed_port, retries=0)
         with C3DClient(options=options) as c3d, pytest.raises(ServingUnavailable):
             c3d.extract_many([sixteen])
 

@@ -9,7 +9,7 @@ from c3d_client.core.errors import UsageError
 from c3d_client.video.clips import MAX_FPS, MIN_FPS, ClipWindow, iter_batches, iter_clips, resample
 from c3d_client.video.decode import Frame, decode_frames
 from c3d_client.video.frame import Picture
-from support.films import read_index, write_film, write_timed
+from support.videos import read_index, write_timed, write_video
 
 # The bits that are readable in a prepared frame; the crop removes the bars of the others.
 SHOWN_BITS = 0b11111100
@@ -57,11 +57,12 @@ class TestWindows:
             ClipWindow(stride)
 
     @pytest.mark.parametrize(
-        ("name", "codec"), [("film.mp4", "libx264"), ("film.avi", "mpeg4"), ("film.mkv", "libx264")]
+        ("name", "codec"),
+        [("video.mp4", "libx264"), ("video.avi", "mpeg4"), ("video.mkv", "libx264")],
     )
     def test_clips_of_an_encoded_video_contain_the_right_frames(self, tmp_path, name, codec):
         # Many bars change at 64 and at 128; B-frames are stored out of order.
-        path = write_film(tmp_path / name, 140, codec=codec)
+        path = write_video(tmp_path / name, 140, codec=codec)
         clips = list(iter_clips(decode_frames(path)))
         assert [clip.start_frame for clip in clips] == list(range(0, 125, 8))
         for clip in clips:

@@ -102,7 +102,7 @@ def test_time_axis_ends_with_the_video_or_the_last_clip():
 def test_title_is_the_last_part_of_the_path_without_secrets():
     for source, title in (
         ("/films/a b.mp4", "a b.mp4"),
-        ("film.mp4", "film.mp4"),
+        ("video.mp4", "video.mp4"),
         ("https://host/films/a.mp4?signature=secret#t=1", "a.mp4"),
         ("s3://bucket/deep/a.mp4", "a.mp4"),
         ("two\nlines.mp4", "two lines.mp4"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.decode import decode_frames
-from support.films import noise, write_film, write_sound, write_timed
+from support.videos import noise, write_sound, write_timed, write_video
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_pixels_are_rgb(tmp_path):
     def red(_number):
         return np.full((240, 320, 3), (200, 20, 20), np.uint8)
 
-    frame = next(iter(decode_frames(write_film(tmp_path / "red.mp4", 2, draw=red))))
+    frame = next(iter(decode_frames(write_video(tmp_path / "red.mp4", 2, draw=red))))
     assert frame.pixels[100, 100] == pytest.approx((200, 20, 20), abs=12)
 
 
@@ -96,7 +96,7 @@ class TestNotAVideo:
         ],
     )
     def test_video_that_is_cut_short(self, tmp_path, name, codec, options):
-        whole = write_film(tmp_path / name, 60, codec=codec, draw=noise, container_options=options)
+        whole = write_video(tmp_path / name, 60, codec=codec, draw=noise, container_options=options)
         assert len(list(decode_frames(whole))) == 60
         content = whole.read_bytes()
         cut = tmp_path / f"cut-{name}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.video.decode import decode_frames
-from support.films import noise, write_film, write_sound, write_timed
+from support.videos import noise, write_sound, write_timed, write_video
 
 REGULAR = [40 * number for number in range(60)]
 
@@ -52,7 +52,7 @@ def test_damage_that_the_decoder_conceals_is_an_error(baseball):
     ],
 )
 def test_most_damage_is_an_error(tmp_path, name, options, fewest):
-    whole = write_film(tmp_path / name, 40, draw=noise, **options).read_bytes()
+    whole = write_video(tmp_path / name, 40, draw=noise, **options).read_bytes()
     assert decode_bytes(whole) == 40
     results = [decode_bytes(copy) for copy in damaged_copies(whole, count=16)]
     assert sum(isinstance(result, str) for result in results) >= fewest
@@ -98,7 +98,7 @@ def test_video_may_begin_between_key_frames(tmp_path, codec, params, packets):
 class TestNoOtherFileIsOpened:
     @pytest.fixture
     def video(self, tmp_path):
-        return write_film(tmp_path / "video.ts", 20)
+        return write_video(tmp_path / "video.ts", 20)
 
     @pytest.fixture
     def requests(self, tmp_path):
@@ -184,7 +184,7 @@ class TestNoVideoStream:
         self.fails(path, "is text, not a video")
 
     def test_unknown_codec(self, tmp_path):
-        path = write_film(tmp_path / "a.mp4", 5)
+        path = write_video(tmp_path / "a.mp4", 5)
         path.write_bytes(path.read_bytes().replace(b"avc1", b"qx7z"))
         self.fails(path, "in a codec that FFmpeg does not know")
 

@@ -56,10 +56,10 @@ def test_errors_are_subclasses_of_the_fitting_builtin(name, builtin):
     "name", ["VideoError", "VideoDecodeError", "VideoTooShortError", "VideoUnreadableError"]
 )
 def test_video_error_names_its_video(tmp_path, name):
-    error = CLASSES[name](tmp_path / "film.mp4", "has no pictures")
-    assert error.source == str(tmp_path / "film.mp4")
+    error = CLASSES[name](tmp_path / "video.mp4", "has no pictures")
+    assert error.source == str(tmp_path / "video.mp4")
     assert error.reason == "has no pictures"
-    assert str(error) == f"{tmp_path / 'film.mp4'}: has no pictures"
+    assert str(error) == f"{tmp_path / 'video.mp4'}: has no pictures"
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_serving_error_names_its_target_and_code(name):
 
 
 def test_output_error_names_its_path(tmp_path):
-    error = errors.OutputError(tmp_path / "film.npz", "cannot be written")
-    assert error.path == str(tmp_path / "film.npz")
-    assert str(error) == f"{tmp_path / 'film.npz'}: cannot be written"
+    error = errors.OutputError(tmp_path / "video.npz", "cannot be written")
+    assert error.path == str(tmp_path / "video.npz")
+    assert str(error) == f"{tmp_path / 'video.npz'}: cannot be written"
 
 
 @pytest.mark.parametrize(

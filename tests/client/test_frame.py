@@ -12,7 +12,7 @@ from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video import frame as frame_module
 from c3d_client.video.fast_crop import ExactCrop, FastCrop, Shape
 from c3d_client.video.frame import Picture, prepare_frame
-from support import films
+from support import videos
 
 # Pixel formats of decoders: those that fast_crop supports, and others.
 SUPPORTED_FORMATS = ("yuv420p", "yuvj420p")
@@ -102,12 +102,12 @@ def test_crop_of_decoded_video_equals_opencvs(video, request):
 
 
 def test_interlaced_video_is_converted_field_by_field(tmp_path):
-    path = films.write_film(
+    path = videos.write_video(
         tmp_path / "interlaced.mp4",
         3,
         width=1280,
         height=720,
-        draw=lambda n: films.noise(n, width=1280, height=720),
+        draw=lambda n: videos.noise(n, width=1280, height=720),
         options={"x264-params": "tff=1", "flags": "+ildct+ilme", "crf": "4"},
     )
     for frame in frames_of(path):
@@ -121,7 +121,7 @@ def test_picture_stored_from_the_bottom_up(size):
     graph = av.filter.Graph()
     source = graph.add_buffer(width=size[0], height=size[1], format="yuv420p", time_base="1/25")
     graph.link_nodes(source, graph.add("vflip"), graph.add("buffersink")).configure()
-    blocks = films.noise(0, width=size[0], height=size[1])
+    blocks = videos.noise(0, width=size[0], height=size[1])
     graph.push(av.VideoFrame.from_ndarray(blocks).reformat(format="yuv420p"))
     frame = graph.pull()
     assert frame.planes[0].line_size < 0

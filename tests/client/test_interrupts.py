@@ -10,14 +10,14 @@ import threading
 import time
 
 import pytest
-from support.films import write_film
+from support.videos import write_video
 
 
 @pytest.fixture
 def videos(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(6):
-        write_film(tmp_path / "in" / f"{number}.mp4", 40)
+        write_video(tmp_path / "in" / f"{number}.mp4", 40)
     return tmp_path / "in"
 
 

@@ -25,7 +25,7 @@ from c3d_client.job import (
 from c3d_client.video.sources import Source, expand, fingerprint
 from support.errors import error_of
 from support.fake_serving import model_card
-from support.films import write_film
+from support.videos import write_video
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def library(tmp_path_factory):
     """Three good videos, two of them with the same stem, one too short, and one damaged."""
     folder = tmp_path_factory.mktemp("library")
     (folder / "day 1").mkdir()
-    write_film(folder / "a.mp4", 24)
-    write_film(folder / "a.avi", 32, codec="mpeg4")
-    write_film(folder / "day 1" / "b.mp4", 40)
-    write_film(folder / "short.mp4", 9)
+    write_video(folder / "a.mp4", 24)
+    write_video(folder / "a.avi", 32, codec="mpeg4")
+    write_video(folder / "day 1" / "b.mp4", 40)
+    write_video(folder / "short.mp4", 9)
     (folder / "torn.mp4").write_bytes((folder / "a.mp4").read_bytes()[:900])
     return folder
 
@@ -209,7 +209,7 @@ class TestSecondRun:
         assert statuses(rows) == ALL
 
     def test_only_a_changed_video_is_extracted(self, narrow_server, videos, out, done):
-        write_film(videos / "a.mp4", 48)
+        write_video(videos / "a.mp4", 48)
         rows = run_job(narrow_server.target, videos, out)
         assert rows["a.mp4"].status == "done"
         assert rows["a.avi"].status == "skipped"
@@ -255,7 +255,7 @@ class TestServer:
     ):
         (tmp_path / "in").mkdir()
         for number in range(12):
-            write_film(tmp_path / "in" / f"{number:02}.mp4", 16)
+            write_video(tmp_path / "in" / f"{number:02}.mp4", 16)
         out = tmp_path / "out"
 
         def on_predict(_request, _rows, context):

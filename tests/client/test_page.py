@@ -14,8 +14,8 @@ from c3d_client.video.decode import Frame
 from c3d_client.views.page import write_page
 from c3d_client.views.thumbnails import Thumbnails, read_thumbnails
 from support import browser as browsers
-from support.films import noise
 from support.sample_classification import HOSTILE, NOTE, classified, random_probabilities
+from support.videos import noise
 
 
 @pytest.fixture(scope="module")

@@ -68,8 +68,8 @@ class TestVersions:
                 with pytest.raises(ModelNotFound, match="NOT_FOUND"):
                     request()
 
-    def test_without_a_server_every_request_is_unavailable(self, connect, nobody):
-        client = connect(nobody, retries=1)
+    def test_without_a_server_every_request_is_unavailable(self, connect, closed_port):
+        client = connect(closed_port, retries=1)
         for request in (client.health, client.versions, client.model_info):
             with pytest.raises(ServingUnavailable):
                 request()

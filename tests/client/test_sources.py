@@ -21,7 +21,7 @@ from c3d_client.video.sources import (
     fingerprint,
     open_source,
 )
-from support.films import write_film
+from support.videos import write_video
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def test_repr_of_a_source_contains_no_secrets():
 
 
 def test_local_files_and_urls_of_ffmpeg_are_opened_by_pyav(here):
-    path = write_film(here / "a b.mp4", 3)
+    path = write_video(here / "a b.mp4", 3)
     for uri in (path, Uri.of(path), "a b.mp4", f"file://{here}/a%20b.mp4"):
         with open_source(uri) as opened, av.open(opened) as container:
             assert sum(1 for _ in container.decode(video=0)) == 3

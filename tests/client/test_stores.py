@@ -15,8 +15,8 @@ import pytest
 from c3d_client.core.errors import UsageError, VideoDecodeError, VideoUnreadableError
 from c3d_client.video import stores
 from c3d_client.video.sources import expand, fingerprint, open_source
-from support.films import noise, write_film
 from support.s3_server import s3_server
+from support.videos import noise, write_video
 from support.web_server import web_server
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: remote videos not run")
@@ -27,9 +27,9 @@ pytest.importorskip("aiohttp", reason="aiohttp is not installed: remote videos n
 def sample_videos(tmp_path_factory) -> dict[str, bytes]:
     """Videos of 40 different frames; the MP4 called slow has its index at the end."""
     folder = tmp_path_factory.mktemp("videos")
-    kinds = {"slow.mp4": {}, "fast.mp4": {"movflags": "faststart"}, "film.mkv": {}}
+    kinds = {"slow.mp4": {}, "fast.mp4": {"movflags": "faststart"}, "video.mkv": {}}
     return {
-        name: write_film(folder / name, 40, draw=noise, container_options=options).read_bytes()
+        name: write_video(folder / name, 40, draw=noise, container_options=options).read_bytes()
         for name, options in kinds.items()
     }
 
@@ -100,7 +100,7 @@ def listed(*inputs, **options):
 # Object stores
 
 
-@pytest.mark.parametrize("name", ["slow.mp4", "fast.mp4", "film.mkv"])
+@pytest.mark.parametrize("name", ["slow.mp4", "fast.mp4", "video.mkv"])
 def test_video_on_s3_decodes_as_on_disk(bucket, sample_videos, name):
     bucket.pipe(f"videos/films/{name}", sample_videos[name])
     assert frames(f"s3://videos/films/{name}") == 40
@@ -193,9 +193,9 @@ def test_missing_credentials_are_named(bucket, fresh, monkeypatch):
     assert "AWS_ACCESS_KEY_ID" in failure("s3://videos/in/a.mp4")
 
 
-def test_missing_s3_server_is_an_error(bucket, fresh, monkeypatch, nobody):
+def test_missing_s3_server_is_an_error(bucket, fresh, monkeypatch, closed_port):
     monkeypatch.setattr(stores, "_TRIES", 1)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{nobody}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{closed_port}")
     assert "Could not connect" in failure("s3://videos/in/a.mp4")
 
 
@@ -211,11 +211,11 @@ def test_silent_s3_server_is_a_timeout(bucket, fresh, monkeypatch):
 
 def test_object_that_is_replaced_while_it_is_read_is_an_error(bucket, sample_videos, monkeypatch):
     monkeypatch.setattr(stores, "_BLOCK_BYTES", 1 << 14)
-    bucket.pipe("videos/changing.mkv", sample_videos["film.mkv"])
+    bucket.pipe("videos/changing.mkv", sample_videos["video.mkv"])
 
     def read():
         with open_source("s3://videos/changing.mkv") as opened:
-            assert opened.read(100) == sample_videos["film.mkv"][:100]
+            assert opened.read(100) == sample_videos["video.mkv"][:100]
             bucket.pipe("videos/changing.mkv", sample_videos["slow.mp4"])
             opened.read()
 
@@ -241,7 +241,7 @@ def test_fingerprint_on_s3_changes_with_the_object(bucket):
 
 def test_objects_in_memory_can_be_read_by_several_threads(sample_videos):
     fsspec.filesystem("memory").pipe({f"/box/{name}": data for name, data in sample_videos.items()})
-    assert listed("memory://box/") == ["fast.mp4", "film.mkv", "slow.mp4"]
+    assert listed("memory://box/") == ["fast.mp4", "video.mkv", "slow.mp4"]
     assert listed("memory://box/*.mp4") == ["fast.mp4", "slow.mp4"]
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(frames, ["memory://box/slow.mp4"] * 8)) == {40}
@@ -258,7 +258,7 @@ def test_object_name_with_an_empty_part():
 # Web servers
 
 
-@pytest.mark.parametrize("name", ["slow.mp4", "fast.mp4", "film.mkv"])
+@pytest.mark.parametrize("name", ["slow.mp4", "fast.mp4", "video.mkv"])
 def test_video_on_a_web_server_decodes_as_on_disk_and_is_fetched_once(
     web, sample_videos, monkeypatch, name
 ):
@@ -315,7 +315,7 @@ def test_transient_http_errors_are_retried(web, sample_videos, monkeypatch):
     assert "HTTP 404" in failure(f"{web.url}/a.mp4")
 
 
-@pytest.mark.parametrize("name", ["slow.mp4", "fast.mp4", "film.mkv"])
+@pytest.mark.parametrize("name", ["slow.mp4", "fast.mp4", "video.mkv"])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
 def test_broken_connection_is_an_error_and_never_a_shorter_video(
     web, sample_videos, monkeypatch, capfd, name, part
@@ -354,11 +354,11 @@ def test_silent_web_server_is_a_timeout(web, sample_videos, monkeypatch):
     assert time.monotonic() - started < 15
 
 
-def test_missing_web_server_is_an_error(nobody):
-    assert "Cannot connect to host" in failure(f"http://{nobody}/a.mp4")
+def test_missing_web_server_is_an_error(closed_port):
+    assert "Cannot connect to host" in failure(f"http://{closed_port}/a.mp4")
     assert "Cannot connect to host" in failure("http://no-such-host.invalid/a.mp4")
     with pytest.raises(VideoUnreadableError, match="Cannot connect to host"):
-        fingerprint(f"http://{nobody}/a.mp4")
+        fingerprint(f"http://{closed_port}/a.mp4")
 
 
 def test_web_server_without_range_requests_is_an_error(web, sample_videos, monkeypatch):

@@ -50,17 +50,17 @@ def test_several_videos_are_json_lines_of_ascii():
 
 
 def test_unknown_properties_of_the_video_are_null():
-    document = tables.as_json("film", classified([[1.0]]))
+    document = tables.as_json("video", classified([[1.0]]))
     assert (document["frames"], document["fps"], document["width"]) == (16, None, None)
 
 
 def test_csv_has_the_best_classes_of_the_video_and_then_of_each_clip():
     classification = classified(random_probabilities(3, 9))
-    rows = list(tables.csv_rows("film.mp4", classification, top_k=2))
+    rows = list(tables.csv_rows("video.mp4", classification, top_k=2))
     assert len(rows) == 2 + 3 * 2
     assert all(len(row) == len(tables.CSV_HEADER) for row in rows)
     best = classification.top[0]
-    assert rows[0] == ("film.mp4", "", 0, 0.0, 1.28, 1, best.index, best.label, best.probability)
+    assert rows[0] == ("video.mp4", "", 0, 0.0, 1.28, 1, best.index, best.label, best.probability)
     assert [row[1] for row in rows] == ["", "", 0, 0, 1, 1, 2, 2]
     assert [row[5] for row in rows] == [1, 2] * 4
     assert rows[4][2:5] == (8, 0.32, 0.96)
@@ -69,7 +69,7 @@ def test_csv_has_the_best_classes_of_the_video_and_then_of_each_clip():
 def test_csv_of_several_videos_is_read_back_exactly(tmp_path):
     videos = {"a, b.mp4": classified(random_probabilities(4, 10), labels=HOSTILE)}
     last = classified(random_probabilities(2, 10, seed=1), labels=HOSTILE, fps=29.97)
-    videos['say "film"\n.mp4'] = last
+    videos['say "video"\n.mp4'] = last
     path = tmp_path / "films.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         tables.write_csv_header(file)
@@ -91,6 +91,6 @@ def test_csv_of_several_videos_is_read_back_exactly(tmp_path):
 def test_zero_classes_are_refused():
     classification = classified([[1.0]])
     with pytest.raises(UsageError, match="top_k is 0; give 1 or more"):
-        tables.as_json("film", classification, top_k=0)
+        tables.as_json("video", classification, top_k=0)
     with pytest.raises(UsageError, match="top_k is 0; give 1 or more"):
-        list(tables.csv_rows("film", classification, top_k=0))
+        list(tables.csv_rows("video", classification, top_k=0))

@@ -5,7 +5,7 @@ import pytest
 from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video.decode import Frame
 from c3d_client.views.thumbnails import Thumbnails, read_thumbnails
-from support.films import index_frame, write_film
+from support.videos import index_frame, write_video
 
 
 class CountingPicture:
@@ -31,7 +31,7 @@ def watch(times_s, **options):
 
 
 def test_thumbnails_are_frames_evenly_spread_to_the_end(tmp_path):
-    thumbnails = read_thumbnails(write_film(tmp_path / "video.mp4", 300), count=20)
+    thumbnails = read_thumbnails(write_video(tmp_path / "video.mp4", 300), count=20)
     assert 10 <= len(thumbnails.all) <= 20
     assert thumbnails.end_s == pytest.approx(12)
     for thumbnail in thumbnails.all:

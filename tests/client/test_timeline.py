@@ -14,8 +14,8 @@ from c3d_client.views import timeline
 from c3d_client.views.curves import LIGHT, best_curves
 from c3d_client.views.thumbnails import Thumbnails
 from c3d_client.views.timeline import write_timeline
-from support.films import write_film
 from support.sample_classification import HOSTILE, classified, random_probabilities
+from support.videos import write_video
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.text import Text  # noqa: E402
@@ -37,9 +37,9 @@ def coloured_strip(*, seconds=12.0, width=320, height=180):
 
 def draw(folder, classification, **options):
     """Write the timeline and return its pixels, uint8 [height, 1440, 3] RGB."""
-    options = {"source": "film.mp4", "strip": coloured_strip(), **options}
-    write_timeline(folder / "film.png", classification, **options)
-    return cv2.cvtColor(cv2.imread(str(folder / "film.png")), cv2.COLOR_BGR2RGB)
+    options = {"source": "video.mp4", "strip": coloured_strip(), **options}
+    write_timeline(folder / "video.png", classification, **options)
+    return cv2.cvtColor(cv2.imread(str(folder / "video.png")), cv2.COLOR_BGR2RGB)
 
 
 def has_colour(pixels, colour):
@@ -177,20 +177,20 @@ def test_without_thumbnails_only_the_curves_are_drawn(tmp_path):
 def test_missing_matplotlib_is_an_error_that_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(UsageError, match=r"pip install 'c3d-client\[plot\]'"):
-        write_timeline(tmp_path / "film.png", classified([[1.0]]), source="film.mp4")
+        write_timeline(tmp_path / "video.png", classified([[1.0]]), source="video.mp4")
 
 
 def test_failed_timeline_leaves_no_file(tmp_path):
     classification = classified([[1.0]])
-    missing = tmp_path / "missing" / "film.png"
-    with pytest.raises(OutputError, match="missing/film.png: cannot be written"):
+    missing = tmp_path / "missing" / "video.png"
+    with pytest.raises(OutputError, match="missing/video.png: cannot be written"):
         write_timeline(missing, classification, source="", strip=coloured_strip())
     with pytest.raises(VideoDecodeError, match="no.mp4"):
-        write_timeline(tmp_path / "film.png", classification, source=tmp_path / "no.mp4")
-    cut = write_film(tmp_path / "cut.mkv", 200)
+        write_timeline(tmp_path / "video.png", classification, source=tmp_path / "no.mp4")
+    cut = write_video(tmp_path / "cut.mkv", 200)
     cut.write_bytes(cut.read_bytes()[:-2000])
     with pytest.raises(VideoDecodeError, match="cut.mkv"):
-        write_timeline(tmp_path / "film.png", classification, source=cut)
+        write_timeline(tmp_path / "video.png", classification, source=cut)
     with pytest.raises(UsageError, match="top_k is 0"):
-        write_timeline(tmp_path / "film.png", classification, source=cut, top_k=0)
+        write_timeline(tmp_path / "video.png", classification, source=cut, top_k=0)
     assert [path.name for path in tmp_path.iterdir()] == ["cut.mkv"]

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from c3d_client.video.decode import decode_frames
-from support.films import write_edit_list, write_film, write_timed
+from support.videos import write_edit_list, write_timed, write_video
 
 IRREGULAR = [0, 40, 45, 200, 1000, 1010, 3000, 3040]  # milliseconds
 REGULAR = [40 * number for number in range(30)]
@@ -115,7 +115,7 @@ def test_stamps_in_decoding_order_are_corrected(tmp_path):
 
 
 def read_number(pixels):
-    """Return the number that films.index_frame drew, from a frame of full size."""
+    """Return the number that videos.index_frame drew, from a frame of full size."""
     row = pixels[pixels.shape[0] // 2, :, 0]
     return sum(int(row[int((bit + 0.5) * len(row) / 10)] > 127) << bit for bit in range(10))
 
@@ -133,7 +133,7 @@ def read_number(pixels):
     ],
 )
 def test_frames_hidden_by_an_edit_list_are_left_out(tmp_path, edits, shown):
-    path = write_film(tmp_path / "video.mp4", 60)
+    path = write_video(tmp_path / "video.mp4", 60)
     decoded = list(decode_frames(write_edit_list(tmp_path / "edited.mp4", path, edits)))
     assert [read_number(frame.pixels) for frame in decoded] == list(shown)
     assert [frame.index for frame in decoded] == list(range(len(shown)))

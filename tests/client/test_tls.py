@@ -95,9 +95,9 @@ class TestConnection:
         predict(server.target, token=TOKEN)
         assert server.metadata["authorization"] == f"Bearer {TOKEN}"
 
-    def test_no_proxy_is_used_within_this_machine(self, fake_serving, nobody, monkeypatch):
+    def test_no_proxy_is_used_within_this_machine(self, fake_serving, closed_port, monkeypatch):
         for name in ("grpc_proxy", "http_proxy"):
-            monkeypatch.setenv(name, f"http://{nobody}")
+            monkeypatch.setenv(name, f"http://{closed_port}")
         server = fake_serving()
         assert predict(f"localhost:{server.port}", token=TOKEN) == 7
 
@@ -191,28 +191,28 @@ class TestFiles:
         ],
         ids=["empty", "text", "DER", "broken certificate", "broken key", "missing"],
     )
-    def test_invalid_file_is_an_error_before_any_request(self, nobody, files, name, content):
+    def test_invalid_file_is_an_error_before_any_request(self, closed_port, files, name, content):
         if content is None:
             files[name].unlink()
         else:
             files[name].write_bytes(content)
         with pytest.raises(UsageError, match="give a PEM file") as caught:
-            ServingClient(ServingOptions(nobody, **files))
+            ServingClient(ServingOptions(closed_port, **files))
         assert str(caught.value).startswith(f"{files[name]}: {name} ")
         assert "\n" not in str(caught.value)
 
-    def test_folder_is_an_error(self, nobody, tmp_path):
+    def test_folder_is_an_error(self, closed_port, tmp_path):
         with pytest.raises(UsageError, match="ca cannot be read") as caught:
-            ServingClient(ServingOptions(nobody, ca=tmp_path))
+            ServingClient(ServingOptions(closed_port, ca=tmp_path))
         assert str(caught.value).startswith(f"{tmp_path}: ")
 
-    def test_key_of_another_certificate_is_an_error(self, nobody, files, theirs):
+    def test_key_of_another_certificate_is_an_error(self, closed_port, files, theirs):
         files["key"] = theirs.identity("other").key
         with pytest.raises(UsageError, match=f"{files['key']}: key is not that of .*cert.pem"):
-            ServingClient(ServingOptions(nobody, **files))
+            ServingClient(ServingOptions(closed_port, **files))
 
-    def test_key_with_a_passphrase_is_an_error(self, nobody, files):
+    def test_key_with_a_passphrase_is_an_error(self, closed_port, files):
         key = load_pem_private_key(files["key"].read_bytes(), None)
         files["key"].write_bytes(key_pem(key, b"open sesame"))
         with pytest.raises(UsageError, match="key.pem: key has a passphrase"):
-            ServingClient(ServingOptions(nobody, **files))
+            ServingClient(ServingOptions(closed_port, **files))

@@ -18,7 +18,7 @@ from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_kfp import fake_kfp
-from support.films import write_film
+from support.videos import write_video
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("client", "model_export", "pipelines")
@@ -73,7 +73,7 @@ def sample_dataset(tmp_path_factory, narrow_server, carphone):
     """A data set of two videos with status ok, made with the steps of a run."""
     folder = tmp_path_factory.mktemp("bulk")
     (folder / "videos" / "a").mkdir(parents=True)
-    write_film(folder / "videos" / "c.mp4", 40)
+    write_video(folder / "videos" / "c.mp4", 40)
     shutil.copy(carphone, folder / "videos" / "a" / "b.mp4")
     out = folder / "dataset"
     settings = preflight(JobSettings(out=str(out), run="first", server=narrow_server.target))

@@ -33,15 +33,15 @@ def test_file_that_is_not_a_video_is_a_one_line_error_before_the_build(tmp_path,
 def test_rendered_square_moves_right_then_down_then_left():
     sys.path.insert(0, str(ROOT / "examples"))
     try:
-        import film
+        import moving_square
     finally:
         sys.path.pop(0)
 
     def centre(number):
-        rows, columns = (film.frame(number) == film._COLOUR).all(axis=2).nonzero()
+        rows, columns = (moving_square.frame(number) == moving_square._COLOUR).all(axis=2).nonzero()
         return rows.mean(), columns.mean()
 
-    last = film.FPS * film.SECONDS - 1
+    last = moving_square.FPS * moving_square.SECONDS - 1
     start, corner, bottom, end = (centre(number) for number in (0, last // 3, 2 * last // 3, last))
     assert corner[1] > start[1] + 100
     assert abs(corner[0] - start[0]) < 5

@@ -8,21 +8,21 @@ import pytest
 from c3d_client import C3DClient
 from c3d_export.local_server import LocalServer
 from c3d_export.weights.demo import DEMO_LABELS
-from support.films import write_film
+from support.videos import write_video
 
 ROOT = Path(__file__).parents[2]
 LEFT, RIGHT, UP, DOWN, STILL = DEMO_LABELS
 
 
 @pytest.fixture(scope="module")
-def film():
+def moving_square():
     """The module that draws the example's video."""
     sys.path.insert(0, str(ROOT / "examples"))
     try:
-        import film
+        import moving_square
     finally:
         sys.path.pop(0)
-    return film
+    return moving_square
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +46,26 @@ def labels_by_third(classification, frames):
     ]
 
 
-def test_video_moves_right_then_down_then_left(c3d, film, tmp_path):
-    film.render(tmp_path / "film.mp4")
+def test_video_moves_right_then_down_then_left(c3d, moving_square, tmp_path):
+    moving_square.render(tmp_path / "film.mp4")
     classification = c3d.classify(tmp_path / "film.mp4")
-    labels = labels_by_third(classification, film.FPS * film.SECONDS)
+    labels = labels_by_third(classification, moving_square.FPS * moving_square.SECONDS)
     assert [set(third) for third in labels] == [{RIGHT}, {DOWN}, {LEFT}]
     assert min(map(len, labels)) >= 4
     assert classification.clip_probabilities.max(axis=1).max() < 1
 
 
-def test_video_played_backwards_moves_right_then_up_then_left(c3d, film, tmp_path):
-    frames = film.FPS * film.SECONDS
-    path = write_film(tmp_path / "back.mp4", frames, draw=lambda n: film.frame(frames - 1 - n))
+def test_video_played_backwards_moves_right_then_up_then_left(c3d, moving_square, tmp_path):
+    frames = moving_square.FPS * moving_square.SECONDS
+    path = write_video(
+        tmp_path / "back.mp4", frames, draw=lambda n: moving_square.frame(frames - 1 - n)
+    )
     labels = labels_by_third(c3d.classify(path), frames)
     assert [set(third) for third in labels] == [{RIGHT}, {UP}, {LEFT}]
 
 
-def test_video_of_one_repeated_frame_is_still(c3d, film, tmp_path):
-    path = write_film(tmp_path / "still.mp4", 24, draw=lambda n: film.frame(30))
+def test_video_of_one_repeated_frame_is_still(c3d, moving_square, tmp_path):
+    path = write_video(tmp_path / "still.mp4", 24, draw=lambda n: moving_square.frame(30))
     assert c3d.classify(path, top_k=1).top[0].label == STILL
 
 

@@ -15,7 +15,7 @@ def example(monkeypatch):
     import pipeline_run
 
     yield pipeline_run
-    for name in ("pipeline_run", "first_run", "film"):
+    for name in ("pipeline_run", "first_run", "moving_square"):
         sys.modules.pop(name)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import fsspec
 import pytest
 from c3d_client import read_features
-from support.films import write_film
 from support.s3_server import s3_server
+from support.videos import write_video
 from support.web_server import web_server
 
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", 40)
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", 40)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.local_runner import step_command
 from c3d_pipelines.run.processes import RunFolder
 from support.fake_serving import FakeServing
-from support.films import write_film
+from support.videos import write_video
 
 _LIBRARY = """
 import json, sys
@@ -40,7 +40,7 @@ def make_videos(folder, count, frames=24):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"video {number}.mp4"
-        write_film(path, frames, width=64, height=48, options={"crf": str(20 + number)})
+        write_video(path, frames, width=64, height=48, options={"crf": str(20 + number)})
     return folder
 
 

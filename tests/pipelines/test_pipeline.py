@@ -11,7 +11,7 @@ import pytest
 from c3d_pipelines import dataset
 from c3d_pipelines.kubeflow.compile import compiled_path
 from c3d_pipelines.reports.summary import RunSummary
-from support.films import write_film
+from support.videos import write_video
 
 # A separate process, because kfp.local leaves print and logging patched.
 _RUN = """
@@ -50,8 +50,8 @@ def videos(tmp_path) -> Path:
     """Two videos and a file that is not a video."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    write_film(folder / "a.mp4", 32)
-    write_film(folder / "b.mp4", 24)
+    write_video(folder / "a.mp4", 32)
+    write_video(folder / "b.mp4", 24)
     (folder / "broken.mp4").write_bytes(b"no video" * 200)
     return folder
 

@@ -17,7 +17,7 @@ from c3d_pipelines.run.plan import make_plan
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.worker import do_shard
 from support import sample_shards
-from support.films import write_film
+from support.videos import write_video
 
 SHA = [f"sha256:{n}" for n in range(9)]
 
@@ -256,8 +256,8 @@ def test_hundred_thousand_inputs_are_planned_in_seconds(manifest):
 def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, keys):
     videos = tmp_path / "videos"
     videos.mkdir()
-    write_film(videos / "a.mp4", 20)
-    write_film(videos / "short.mp4", 5)
+    write_video(videos / "a.mp4", 20)
+    write_video(videos / "short.mp4", 5)
     (videos / "broken.mp4").write_bytes(b"not a video")
     shutil.copy2(videos / "a.mp4", videos / "copy.mp4")
 
@@ -277,9 +277,9 @@ def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, k
     failures = {"broken.mp4": "known_failure", "short.mp4": "known_failure"}
     copy = copy.replace("do", "done") if copy == "do" else copy
     assert run("two") == {"a.mp4": "done", "copy.mp4": copy, **failures}
-    write_film(videos / "b.mp4", 16)
+    write_video(videos / "b.mp4", 16)
     os.replace(videos / "b.mp4", videos / "short.mp4")
-    write_film(videos / "new.mp4", 17)
+    write_video(videos / "new.mp4", 17)
     after = {"a.mp4": "done", "copy.mp4": copy, **failures, "short.mp4": "do", "new.mp4": "do"}
     assert run("three") == after
     assert [row.video_id for row in list_inputs(str(videos))] == sorted(after)

@@ -22,8 +22,8 @@ from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
 from support.fake_serving import model_card
-from support.films import write_film
 from support.shard_runs import files_in, plain_job, row
+from support.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -106,7 +106,7 @@ def test_classes_need_a_model_with_as_many_labels(started, out):
 def test_a_dataset_that_was_made_differently_is_refused(started, tmp_path, out):
     server = started()
     settings = preflight(plain_job(out, server.target))
-    do_shard(settings, [row(write_film(tmp_path / "a.mp4", 16))], 0)
+    do_shard(settings, [row(write_video(tmp_path / "a.mp4", 16))], 0)
     assert preflight(plain_job(out, server.target, run="run-2")).provenance == settings.provenance
     with pytest.raises(ProvenanceError, match="clips"):
         preflight(plain_job(out, server.target, window=ClipWindow(stride=16)))

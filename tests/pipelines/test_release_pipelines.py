@@ -19,8 +19,8 @@ from c3d_pipelines.run.steps import digest_of_model
 from c3d_pipelines.steps.bulk import earlier_runs, shard_text
 from c3d_pipelines.storage import Storage
 from pipelines.test_pipeline import run_file, summaries
-from support.films import write_film
 from support.sample_shards import OTHER, PROVENANCE, settings, to_do, video
+from support.videos import write_video
 
 RELEASE = Path(__file__).parents[1] / "fixtures" / "release-0.1.0-pipelines"
 PLANNED = [*to_do(video("a.mp4"), video("b.mp4")), *to_do(video("c.mp4"), shard=1)]
@@ -66,7 +66,7 @@ def test_every_call_fits_the_current_functions():
 
 def test_the_bulk_pipeline_still_runs(tmp_path, narrow_server):
     (tmp_path / "videos").mkdir()
-    write_film(tmp_path / "videos" / "a.mp4", 24)
+    write_video(tmp_path / "videos" / "a.mp4", 24)
     out = tmp_path / "out"
     done = run_file(
         RELEASE / "c3d-bulk-extraction.yaml",

@@ -15,7 +15,7 @@ import pytest
 from c3d_pipelines.commands.run import run
 from c3d_pipelines.parameters import PARAMETERS
 from support.fake_serving import FakeServing
-from support.films import write_film
+from support.videos import write_video
 
 _COMMAND = """
 import sys
@@ -45,7 +45,7 @@ def serving(server):
 
 def make_video(path, *, frames=24, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_film(path, frames, width=64, height=48, **changes)
+    return write_video(path, frames, width=64, height=48, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
-from support.films import write_film
 from support.shard_runs import job, plain_job, row
+from support.videos import write_video
 
 ROWS = [ManifestRow("a", "/videos/a.mp4", 5, 0.0, "stat:5-1"), ManifestRow("b", "/videos/b.mp4")]
 PROVENANCE = {"model": {"weights": {"sha256": "ab" * 32}}, "clips": {"stride": 8}}
@@ -46,7 +46,7 @@ def test_name_does_not_depend_on_how_the_work_is_done():
 @pytest.fixture
 def shard(started, tmp_path):
     """A dataset's storage and the report of its one shard."""
-    path = write_film(tmp_path / "a.mp4", 24)
+    path = write_video(tmp_path / "a.mp4", 24)
     settings = job(tmp_path / "out", started().target)
     report = do_shard(settings, [row(path, "a"), row(path, "b")], 0)
     return Storage(tmp_path / "out"), report

@@ -22,7 +22,7 @@ from c3d_pipelines.run.errors import failure_reasons, recorded_failure
 from c3d_pipelines.run.finish import final_state, report_step
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.storage import Storage
-from support.films import write_film
+from support.videos import write_video
 
 # Numbers as Kubeflow passes them.
 PARAMETERS = {"stride": 8.0, "workers": 0.0, "fps": 0.0, "timeout_s": 20.0, "patience_s": 5.0}
@@ -90,7 +90,7 @@ class Run:
 def run(tmp_path, narrow_server) -> Run:
     run = Run(tmp_path, narrow_server.target)
     run.videos.mkdir()
-    write_film(run.videos / "a.mp4", 24)
+    write_video(run.videos / "a.mp4", 24)
     (run.videos / "b.mp4").write_bytes(b"no video" * 100)
     return run
 
@@ -316,7 +316,7 @@ class TestErrors:
 
 
 def test_step_that_gets_sigterm_leaves_nothing_half_written(run):
-    video = write_film(run.videos / "long.mp4", 2000).read_bytes()
+    video = write_video(run.videos / "long.mp4", 2000).read_bytes()
     for number in range(30):
         (run.videos / f"long-{number}.mp4").write_bytes(video)
     (shard,) = run.plan(workers=1.0, batch_size=1.0)

@@ -18,7 +18,6 @@ from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
 from support.fake_serving import LABELS
-from support.films import write_film
 from support.shard_runs import (
     files_in,
     job,
@@ -30,6 +29,7 @@ from support.shard_runs import (
     run_python,
     stable_content,
 )
+from support.videos import write_video
 
 STATUSES = ["ok", "too_short", "ok", "corrupt", "ok", "unreadable", "ok"]
 
@@ -196,7 +196,7 @@ def test_another_run_repeats_failures(server, rows, out):
     settings = job(out, server.target)
     ok_rows = [rows[0], rows[2]]
     is_ok, mixed = do_shard(settings, ok_rows, 0), do_shard(settings, rows, 1)
-    write_film(out.parent / "videos" / "missing.mp4", 16)
+    write_video(out.parent / "videos" / "missing.mp4", 16)
     settings = replace(settings, run="run-2")
     assert do_shard(settings, ok_rows, 0) == is_ok
     repeated = do_shard(settings, rows, 1)
@@ -245,9 +245,9 @@ def test_shard_whose_files_do_not_fit_its_report_is_done_again(server, rows, out
 
 
 def test_row_has_the_key_of_the_content_that_was_read(server, tmp_path, out):
-    path = write_film(tmp_path / "a.mp4", 16)
+    path = write_video(tmp_path / "a.mp4", 16)
     planned = row(path)
-    write_film(path, 32)
+    write_video(path, 32)
     os.utime(path, ns=(5, 5))
     digest = replace(planned, video_id="digest", key="sha256:" + "ab" * 32)
     unasked = replace(planned, video_id="unasked", key="")
@@ -320,7 +320,7 @@ def test_missing_progress_folder_is_ignored(server, rows, out, monkeypatch):
 
 
 def test_number_of_videos_at_a_time_is_the_workers_setting(server, tmp_path, out):
-    path = write_film(tmp_path / "a.mp4", 32)
+    path = write_video(tmp_path / "a.mp4", 32)
     rows = [row(path, str(number)) for number in range(12)]
     together = []
 
@@ -383,8 +383,8 @@ print(json.dumps(peaks))
 
 def test_memory_does_not_grow_with_the_number_or_length_of_videos(server, tmp_path, out):
     # In MB: the features of 100 videos of 12 clips are 21, of 600 are 128, of the long video 82.
-    short = write_film(tmp_path / "short.mp4", 27, width=64, height=48)
-    long = write_film(tmp_path / "long.mp4", 5_015, width=64, height=48)
+    short = write_video(tmp_path / "short.mp4", 27, width=64, height=48)
+    long = write_video(tmp_path / "long.mp4", 5_015, width=64, height=48)
     with run_python(MEMORY, out, server.target, long, short) as process:
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 0

@@ -11,8 +11,8 @@ from c3d_export.local_server import LocalServer
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import LossyProxy
-from support.films import write_film
 from support.shard_runs import after, files_in, job, mixed_rows, read_videos, row, stable_content
+from support.videos import write_video
 
 pytestmark = pytest.mark.faults
 
@@ -193,7 +193,7 @@ def test_server_that_rejects_one_video_is_not_lost(started, rows, out):
 
     server = started(on_predict)
     settings = job(out, server.target, patience_s=2.0)
-    slow = [row(write_film(out.parent / f"{n}.mp4", 40)) for n in range(6)]
+    slow = [row(write_video(out.parent / f"{n}.mp4", 40)) for n in range(6)]
     stored = read_videos(out, do_shard(settings, [rows[2], *slow], 0))
     assert [item["status"] for item in stored] == ["failed", *["ok"] * 6]
     assert stored[0]["error_type"] == "ServingOverloaded"

@@ -8,8 +8,8 @@ from c3d_client.core.errors import ContractMismatch
 from c3d_pipelines.shards import worker
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import model_card
-from support.films import write_film
 from support.shard_runs import after, files_in, job, mixed_rows, row
+from support.videos import write_video
 
 OTHER = {"weights": {"source": "other.h5", "sha256": "ef" * 32, "random": False}}
 
@@ -54,7 +54,7 @@ def test_model_that_changes_stops_the_shard_and_no_file_is_written(
 def test_change_is_detected_long_before_the_shards_end(started, tmp_path, out, monkeypatch):
     monkeypatch.setattr(worker, "_CHECK_MODEL_EVERY_S", 0.05)
     server = started(lambda *_: time.sleep(0.02))
-    path = write_film(tmp_path / "a.mp4", 24)
+    path = write_video(tmp_path / "a.mp4", 24)
     settings = job(out, server.target, workers=1)
     change = after(2, lambda: change_silently(server, started))
     with pytest.raises(ContractMismatch):

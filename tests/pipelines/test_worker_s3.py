@@ -11,9 +11,9 @@ from c3d_pipelines.shards.reader import parquet_file
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
-from support.films import write_film
 from support.s3_server import s3_server
 from support.shard_runs import job
+from support.videos import write_video
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def bucket(tmp_path_factory):
         patch.setattr(stores, "_OPENED", {})
         store = Storage("s3://videos")._store
         store.mkdir("videos")
-        content = write_film(folder / "a.mp4", 40).read_bytes()
+        content = write_video(folder / "a.mp4", 40).read_bytes()
         for name, data in {
             "a.mp4": content,
             "b.mp4": content,

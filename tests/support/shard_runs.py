@@ -15,7 +15,7 @@ from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import clip_file, video_file
 
-from support.films import write_film
+from support.videos import write_video
 
 VARYING_COLUMNS = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]
 
@@ -51,7 +51,7 @@ def mixed_rows(folder) -> list[ManifestRow]:
         "short.mp4": 9,
         "z.mp4": 56,
     }.items():
-        write_film(folder / name, frames)
+        write_video(folder / name, frames)
     (folder / "damaged.mp4").write_bytes(b"not a video" * 500)
     names = ("a.mp4", "short.mp4", "b.mp4", "damaged.mp4", "c.mp4", "missing.mp4", "z.mp4")
     return [row(folder / name) for name in names]

@@ -53,7 +53,7 @@ def bench(video: str | None, seconds: float, no_server: bool, as_json: bool, **c
 
     Exit code: 0 all measured; 2 not all, and what was measured is printed.
     """
-    from c3d_client.bench import write_video
+    from c3d_client.bench import generate_video
     from c3d_client.core.uri import Uri
 
     results: dict[str, Any] = dict.fromkeys(
@@ -63,7 +63,7 @@ def bench(video: str | None, seconds: float, no_server: bool, as_json: bool, **c
     print_text: Callable[[str], None] = (lambda text: None) if as_json else click.echo
     with tempfile.TemporaryDirectory(prefix="c3d-bench-") as folder, make_client(**client) as c3d:
         try:
-            path = video or str(write_video(Path(folder)))
+            path = video or str(generate_video(Path(folder)))
             name = str(Uri.of(video)) if video else None
             _measure_machine(results, print_text, c3d, path, name, seconds=seconds)
             if not no_server:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 from c3d_client.bench import repeat_video
-from support.films import h264_sample
+from support.videos import h264_sample
 
 
 def large(folder: Path, *, times: int = 8) -> Path:

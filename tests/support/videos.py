@@ -51,7 +51,7 @@ def read_index(prepared: np.ndarray) -> int:
     return number
 
 
-def write_film(
+def write_video(
     path: Path,
     frames: int,
     *,
@@ -148,19 +148,19 @@ def write_timed(
     return path
 
 
-def write_edit_list(path: Path, film: Path, edits: Sequence[tuple[int, int]]) -> Path:
+def write_edit_list(path: Path, video: Path, edits: Sequence[tuple[int, int]]) -> Path:
     """Copy an MP4 whose index is at its end, with another edit list for its first track.
 
     Args:
         edits: the duration of each edit, in the video's time scale of 1000, and its start in the
             track, in the track's time scale; -1 for an empty edit.
     """
-    data = bytearray(film.read_bytes())
+    data = bytearray(video.read_bytes())
 
     def box(kind: bytes, start: int, end: int) -> tuple[int, int]:
         while data[start + 4 : start + 8] != kind:
             start += struct.unpack_from(">I", data, start)[0]
-            assert start < end, f"{film} has no {kind!r}"
+            assert start < end, f"{video} has no {kind!r}"
         return start, start + struct.unpack_from(">I", data, start)[0]
 
     moov = box(b"moov", 0, len(data))
