@@ -40,7 +40,7 @@ def run_file(path: Path, folder: Path, **arguments) -> subprocess.CompletedProce
 
 
 def summaries(out: Path) -> list[RunSummary]:
-    """Return the summaries of a data set's runs, the newest last."""
+    """Return the summaries of a dataset's runs, the newest last."""
     paths = sorted(out.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
     return [RunSummary.from_json(path.read_text()) for path in paths]
 

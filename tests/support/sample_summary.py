@@ -65,7 +65,7 @@ def plan_row(
     uri: str = "",
 ) -> PlannedRow:
     """Return a planned input; its shard is used only for the decision ``do``."""
-    row = ManifestRow(video_id, uri or f"/films/{video_id}", size_bytes, 0.0, f"stat:{video_id}")
+    row = ManifestRow(video_id, uri or f"/videos/{video_id}", size_bytes, 0.0, f"stat:{video_id}")
     return PlannedRow(row, decision, shard if decision == DO else -1, duplicate_of)
 
 
@@ -77,12 +77,12 @@ def index_row(
     ok = status == OK
     return {
         "video_id": video_id,
-        "uri": f"/films/{video_id}",
+        "uri": f"/videos/{video_id}",
         "key": f"stat:{video_id}",
         "size_bytes": 5_000_000,
         "status": status,
         "error_type": error_type,
-        "error_message": error_message and f"/films/{video_id}: {error_message}",
+        "error_message": error_message and f"/videos/{video_id}: {error_message}",
         "n_frames": 250 if ok else None,
         "n_clips": 30 if ok else None,
         "fps": 25.0 if ok else None,
@@ -142,7 +142,7 @@ def summary(
 ) -> RunSummary:
     """Return the summary of a run that succeeded."""
     values: dict[str, Any] = {
-        "out": "s3://films/c3d",
+        "out": "s3://videos/c3d",
         "run": "run-7",
         "provenance": PROVENANCE,
         "state": "SUCCEEDED",
@@ -152,7 +152,7 @@ def summary(
     return summarise(planned=planned, rows=table(rows), reports=reports, **values)
 
 
-def drawn_run(
+def random_run(
     statuses: Sequence[str], *, shards: int = 4, earlier: int = 0, seed: int = 0, **changes: Any
 ) -> RunSummary:
     """Return the summary of a run over videos of random lengths, one for each status."""
@@ -161,7 +161,7 @@ def drawn_run(
     for number in range(len(statuses) + earlier):
         old = number >= len(statuses)
         status = OK if old else statuses[number]
-        name = f"class {number % 7}/film {number:05d}.mp4"
+        name = f"class {number % 7}/video {number:05d}.mp4"
         shard = number * shards // len(statuses) if not old else -1
         length_s = round(draw.lognormvariate(3.5, 1.4), 2)
         size = int(length_s * 250_000)

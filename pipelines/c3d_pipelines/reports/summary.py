@@ -6,15 +6,15 @@ columns: a run may have millions of rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from c3d_client.core.errors import C3DError
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import redact, redact_urls
 
@@ -38,6 +38,18 @@ PARTS = ("decode_s", "wire_s", "queue_s", "compute_s")
 DURATION_EDGES_S = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 CLIP_EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 
+# Phrases of the verdict by answer: of one video, of several, of one without a result, and short
+# forms of the last for one and for several.
+_VERDICTS = {
+    "features": (
+        "has features",
+        "have features",
+        "does not have features",
+        "does not",
+        "do not",
+    ),
+    "classes": ("is classified", "are classified", "is not classified", "is not", "are not"),
+}
 _COLUMNS = (
     *("status", "error_type", "error_message", "size_bytes", "n_clips", "duration_s", "wall_s"),
     *PARTS,
@@ -117,6 +129,8 @@ class RunSummary(Record):
         provenance: how the dataset's numbers are made; empty where the run ended before preflight.
     """
 
+    _noun: ClassVar[str] = "a run's summary"
+    _error: ClassVar[type[C3DError]] = RunError
     state: str
     message: str
     run: str
@@ -170,23 +184,24 @@ class RunSummary(Record):
     @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        has, have = ("has features", "have features")
-        if self.answer == "classes":
-            has, have = ("is classified", "are classified")
+        has, have, lacks, does_not, do_not = _VERDICTS[
+            "classes" if self.answer == "classes" else "features"
+        ]
         inputs, ok, lost = self.inputs, self.ok, self.inputs - self.ok
         if not inputs:
             ended = "" if self.state == SUCCEEDED else ": the run ended before there was a plan"
             return f"No videos were done{ended}"
         if inputs == 1:
-            sentence = f"The one video {has if ok else _denied(has)}"
+            sentence = f"The one video {has if ok else lacks}"
         elif not lost:
             sentence = f"All {count(inputs)} videos {have}"
         elif not ok:
             sentence = f"None of the {count(inputs)} videos {has}"
         else:
-            refused = _denied(has if lost == 1 else have, short=True)
-            sentence = f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}"
-            sentence += f"; {count(lost)} {refused}"
+            sentence = (
+                f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}; "
+                f"{count(lost)} {does_not if lost == 1 else do_not}"
+            )
         return sentence if self.decided(DO) else f"{sentence}; there was nothing left to do"
 
     def decided(self, decision: str) -> int:
@@ -225,30 +240,6 @@ class RunSummary(Record):
             "bytes_out": self.bytes_out,
         }
         return {name: float(value) for name, value in known.items() if value is not None}
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> RunSummary:
-        """Read a summary that :meth:`to_json` wrote, in this or another release.
-
-        Raises:
-            RunError: the text is not a run's summary.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"a run's summary cannot be read ({error})") from error
-
-
-def _denied(does: str, *, short: bool = False) -> str:
-    """Return ``has features`` as ``does not have features`` or, short, ``does not``."""
-    verb, what = does.split(" ", 1)
-    auxiliary, rest = {
-        "has": ("does not", f" have {what}"),
-        "have": ("do not", f" have {what}"),
-        "is": ("is not", f" {what}"),
-        "are": ("are not", f" {what}"),
-    }[verb]
-    return auxiliary if short else auxiliary + rest
 
 
 @dataclass(frozen=True)
