@@ -28,7 +28,7 @@ from c3d_client import (
 )
 from c3d_client.cli import bars
 from c3d_client.core.contract import SPORTS1M_CLASSES
-from c3d_export.assets import LABELS_FILE, MEAN_FILES, found_weights
+from c3d_export.assets import LABELS_FILE, MEAN_FILES, usable_weights
 from moving_square import render
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +112,7 @@ def show_timings(name: str, timings: Timings) -> None:
 
 def servable() -> Path:
     """Return the model's folder; it is built on first use and when weights or code have changed."""
-    published = list(found_weights(MODELS))
+    published = list(usable_weights(MODELS))
     arguments = ["--batch-sizes", BATCH_SIZES]
     if published:
         arguments += ["--weights", str(MODELS / published[0].name)]

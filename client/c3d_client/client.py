@@ -34,14 +34,14 @@ from c3d_client.video.sources import fingerprint
 # A roll-out changes the served version once, so more attempts would not help.
 _ATTEMPTS_PER_VIDEO = 3
 
-Path = TypeVar("Path", str, os.PathLike[str])
+SourcePath = TypeVar("SourcePath", str, os.PathLike[str])
 Fingerprint: TypeAlias = Mapping[str, "str | int"]
 
 
 class C3DClient:
-    """Videos in, features and labels out. Close it, or use it as a context manager.
+    """Client that computes features and class labels of videos. Threads may share it.
 
-    Several threads may use one client.
+    Close it, or use it as a context manager.
 
     Example::
 
@@ -190,11 +190,11 @@ class C3DClient:
 
     def extract_many(
         self,
-        sources: Iterable[Path],
+        sources: Iterable[SourcePath],
         *,
         workers: int | None = None,
         in_order: bool = False,
-    ) -> Iterator[Outcome[Path, VideoFeatures]]:
+    ) -> Iterator[Outcome[SourcePath, VideoFeatures]]:
         """Yield the fc6 features of many videos, several at a time.
 
         Args:
@@ -214,7 +214,7 @@ class C3DClient:
         count, threads = share_cores(workers)
         expected = self.model.provenance(self.model.info())
 
-        def extract(source: Path, cancel: threading.Event) -> VideoFeatures:
+        def extract(source: SourcePath, cancel: threading.Event) -> VideoFeatures:
             features = self._extract(source, threads=threads, cancel=cancel)
             self.model.require_unchanged(expected, Provenance(features.provenance))
             return features
@@ -406,7 +406,7 @@ class ServedModel:
             raise ContractMismatch(
                 self.target,
                 f"the model became another one during the run ({'; '.join(map(str, changed))}); "
-                "start a run of its own for the new model",
+                "start a separate run for the new model",
             )
 
     def unusable(self, source: UriLike, error: ValueError) -> ServingError:

@@ -142,20 +142,22 @@ class ExtractJob:
             write_failures(self._folder, failures)
 
     def _extract(
-        self, source: Source, known: Fingerprint, *, threads: int, cancel: threading.Event
+        self, source: Source, current: Fingerprint, *, threads: int, cancel: threading.Event
     ) -> Row:
         path = self._path(source)
-        if not self._overwrite and path.exists() and self._is_done(source, path, known):
+        if not self._overwrite and path.exists() and self._is_done(source, path, current):
             return Row(source, path, SKIPPED)
         earlier = self._earlier_failures.get(source.name)
         if (
             not self._retry_failed
             and earlier is not None
-            and known
-            and earlier.fingerprint == fingerprint_text(known)
+            and current
+            and earlier.fingerprint == fingerprint_text(current)
         ):
             return Row(source, path, FAILED, error=earlier.error, tried=False)
-        features = self._c3d._extract(source.uri, threads=threads, cancel=cancel, fingerprint=known)
+        features = self._c3d._extract(
+            source.uri, threads=threads, cancel=cancel, fingerprint=current
+        )
         self._c3d.model.require_unchanged(self._expected, Provenance(features.provenance))
         prepare_folder(path.parent)
         write_features(path, features, format=self._format)
@@ -164,7 +166,7 @@ class ExtractJob:
     def _path(self, source: Source) -> Path:
         return output_path(self._folder, source.name, self._format)
 
-    def _is_done(self, source: Source, path: Path, known: Fingerprint) -> bool:
+    def _is_done(self, source: Source, path: Path, current: Fingerprint) -> bool:
         """Return whether the output is of the same video, extracted in the same way.
 
         Raises:
@@ -177,7 +179,7 @@ class ExtractJob:
                 path, f"is in the way of {source.name} ({error.reason}); remove it or --overwrite"
             ) from error
         video = provenance.video
-        if video.get("fingerprint") == known:
+        if video.get("fingerprint") == current:
             return not self._expected.differences(provenance)
         uri = Uri.of(source.uri)
         if video.get("source") != str(uri):

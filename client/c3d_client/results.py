@@ -58,6 +58,15 @@ class VideoFeatures:
 
 
 @dataclass(frozen=True)
+class ClassScore:
+    """One class of a result: its index, its label and its probability (0 to 1)."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class VideoClassification:
     """The class probabilities of one video of n clips.
 
@@ -82,6 +91,68 @@ class VideoClassification:
     timings: Timings
 
 
+def mean_feature(
+    features: Sequence[tuple[npt.NDArray[Any], Mapping[str, Any]]],
+) -> npt.NDArray[np.float32]:
+    """Average the features of several videos, for a class or a query, and scale to length 1.
+
+    Args:
+        features: pairs of a video feature ``[4096]`` and its provenance.
+
+    Returns:
+        float32 ``[4096]``.
+
+    Raises:
+        UsageError: the sequence is empty.
+        ProvenanceError: the features were made differently.
+        ValueError: their mean is zero or not finite.
+    """
+    if not features:
+        raise UsageError("the mean of no features; give at least one")
+    require_same(provenance for _, provenance in features)
+    mean = RunningMean()
+    for feature, _ in features:
+        mean.add(np.asarray(feature)[None])
+    return l2_normalise(mean.value())
+
+
+def top_classes(
+    probabilities: npt.NDArray[Any], labels: Sequence[str], *, top_k: int
+) -> tuple[ClassScore, ...]:
+    """Return the most probable classes in descending order; of equal ones the lower index first.
+
+    Args:
+        probabilities: ``[classes]``.
+        labels: one for each class.
+        top_k: how many, 1 or more; all classes where there are fewer.
+
+    Raises:
+        UsageError: top_k is below 1.
+    """
+    if top_k < 1:
+        raise UsageError(f"top_k is {top_k}; give 1 or more")
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return tuple(ClassScore(int(i), labels[i], float(probabilities[i])) for i in order)
+
+
+def l2_normalise(vector: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Scale a vector to length 1.
+
+    Returns:
+        float32, the same shape.
+
+    Raises:
+        ValueError: the vector contains NaN or infinity, or its length is zero, which only a broken
+            model returns.
+    """
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if not np.isfinite(norm):
+        raise ValueError("the feature holds NaN or infinity")
+    if norm == 0.0:
+        raise ValueError("the feature is zero everywhere")
+    return (vector / norm).astype(np.float32)
+
+
 class RunningMean:
     """The mean of rows that arrive in batches; a float64 sum hardly depends on their order."""
 
@@ -104,52 +175,6 @@ class RunningMean:
         if self._sum is None or not self.count:
             raise ValueError("the mean of no rows")
         return self._sum / self.count
-
-
-def l2_normalise(vector: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Scale a vector to length 1.
-
-    Returns:
-        float32, the same shape.
-
-    Raises:
-        ValueError: the vector contains NaN or infinity, or its length is zero, which only a broken
-            model returns.
-    """
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(norm):
-        raise ValueError("the feature holds NaN or infinity")
-    if norm == 0.0:
-        raise ValueError("the feature is zero everywhere")
-    return (vector / norm).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class of a result: its index, its label and its probability (0 to 1)."""
-
-    index: int
-    label: str
-    probability: float
-
-
-def top_classes(
-    probabilities: npt.NDArray[Any], labels: Sequence[str], *, top_k: int
-) -> tuple[ClassScore, ...]:
-    """Return the most probable classes in descending order; of equal ones the lower index first.
-
-    Args:
-        probabilities: ``[classes]``.
-        labels: one for each class.
-        top_k: how many, 1 or more; all classes where there are fewer.
-
-    Raises:
-        UsageError: top_k is below 1.
-    """
-    if top_k < 1:
-        raise UsageError(f"top_k is {top_k}; give 1 or more")
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return tuple(ClassScore(int(i), labels[i], float(probabilities[i])) for i in order)
 
 
 class RowStore:
@@ -208,28 +233,3 @@ class RowStore:
                 "free disk space, or name another folder in TMPDIR",
             ) from error
         self._buffer, self._buffered_rows = [], 0
-
-
-def mean_feature(
-    features: Sequence[tuple[npt.NDArray[Any], Mapping[str, Any]]],
-) -> npt.NDArray[np.float32]:
-    """Average the features of several videos, for a class or a query, and scale to length 1.
-
-    Args:
-        features: pairs of a video feature ``[4096]`` and its provenance.
-
-    Returns:
-        float32 ``[4096]``.
-
-    Raises:
-        UsageError: the sequence is empty.
-        ProvenanceError: the features were made differently.
-        ValueError: their mean is zero or not finite.
-    """
-    if not features:
-        raise UsageError("the mean of no features; give at least one")
-    require_same(provenance for _, provenance in features)
-    mean = RunningMean()
-    for feature, _ in features:
-        mean.add(np.asarray(feature)[None])
-    return l2_normalise(mean.value())

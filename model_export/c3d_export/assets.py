@@ -114,7 +114,6 @@ class Asset:
         urls: download addresses, best first; empty where a browser is needed.
         page: the web page of the file.
         classes: outputs of fc8, for weights; 0 where there is no fc8, and so no `classify`.
-        licence: the terms of use.
     """
 
     name: str
@@ -124,7 +123,6 @@ class Asset:
     urls: tuple[str, ...] = ()
     page: str = ""
     classes: int = 0
-    licence: str = LICENCE
 
     @property
     def verified(self) -> str:
@@ -352,13 +350,13 @@ def check_folder(
     return {asset: check(asset, path) for asset, path in paths.items() if path.is_file()}
 
 
-def found_weights(folder: Path) -> dict[Asset, str]:
+def usable_weights(folder: Path) -> dict[Asset, str]:
     """Return the usable weights in a folder, best first, each with the check's text.
 
     Raises:
         OSError: a file cannot be read.
     """
-    states = check_folder(folder, [asset for asset in CATALOGUE if asset.kind == "weights"])
+    states = check_folder(folder, KNOWN_WEIGHTS)
     return {asset: text for asset, (usable, text) in states.items() if usable}
 
 

@@ -30,6 +30,7 @@ from requests import exceptions
 from c3d_export.assets import (
     DEFAULT_NAMES,
     HEAD_BYTES,
+    LICENCE,
     Asset,
     Fingerprint,
     check,
@@ -171,7 +172,7 @@ def by_hand(assets: Sequence[Asset], folder: Path) -> str:
         for name in ("md5", "sha256"):
             if digits := getattr(asset.fingerprint, name):
                 lines.append(f"    {name:8} {digits}{'...' if len(digits) not in (32, 64) else ''}")
-        lines.append(f"    licence  {asset.licence}")
+        lines.append(f"    licence  {LICENCE}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
-"""TensorFlow Serving's gRPC API on this machine, for trying without TensorFlow Serving.
+"""Local gRPC server with TensorFlow Serving's API, for trying without TensorFlow Serving.
 
-The official stubs' protocol, over the same kind of session. There is no batching across clients, no
-reload of new versions and no TLS.
+It uses the official protocol stubs, and runs the model in a session as TensorFlow Serving does. It
+does not batch requests of several clients, does not reload new versions, and has no TLS.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Servable(Protocol):
         ...
 
 
-def find_version(request: Any, *, model: str, version: int) -> None:
+def _check_model_spec(request: Any, *, model: str, version: int) -> None:
     """Check that a request's ModelSpec names the served model and version.
 
     Raises:
@@ -186,7 +186,7 @@ def predict(
     Raises:
         Rejection: the request is refused, with the status of TensorFlow Serving.
     """
-    find_version(request, model=model, version=version)
+    _check_model_spec(request, model=model, version=version)
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     if name not in servable.signatures:
         raise Rejection(
@@ -256,7 +256,7 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         server = self._server
         try:
-            find_version(request, model=server.model, version=server.version)
+            _check_model_spec(request, model=server.model, version=server.version)
         except Rejection as rejection:
             context.abort(rejection.code, rejection.message)
         if not request.metadata_field:
@@ -362,12 +362,9 @@ def _check_dtypes(inputs: dict[str, npt.NDArray[Any]], signature: Any) -> None:
 
 def _as_values(array: npt.NDArray[Any]) -> Any:
     proto = tf.make_tensor_proto(array)
-    if proto.tensor_content:
+    if proto.tensor_content and array.dtype == np.float32:
         proto.ClearField("tensor_content")
-        if array.dtype == np.float32:
-            proto.float_val.extend(array.reshape(-1).tolist())
-        else:
-            return tf.make_tensor_proto(array)
+        proto.float_val.extend(array.reshape(-1).tolist())
     return proto
 
 

@@ -1,8 +1,8 @@
 """`make bench-client`: cost and speed of the client, as ratios of values measured in the same run.
 
 Prints a Markdown table with a row for each measurement and its bound. Each part runs in its own
-process. `python -m benchmarks.client WORD...` runs only the parts whose names contain one of the
-words, such as `starting` or `network`.
+process. `python -m benchmarks.client TEXT...` runs only the parts whose names contain one of the
+texts, such as `starting` or `network`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PARTS = (
 
 
 def main() -> int:
-    words = sys.argv[1:]
+    texts = sys.argv[1:]
     print("| what | bound | measured | verdict | |\n|---|---|---|---|---|")
     for part in PARTS:
-        if not words or any(word in name for word in words for name in part):
+        if not texts or any(text in name for text in texts for name in part):
             for measure in in_own_process(part):
                 print(measure.row(), flush=True)
     return 0

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from c3d_client import C3DClient, decode_frames, iter_clips
 from c3d_client.core.contract import CLIP_SHAPE
-from c3d_export.assets import found_weights
+from c3d_export.assets import usable_weights
 from c3d_export.graph import GraphServable
 from c3d_export.labels import numbered_labels
 from c3d_export.local_server import LocalServer
@@ -157,7 +157,7 @@ def first_clip(video: str) -> np.ndarray:
 def known_answers() -> bool:
     """Compare with known results of the published weights, where the weights are in models/."""
     print("\n## Known answers of the published weights\n")
-    names = [asset.name for asset in found_weights(ROOT / "models")]
+    names = [asset.name for asset in usable_weights(ROOT / "models")]
     if not names:
         print("not run: no weights")
         return True

@@ -62,8 +62,8 @@ class TestExtract:
         out = video.parent / "features" / "new"
         assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == [
             "carphone_pristine.mp4.npz",
-            "video.mp4.npz",
             "sub/video.mp4.npz",
+            "video.mp4.npz",
         ]
         content = read_npz(out / "video.mp4.npz")
         assert content["clip_starts"].tolist() == [0, 8]

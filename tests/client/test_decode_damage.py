@@ -42,11 +42,8 @@ def test_damage_that_the_decoder_conceals_is_an_error(baseball):
 @pytest.mark.parametrize(
     ("name", "options", "fewest"),
     [
-        (
-            "a.mp4",
-            {},
-            6,
-        ),  # of 16: the decoder does not notice some damage in H.264, and most in newer codecs
+        # Of 16: the decoder misses some damage in H.264, and most in newer codecs.
+        ("a.mp4", {}, 6),
         ("a.mpg", {"codec": "mpeg2video"}, 14),
         ("a.ts", {}, 6),
     ],

@@ -174,7 +174,9 @@ class TestFormats:
             assert [other for other in suffixes if suffix.endswith(other)] == [suffix]
 
     def test_unknown_suffix_and_unknown_format_are_usage_errors(self, tmp_path):
-        with pytest.raises(UsageError, match=r"video.mp4: its name does not tell.*\.npz \(npz\)"):
+        with pytest.raises(
+            UsageError, match=r"video.mp4: its suffix is not that of a format.*\.npz \(npz\)"
+        ):
             read_features(tmp_path / "video.mp4")
         with pytest.raises(UsageError, match="no format 'mat'; choose one of npz, npy, h5"):
             write_features(tmp_path / "video.mat", sample_features(), format="mat")

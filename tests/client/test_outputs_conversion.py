@@ -120,7 +120,7 @@ def test_unclear_inputs_are_refused_before_anything_is_written(tmp_path):
         ([tmp_path / "in"], "h5", "parquet", "no parquet features in"),
         ([tmp_path / "in"], "h5", None, "d.mp4.h5 (h5) and "),
         ([tmp_path / "in"], "h5", None, "several formats, "),
-        ([tmp_path / "in" / "a.mp4"], "h5", None, "its name does not tell the format"),
+        ([tmp_path / "in" / "a.mp4"], "h5", None, "its suffix is not that of a format"),
         ([tmp_path / "in"], "mat", None, "no format 'mat'"),
         ([tmp_path / "in"], "h5", "mat", "no format 'mat'"),
     ):

@@ -15,7 +15,7 @@ from c3d_client import (
 )
 from c3d_client.core.provenance import (
     ADDED_FIELDS,
-    COMPARED,
+    COMPARED_FIELDS,
     Difference,
     ModelCard,
     Provenance,
@@ -25,6 +25,7 @@ from c3d_export.local_server import LocalServer
 from c3d_export.servable import build
 from conftest import spec
 
+COMPARED = tuple(path for path, _ in COMPARED_FIELDS)
 SEVERITIES = {
     "contract_version": Severity.MODEL,
     "model.weights.sha256": Severity.MODEL,

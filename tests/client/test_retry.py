@@ -8,7 +8,7 @@ import pytest
 from c3d_client.core.retry import pauses, retry
 
 
-def test_pauses_grow_to_the_longest_and_go_on_for_thousands_of_retries():
+def test_pauses_grow_to_the_longest_for_thousands_of_retries():
     assert list(islice(pauses(0.5, longest_s=10), 7)) == [0.5, 1.0, 2.0, 4.0, 8.0, 10, 10]
     # A power of two overflows a float after 1,024 retries: three hours of 10 s pauses.
     assert set(islice(pauses(0.5, longest_s=10), 5, 5000)) == {10}

@@ -25,7 +25,7 @@ from support.videos import write_video
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
+def cwd(tmp_path, monkeypatch) -> Path:
     """An empty working directory."""
     folder = tmp_path / "here"
     folder.mkdir()
@@ -47,7 +47,7 @@ def pairs(*inputs, **options) -> list[tuple[str, str]]:
     return [(source.uri, source.name) for source in expand(inputs, **options)]
 
 
-def test_name_of_a_file_is_its_path_as_typed(here):
+def test_name_of_a_file_is_its_path_as_typed(cwd):
     touch("a.mp4", "b/c.mp4")
     assert pairs("b/c.mp4", "./a.mp4", "b/../b/./d.mp4") == [
         ("b/c.mp4", "b/c.mp4"),
@@ -56,23 +56,23 @@ def test_name_of_a_file_is_its_path_as_typed(here):
     ]
 
 
-def test_leading_dots_are_removed_from_names(here):
+def test_leading_dots_are_removed_from_names(cwd):
     touch("../x/y.mp4")
     assert names("../x/y.mp4") == ["x/y.mp4"]
     assert names("../../../z.mp4") == ["z.mp4"]
 
 
-def test_name_of_an_absolute_path_is_its_file_name(here):
+def test_name_of_an_absolute_path_is_its_file_name(cwd):
     touch("b/c.mp4")
-    assert pairs(here / "b" / "c.mp4") == [(str(here / "b/c.mp4"), "c.mp4")]
+    assert pairs(cwd / "b" / "c.mp4") == [(str(cwd / "b/c.mp4"), "c.mp4")]
 
 
-def test_missing_files_and_any_suffix_are_accepted(here):
+def test_missing_files_and_any_suffix_are_accepted(cwd):
     touch("data.bin")
     assert names("missing.mp4", "data.bin") == ["missing.mp4", "data.bin"]
 
 
-def test_videos_of_a_folder_are_sorted_and_named_relative_to_it(here):
+def test_videos_of_a_folder_are_sorted_and_named_relative_to_it(cwd):
     touch("v/b.mp4", "v/a.MKV", "v/a/z.webm", "v/notes.txt", "v/a-b.avi", "v/c/deep/er/x.ts")
     assert pairs("v") == [
         ("v/a/z.webm", "a/z.webm"),
@@ -81,22 +81,22 @@ def test_videos_of_a_folder_are_sorted_and_named_relative_to_it(here):
         ("v/b.mp4", "b.mp4"),
         ("v/c/deep/er/x.ts", "c/deep/er/x.ts"),
     ]
-    assert names("v/") == names(here / "v") == names("v")
+    assert names("v/") == names(cwd / "v") == names("v")
 
 
-def test_every_documented_suffix_is_found(here):
+def test_every_documented_suffix_is_found(cwd):
     touch(*(f"v/video{suffix}" for suffix in VIDEO_SUFFIXES))
     assert len(names("v")) == len(VIDEO_SUFFIXES) == 16
 
 
-def test_hidden_files_and_folders_are_left_out(here):
+def test_hidden_files_and_folders_are_left_out(cwd):
     touch("v/a.mp4", "v/.b.mp4", "v/.c/d.mp4", "v/._a.mp4", ".h/e.mp4")
     assert names("v") == ["a.mp4"]
     assert names("v/*.mp4", "v/**") == ["a.mp4"]
     assert names(".h") == ["e.mp4"]
 
 
-def test_links_are_followed_and_loops_are_not(here):
+def test_links_are_followed_and_loops_are_not(cwd):
     touch("v/a.mp4", "all/b.mp4")
     os.symlink("../all", "v/linked")
     os.symlink("../v", "all/back")
@@ -106,20 +106,20 @@ def test_links_are_followed_and_loops_are_not(here):
     assert names("v/**/*.mp4") == ["a.mp4", "linked/b.mp4"]
 
 
-def test_broken_link_is_a_video(here):
+def test_broken_link_is_a_video(cwd):
     touch("v/a.mp4")
     os.symlink("gone.mp4", "v/b.mp4")
     assert names("v") == ["a.mp4", "b.mp4"]
 
 
-def test_pipes_and_folders_are_not_videos(here):
+def test_pipes_and_folders_are_not_videos(cwd):
     touch("v/a.mp4")
     os.mkfifo("v/pipe.mp4")
     touch("v/folder.mp4/x.mp4")
     assert names("v") == ["a.mp4", "folder.mp4/x.mp4"]
 
 
-def test_folder_without_videos_is_an_error(here):
+def test_folder_without_videos_is_an_error(cwd):
     touch("v/notes.txt")
     with pytest.raises(UsageError, match=r"^v: no videos there \(files named \.3gp, .*\.wmv\)$"):
         expand(["v"])
@@ -127,7 +127,7 @@ def test_folder_without_videos_is_an_error(here):
         expand(["missing/"])
 
 
-def test_folder_that_cannot_be_listed_is_an_error(here):
+def test_folder_that_cannot_be_listed_is_an_error(cwd):
     with pytest.raises(UsageError, match=r"^gone: cannot be listed \(No such file or directory\)"):
         list(files_in("gone", ("**",)))
 
@@ -147,14 +147,14 @@ def test_folder_that_cannot_be_listed_is_an_error(here):
         ("?/x/*.mp4", ["v/x/c.mp4"]),
     ],
 )
-def test_pattern_matches_as_in_a_shell(here, pattern, expected):
+def test_pattern_matches_as_in_a_shell(cwd, pattern, expected):
     touch("v/a.mp4", "v/b1.mp4", "v/b2.mp4", "v/x/c.mp4", "v/x/y/d.mp4", "v/video.raw", "v/a.txt")
     assert names(pattern) == expected
-    assert names(here / pattern) == expected or pattern.startswith("?")
+    assert names(cwd / pattern) == expected or pattern.startswith("?")
     assert all(Path(uri).exists() for uri, _ in pairs(pattern))
 
 
-def test_pattern_without_matches_is_an_error(here):
+def test_pattern_without_matches_is_an_error(cwd):
     touch("v/a.mp4")
     with pytest.raises(UsageError, match=r"^v/\*\.mkv: matches no videos"):
         expand(["v/*.mkv"])
@@ -162,7 +162,7 @@ def test_pattern_without_matches_is_an_error(here):
         expand(["gone/*.mp4"])
 
 
-def test_only_folders_that_a_pattern_can_match_are_listed(here, monkeypatch):
+def test_only_folders_that_a_pattern_can_match_are_listed(cwd, monkeypatch):
     touch("v/a.mp4", "v/big/b.mp4", "v/x/c.mp4", "v/.git/d.mp4")
     listed = []
     scandir = os.scandir
@@ -176,7 +176,7 @@ def test_only_folders_that_a_pattern_can_match_are_listed(here, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["a[1].mp4", "what?.mp4", "*.mp4", "#1.mp4", "ü ö 日本.mp4", " lead.mp4", "100%41.mp4"]
 )
-def test_existing_file_is_not_a_pattern(here, name):
+def test_existing_file_is_not_a_pattern(cwd, name):
     touch(f"v/{name}")
     touch("v/a1.mp4")
     assert pairs(f"v/{name}") == [(f"v/{name}", f"v/{name}")]
@@ -186,19 +186,19 @@ def test_existing_file_is_not_a_pattern(here, name):
         assert names("-", stdin=[f"{name}\n"]) == [name]
 
 
-def test_folder_before_a_pattern_may_contain_brackets(here):
+def test_folder_before_a_pattern_may_contain_brackets(cwd):
     touch("set[1]/a.mp4", "set1/b.mp4")
     assert pairs("set[1]/*.mp4") == [("set[1]/a.mp4", "a.mp4")]
 
 
-def test_names_need_not_be_utf8(here):
+def test_names_need_not_be_utf8(cwd):
     Path(os.fsdecode(b"v")).mkdir()
-    (here / os.fsdecode(b"v/\xff.mp4")).touch()
+    (cwd / os.fsdecode(b"v/\xff.mp4")).touch()
     assert [os.fsencode(name) for name in names("v")] == [b"\xff.mp4"]
     assert names("-", stdin=[b"v/\xff.mp4\n"]) == [os.fsdecode(b"v/\xff.mp4")]
 
 
-def test_list_on_standard_input(here):
+def test_list_on_standard_input(cwd):
     touch("a.mp4", "v/b.mp4", "w/c1.mp4", "tail ")
     lines = (
         "\ufeffa.mp4\r\n\n   \n# a comment\nv\nw/*.mp4\r\nhttps://host/d.mp4?x=1\ntail \nlast.mp4"
@@ -209,24 +209,24 @@ def test_list_on_standard_input(here):
     assert names("z.mp4", "-", stdin=["a.mp4"]) == ["z.mp4", "a.mp4"]
 
 
-def test_standard_input_of_the_process_is_the_default(here):
+def test_standard_input_of_the_process_is_the_default(cwd):
     code = "from c3d_client.video.sources import expand; print([s.name for s in expand(['-'])])"
     process = subprocess.run([sys.executable, "-c", code], input=b"a.mp4\nb\xff.mp4\n", stdout=-1)
     assert process.stdout == b"['a.mp4', 'b\\udcff.mp4']\n"
 
 
-def test_empty_list_is_an_error(here):
+def test_empty_list_is_an_error(cwd):
     with pytest.raises(UsageError, match="standard input names no videos"):
         expand(["-"], stdin=["\n", "# nothing\n"])
 
 
-def test_same_video_counts_once(here):
+def test_same_video_counts_once(cwd):
     touch("v/a.mp4", "v/b.mp4")
-    assert names("v/a.mp4", "v", "./v/b.mp4", here / "v" / "a.mp4") == ["v/a.mp4", "b.mp4"]
+    assert names("v/a.mp4", "v", "./v/b.mp4", cwd / "v" / "a.mp4") == ["v/a.mp4", "b.mp4"]
     assert names("http://h/a.mp4", "http://h/a.mp4") == ["a.mp4"]
 
 
-def test_two_videos_of_one_name_are_an_error_with_advice(here):
+def test_two_videos_of_one_name_are_an_error_with_advice(cwd):
     touch("v/a.mp4", "w/a.mp4")
     with pytest.raises(
         UsageError, match=r"^v/a\.mp4 and w/a\.mp4 would both be written as 'a\.mp4'; .*--root"
@@ -239,14 +239,14 @@ def test_two_videos_of_one_name_are_an_error_with_advice(here):
     assert "abc" not in str(caught.value)
 
 
-def test_names_are_relative_to_the_root(here):
+def test_names_are_relative_to_the_root(cwd):
     touch("v/x/a.mp4", "v/b.mp4")
-    assert names("v/x", "v/*.mp4", here / "v/c.mp4", root=here / "v") == [
+    assert names("v/x", "v/*.mp4", cwd / "v/c.mp4", root=cwd / "v") == [
         "x/a.mp4",
         "b.mp4",
         "c.mp4",
     ]
-    assert names("v/b.mp4", root="file://" + str(here)) == ["v/b.mp4"]
+    assert names("v/b.mp4", root="file://" + str(cwd)) == ["v/b.mp4"]
     for outside in ("v/b.mp4", "https://host/b.mp4", "s3://bucket/b.mp4"):
         with pytest.raises(UsageError, match="is not below the root, "):
             expand([outside], root="v/x")
@@ -283,12 +283,12 @@ def test_name_of_a_url_is_its_last_part(uri, name):
     assert pairs(uri) == [(uri, name)]
 
 
-def test_file_url_is_a_path(here):
+def test_file_url_is_a_path(cwd):
     touch("v/a b.mp4", "v/c.mp4")
-    base = f"file://{here}"
-    assert pairs(f"{base}/v/a%20b.mp4") == [(f"{here}/v/a b.mp4", "a b.mp4")]
+    base = f"file://{cwd}"
+    assert pairs(f"{base}/v/a%20b.mp4") == [(f"{cwd}/v/a b.mp4", "a b.mp4")]
     assert names(f"{base}/v") == names(f"{base}/v/*") == ["a b.mp4", "c.mp4"]
-    assert names(f"file://localhost{here}/v/c.mp4") == ["c.mp4"]
+    assert names(f"file://localhost{cwd}/v/c.mp4") == ["c.mp4"]
 
 
 def test_names_cannot_leave_the_output_folder():
@@ -300,7 +300,7 @@ def test_names_cannot_leave_the_output_folder():
             expand([empty])
 
 
-def test_ten_thousand_files_take_little_time(here):
+def test_ten_thousand_files_take_little_time(cwd):
     for number in range(100):
         Path(f"v/{number:02d}").mkdir(parents=True)
     for number in range(10_000):
@@ -318,9 +318,9 @@ def test_repr_of_a_source_contains_no_secrets():
     assert repr(source) == "Source(name='a.mp4')"
 
 
-def test_local_files_and_urls_of_ffmpeg_are_opened_by_pyav(here):
-    path = write_video(here / "a b.mp4", 3)
-    for uri in (path, Uri.of(path), "a b.mp4", f"file://{here}/a%20b.mp4"):
+def test_local_files_and_urls_of_ffmpeg_are_opened_by_pyav(cwd):
+    path = write_video(cwd / "a b.mp4", 3)
+    for uri in (path, Uri.of(path), "a b.mp4", f"file://{cwd}/a%20b.mp4"):
         with open_source(uri) as opened, av.open(opened) as container:
             assert sum(1 for _ in container.decode(video=0)) == 3
     for uri in ("rtsp://camera/1", "missing.mp4"):
@@ -328,12 +328,12 @@ def test_local_files_and_urls_of_ffmpeg_are_opened_by_pyav(here):
             assert opened == uri
 
 
-def test_fingerprint_changes_with_the_file(here):
+def test_fingerprint_changes_with_the_file(cwd):
     path = Path("a.mp4")
     path.write_bytes(b"12345")
     before = fingerprint(path)
     assert before == {"size": 5, "mtime_ns": path.stat().st_mtime_ns}
-    assert fingerprint(f"file://{here}/a.mp4") == before
+    assert fingerprint(f"file://{cwd}/a.mp4") == before
     os.utime(path, ns=(0, 1))
     assert fingerprint("a.mp4") == {"size": 5, "mtime_ns": 1}
     assert fingerprint("rtsp://camera/1") == {}

@@ -73,7 +73,7 @@ def short_backoff(monkeypatch):
 
 
 @pytest.fixture
-def fresh(monkeypatch):
+def new_connections(monkeypatch):
     """Open new connections, so that the environment is read again."""
     monkeypatch.setattr(stores, "_OPENED", {})
 
@@ -154,7 +154,7 @@ def test_object_of_any_name_is_accepted(bucket):
         ("s3://missing/*/x.mp4", "cannot be listed: there is no such bucket"),
     ],
 )
-def test_no_sample_videoson_s3_are_an_error(bucket, uri, reason):
+def test_folder_or_pattern_without_videos_on_s3_is_an_error(bucket, uri, reason):
     with pytest.raises(UsageError, match=reason):
         expand([uri])
 
@@ -175,7 +175,7 @@ def test_missing_and_empty_objects_are_errors(bucket, uri, kind, reason):
 
 
 @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_named(bucket, fresh, monkeypatch, wrong):
+def test_wrong_credentials_are_named(bucket, new_connections, monkeypatch, wrong):
     monkeypatch.setenv(wrong, "wrong")
     reason = failure("s3://videos/in/a.mp4")
     assert reason.startswith("access denied (Forbidden); check the name and AWS_ACCESS_KEY_ID and")
@@ -187,19 +187,19 @@ def test_wrong_credentials_are_named(bucket, fresh, monkeypatch, wrong):
         expand(["s3://videos/in/*.mp4"])
 
 
-def test_missing_credentials_are_named(bucket, fresh, monkeypatch):
+def test_missing_credentials_are_named(bucket, new_connections, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "AWS_ACCESS_KEY_ID" in failure("s3://videos/in/a.mp4")
 
 
-def test_missing_s3_server_is_an_error(bucket, fresh, monkeypatch, closed_port):
+def test_missing_s3_server_is_an_error(bucket, new_connections, monkeypatch, closed_port):
     monkeypatch.setattr(stores, "_TRIES", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{closed_port}")
     assert "Could not connect" in failure("s3://videos/in/a.mp4")
 
 
-def test_silent_s3_server_is_a_timeout(bucket, fresh, monkeypatch):
+def test_silent_s3_server_is_a_timeout(bucket, new_connections, monkeypatch):
     monkeypatch.setattr(stores, "_TRIES", 1)
     monkeypatch.setattr(stores, "_SILENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -241,7 +241,7 @@ def test_fingerprint_on_s3_changes_with_the_object(bucket):
 
 def test_objects_in_memory_can_be_read_by_several_threads(sample_videos):
     fsspec.filesystem("memory").pipe({f"/box/{name}": data for name, data in sample_videos.items()})
-    assert listed("memory://box/") == ["fast.mp4", "video.mkv", "slow.mp4"]
+    assert listed("memory://box/") == ["fast.mp4", "slow.mp4", "video.mkv"]
     assert listed("memory://box/*.mp4") == ["fast.mp4", "slow.mp4"]
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(frames, ["memory://box/slow.mp4"] * 8)) == {40}
@@ -392,7 +392,7 @@ def test_reading_can_be_ended_early(web, sample_videos):
         raise KeyError("raised by the caller")
 
 
-def test_threads_share_one_connection_pool(web, bucket, fresh, sample_videos):
+def test_threads_share_one_connection_pool(web, bucket, new_connections, sample_videos):
     web.files["/a.mp4"] = sample_videos["slow.mp4"]
     bucket.pipe("videos/shared.mp4", sample_videos["slow.mp4"])
     uris = [f"{web.url}/a.mp4", "s3://videos/shared.mp4"] * 8

@@ -123,10 +123,8 @@ def read_number(pixels):
 @pytest.mark.parametrize(
     ("edits", "shown"),
     [
-        (
-            [(1400, 1024 + 12800)],
-            range(25, 60),
-        ),  # hides the first second, to the middle of a GOP
+        # Hides the first second, to the middle of a group of pictures.
+        ([(1400, 1024 + 12800)], range(25, 60)),
         ([(1000, 1024)], range(25)),
         ([(500, -1), (2400, 1024)], range(60)),  # begins with half a second of nothing
         ([(500, 1024), (500, 1024 + 12800)], [*range(13), *range(25, 38)]),

@@ -16,8 +16,8 @@ from c3d_export.assets import (
     Fingerprint,
     check_folder,
     find_assets,
-    found_weights,
     licence_note,
+    usable_weights,
 )
 
 TF, KERAS = KNOWN_WEIGHTS[:2]
@@ -46,11 +46,10 @@ class TestCatalogue:
             "c3d_model.pkl",
         }
 
-    def test_each_asset_has_addresses_terms_and_a_fingerprint(self):
+    def test_each_asset_has_addresses_and_a_fingerprint(self):
         for asset in CATALOGUE:
             assert asset.about, asset.name
             assert asset.page.startswith(("http://", "https://")), asset.name
-            assert asset.licence == "non-commercial use, CC BY-NC 3.0", asset.name
             assert asset.fingerprint.has_digest or asset.fingerprint.magic, asset.name
             assert asset.fingerprint.wrong_start(b"<!DOCTYPE html>"), asset.name
             for url in asset.urls:
@@ -150,31 +149,31 @@ class TestFingerprint:
 
 class TestFolder:
     def test_empty_or_missing_folder_has_no_files(self, tmp_path):
-        assert found_weights(tmp_path) == check_folder(tmp_path) == {}
-        assert found_weights(tmp_path / "absent") == {}
+        assert usable_weights(tmp_path) == check_folder(tmp_path) == {}
+        assert usable_weights(tmp_path / "absent") == {}
 
     def test_file_with_other_content_is_wrong_and_not_used(self, tmp_path):
         (tmp_path / TF.name).write_bytes(HDF5 + b"not these")
         ((asset, (usable, text)),) = check_folder(tmp_path).items()
         assert (asset, usable) == (TF, False)
         assert text.startswith("WRONG: its md5 begins with ")
-        assert found_weights(tmp_path) == {}
+        assert usable_weights(tmp_path) == {}
 
     def test_missing_published_checksum_is_reported(self, tmp_path):
         (tmp_path / KERAS.name).write_bytes(HDF5 + b"anything")
-        assert found_weights(tmp_path) == {KERAS: "no published checksum to compare with"}
+        assert usable_weights(tmp_path) == {KERAS: "no published checksum to compare with"}
 
     def test_web_page_saved_under_an_assets_name_is_not_used(self, tmp_path):
         (tmp_path / KERAS.name).write_bytes(b"<!DOCTYPE html>")
         assert "web page" in check_folder(tmp_path)[KERAS][1]
-        assert found_weights(tmp_path) == {}
+        assert usable_weights(tmp_path) == {}
 
     def test_right_checksum_is_reported(self, tmp_path, monkeypatch):
         fingerprint = Fingerprint(md5=hashlib.md5(b"weights").hexdigest())
         asset = Asset("w.h5", "weights", "test weights", fingerprint)
-        monkeypatch.setattr(assets, "CATALOGUE", (asset,))
+        monkeypatch.setattr(assets, "KNOWN_WEIGHTS", (asset,))
         (tmp_path / "w.h5").write_bytes(b"weights")
-        assert found_weights(tmp_path) == {asset: "checksum right"}
+        assert usable_weights(tmp_path) == {asset: "checksum right"}
 
     def test_folder_with_an_assets_name_is_ignored(self, tmp_path):
         (tmp_path / TF.name).mkdir()
@@ -188,7 +187,7 @@ class TestFolder:
     def test_mean_files_are_no_weights(self, tmp_path):
         (tmp_path / "train01_16_128_171_mean.npy").write_bytes(b"\x93NUMPY")
         assert len(check_folder(tmp_path)) == 1
-        assert found_weights(tmp_path) == {}
+        assert usable_weights(tmp_path) == {}
 
 
 def test_licence_note_names_the_terms():

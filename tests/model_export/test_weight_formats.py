@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from c3d_export.errors import WeightsError
-from c3d_export.weights import npz, read_weights
+from c3d_export.weights import npz, random_weights, read_weights
 from c3d_export.weights.caffe import read_blob
 from support import weight_files
 from support.caffe_bytes import blob_bytes, later_dialect_net_bytes, net_bytes, random_net
@@ -113,7 +113,7 @@ def test_mmaction2s_file_has_features_only(tmp_path, net, canonical):
 
 
 def test_converted_weights_keep_their_source_and_note(tmp_path):
-    weights = read_weights("random:4", width=1, classes=3)
+    weights = random_weights(4, width=1, classes=3)
     npz.write(tmp_path / "weights.npz", weights)
     converted = read_weights(str(tmp_path / "weights.npz"))
     assert converted.sha256 == weights.sha256

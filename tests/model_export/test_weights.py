@@ -20,10 +20,12 @@ def file(tiny_weights, tmp_path_factory) -> Path:
 
 class TestSeeded:
     def test_weights_are_the_same_on_every_machine(self, tiny_weights):
-        weights = read_weights("random:3", width=1, classes=3)
-        assert weights.sha256 == tiny_weights.sha256
         # Pinned: features made on two machines from random:3 must be comparable.
-        assert weights.sha256.startswith("7c8ea6e0bd0ec7e5")
+        assert tiny_weights.sha256.startswith("7c8ea6e0bd0ec7e5")
+
+    def test_specification_names_the_seed(self):
+        weights = read_weights("random:3", width=1)
+        assert weights.sha256 == random_weights(3, width=1).sha256
 
     def test_weights_differ_between_seeds(self, tiny_weights):
         assert random_weights(4, width=1, classes=3).sha256 != tiny_weights.sha256

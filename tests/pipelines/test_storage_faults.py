@@ -111,11 +111,11 @@ def video_table(rows: int) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "inject",
     [SLOW_DOWN, INTERNAL, answers(502, "BadGateway"), resets, resets_after_doing, waits(0.1)],
     ids=["slow down", "internal", "gateway", "reset", "answer lost", "late"],
 )
-def test_single_fault_is_retried(proxy, storage, s3, spoil):
+def test_single_fault_is_retried(proxy, storage, s3, inject):
     for method, call in {
         "PUT": lambda: storage.write("a.json", b"right"),
         "GET /bucket/out": lambda: storage.read("a.json"),
@@ -123,10 +123,10 @@ def test_single_fault_is_retried(proxy, storage, s3, spoil):
         "HEAD": lambda: storage.size("a.json"),
         "DELETE": lambda: storage.remove("a.json"),
     }.items():
-        fault = Fault(spoil, method, times=1)
+        fault = Fault(inject, method, times=1)
         proxy.faults = [fault]
         assert call() in (None, b"right", ["a.json"], 5)
-        assert fault.struck == 1
+        assert fault.count == 1
         assert s3.exists("bucket/out/a.json") == (method != "DELETE")
 
 
@@ -150,7 +150,7 @@ def test_parquet_is_read_correctly_after_cut_connections(proxy, storage):
         parts = pq.ParquetFile(file)
         rows = [parts.read_row_group(n) for n in (7, 0, 6, 1, 5, 2, 4, 3)]
     assert pa.concat_tables(rows).sort_by("row").equals(full)
-    assert [fault.struck for fault in proxy.faults] == [1, 1, 1, 2]
+    assert [fault.count for fault in proxy.faults] == [1, 1, 1, 2]
 
 
 def test_large_file_is_uploaded_in_parts_and_failed_parts_again(proxy, storage, s3):
@@ -162,7 +162,7 @@ def test_large_file_is_uploaded_in_parts_and_failed_parts_again(proxy, storage, 
     ]
     proxy.faults = list(planned_faults)
     storage.write("big", BIG)
-    assert [fault.struck for fault in planned_faults] == [1, 1, 1, 1]
+    assert [fault.count for fault in planned_faults] == [1, 1, 1, 1]
     assert s3.cat("bucket/out/big") == BIG
     parts = [r for r in proxy.requests if "partNumber" in r]
     assert len({r.split("&")[0] for r in parts}) == 4
@@ -196,13 +196,13 @@ def test_file_is_uploaded_again_while_retry_returns_true(proxy, storage):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("inject", "message"),
     [(INTERNAL, "as requested"), (resets, "Could not connect")],
     ids=["internal", "reset"],
 )
-def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, spoil, message):
+def test_failed_part_leaves_no_object_and_no_parts(proxy, storage, s3, inject, message):
     storage.write("before", b"x")
-    proxy.faults = [Fault(spoil, "partNumber=3")]
+    proxy.faults = [Fault(inject, "partNumber=3")]
     refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (", message)
     assert storage.names() == ["before"]
     assert unfinished(s3) == []
@@ -304,7 +304,7 @@ def test_missing_bucket_is_not_an_empty_folder(s3):
 def test_bucket_that_vanishes_during_an_upload_is_one_line(proxy, storage, s3):
     def vanish(handler) -> None:
         s3.rm("bucket", recursive=True)
-        handler.reply(*handler.ask())
+        handler.reply(*handler.response_of_server())
 
     proxy.faults = [Fault(vanish, "partNumber=2", times=1)]
     message = refused(lambda: storage.write("big", BIG), "s3://bucket/out/big: cannot be written (")
@@ -346,7 +346,7 @@ class Counting:
     bytes = 0
 
     def __call__(self, handler) -> None:
-        answer = handler.ask()
+        answer = handler.response_of_server()
         self.bytes += len(answer[2])
         handler.reply(*answer)
 
@@ -357,13 +357,13 @@ def test_random_faults_lose_no_file(proxy, storage, s3, seed):
     dice = random.Random(seed)
 
     class Sometimes(Fault):
-        def strikes(self, method: str, path: str) -> bool:
+        def applies_to(self, method: str, path: str) -> bool:
             return dice.random() < 0.125
 
-    def spoil(handler) -> None:
+    def inject(handler) -> None:
         dice.choice([SLOW_DOWN, INTERNAL, resets, resets_after_doing, cuts])(handler)
 
-    proxy.faults = [Sometimes(spoil)]
+    proxy.faults = [Sometimes(inject)]
     names = {f"d{n % 3}/f{n}": 9 * MEGABYTE if n % 4 == 0 else 100 for n in range(12)}
     sent = {name: random.Random(name).randbytes(size) for name, size in names.items()}
     done = {name for name in sent if result_or_none(storage.write, name, sent[name])}

@@ -148,11 +148,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def file_server(content: bytes = CONTENT) -> Iterator[FileServer]:
+def file_server() -> Iterator[FileServer]:
     """Serve on a free port of the loopback until the block ends."""
     server = _Server(("127.0.0.1", 0), Handler)
     server.site = site = FileServer(server)
-    site.content = content
+    site.content = CONTENT
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

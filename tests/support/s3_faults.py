@@ -24,15 +24,15 @@ class Handler(BaseHTTPRequestHandler):
         self.sent = self._body()
         with proxy.lock:
             proxy.requests.append(f"{self.command} {self.path}")
-            fault = next((f for f in proxy.faults if f.strikes(self.command, self.path)), None)
+            fault = next((f for f in proxy.faults if f.applies_to(self.command, self.path)), None)
         if fault is not None:
-            fault.spoil(self)
+            fault.inject(self)
         else:
-            self.reply(*self.ask())
+            self.reply(*self.response_of_server())
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
-    def ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
+    def response_of_server(self) -> tuple[int, list[tuple[str, str]], bytes]:
         """Return the real server's response."""
         to = http.client.HTTPConnection(self.server.proxy.host, timeout=60)
         with contextlib.closing(to):
@@ -76,7 +76,7 @@ class Fault:
     """A fault of requests whose method and path contain a text.
 
     Args:
-        spoil: injects the fault.
+        inject: injects the fault.
         on: a part of ``METHOD /path``.
         times: how often; None for always.
         after: how many such requests succeed first.
@@ -84,16 +84,16 @@ class Fault:
 
     def __init__(
         self,
-        spoil: Callable[[Handler], None],
+        inject: Callable[[Handler], None],
         on: str = "",
         *,
         times: int | None = None,
         after: int = 0,
     ) -> None:
-        self.spoil, self.on, self.left, self.skip = spoil, on, times, after
-        self.struck = 0
+        self.inject, self.on, self.left, self.skip = inject, on, times, after
+        self.count = 0
 
-    def strikes(self, method: str, path: str) -> bool:
+    def applies_to(self, method: str, path: str) -> bool:
         if self.on not in f"{method} {path}" or self.left == 0:
             return False
         if self.skip:
@@ -101,19 +101,19 @@ class Fault:
             return False
         if self.left is not None:
             self.left -= 1
-        self.struck += 1
+        self.count += 1
         return True
 
 
 def answers(status: int, code: str, message: str = "as requested") -> Callable[[Handler], None]:
     """Return a fault: the server responds with an S3 error."""
 
-    def spoil(handler: Handler) -> None:
+    def inject(handler: Handler) -> None:
         handler.length = None
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         handler.reply(status, [("Content-Type", "application/xml")], body)
 
-    return spoil
+    return inject
 
 
 def resets(handler: Handler) -> None:
@@ -123,13 +123,13 @@ def resets(handler: Handler) -> None:
 
 def resets_after_doing(handler: Handler) -> None:
     """Forward the request and lose the response."""
-    handler.ask()
+    handler.response_of_server()
     handler.reset()
 
 
 def cuts(handler: Handler) -> None:
     """Send half of the response's body, then reset the connection."""
-    status, headers, body = handler.ask()
+    status, headers, body = handler.response_of_server()
     handler.send_response_only(status)
     for name, value in [*headers, ("Content-Length", str(len(body)))]:
         handler.send_header(name, value)
@@ -141,11 +141,11 @@ def cuts(handler: Handler) -> None:
 def waits(seconds: float) -> Callable[[Handler], None]:
     """Return a fault: the response is late."""
 
-    def spoil(handler: Handler) -> None:
+    def inject(handler: Handler) -> None:
         time.sleep(seconds)
-        handler.reply(*handler.ask())
+        handler.reply(*handler.response_of_server())
 
-    return spoil
+    return inject
 
 
 class S3Proxy:

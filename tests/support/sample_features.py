@@ -48,10 +48,10 @@ def same_features(one: VideoFeatures, other: VideoFeatures) -> bool:
     )
 
 
-def format_path(folder: Path, name: str, video: str = "video.mp4") -> Path:
+def format_path(folder: Path, name: str) -> Path:
     """Create a folder for a format, and return a path for a video's features in it."""
     (folder / name).mkdir(parents=True, exist_ok=True)
-    return folder / name / f"{video}{FORMATS[name].suffix}"
+    return folder / name / f"video.mp4{FORMATS[name].suffix}"
 
 
 def names_in(folder) -> list[str]:

@@ -105,11 +105,11 @@ def index_row(
 
 
 def shard_report(
-    index: int, statuses: Sequence[str], *, name: str = "", run: str = "run-7", **changes: Any
+    index: int, statuses: Sequence[str], *, run: str = "run-7", **changes: Any
 ) -> ShardReport:
     """Return the report of a shard that took ten seconds, started at START + index."""
     values: dict[str, Any] = {
-        "name": name or f"s{index}",
+        "name": f"s{index}",
         "run": run,
         "index": index,
         "answer": "features",

@@ -83,11 +83,11 @@ def noise(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
     return blocks.repeat(8, 0).repeat(8, 1)
 
 
-def write_sound(path: Path, *, seconds: float = 1.0) -> Path:
-    """Write a file with audio and without video."""
+def write_sound(path: Path) -> Path:
+    """Write a file with a second of audio and without video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
-        samples = np.zeros((1, int(44100 * seconds)), np.float32)
+        samples = np.zeros((1, 44100), np.float32)
         sound = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         sound.sample_rate = 44100
         container.mux(stream.encode(sound))

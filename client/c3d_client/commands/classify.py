@@ -78,7 +78,7 @@ def classify(
     if as_json and as_csv:
         raise UsageError("--json and --csv both take standard output; give one of them")
     sources = list(expand(inputs, root=root))
-    views = _Views(timeline, html, top_k=top_k, many=len(sources) > 1)
+    views = _Views(timeline, html, top_k=top_k, several_videos=len(sources) > 1)
     print_result = _printer(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
     count, threads = share_cores(workers, videos=len(sources))
     failed = 0
@@ -160,13 +160,15 @@ class _Views:
     Args:
         timeline, html: the file to write, or a folder for files of several videos; None for none.
         top_k: number of classes.
-        many: whether there are several videos.
+        several_videos: whether there is more than one video.
 
     Raises:
         UsageError: one file is named for several videos, or matplotlib is not installed.
     """
 
-    def __init__(self, timeline: Path | None, html: Path | None, *, top_k: int, many: bool) -> None:
+    def __init__(
+        self, timeline: Path | None, html: Path | None, *, top_k: int, several_videos: bool
+    ) -> None:
         self._requested = [
             (kind, path, suffix)
             for kind, path, suffix in (("timeline", timeline, ".png"), ("html", html, ".html"))
@@ -174,7 +176,7 @@ class _Views:
         ]
         self._top_k = top_k
         for kind, path, suffix in self._requested:
-            if many and path.suffix.lower() == suffix:
+            if several_videos and path.suffix.lower() == suffix:
                 raise UsageError(f"--{kind} {path} is one file for several videos; name a folder")
         if timeline is not None:
             from c3d_client.views.timeline import require_matplotlib

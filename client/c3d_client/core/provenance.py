@@ -21,7 +21,7 @@ from typing import Any
 from c3d_client.core.contract import CONTRACT_VERSION
 from c3d_client.core.errors import ProvenanceError
 
-Path = tuple[str, ...]
+FieldPath = tuple[str, ...]
 
 
 class Severity(enum.Enum):
@@ -33,7 +33,7 @@ class Severity(enum.Enum):
 
 
 # The fields that must be equal, each by its path in a provenance.
-_COMPARED: tuple[tuple[Path, Severity], ...] = (
+COMPARED_FIELDS: tuple[tuple[FieldPath, Severity], ...] = (
     (("contract_version",), Severity.MODEL),
     (("model", "weights", "sha256"), Severity.MODEL),
     (("model", "mean", "sha256"), Severity.MODEL),
@@ -44,11 +44,10 @@ _COMPARED: tuple[tuple[Path, Severity], ...] = (
     (("software", "pyav"), Severity.SOFTWARE),
     (("software", "libavcodec"), Severity.SOFTWARE),
 )
-COMPARED = tuple(path for path, _ in _COMPARED)
 
 # Fields that are compared since a later release, and the value that applies to files without the
 # field. A field with this value does not change a digest, so digests of older files stay valid.
-ADDED_FIELDS: tuple[tuple[Path, Any, Severity], ...] = (
+ADDED_FIELDS: tuple[tuple[FieldPath, Any, Severity], ...] = (
     (("damage",), "error", Severity.METHOD),
     (("layer",), "fc6", Severity.METHOD),
     (("pca",), None, Severity.METHOD),
@@ -226,7 +225,7 @@ class Provenance(Mapping[str, Any]):
         Returns:
             The differences in the order of the fields; empty where the features are comparable.
         """
-        fields = [(path, None, severity) for path, severity in _COMPARED]
+        fields = [(path, None, severity) for path, severity in COMPARED_FIELDS]
         result = []
         for path, default, severity in (*fields, *ADDED_FIELDS):
             one, two = self._get(path, default), other._get(path, default)
@@ -239,7 +238,7 @@ class Provenance(Mapping[str, Any]):
 
         Two records have the same digest if :meth:`differences` is empty.
         """
-        values: list[Any] = [self._get(path) for path, _ in _COMPARED]
+        values: list[Any] = [self._get(path) for path, _ in COMPARED_FIELDS]
         for path, default, _ in ADDED_FIELDS:
             value = self._get(path, default)
             if value != default:
@@ -250,7 +249,7 @@ class Provenance(Mapping[str, Any]):
         value = self.data.get(name)
         return value if isinstance(value, Mapping) else {}
 
-    def _get(self, path: Path, default: Any = None) -> Any:
+    def _get(self, path: FieldPath, default: Any = None) -> Any:
         value: Any = self.data
         for key in path[:-1]:
             value = value.get(key) if isinstance(value, Mapping) else None

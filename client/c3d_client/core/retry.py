@@ -12,13 +12,13 @@ Answer = TypeVar("Answer")
 TRANSIENT_HTTP_STATUSES = frozenset((408, 429, 500, 502, 503, 504))
 
 
-def pauses(first_s: float, *, factor: float = 2.0, longest_s: float = 30.0) -> Iterator[float]:
-    """Yield the pause before each retry in seconds, without end, growing up to the longest."""
+def pauses(first_s: float, *, longest_s: float = 30.0) -> Iterator[float]:
+    """Yield the pause before each retry in seconds, without end: doubled up to the longest."""
     pause_s = first_s
     while True:
         yield min(longest_s, pause_s)
         # Never beyond the longest: a float overflows after a thousand retries.
-        pause_s = min(longest_s, pause_s * factor)
+        pause_s = min(longest_s, 2 * pause_s)
 
 
 def retry(
@@ -27,7 +27,6 @@ def retry(
     attempts: int,
     is_transient: Callable[[Exception], bool],
     first_pause_s: float,
-    longest_pause_s: float = 30.0,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Answer:
     """Call a function, and retry it while it fails with a transient error.
@@ -36,14 +35,14 @@ def retry(
         call: the function.
         attempts: the highest number of calls, 1 or more.
         is_transient: whether an error may be gone at the next attempt.
-        first_pause_s: the pause before the first retry; each further one is twice as long.
-        longest_pause_s: the longest pause.
+        first_pause_s: the pause before the first retry; each further one is twice as long, up to
+            30 s.
         sleep: the function that waits for a number of seconds.
 
     Raises:
         Exception: the last error, or the first that is not transient, unchanged.
     """
-    waits = pauses(first_pause_s, longest_s=longest_pause_s)
+    waits = pauses(first_pause_s)
     for left in reversed(range(attempts)):
         try:
             return call()

@@ -218,8 +218,3 @@ def redact(text: str) -> str:
 def redact_urls(text: str) -> str:
     """Return a message in which every URL is redacted."""
     return re.sub(r"[A-Za-z][\w+.-]+://[^\s'\"]+", lambda url: redact(url[0]), text)
-
-
-def scheme(text: str) -> str:
-    """Return a URL's scheme in lower case; empty for a path."""
-    return Uri(text).scheme

@@ -129,7 +129,7 @@ def _find_inputs(
         )
     if len(paths) > 1:
         several = " and ".join(f"{path} ({name})" for name, path in sorted(paths.items()))
-        raise UsageError(f"features of several formats, {several}; say which to convert from")
+        raise UsageError(f"features of several formats, {several}; name the format to convert from")
     return format_named(next(iter(paths))), [input for _, input in found.values()]
 
 
@@ -221,7 +221,7 @@ def _refuse_collisions(videos: list[_Video], target_of: Callable[[str], str]) ->
         if target in paths:
             raise UsageError(
                 f"{paths[target]} and {video.path} would both be written to {target}; "
-                "convert them apart, or rename one"
+                "convert them separately, or rename one"
             )
         paths[target] = video.path
 

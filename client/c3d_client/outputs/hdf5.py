@@ -21,7 +21,6 @@ from c3d_client.core.provenance import Provenance
 from c3d_client.outputs.validation import (
     check_array,
     collect_rows,
-    dataset_chunks,
     load_library,
     make_features,
     parse_provenance,
@@ -116,7 +115,7 @@ def read_rows(group: Any, name: str) -> npt.NDArray[np.float32]:
     """
     rows = dataset_of(group, name)
     check_array(name, rows, dtype="float32", shape=(-1, FEATURE_SIZE))
-    return collect_rows(dataset_chunks(rows))
+    return collect_rows(row_chunks(rows))
 
 
 def set_provenance(group: Any, features: VideoFeatures) -> None:

@@ -173,7 +173,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
             return entry
     endings = ", ".join(f"{entry.suffix} ({entry.name})" for entry in FORMATS.values())
     raise UsageError(
-        f"{os.fspath(path)}: its name does not tell the format; end it in one of {endings}, "
+        f"{os.fspath(path)}: its suffix is not that of a format; end it in one of {endings}, "
         "or name the format"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import UsageError
-from c3d_client.core.files import CHUNK_ROWS, row_chunks
+from c3d_client.core.files import row_chunks
 from c3d_client.core.provenance import Provenance
 from c3d_client.results import RowStore, RunningMean, Timings, VideoFeatures, l2_normalise
 
@@ -77,12 +77,6 @@ def collect_rows(chunks: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.fl
     if not store.count:
         raise ValueError("no clips")
     return store.array()
-
-
-def dataset_chunks(dataset: Any) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the rows of a dataset ``[n, 4096]``, which is read where it is sliced, in chunks."""
-    for start in range(0, dataset.shape[0], CHUNK_ROWS):
-        yield dataset[start : start + CHUNK_ROWS]
 
 
 def make_features(
@@ -157,7 +151,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError("what should be a JSON object is not one")
+        raise ValueError("not a JSON object")
     return content
 
 

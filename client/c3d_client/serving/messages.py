@@ -26,10 +26,37 @@ _NUMERIC: dict[int, tuple[np.dtype[Any], str]] = {
 }
 _TYPES: dict[np.dtype[Any], int] = {dtype: number for number, (dtype, _) in _NUMERIC.items()}
 
-# Field number and wire type 2, "so many bytes follow", of the two fields that are read or written
-# as bytes here.
-_CONTENT_TAG = bytes([4 << 3 | 2])
-_FLOATS_TAG = bytes([5 << 3 | 2])
+
+def _tag(field_number: int) -> bytes:
+    """Return the tag of a field whose length and bytes follow it (protobuf's wire type 2)."""
+    return bytes([field_number << 3 | 2])
+
+
+_CONTENT_TAG, _FLOATS_TAG = _tag(4), _tag(5)  # of TensorProto: tensor_content, float_val
+_INPUTS_TAG = _tag(2)  # of PredictRequest, a map
+_KEY_TAG, _VALUE_TAG = _tag(1), _tag(2)  # of an entry of a map
+
+
+def predict_request(spec: wire.ModelSpec, name: str, array: npt.NDArray[Any]) -> bytes:
+    """Return the bytes of a PredictRequest with one input, as protobuf would write them.
+
+    Args:
+        spec: the model and the signature.
+        name: the input's name.
+        array: its value; see :func:`encode`.
+
+    Raises:
+        TypeError: the array's dtype cannot be sent.
+    """
+    _reuse_memory()
+    head, content = encode(array)
+    key = name.encode()
+    entry = b"".join(
+        (_KEY_TAG, varint(len(key)), key, _VALUE_TAG, varint(len(head) + content.nbytes), head)
+    )
+    start = wire.PredictRequest(model_spec=spec).SerializeToString()
+    length = varint(len(entry) + content.nbytes)
+    return b"".join((start, _INPUTS_TAG, length, entry, content.data))
 
 
 def encode(array: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
@@ -63,16 +90,6 @@ def encode(array: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:
     if content.nbytes:
         head += _CONTENT_TAG + varint(content.nbytes)
     return head, content
-
-
-def varint(number: int) -> bytes:
-    """Return a length as protobuf writes it: seven bits a byte, the lowest first."""
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def from_proto(proto: wire.TensorProto) -> npt.NDArray[Any]:
@@ -111,10 +128,11 @@ def from_proto(proto: wire.TensorProto) -> npt.NDArray[Any]:
 
 
 def _floats(proto: wire.TensorProto) -> npt.NDArray[Any]:
-    """``float_val`` without a Python object for each value: that is a hundred times slower.
+    """Return the values of ``float_val``, a hundred times faster than reading each as an object.
 
-    A packed field is the array's bytes, and protobuf writes the fields in order, so they are at
-    the message's end, behind their tag and length; where they are not, the slow way is as good.
+    A packed field holds the array's bytes. protobuf writes the fields in order, so these bytes are
+    at the message's end, after their tag and length. Where they are not, the field is read value by
+    value.
     """
     encoded = proto.SerializeToString()
     size = 4 * len(proto.float_val)
@@ -148,6 +166,7 @@ def _split_strings(content: bytes, count: int) -> list[bytes]:
 
 
 def _filled(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """Repeat the last value until there are ``count`` values."""
     if len(values) == count:
         return values
     if not 0 < len(values) < count:
@@ -155,31 +174,14 @@ def _filled(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     return np.concatenate([values, np.repeat(values[-1:], count - len(values))])
 
 
-# Field number and wire type 2, "so many bytes follow": PredictRequest.inputs, and the key and the
-# value of a map's entry.
-_INPUTS, _KEY, _VALUE = (bytes([number << 3 | 2]) for number in (2, 1, 2))
-
-
-def predict_request(spec: wire.ModelSpec, name: str, array: npt.NDArray[Any]) -> bytes:
-    """Return the bytes of a PredictRequest with one input, as protobuf would write them.
-
-    Args:
-        spec: the model and the signature.
-        name: the input's name.
-        array: its value; see :func:`encode`.
-
-    Raises:
-        TypeError: the array's dtype cannot be sent.
-    """
-    _reuse_memory()
-    head, content = encode(array)
-    key = name.encode()
-    entry = b"".join(
-        (_KEY, varint(len(key)), key, _VALUE, varint(len(head) + content.nbytes), head)
-    )
-    start = wire.PredictRequest(model_spec=spec).SerializeToString()
-    length = varint(len(entry) + content.nbytes)
-    return b"".join((start, _INPUTS, length, entry, content.data))
+def varint(number: int) -> bytes:
+    """Return a length as protobuf writes it: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 @functools.cache

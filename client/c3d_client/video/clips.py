@@ -241,7 +241,7 @@ def _clips(frames: Iterable[Frame], window: ClipWindow) -> Iterator[list[_Prepar
 
 
 def _filled(clip: list[_PreparedFrame], policy: str) -> list[_PreparedFrame]:
-    """Return sixteen frames made of fewer."""
+    """Return sixteen frames: those of the clip, then repeated ones as the policy requires."""
     if policy == "pad":
         return clip + clip[-1:] * (CLIP_FRAMES - len(clip))
     return [clip[index % len(clip)] for index in range(CLIP_FRAMES)]

@@ -121,7 +121,7 @@ def expand(
             raise UsageError(
                 f"{Uri(other.uri)} and {uri} would both be written as "
                 f"{source.name!r}; give the folder that holds both, or name it with --root, or "
-                "take them in two runs"
+                "use two runs"
             )
     return list(sources.values())
 
@@ -179,6 +179,72 @@ def fingerprint(uri: UriLike) -> dict[str, str | int]:
         reason = getattr(error, "strerror", None) or error
         raise VideoUnreadableError(path, f"cannot be read ({reason})") from error
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def is_video(name: str) -> bool:
+    """Whether the name of a file has a video suffix."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a shell would treat the text as a pattern."""
+    return any(mark in text for mark in "*?[")
+
+
+def leads(parts: Parts, pattern: Parts) -> bool:
+    """Whether a folder, given by its path in parts, may contain files that a pattern matches."""
+    return _matches(parts, pattern, is_folder=True)
+
+
+def is_wanted(parts: Parts, pattern: Parts) -> bool:
+    """Whether a file, given by the parts of its path, is a video that a pattern matches.
+
+    Files without a video suffix do not match, unless the pattern itself ends in their suffix.
+    Hidden files, and files in hidden folders, never match.
+    """
+    suffix = os.path.splitext(pattern[-1])[1]
+    is_named = suffix and not is_pattern(suffix) and fnmatch.fnmatchcase(parts[-1], pattern[-1])
+    is_hidden = any(part.startswith(".") for part in parts)
+    return bool(is_named or is_video(parts[-1])) and not is_hidden and _matches(parts, pattern)
+
+
+def files_in(
+    folder: str,
+    pattern: Parts,
+    *,
+    parts: Parts = (),
+    above: frozenset[tuple[int, int]] = frozenset(),
+) -> Iterator[Parts]:
+    """Yield the paths of the matching files below a folder on disk, in parts, sorted.
+
+    Links are followed.
+
+    Args:
+        folder: the folder.
+        pattern: the pattern, in parts.
+        parts: of the folder's path below the first folder, when the function calls itself.
+        above: the device and inode numbers of the folders above, when it calls itself.
+
+    Raises:
+        UsageError: a folder cannot be listed.
+    """
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=attrgetter("name"))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be listed ({error.strerror})") from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:  # a link to a folder that contains it
+        return
+    for entry in entries:
+        below = (*parts, entry.name)
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+            if not entry.name.startswith(".") and leads(below, pattern):
+                yield from files_in(entry.path, pattern, parts=below, above=above | {identity})
+        # A broken link is a video that fails, so that it is not missing from the results.
+        elif (entry.is_symlink() or entry.is_file()) and is_wanted(below, pattern):
+            yield below
 
 
 def _inputs(
@@ -284,72 +350,6 @@ def _name_below(uri: Uri, root: Uri) -> str:
     if name is None:
         raise UsageError(f"{uri}: is not below the root, {root}")
     return name
-
-
-def is_video(name: str) -> bool:
-    """Whether the name of a file has a video suffix."""
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
-def is_pattern(text: str) -> bool:
-    """Whether a shell would treat the text as a pattern."""
-    return any(mark in text for mark in "*?[")
-
-
-def leads(parts: Parts, pattern: Parts) -> bool:
-    """Whether a folder, given by its path in parts, may contain files that a pattern matches."""
-    return _matches(parts, pattern, is_folder=True)
-
-
-def is_wanted(parts: Parts, pattern: Parts) -> bool:
-    """Whether a file, given by the parts of its path, is a video that a pattern matches.
-
-    Files without a video suffix do not match, unless the pattern itself ends in their suffix.
-    Hidden files, and files in hidden folders, never match.
-    """
-    suffix = os.path.splitext(pattern[-1])[1]
-    is_named = suffix and not is_pattern(suffix) and fnmatch.fnmatchcase(parts[-1], pattern[-1])
-    is_hidden = any(part.startswith(".") for part in parts)
-    return bool(is_named or is_video(parts[-1])) and not is_hidden and _matches(parts, pattern)
-
-
-def files_in(
-    folder: str,
-    pattern: Parts,
-    *,
-    parts: Parts = (),
-    above: frozenset[tuple[int, int]] = frozenset(),
-) -> Iterator[Parts]:
-    """Yield the paths of the matching files below a folder on disk, in parts, sorted.
-
-    Links are followed.
-
-    Args:
-        folder: the folder.
-        pattern: the pattern, in parts.
-        parts: of the folder's path below the first folder, when the function calls itself.
-        above: the device and inode numbers of the folders above, when it calls itself.
-
-    Raises:
-        UsageError: a folder cannot be listed.
-    """
-    try:
-        status = os.stat(folder)
-        with os.scandir(folder) as scanned:
-            entries = sorted(scanned, key=attrgetter("name"))
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be listed ({error.strerror})") from error
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:  # a link to a folder that contains it
-        return
-    for entry in entries:
-        below = (*parts, entry.name)
-        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-            if not entry.name.startswith(".") and leads(below, pattern):
-                yield from files_in(entry.path, pattern, parts=below, above=above | {identity})
-        # A broken link is a video that fails, so that it is not missing from the results.
-        elif (entry.is_symlink() or entry.is_file()) and is_wanted(below, pattern):
-            yield below
 
 
 def _matches(parts: Parts, pattern: Parts, *, is_folder: bool = False) -> bool:

@@ -33,6 +33,7 @@ _TICK_STEPS_S = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900),
     *(1800, 3600, 7200, 14400),
 )
+_MAX_TIME_STEPS = 10
 _AXIS_MAXIMA = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -119,10 +120,10 @@ def time_text(time_s: float, *, end_s: float, digits: int = 0) -> str:
     return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
 
 
-def time_ticks(end_s: float, *, max_steps: int = 10) -> list[tuple[float, str]]:
-    """Return round times from 0 to the end with their texts, at most ``max_steps`` after 0."""
-    fitting = [step for step in _TICK_STEPS_S if end_s / step <= max_steps]
-    step = fitting[0] if fitting else float(np.ceil(end_s / max_steps / 3600) * 3600)
+def time_ticks(end_s: float) -> list[tuple[float, str]]:
+    """Return round times from 0 to the end with their texts, at most ten after 0."""
+    fitting = [step for step in _TICK_STEPS_S if end_s / step <= _MAX_TIME_STEPS]
+    step = fitting[0] if fitting else float(np.ceil(end_s / _MAX_TIME_STEPS / 3600) * 3600)
     times = np.arange(int(end_s / step + 1e-9) + 1) * step
     digits = 1 if step < 1 else 0
     return [(float(time), time_text(float(time), end_s=end_s, digits=digits)) for time in times]

@@ -67,12 +67,11 @@ def write_json(
     classification: VideoClassification,
     *,
     top_k: int = 5,
-    indent: int | None = None,
 ) -> None:
-    """Write :func:`as_json` and a line end; without ``indent`` the result is a JSON Line."""
+    """Write :func:`as_json` as a JSON Line."""
     document = as_json(source_name, classification, top_k=top_k)
     # ASCII survives every encoding, and so do names that are not UTF-8.
-    file.write(json.dumps(document, indent=indent, allow_nan=False) + "\n")
+    file.write(json.dumps(document, allow_nan=False) + "\n")
 
 
 def csv_rows(

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from c3d_client.core.contract import SPORTS1M_CLASSES
-
 from c3d_export.errors import WeightsError
 from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch
 from c3d_export.weights.canonical import FULL_WIDTH, Weights, arrays_sha256
@@ -22,13 +20,6 @@ from c3d_export.weights.seeded import random_weights
 __all__ = ["Weights", "arrays_sha256", "random_weights", "read_weights"]
 
 
-@dataclass(frozen=True)
-class _Format:
-    name: str
-    recognises: Callable[[bytes, Path], bool]
-    read: Callable[[Path], Weights]
-
-
 def _has_entry(path: Path, suffix: str) -> bool:
     """Return whether a zip archive has an entry whose name ends with a suffix."""
     try:
@@ -36,6 +27,13 @@ def _has_entry(path: Path, suffix: str) -> bool:
             return any(name.endswith(suffix) for name in archive.namelist())
     except zipfile.BadZipFile:
         return False
+
+
+@dataclass(frozen=True)
+class _Format:
+    name: str
+    recognises: Callable[[bytes, Path], bool]
+    read: Callable[[Path], Weights]
 
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -56,17 +54,16 @@ _FORMATS = (
     _Format(
         "Lasagne pickle", lambda start, _: start.startswith((_PICKLE, b"(l", b"]")), lasagne.read
     ),
-    _Format("Caffe C3D-v1.0", lambda start, _: caffe.looks_like(start), caffe.read),
+    _Format("Caffe C3D-v1.0", lambda start, _: caffe.is_caffe(start), caffe.read),
 )
 
 
-def read_weights(spec: str, *, width: int = FULL_WIDTH, classes: int | None = None) -> Weights:
+def read_weights(spec: str, *, width: int = FULL_WIDTH) -> Weights:
     """Read weights from a file, or create seeded ones.
 
     Args:
         spec: a file's path, ``demo``, or ``random:SEED``.
         width: conv1's filters, for ``random:SEED``; ``demo`` has 64, a file has its number.
-        classes: fc8's outputs, for ``random:SEED`` alone; 487 by default.
 
     Raises:
         WeightsError: the file cannot be read, has no known format, or is not C3D; the seed is no
@@ -76,7 +73,7 @@ def read_weights(spec: str, *, width: int = FULL_WIDTH, classes: int | None = No
         number = spec.removeprefix(_RANDOM)
         if not number.isdecimal():
             raise WeightsError(f"{spec}: the seed must be a whole number, as in random:0")
-        return random_weights(int(number), width=width, classes=classes or SPORTS1M_CLASSES)
+        return random_weights(int(number), width=width)
     if spec == DEMO:
         return demo_weights(width=width)
     path = Path(spec)

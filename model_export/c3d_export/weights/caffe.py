@@ -54,7 +54,7 @@ class LaterDialectError(BlobError):
     """The bytes are of the dialect of C3D-v1.1 and BVLC's Caffe."""
 
 
-def looks_like(start: bytes) -> bool:
+def is_caffe(start: bytes) -> bool:
     """Return whether a file can begin with a NetParameter's first field: name or layer."""
     return start[:1] in (b"\x0a", b"\x12")
 

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from c3d_client.core.errors import UsageError
-from c3d_client.core.uri import redact, scheme
+from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.api import Backend, Refused
@@ -242,7 +242,7 @@ class Package:
 
     def _unmounted(self, name: str, uri: Any) -> list[str]:
         """Return a problem if the URI is a path outside of the mounted volumes."""
-        if not isinstance(uri, str) or scheme(uri) not in ("", "file"):
+        if not isinstance(uri, str) or not Uri(uri).is_local:
             return []
         path = uri.removeprefix("file://")
         if not path.strip():

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from c3d_client.core.errors import C3DError, UsageError
-from c3d_client.core.uri import redact, scheme
+from c3d_client.core.uri import Uri, redact
 from c3d_client.parallel import core_count
 
 from c3d_pipelines.errors import StorageError
@@ -166,7 +166,7 @@ def _argument(name: str, value: Any, *, compiled: bool) -> Any:
     """Return a parameter's value, checked; folders as absolute paths."""
     if not isinstance(value, str):
         return value
-    if name in _FOLDERS and not scheme(value):
+    if name in _FOLDERS and not Uri(value).scheme:
         if not value.strip():
             raise UsageError(f"{name} is empty; give a folder or bucket")
         value = os.path.abspath(value)
