@@ -107,7 +107,7 @@ def _fields(kind: type[Record]) -> dict[str, Any]:
 
 
 def _merged(unknown: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return known fields and those that only the file had, which may be fields of a field."""
+    """Return the known fields with the unknown ones added, also those inside of a known field."""
     both = {
         name: {**unknown[name], **value}
         for name, value in known.items()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 from c3d_client import read_features
 from support.s3_server import s3_server
@@ -24,9 +23,7 @@ def store(tmp_path_factory, video):
     """An S3 server with two videos in folders and one truncated video."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: videos on S3 not run")
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        bucket = fsspec.filesystem(
-            "s3", endpoint_url=server.endpoint, key=server.access_key, secret=server.secret_key
-        )
+        bucket = server.file_system()
         bucket.mkdir("videos")
         bucket.pipe("videos/day 1/a.mp4", video.read_bytes())
         bucket.pipe("videos/day 2/a.mp4", video.read_bytes())
@@ -57,9 +54,9 @@ def test_bucket_is_extracted_and_a_second_run_skips_finished_videos(store, narro
     assert recorded["fingerprint"]["etag"]
     with (out / "failures.csv").open(newline="") as file:
         assert [row["video"] for row in csv.DictReader(file)] == ["day 2/torn.mp4"]
-    again = extract(out, narrow_server.target, "s3://videos/", **store.environment)
-    assert again.returncode == 1
-    assert "0 videos done, 0 clips; 2 skipped, done before; 1 failed" in again.stderr
+    repeated = extract(out, narrow_server.target, "s3://videos/", **store.environment)
+    assert repeated.returncode == 1
+    assert "0 videos done, 0 clips; 2 skipped, done before; 1 failed" in repeated.stderr
 
 
 def test_wrong_credentials_are_a_one_line_error_without_output(store, narrow_server, tmp_path):

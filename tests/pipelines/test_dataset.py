@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import UsageError
-from c3d_client.video import stores
 from c3d_pipelines import dataset
 from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.inputs.plan import shard_rows
@@ -240,14 +239,10 @@ class TestDamage:
 
 class TestInABucket:
     def test_dataset_in_a_bucket_is_published_and_read(self, tmp_path, monkeypatch):
-        fsspec = pytest.importorskip("fsspec")
         pytest.importorskip("s3fs", reason="s3fs is not installed: datasets on S3 not run")
         with s3_server(tmp_path) as server:
-            for name, value in server.environment.items():
-                monkeypatch.setenv(name, value)
-            monkeypatch.setattr(stores, "_OPENED", {})
-            server_options = {"endpoint_url": server.endpoint, "key": server.access_key}
-            fsspec.filesystem("s3", secret=server.secret_key, **server_options).mkdir("bucket")
+            server.use(monkeypatch)
+            server.file_system().mkdir("bucket")
             out = "s3://bucket/my videos"
             two_runs(out)
             opened = dataset.open(out)

@@ -37,11 +37,8 @@ def folder(tmp_path):
 def server(tmp_path_factory):
     """A server with a bucket of the same files."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: listing on S3 not run")
-    import fsspec
-
     with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        options = {"endpoint_url": running.endpoint, "key": running.access_key}
-        store = fsspec.filesystem("s3", secret=running.secret_key, **options)
+        store = running.file_system()
         store.mkdir("bucket")
         for name in NAMES + OTHERS:
             store.pipe(f"bucket/in/{name}", name.encode())
@@ -54,9 +51,7 @@ def server(tmp_path_factory):
 def bucket(server, monkeypatch):
     """The bucket with its environment set, as an fsspec file system to write to."""
     running, store = server
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(stores, "_OPENED", {})
+    running.use(monkeypatch)
     return store
 
 

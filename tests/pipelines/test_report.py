@@ -11,14 +11,8 @@ from c3d_pipelines.reports.page import chosen, to_html, to_markdown
 from markdown_it import MarkdownIt
 from support import browser as browsers
 from support.sample_classification import HOSTILE
-from support.sample_summary import (
-    PROVENANCE,
-    index_row,
-    plan_row,
-    random_run,
-    shard_report,
-    summary,
-)
+from support.sample_shards import PROVENANCE
+from support.sample_summary import index_row, plan_row, random_run, shard_report, summary
 
 NAMES = (*HOSTILE, "\N{RIGHT-TO-LEFT OVERRIDE}4pm.exe", "a|b `code` [link](x)", "n" * 400)
 

@@ -39,14 +39,9 @@ class Run:
 
     def plan(self, **changes) -> list[int]:
         self.artifacts.mkdir(exist_ok=True)
-        parameters = {
-            **PARAMETERS,
-            **self.identity,
-            "videos": str(self.videos),
-            "server": self.target,
-        }
+        values = {"answer": "features", "videos": str(self.videos), "server": self.target}
         return steps.plan_step(
-            **{"answer": "features", **parameters, **changes},
+            **{**PARAMETERS, **self.identity, **values, **changes},
             plan_path=self.path("plan"),
             settings_path=self.path("settings"),
         )

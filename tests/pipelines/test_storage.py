@@ -28,10 +28,8 @@ def server(tmp_path_factory):
     """A server with one bucket, in the environment."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
     with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(stores, "_OPENED", {})
-        Storage("s3://bucket")._store.mkdir("bucket")
+        running.use(patch)
+        running.file_system().mkdir("bucket")
         yield running
 
 

@@ -9,15 +9,8 @@ from c3d_pipelines.reports.advice import advice, retry_command
 from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
 from c3d_pipelines.shards.schema import STATUSES
 from c3d_pipelines.text import length, share, significant, size
-from support.sample_summary import (
-    PROVENANCE,
-    START,
-    index_row,
-    plan_row,
-    random_run,
-    shard_report,
-    summary,
-)
+from support.sample_shards import PROVENANCE, START
+from support.sample_summary import index_row, plan_row, random_run, shard_report, summary
 
 
 def test_every_input_is_counted_once_by_decision_and_by_status():
@@ -258,10 +251,8 @@ def test_retry_command_has_the_runs_options():
     changed = {**PROVENANCE, "preprocessing": {"resize": "another"}, "model": {"name": "mine"}}
     run = random_run(["failed"], shards=1, provenance=changed)
     assert retry_command(run).endswith("--model mine --resize fast")
-    assert (
-        " --"
-        not in retry_command(random_run(["failed"], shards=1, provenance={})).split("--out")[1]
-    )
+    without_provenance = random_run(["failed"], shards=1, provenance={})
+    assert " --" not in retry_command(without_provenance).split("--out")[1]
 
 
 def test_numbers_are_formatted_for_people():

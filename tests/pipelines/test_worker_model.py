@@ -30,13 +30,13 @@ def change_by_restart(server, started):
 
 
 @pytest.mark.parametrize("change", [change_version, change_without_a_version, change_by_restart])
-@pytest.mark.parametrize("when", [1, 4, 6])
+@pytest.mark.parametrize("count", [1, 4, 6])
 def test_model_that_changes_stops_the_shard_and_no_file_is_written(
-    server, started, rows, out, change, when
+    server, started, rows, out, change, count
 ):
     settings = job(out, server.target, workers=1)
     with pytest.raises(ContractMismatch, match=r"became another one during the run \(model.weigh"):
-        do_shard(settings, rows, 0, on_progress=after(when, lambda: change(server, started)))
+        do_shard(settings, rows, 0, on_progress=after(count, lambda: change(server, started)))
     assert files_in(out) == []
 
 
@@ -68,9 +68,9 @@ def test_temporary_change_of_the_model_is_detected(server, started, rows, out):
 def test_another_model_at_the_start_is_refused_before_any_clip(started, rows, out):
     settings = job(out, started().target)
     server = started(card=model_card(**OTHER))
-    other = job(out / "2", server.target)
+    changed = job(out / "2", server.target)
     with pytest.raises(ContractMismatch, match="became another one during the run"):
-        do_shard(replace(other, provenance=settings.provenance), rows, 0)
+        do_shard(replace(changed, provenance=settings.provenance), rows, 0)
     assert len(server.requests) == 1  # the preflight's
     assert files_in(out) == []
 

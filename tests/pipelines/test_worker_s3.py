@@ -24,10 +24,8 @@ def bucket(tmp_path_factory):
     pytest.importorskip("s3fs", reason="s3fs is not installed: shards on S3 not run")
     folder = tmp_path_factory.mktemp("s3")
     with s3_server(folder) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(stores, "_OPENED", {})
-        store = Storage("s3://videos")._store
+        server.use(patch)
+        store = server.file_system()
         store.mkdir("videos")
         content = write_video(folder / "a.mp4", 40).read_bytes()
         for name, data in {

@@ -8,44 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 from c3d_client.core.provenance import Provenance
+from c3d_pipelines.dataset.index import INDEX_SCHEMA
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import DO, PlannedRow
 from c3d_pipelines.reports.summary import RunSummary, summarise
-from c3d_pipelines.shards.schema import OK, STATUSES, VIDEO_FIELDS, ShardReport
+from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport
 
-START = 1_760_000_000.0
-SCHEMA = pa.schema(
-    [
-        *VIDEO_FIELDS,
-        pa.field("duplicate_of", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("run", pa.string(), nullable=False),
-    ]
-)
-PROVENANCE = {
-    "contract_version": 1,
-    "model": {
-        "name": "c3d",
-        "version": 3,
-        "precision": "float32",
-        "weights": {
-            "source": "C3D Sports-1M, conv3d_deepnetA_sport1m_iter_1900000",
-            "format": "caffemodel",
-            "sha256": "c5a6cbb8a4bb3ee5c8c4ae6ed0b8d2c1a8e4f3e8a0f3a4c46aa7d3a5b0cc1234",
-        },
-        "mean": {
-            "source": "sport1m_train16_128_mean.binaryproto",
-            "sha256": "9f0bb0a4e5a3f8b84a6bd8c1ae3fd66f9d8ac2a97b1f0f5a1e44ca54ad01abcd",
-        },
-    },
-    "preprocessing": {"resize": "171x128 opencv-linear", "crop": "112x112 centre"},
-    "clips": {
-        **{"frames": 16, "stride": 8, "frame_step": 1},
-        **{"tail": "drop", "short": "error", "fps": None},
-    },
-    "software": {"c3d_client": "0.1.0", "opencv": "4.12.0", "pyav": "16.0.1"},
-}
+from support.sample_shards import PROVENANCE, START
+
 WHY = {
     OK: ("", ""),
     "too_short": ("VideoTooShortError", "9 frames; one clip needs 16"),
@@ -131,7 +101,7 @@ def shard_report(
 
 def table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Return rows as an index."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    return pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA)
 
 
 def summary(

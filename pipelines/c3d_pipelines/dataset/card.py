@@ -181,7 +181,7 @@ def card_of(
     table = index.table
     provenance = Provenance.from_dict(provenance)
     is_ok = pc.equal(table["status"], OK)
-    own = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
+    originals = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
     counts = {
         counted["values"]: counted["counts"]
         for counted in pc.value_counts(table["status"]).to_pylist()
@@ -194,8 +194,8 @@ def card_of(
         provenance_digest=provenance.digest(),
         videos={status: counts.get(status, 0) for status in STATUSES},
         duplicates=int(pc.sum(pc.not_equal(table["duplicate_of"], "")).as_py() or 0),
-        clips=pc.sum(own["n_clips"]).as_py() or 0,
-        duration_s=pc.sum(own["duration_s"]).as_py() or 0.0,
+        clips=pc.sum(originals["n_clips"]).as_py() or 0,
+        duration_s=pc.sum(originals["duration_s"]).as_py() or 0.0,
         clip_rows=sum(report.clips for report in index.shards.values()),
         shards=len(index.shards),
         newest_at=max((report.ended_at for report in index.shards.values()), default=0.0),

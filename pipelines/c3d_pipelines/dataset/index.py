@@ -348,9 +348,9 @@ def copies_of(duplicates: pa.Table, among: pa.Table, *, message: str) -> pa.Tabl
         [original == copy for original, copy in zip(originals, copies, strict=True)], pa.bool_()
     )
     has_original = pc.or_(same_key, pa.chunked_array([same_uri]))
-    own, rows = duplicates.filter(has_original), rows.filter(has_original)
+    inputs, rows = duplicates.filter(has_original), rows.filter(has_original)
     for name in ("video_id", "uri", "size_bytes", "duplicate_of", "run"):
-        rows = _replace_column(rows, name, own[name])
+        rows = _replace_column(rows, name, inputs[name])
     for name in _WORK:
         rows = _replace_column(rows, name, pa.nulls(len(rows), pa.float64()))
     missing = missing_rows(duplicates.filter(pc.invert(has_original)), message=message)

@@ -432,5 +432,6 @@ class Dataset:
     def _rows(self, indexes: _Indexes, numbers: _Numbers | None) -> Iterator[DatasetRow]:
         table = self._table.select(_COLUMNS).take(pa.array(indexes))
         for position, values in enumerate(table.to_pylist()):
-            own = {} if numbers is None else {self._column: numbers[position]}
-            yield DatasetRow(**values, **own)
+            if numbers is not None:
+                values[self._column] = numbers[position]
+            yield DatasetRow(**values)

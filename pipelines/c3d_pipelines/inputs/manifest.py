@@ -159,7 +159,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) ->
         _write(
             file,
             _suffix(name),
-            ((row.video_id, row.uri, row.size_bytes, row.duration_s, row.key) for row in rows),
+            ([getattr(row, name) for name in COLUMNS] for row in rows),
         )
 
 

@@ -82,7 +82,7 @@ def to_html(summary: RunSummary) -> str:
             ended=_ENDED.get(summary.state, "did not succeed"),
             note=weights_text(summary.provenance)[1],
             statuses=[status for status in STATUSES if summary.ended(status)],
-            shown=[status for status in STATUSES if status == OK or summary.ended(status)],
+            columns=[status for status in STATUSES if status == OK or summary.ended(status)],
             tiles=_tiles(summary),
             advice=advice(summary),
             failures=failures,

@@ -277,10 +277,10 @@ class Histogram(Record):
         counts = np.histogram(values, [*edges, np.inf])[0].tolist()
         highs = [*edges[1:], None]
         filled = [index for index, number in enumerate(counts) if number]
-        shown = range(filled[0], filled[-1] + 1)
+        indexes = range(filled[0], filled[-1] + 1)
         median, p95 = np.percentile(values, [50, 95])
         return cls(
-            bins=tuple(Bin(edges[index], highs[index], counts[index]) for index in shown),
+            bins=tuple(Bin(edges[index], highs[index], counts[index]) for index in indexes),
             count=len(values),
             total=float(values.sum(dtype=np.float64)),
             median=float(median),
@@ -321,10 +321,10 @@ def summarise(
     durations, clips = inputs.numbers("duration_s"), inputs.numbers("n_clips")
     # A row without a shard represents an input that no shard did.
     done = pc.and_(pc.equal(inputs.rows["run"], run), pc.not_equal(inputs.rows["shard"], ""))
-    mine = inputs.fresh & _flags(done)
-    videos = inputs.rows.filter(pa.array(mine))
+    of_run = inputs.fresh & _flags(done)
+    videos = inputs.rows.filter(pa.array(of_run))
     names = set(pc.unique(videos["shard"]).to_pylist())
-    now = [report for report in reports if report.name in names]
+    current = [report for report in reports if report.name in names]
     return RunSummary(
         state=state,
         message=redact_urls(message),
@@ -332,21 +332,21 @@ def summarise(
         out=redact(out),
         server=server,
         answer=answer or next((report.answer for report in reports), "features"),
-        started_at=min((report.started_at for report in now), default=None),
-        ended_at=max((report.ended_at for report in now), default=None),
+        started_at=min((report.started_at for report in current), default=None),
+        ended_at=max((report.ended_at for report in current), default=None),
         counts=inputs.counts(),
         failures=inputs.failures(),
-        processed=int(mine.sum()),
-        clips=sum(report.clips_answered for report in now),
-        video_s=float(np.nansum(durations[mine & is_ok])),
+        processed=int(of_run.sum()),
+        clips=sum(report.clips_answered for report in current),
+        video_s=float(np.nansum(durations[of_run & is_ok])),
         video_wall_s=pc.sum(videos["wall_s"]).as_py() or 0.0,
         seconds={part: pc.sum(videos[part]).as_py() for part in PARTS},
-        retries=sum(report.retries for report in now),
+        retries=sum(report.retries for report in current),
         durations=Histogram.of(_known(durations[is_single]), DURATION_EDGES_S),
         clip_counts=Histogram.of(_known(clips[is_single & is_ok]), CLIP_EDGES),
         shards=inputs.shards({report.name: report for report in reports}),
         bytes_in=int(pc.sum(videos["size_bytes"]).as_py() or 0),
-        bytes_out=sum(report.video_bytes + report.clip_bytes for report in now),
+        bytes_out=sum(report.video_bytes + report.clip_bytes for report in current),
         provenance=Provenance.from_dict(provenance),
     )
 

@@ -20,8 +20,8 @@ from c3d_pipelines.storage import Storage, run_file, run_folder
 def recorded_failure(step: str, *, out: str, run: str) -> Iterator[None]:
     """Write the reason of a failure into the dataset, and end the process with one line.
 
-    An exception that is not a C3DError keeps its traceback in the log. The dataset gets only its
-    type, because its text may hold anything.
+    An exception that is not a C3DError keeps its traceback in the log. Only the type is
+    written into the dataset, because the message may hold anything.
 
     Args:
         step: the name of the step.

@@ -121,7 +121,7 @@ def run_local(
 ) -> LocalRun:
     """Do a bulk run on this machine and wait for its end.
 
-    Ctrl-C (KeyboardInterrupt) stops the run's processes, leaves nothing half-written, and is raised
+    Ctrl-C (KeyboardInterrupt) stops the run's processes, leaves no unfinished file, and is raised
     again; the same call then continues with what is left. A second Ctrl-C kills the processes.
 
     Args:

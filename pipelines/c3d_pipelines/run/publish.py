@@ -109,9 +109,9 @@ def _with_all_inputs(
     names: Mapping[int, str],
 ) -> pa.Table:
     """Return the index's rows, and a row for each input that has none."""
-    gone = {number for number, name in names.items() if name not in index.shards}
+    missing_shards = {number for number, name in names.items() if name not in index.shards}
     missing = missing_rows(
-        _input_columns([item for item in planned if item.shard in gone], settings.run),
+        _input_columns([item for item in planned if item.shard in missing_shards], settings.run),
         message="its shard did not end; the next run does it again",
     )
     table = newest([timed(index.table, times(index.table, index.shards)), timed(missing, NEWEST)])

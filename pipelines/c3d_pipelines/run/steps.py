@@ -112,7 +112,7 @@ def extract_step(
 ) -> str:
     """Do one shard, unless it is done already.
 
-    A process that gets SIGTERM stops and leaves nothing half-written.
+    A process that receives SIGTERM stops and writes no unfinished file.
 
     Args:
         shard: the shard's index in the plan.
