@@ -30,6 +30,7 @@ STRIDE = 16  # every frame is in one clip; half the work of the paper's 8
 
 
 def main() -> int:
+    """Run the pipeline twice and show what it prints; the second run has nothing left to do."""
     SERVER_OUT.mkdir(parents=True, exist_ok=True)
     videos = OUT / "videos"
     try:
@@ -127,6 +128,7 @@ def render(
 
 
 def shown(path: Path) -> str:
+    """Return a path as it is shown: relative to the current folder where it is below it."""
     return str(path.relative_to(ROOT))
 
 
