@@ -100,27 +100,21 @@ class TestWhichRowWins:
             commit(settings(storage.uri, f"run-{number}"), [A, *others], done_at=done_at)
         assert indexed(storage, "run")["a.mp4"] == ("run-1",)
 
-    def test_failure_does_not_replace_a_success_of_the_same_content(self, storage):
-        commit(settings(storage.uri), [A])
-        rewrite(storage)
-        commit(
-            settings(storage.uri, "run-2"), [A, B], statuses={"a.mp4": "failed"}, done_at=START + 9
-        )
-        assert indexed(storage, "status", "run") == {
-            "a.mp4": ("ok", "run-1"),
-            "b.mp4": ("ok", "run-2"),
-        }
-
-    def test_failure_replaces_a_success_of_the_earlier_content(self, storage):
-        commit(settings(storage.uri), [A])
-        rewrite(storage)
-        commit(
-            settings(storage.uri, "run-2"),
-            [CHANGED],
-            statuses={"a.mp4": "failed"},
-            done_at=START + 9,
-        )
-        assert indexed(storage, "status", "key") == {"a.mp4": ("failed", "sha256:changed")}
+    def test_newer_result_replaces_all_but_a_success_of_the_same_content(self, tmp_path):
+        for number, (earlier, row, later, expected) in enumerate(
+            (
+                ("ok", A, "failed", ("ok", "run-1", A.key)),
+                ("ok", CHANGED, "failed", ("failed", "run-2", CHANGED.key)),
+                ("unreadable", A, "ok", ("ok", "run-2", A.key)),
+            )
+        ):
+            storage = Storage(tmp_path / str(number))
+            commit(settings(storage.uri), [A], statuses={"a.mp4": earlier})
+            rewrite(storage)
+            job = settings(storage.uri, "run-2")
+            commit(job, [row, B], statuses={"a.mp4": later}, done_at=START + 9)
+            rows = indexed(storage, "status", "run", "key")
+            assert rows == {"a.mp4": expected, "b.mp4": ("ok", "run-2", B.key)}, (earlier, later)
 
     def test_video_without_a_key_is_identified_by_its_uri(self, storage):
         original = ManifestRow("a.mp4", "/videos/a.mp4")
@@ -132,12 +126,6 @@ class TestWhichRowWins:
         assert indexed(storage)["a.mp4"] == ("ok",)
         commit(settings(storage.uri, "run-3"), [moved, C], **failed | {"done_at": START + 10})
         assert indexed(storage)["a.mp4"] == ("failed",)
-
-    def test_success_replaces_a_failure(self, storage):
-        commit(settings(storage.uri), [A], statuses={"a.mp4": "unreadable"})
-        rewrite(storage)
-        commit(settings(storage.uri, "run-2"), [A, B], done_at=START + 9)
-        assert indexed(storage)["a.mp4"] == ("ok",)
 
     def test_many_rows_are_merged_as_one_by_one(self):
         dice = random.Random(7)

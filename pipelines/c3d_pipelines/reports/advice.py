@@ -78,7 +78,9 @@ def advice(summary: RunSummary) -> list[Advice]:
     """Return advice on each kind of failure in a run, first on those that are retried anyway."""
     run_again = retry_command(summary)
     retry_failed = retry_command(summary, "--retry-failed")
-    policy = summary.provenance.clips.get("short", "error")
+    clips = summary.provenance.clips
+    policy = clips.get("short", "error")
+    span = (CLIP_FRAMES - 1) * int(clips.get("frame_step") or 1) + 1
     texts = {
         FAILED: (
             "The server did not answer for these, or something else went wrong that is not the "
@@ -103,7 +105,7 @@ def advice(summary: RunSummary) -> list[Advice]:
             retry_failed,
         ),
         TOO_SHORT: (
-            f"They have fewer frames than the {_span(summary)} that one clip spans.",
+            f"They have fewer frames than the {span} that one clip spans.",
             "They are not retried until they change. To fill up short videos by repeating their "
             "frames, make another dataset of all videos:"
             if policy == "error"
@@ -149,7 +151,3 @@ def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
     if summary.provenance.preprocessing.get("resize", exact) != exact:
         arguments += ["--resize", "fast"]
     return shlex.join([*arguments, *more])
-
-
-def _span(summary: RunSummary) -> int:
-    return (CLIP_FRAMES - 1) * int(summary.provenance.clips.get("frame_step") or 1) + 1

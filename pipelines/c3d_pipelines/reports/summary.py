@@ -182,6 +182,12 @@ class RunSummary(Record):
         return tuple(shard for shard in self.shards if shard.missing)
 
     @property
+    def known_seconds(self) -> dict[str, float]:
+        """The values of ``seconds`` that are known, in the order of :data:`PARTS`."""
+        values = {part: self.seconds.get(part) for part in PARTS}
+        return {part: value for part, value in values.items() if value is not None}
+
+    @property
     def verdict(self) -> str:
         """The result in one sentence."""
         has, have, lacks, does_not, do_not = _VERDICTS[
