@@ -81,16 +81,21 @@ def test_numbers_are_those_of_the_client(narrow_server, rows, out):
         for item in videos:
             if item["status"] != "ok":
                 continue
-            alone = c3d.extract(item["uri"])
-            own_clips = clips[item["first_clip_row"] : item["first_clip_row"] + item["n_clips"]]
-            assert {clip["video_id"] for clip in own_clips} == {item["video_id"]}
-            assert [clip["clip"] for clip in own_clips] == list(range(item["n_clips"]))
-            assert [clip["start_frame"] for clip in own_clips] == alone.clip_starts.tolist()
-            assert [[c["start_s"], c["end_s"]] for c in own_clips] == alone.clip_times_s.tolist()
+            result = c3d.extract(item["uri"])
+            stored_clips = clips[item["first_clip_row"] : item["first_clip_row"] + item["n_clips"]]
+            assert {clip["video_id"] for clip in stored_clips} == {item["video_id"]}
+            assert [clip["clip"] for clip in stored_clips] == list(range(item["n_clips"]))
+            assert [clip["start_frame"] for clip in stored_clips] == result.clip_starts.tolist()
+            assert [
+                [c["start_s"], c["end_s"]] for c in stored_clips
+            ] == result.clip_times_s.tolist()
             np.testing.assert_allclose(
-                [clip["feature"] for clip in own_clips], alone.clip_features, rtol=1e-4, atol=1e-5
+                [clip["feature"] for clip in stored_clips],
+                result.clip_features,
+                rtol=1e-4,
+                atol=1e-5,
             )
-            np.testing.assert_allclose(item["feature"], alone.video_feature, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(item["feature"], result.video_feature, rtol=1e-4, atol=1e-6)
 
 
 def test_files_have_the_provenance(server, rows, out):
