@@ -375,7 +375,7 @@ class _StepsRun(_Run):
                             self._shard_ended(shard, process)
                     self.show()
             except KeyboardInterrupt:
-                self.note_stopping()
+                stop_processes(list(running.values()), notify=self.note_stopping)
                 raise
             finally:
                 stop_processes(list(running.values()))
@@ -463,7 +463,7 @@ class _CompiledRun(_Run):
                 time.sleep(_POLL_S)
                 self.show(**self._planned())
         except KeyboardInterrupt:
-            self.note_stopping()
+            stop_processes([process], notify=self.note_stopping)
             raise
         finally:
             stop_processes([process])
