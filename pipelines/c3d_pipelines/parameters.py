@@ -186,7 +186,9 @@ def _parameter(declared: Field[Any]) -> Parameter:
     )
 
 
-PARAMETERS: Mapping[str, Parameter] = {one.name: _parameter(one) for one in fields(JobParameters)}
+PARAMETERS: Mapping[str, Parameter] = {
+    declared.name: _parameter(declared) for declared in fields(JobParameters)
+}
 
 
 def server_address(server: str) -> str:

@@ -11,8 +11,9 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
+from c3d_client.core.errors import C3DError
 from c3d_client.core.provenance import Provenance
 
 AnyRecord = TypeVar("AnyRecord", bound="Record")
@@ -38,6 +39,9 @@ class Record:
         unknown: the fields of a file that this release does not know.
     """
 
+    # What the object is, for the message of from_json, and the type of that error.
+    _noun: ClassVar[str] = "a record"
+    _error: ClassVar[type[C3DError]] = C3DError
     unknown: Mapping[str, Any] = field(
         default_factory=dict, repr=False, compare=False, kw_only=True
     )
@@ -50,6 +54,21 @@ class Record:
     def to_json(self) -> str:
         """Return the record as text, for ``from_json``; nothing secret is in it."""
         return json.dumps(self.to_dict(), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls: type[AnyRecord], text: str | bytes) -> AnyRecord:
+        """Read a record that :meth:`to_json` wrote, in this or another release.
+
+        Raises:
+            C3DError: the text is not such a record, or a value is out of its range. The type is
+                UsageError for settings, ShardError for a shard's report, RunError for a summary.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except C3DError:
+            raise
+        except (ValueError, TypeError, AttributeError) as error:
+            raise cls._error(f"{cls._noun} cannot be read ({error})") from error
 
     @classmethod
     def from_dict(cls: type[AnyRecord], values: Any) -> AnyRecord:
@@ -88,7 +107,7 @@ def _fields(kind: type[Record]) -> dict[str, Any]:
 
 
 def _merged(unknown: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return known fields and those that only the file had, which may be fields of a field."""
+    """Return the known fields with the unknown ones added, also those inside of a known field."""
     both = {
         name: {**unknown[name], **value}
         for name, value in known.items()

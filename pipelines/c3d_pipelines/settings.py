@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from c3d_client import C3DClient, ClipWindow, ServingOptions
 from c3d_client.core.contract import DEFAULT_TARGET
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import C3DError, UsageError
 from c3d_client.core.files import read_token
 from c3d_client.core.provenance import Provenance
 
@@ -55,6 +54,8 @@ class JobSettings(Record):
         UsageError: a value is out of its range.
     """
 
+    _noun: ClassVar[str] = "the run's settings"
+    _error: ClassVar[type[C3DError]] = UsageError
     out: str
     run: str
     answer: str = "features"
@@ -151,20 +152,6 @@ class JobSettings(Record):
     def with_provenance(self, provenance: Mapping[str, Any]) -> JobSettings:
         """Return the same settings with the provenance that the server reported."""
         return replace(self, provenance=Provenance.from_dict(provenance))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> JobSettings:
-        """Read settings that :meth:`to_json` wrote, in this or another release.
-
-        Raises:
-            UsageError: the text is not settings, or a value is out of its range.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(f"the run's settings cannot be read ({error})") from error
 
 
 def _version(text: str) -> tuple[int | None, str | None]:

@@ -59,29 +59,31 @@ class Storage:
     """
 
     def __init__(self, uri: str | os.PathLike[str] | Uri) -> None:
-        given = Uri.of(uri)
-        local = given.local_path
-        self.uri = Uri((given.raw if local is None else local).rstrip("/") or "/")
+        address = Uri.of(uri)
+        local = address.local_path
+        self.uri = Uri((address.raw if local is None else local).rstrip("/") or "/")
         self._store: Any = None
         self._root = self.uri.raw
-        shown = str(self.uri)
-        if not given.raw.strip():
-            raise StorageError(repr(given.raw), "is no folder; give a folder or bucket")
+        redacted = str(self.uri)
+        if not address.raw.strip():
+            raise StorageError(repr(address.raw), "is no folder; give a folder or bucket")
         if local is not None:
             return
         bucket = self.uri.bucket
         if self.uri.scheme in ("http", "https"):
-            raise StorageError(shown, "cannot be written to; give a folder or bucket")
+            raise StorageError(redacted, "cannot be written to; give a folder or bucket")
         if not bucket:
-            raise StorageError(str(given), f"names no bucket; give {self.uri.scheme}://BUCKET/DIR")
+            raise StorageError(
+                str(address), f"names no bucket; give {self.uri.scheme}://BUCKET/DIR"
+            )
         if "@" in bucket:
-            raise StorageError(shown, "holds credentials; give them in the environment")
+            raise StorageError(redacted, "holds credentials; give them in the environment")
         try:
             self._store, self._root = open_store(self.uri.raw)
         except KeyError:
-            raise StorageError(shown, "is not a path, file://, s3:// or gs://") from None
+            raise StorageError(redacted, "is not a path, file://, s3:// or gs://") from None
         except C3DError as error:
-            raise StorageError(shown, str(error).removeprefix(f"{shown}: ")) from error
+            raise StorageError(redacted, str(error).removeprefix(f"{redacted}: ")) from error
 
     @property
     def is_local(self) -> bool:

@@ -70,7 +70,7 @@ def working_folder(tmp_path, monkeypatch, narrow_copy, carphone):
 
 @pytest.fixture(scope="module")
 def sample_dataset(tmp_path_factory, narrow_server, carphone):
-    """A data set of two videos with status ok, made with the steps of a run."""
+    """A dataset of two videos with status ok, made with the steps of a run."""
     folder = tmp_path_factory.mktemp("bulk")
     (folder / "videos" / "a").mkdir(parents=True)
     write_video(folder / "videos" / "c.mp4", 40)
@@ -85,7 +85,7 @@ def sample_dataset(tmp_path_factory, narrow_server, carphone):
 
 @pytest.fixture
 def add_dataset(working_folder, request):
-    """Return a function that adds a data set to the folder if the code reads one."""
+    """Return a function that adds a dataset to the folder if the code reads one."""
 
     def add(code):
         if re.search(r"[\"'/ ]dataset\b(?!s)", code) and "--out dataset" not in code:

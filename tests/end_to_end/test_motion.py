@@ -47,8 +47,8 @@ def labels_by_third(classification, frames):
 
 
 def test_video_moves_right_then_down_then_left(c3d, moving_square, tmp_path):
-    moving_square.render(tmp_path / "film.mp4")
-    classification = c3d.classify(tmp_path / "film.mp4")
+    moving_square.render(tmp_path / "video.mp4")
+    classification = c3d.classify(tmp_path / "video.mp4")
     labels = labels_by_third(classification, moving_square.FPS * moving_square.SECONDS)
     assert [set(third) for third in labels] == [{RIGHT}, {DOWN}, {LEFT}]
     assert min(map(len, labels)) >= 4

@@ -145,7 +145,7 @@ def test_requests_pixels_less_the_mean_are_the_networks_input(frames, mean):
 
 
 def test_all_frames_are_decoded_in_order(tmp_path):
-    decoded = oracle.decode(write_video(tmp_path / "film.mp4", 24))
+    decoded = oracle.decode(write_video(tmp_path / "video.mp4", 24))
     numbers = [read_index(oracle.wire_frame(frame)) for frame in decoded]
     assert numbers == [number & ~3 for number in range(24)]  # the crop shows bits 2-7
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 from c3d_client.serving import channel
+from c3d_pipelines import dataset
+from c3d_pipelines.dataset import Dataset
+from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import Package
 from c3d_pipelines.shards import retry
 from support.fake_kfp import fake_kfp
 from support.fake_serving import FakeServing
 from support.sample_dataset import two_runs
+from support.shard_runs import mixed_rows
 
 
 @pytest.fixture
@@ -31,6 +35,24 @@ def started() -> Iterator:
 
 
 @pytest.fixture
+def server(started) -> FakeServing:
+    """A fake server that answers at once."""
+    return started()
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """The folder of a dataset that does not exist yet."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def rows(tmp_path) -> list[ManifestRow]:
+    """Seven planned videos: four ok, one too short, one damaged, one missing."""
+    return mixed_rows(tmp_path / "videos")
+
+
+@pytest.fixture
 def short_pauses(monkeypatch):
     """Shorten the pauses before retries."""
     monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
@@ -41,15 +63,21 @@ def short_pauses(monkeypatch):
 @pytest.fixture(scope="session")
 def features_dataset(tmp_path_factory) -> Path:
     """A dataset of features that two runs wrote. Do not write to it."""
-    folder = tmp_path_factory.mktemp("features") / "my films"
+    folder = tmp_path_factory.mktemp("features") / "my videos"
     two_runs(folder)
     return folder
+
+
+@pytest.fixture
+def opened(features_dataset) -> Dataset:
+    """The dataset of features, opened."""
+    return dataset.open(features_dataset)
 
 
 @pytest.fixture(scope="session")
 def classes_dataset(tmp_path_factory) -> Path:
     """A dataset of classes that two runs wrote. Do not write to it."""
-    folder = tmp_path_factory.mktemp("classes") / "my films"
+    folder = tmp_path_factory.mktemp("classes") / "my videos"
     two_runs(folder, answer="classes")
     return folder
 

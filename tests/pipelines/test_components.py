@@ -48,7 +48,7 @@ def test_body_passes_on_all_parameters():
     for name, (component, _) in COMPONENTS.items():
         source = inspect.getsource(component.python_func)
         body = source[source.index('"""') :]
-        # publish takes the shards' names only to wait for them; it reads the data set.
+        # publish depends on the shards' names only to run after extract; it reads the dataset.
         parameters = set(inspect.signature(component.python_func).parameters) - {"shards"}
         use = r"=\s*{0}(\.path|\.state)?\b|\b{0}\.log_metric"
         unused = [key for key in parameters if not re.search(use.format(key), body)]
@@ -70,9 +70,9 @@ def test_pipelines_have_the_declared_parameters():
 
 def test_plan_component_has_the_declared_types():
     signature = inspect.signature(pipeline.plan.python_func)
-    own = {"run", "answer", "plan", "settings"}
-    # preflight and gate get the other two.
-    assert set(signature.parameters) - own == set(PARAMETERS) - {"model_digest", "max_failed"}
+    of_step = {"run", "answer", "plan", "settings"}
+    # The other two are parameters of preflight and gate.
+    assert set(signature.parameters) - of_step == set(PARAMETERS) - {"model_digest", "max_failed"}
     for name, parameter in PARAMETERS.items():
         if name in signature.parameters:
             assert signature.parameters[name].annotation is parameter.type, name

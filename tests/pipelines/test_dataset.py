@@ -11,9 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import UsageError
-from c3d_client.video import stores
 from c3d_pipelines import dataset
-from c3d_pipelines.dataset import Dataset
 from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.inputs.plan import shard_rows
 from c3d_pipelines.run.plan import make_plan
@@ -35,25 +33,10 @@ from support.sample_shards import (
 
 
 @pytest.fixture
-def out(features_dataset) -> Path:
-    return features_dataset
-
-
-@pytest.fixture
-def opened(out) -> Dataset:
-    return dataset.open(out)
-
-
-@pytest.fixture
-def classified(classes_dataset) -> Path:
-    return classes_dataset
-
-
-@pytest.fixture
-def own(tmp_path) -> Path:
+def published(tmp_path) -> Path:
     """A dataset for one test to damage."""
-    two_runs(tmp_path / "own")
-    return tmp_path / "own"
+    two_runs(tmp_path / "published")
+    return tmp_path / "published"
 
 
 def shard_of(folder: Path, video_id: str) -> str:
@@ -73,11 +56,11 @@ class TestRows:
             assert np.array_equal(rows[name].feature, feature_of(CURRENT[name]))
             assert rows[name].probabilities is None
         assert rows["2.mp4"].feature is None
-        assert rows["2.mp4"].error_message == "/films/2.mp4: is corrupt"
+        assert rows["2.mp4"].error_message == "/videos/2.mp4: is corrupt"
         assert rows["twin.mp4"].duplicate_of == "5.mp4"
         assert (rows["1.mp4"].run, rows["0.mp4"].run) == ("run-2", "run-1")
 
-    def test_row_is_found_by_its_id(self, opened):
+    def test_row_is_read_by_its_id(self, opened):
         for name in ["0.mp4", "1.mp4", "2.mp4", "4.mp4", "twin.mp4"]:
             row = opened.row(name)
             assert row.video_id == name, name
@@ -85,8 +68,6 @@ class TestRows:
                 assert np.array_equal(row.feature, feature_of(CURRENT[name])), name
             else:
                 assert row.feature is None, name
-
-    def test_unknown_id_is_one_line(self, opened):
         with pytest.raises(UsageError, match=r"has no video 'x'; ids\(None\) lists"):
             opened.row("x")
 
@@ -98,8 +79,10 @@ class TestRows:
         with pytest.raises(UsageError, match="status is 'good'; give one of ok, "):
             opened.ids("good")
 
-    def test_table_is_the_index(self, out, opened):
-        assert opened.table().equals(pq.read_table(out / "index.parquet").replace_schema_metadata())
+    def test_table_is_the_index(self, features_dataset, opened):
+        assert opened.table().equals(
+            pq.read_table(features_dataset / "index.parquet").replace_schema_metadata()
+        )
 
 
 class TestMatrix:
@@ -144,7 +127,7 @@ class TestClips:
             assert clips.clip_probabilities is None, name
 
     def test_clips_of_a_video_that_is_not_ok_are_refused_with_its_reason(self, opened):
-        with pytest.raises(UsageError, match="2.mp4 has no clips; it is corrupt: /films/2.mp4"):
+        with pytest.raises(UsageError, match="2.mp4 has no clips; it is corrupt: /videos/2.mp4"):
             opened.clips("2.mp4")
 
     def test_clips_that_are_not_stored_are_refused(self, tmp_path):
@@ -158,8 +141,8 @@ class TestClips:
 
 
 class TestClasses:
-    def test_rows_have_probabilities_and_the_best_class(self, classified):
-        opened = dataset.open(classified)
+    def test_rows_have_probabilities_and_the_best_class(self, classes_dataset):
+        opened = dataset.open(classes_dataset)
         assert opened.labels == LABELS
         row = opened.row("1.mp4")
         expected = feature_of(CHANGED, size=3)
@@ -169,18 +152,18 @@ class TestClasses:
         assert row.top_probability == pytest.approx(expected.max())
         assert opened.row("2.mp4").top_label is None
 
-    def test_matrix_has_a_column_per_class(self, classified):
-        ids, matrix = dataset.open(classified).matrix()
+    def test_matrix_has_a_column_per_class(self, classes_dataset):
+        ids, matrix = dataset.open(classes_dataset).matrix()
         assert np.array_equal(matrix, [feature_of(CURRENT[name], size=3) for name in ids])
 
-    def test_clips_have_probabilities(self, classified):
-        clips = dataset.open(classified).clips("twin.mp4")
+    def test_clips_have_probabilities(self, classes_dataset):
+        clips = dataset.open(classes_dataset).clips("twin.mp4")
         assert np.array_equal(clips.clip_probabilities, numbers_of(TWIN, size=3))
         assert clips.clip_features is None
 
-    def test_classes_have_no_neighbours(self, classified):
+    def test_classes_have_no_neighbours(self, classes_dataset):
         with pytest.raises(UsageError, match="holds classes, and no features"):
-            dataset.open(classified).nearest("1.mp4")
+            dataset.open(classes_dataset).nearest("1.mp4")
 
 
 class TestDamage:
@@ -188,85 +171,79 @@ class TestDamage:
         with pytest.raises(StorageError, match="is not a dataset: it has no dataset.json"):
             dataset.open(tmp_path)
 
-    def test_missing_index_is_one_line(self, own):
-        (own / "index.parquet").unlink()
+    def test_missing_index_is_one_line(self, published):
+        (published / "index.parquet").unlink()
         with pytest.raises(
             ShardError, match="index.parquet: is missing, though dataset.json exists"
         ):
-            dataset.open(own)
+            dataset.open(published)
 
-    @pytest.mark.parametrize(
-        "read",
-        [
-            lambda opened: opened.matrix(),
-            lambda opened: opened.row("1.mp4"),
-            lambda opened: list(opened),
-            lambda opened: opened.nearest("0.mp4"),
-        ],
-    )
-    def test_missing_shard_is_one_line(self, own, read):
-        name = video_file(shard_of(own, "1.mp4"))
-        (own / name).unlink()
-        with pytest.raises(ShardError, match=f"{name}: is missing, though the index") as caught:
-            read(dataset.open(own))
-        assert "run the pipeline again" in str(caught.value)
+    def test_missing_shard_is_one_line(self, published):
+        name = video_file(shard_of(published, "1.mp4"))
+        (published / name).unlink()
+        opened = dataset.open(published)
+        message = f"{name}: is missing, though the index.*run the pipeline again"
+        for read in (
+            opened.matrix,
+            lambda: opened.row("1.mp4"),
+            lambda: list(opened),
+            lambda: opened.nearest("0.mp4"),
+        ):
+            with pytest.raises(ShardError, match=message):
+                read()
 
     @pytest.mark.parametrize("damage", ["cut", "rotted"])
-    def test_damaged_shard_is_one_line(self, own, damage):
-        path = own / video_file(shard_of(own, "1.mp4"))
+    def test_damaged_shard_is_one_line(self, published, damage):
+        path = published / video_file(shard_of(published, "1.mp4"))
         data = path.read_bytes()
         middle = len(data) // 2
         rotted = data[:middle] + bytes(64) + data[middle + 64 :]
         path.write_bytes(data[:-100] if damage == "cut" else rotted)
         with pytest.raises(ShardError, match=r"parquet: is damaged \(.*remove .*json") as caught:
-            dataset.open(own).matrix()
+            dataset.open(published).matrix()
         assert "\n" not in str(caught.value)
 
-    def test_failed_matrix_writes_no_file(self, own, tmp_path):
-        (own / video_file(shard_of(own, "1.mp4"))).unlink()
+    def test_failed_matrix_writes_no_file(self, published, tmp_path):
+        (published / video_file(shard_of(published, "1.mp4"))).unlink()
         with pytest.raises(ShardError):
-            dataset.open(own).matrix(tmp_path / "x.npy")
-        assert sorted(os.listdir(tmp_path)) == ["own"]
+            dataset.open(published).matrix(tmp_path / "x.npy")
+        assert sorted(os.listdir(tmp_path)) == ["published"]
 
-    def test_shard_that_was_done_again_is_detected(self, own):
-        opened = dataset.open(own)
-        commit(settings(own), ROWS[:5], reverse=True)
+    def test_shard_that_was_done_again_is_detected(self, published):
+        opened = dataset.open(published)
+        commit(settings(published), ROWS[:5], reverse=True)
         with pytest.raises(ShardError, match="is not the shard that the index describes"):
             opened.row("0.mp4")
         with pytest.raises(ShardError, match="the index names|is not the shard"):
             opened.clips("0.mp4")
 
-    def test_video_that_lost_its_numbers_is_detected(self, own):
-        opened = dataset.open(own)
-        commit(settings(own), ROWS[:5], statuses={"0.mp4": "failed"})
+    def test_video_that_lost_its_numbers_is_detected(self, published):
+        opened = dataset.open(published)
+        commit(settings(published), ROWS[:5], statuses={"0.mp4": "failed"})
         with pytest.raises(ShardError, match="'0.mp4' has no numbers"):
             opened.row("0.mp4")
 
-    def test_shard_that_became_shorter_is_detected(self, own):
-        opened = dataset.open(own)
-        path = own / video_file(opened.row("4.mp4").shard)
+    def test_shard_that_became_shorter_is_detected(self, published):
+        opened = dataset.open(published)
+        path = published / video_file(opened.row("4.mp4").shard)
         pq.write_table(pq.read_table(path).slice(0, 4), path)
         with pytest.raises(ShardError, match="it has 4 rows and no row 4"):
             opened.matrix()
 
-    def test_missing_clips_are_one_line(self, own):
-        name = clip_file(shard_of(own, "1.mp4"))
-        (own / name).unlink()
+    def test_missing_clips_are_one_line(self, published):
+        name = clip_file(shard_of(published, "1.mp4"))
+        (published / name).unlink()
         with pytest.raises(ShardError, match=f"{name}: is missing"):
-            dataset.open(own).clips("1.mp4")
+            dataset.open(published).clips("1.mp4")
 
 
 class TestInABucket:
     def test_dataset_in_a_bucket_is_published_and_read(self, tmp_path, monkeypatch):
-        fsspec = pytest.importorskip("fsspec")
         pytest.importorskip("s3fs", reason="s3fs is not installed: datasets on S3 not run")
         with s3_server(tmp_path) as server:
-            for name, value in server.environment.items():
-                monkeypatch.setenv(name, value)
-            monkeypatch.setattr(stores, "_OPENED", {})
-            server_options = {"endpoint_url": server.endpoint, "key": server.access_key}
-            fsspec.filesystem("s3", secret=server.secret_key, **server_options).mkdir("bucket")
-            out = "s3://bucket/my films"
+            server.use(monkeypatch)
+            server.file_system().mkdir("bucket")
+            out = "s3://bucket/my videos"
             two_runs(out)
             opened = dataset.open(out)
             ids, matrix = opened.matrix()
@@ -312,8 +289,8 @@ class TestWithThePipelineItself:
                 assert read.row("a.mp4").top_label == result.top[0].label
         for name in ("a.mp4", "twin.mp4"):
             row, clips = read.row(name), read.clips(name)
-            numbers_found = row.feature if answer == "features" else row.probabilities
-            assert np.array_equal(numbers_found, numbers.astype(np.float32))
+            numbers_read = row.feature if answer == "features" else row.probabilities
+            assert np.array_equal(numbers_read, numbers.astype(np.float32))
             clip_numbers = clips.clip_features if answer == "features" else clips.clip_probabilities
             assert np.array_equal(clip_numbers, expected_clips)
             assert np.array_equal(clips.clip_starts, result.clip_starts)

@@ -11,17 +11,7 @@ import pytest
 from c3d_pipelines import dataset
 
 
-@pytest.fixture
-def out(features_dataset) -> Path:
-    return features_dataset
-
-
-@pytest.fixture
-def classified(classes_dataset) -> Path:
-    return classes_dataset
-
-
-class TestOthersReadIt:
+class TestReadmeExamples:
     """The examples of the dataset's README."""
 
     @pytest.fixture(autouse=True)
@@ -41,37 +31,39 @@ class TestOthersReadIt:
     def expected(self, folder: Path) -> dict[str, np.ndarray]:
         return dict(zip(*dataset.open(folder).matrix(), strict=True))
 
-    def same(self, loaded: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    def require_same(self, loaded: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
         assert sorted(loaded) == sorted(expected)
         assert all(np.array_equal(loaded[name], expected[name]) for name in expected)
 
     @pytest.fixture(params=["features", "classes"])
-    def folder(self, request, out, classified) -> Path:
-        return out if request.param == "features" else classified
+    def folder(self, request) -> Path:
+        return request.getfixturevalue(f"{request.param}_dataset")
 
     def column(self, folder: Path) -> str:
         return "feature" if "features" in str(folder) else "probabilities"
 
-    def test_c3d_pipelines(self, folder, monkeypatch):
+    def test_c3d_pipelines_reads_the_example(self, folder, monkeypatch):
         names = self.example(folder, "c3d_pipelines.dataset", monkeypatch)
-        self.same(
+        self.require_same(
             dict(zip(names["ids"], names["numbers"], strict=True)), self.expected(folder.resolve())
         )
 
-    def test_pandas(self, folder, monkeypatch):
+    def test_pandas_reads_the_example(self, folder, monkeypatch):
         videos = self.example(folder, "pandas as pd", monkeypatch)["videos"]
         numbers = videos[self.column(folder)]
-        self.same(dict(zip(videos["video_id"], numbers, strict=True)), self.expected(folder))
+        self.require_same(
+            dict(zip(videos["video_id"], numbers, strict=True)), self.expected(folder)
+        )
 
-    def test_duckdb(self, folder, monkeypatch):
+    def test_duckdb_reads_the_example(self, folder, monkeypatch):
         try:
             loaded = self.example(folder, "duckdb", monkeypatch)["videos"].fetchall()
         finally:
             duckdb.default_connection().close()
         numbers = {name: np.array(values, np.float32) for name, values in loaded}
-        self.same(numbers, self.expected(folder))
+        self.require_same(numbers, self.expected(folder))
 
-    def test_hugging_face(self, folder, monkeypatch):
+    def test_hugging_face_reads_the_example(self, folder, monkeypatch):
         hugging_face()
         videos = self.example(folder, "datasets", monkeypatch)["videos"].with_format("numpy")
         expected = self.expected(folder)
@@ -79,11 +71,10 @@ class TestOthersReadIt:
         ids = list(videos["video_id"])
         assert len(ids) == len(expected) + 1
         numbers = np.asarray(videos[self.column(folder)][:], np.float32)
-        self.same(dict(zip(ids, numbers, strict=True)), expected)
+        self.require_same(dict(zip(ids, numbers, strict=True)), expected)
 
-    def test_hugging_face_reads_files_and_file_rows(self, out, tmp_path):
+    def test_hugging_face_reads_files_and_file_rows(self, opened, tmp_path):
         datasets = hugging_face()
-        opened = dataset.open(out)
         loaded = datasets.load_dataset(
             "parquet", data_files=opened.files(), split="train", cache_dir=str(tmp_path / "cache")
         )
@@ -91,11 +82,13 @@ class TestOthersReadIt:
         rows = loaded.select(opened.file_rows()).with_format("numpy")
         assert np.array_equal(np.asarray(rows["feature"][:]), opened.matrix()[1])
 
-    @pytest.mark.parametrize(("part", "rows"), [("index", 9), ("videos", 10), ("clips", 14)])
-    def test_hugging_face_reads_the_configs_of_the_readme(self, out, tmp_path, part, rows):
+    def test_hugging_face_reads_the_configs_of_the_readme(self, features_dataset, tmp_path):
         datasets = hugging_face()
-        cache = str(tmp_path / "cache")
-        assert len(datasets.load_dataset(str(out), part, split="train", cache_dir=cache)) == rows
+        for name, rows in (("index", 9), ("videos", 10), ("clips", 14)):
+            loaded = datasets.load_dataset(
+                str(features_dataset), name, split="train", cache_dir=str(tmp_path / "cache")
+            )
+            assert len(loaded) == rows, name
 
 
 def hugging_face():

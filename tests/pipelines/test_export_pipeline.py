@@ -35,14 +35,14 @@ def published(tmp_path_factory) -> Path:
 
 
 def build(store: Path, folder: Path, **changes) -> None:
-    given = {**BUILD, "width": 4.0, **changes}
+    inputs = {**BUILD, "width": 4.0, **changes}
     files = str(folder / "files")
     export_steps.fetch_step(
-        **{name: given[name] for name in INPUTS},
+        **{name: inputs[name] for name in INPUTS},
         files_path=files,
     )
     export_steps.build_step(
-        **given, store=str(store), files_path=files, built_path=str(folder / "built")
+        **inputs, store=str(store), files_path=files, built_path=str(folder / "built")
     )
 
 
@@ -63,7 +63,7 @@ def test_same_inputs_give_no_second_version(published, tmp_path):
 
 @pytest.fixture
 def existing(published, tmp_path) -> Path:
-    """A store whose version the build step found, so that it built nothing."""
+    """A store with a version that the build step uses, so that it builds none."""
     store = Path(shutil.copytree(published, tmp_path / "c3d"))
     (tmp_path / "built").mkdir()
     (tmp_path / "built" / "version").write_text(str(store / "1"))

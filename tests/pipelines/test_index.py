@@ -20,25 +20,29 @@ from c3d_pipelines.dataset.index import (
     write_index,
 )
 from c3d_pipelines.errors import ShardError
+from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import report_file, video_file
 from c3d_pipelines.storage import Storage
-from support.sample_shards import OTHER, START, commit, settings, to_do, video
-
-A, B, C = video("a.mp4"), video("b.mp4"), video("c.mp4")
-CHANGED = video("a.mp4", "sha256:changed")
+from support.sample_dataset import indexed
+from support.sample_shards import (
+    CHANGED,
+    OTHER,
+    START,
+    A,
+    B,
+    C,
+    commit,
+    duplicate,
+    settings,
+    to_do,
+    video,
+)
 
 
 @pytest.fixture
 def storage(tmp_path) -> Storage:
     return Storage(tmp_path / "out")
-
-
-def indexed(storage: Storage, *columns: str) -> dict[str, tuple]:
-    """Return the status, or some columns, of each video in the index."""
-    rows = read_index(storage).select(["video_id", *(columns or ("status",))]).to_pylist()
-    assert len({row["video_id"] for row in rows}) == len(rows)
-    return {row.pop("video_id"): tuple(row.values()) for row in rows}
 
 
 def rewrite(storage: Storage) -> None:
@@ -57,7 +61,7 @@ class TestWhatIsCommitted:
         assert table.schema.equals(INDEX_SCHEMA)
         bad, good = table.to_pylist()
         assert (bad["video_id"], bad["status"], bad["row"]) == ("a.mp4", "corrupt", 1)
-        assert bad["error_message"] == "/films/a.mp4: is corrupt"
+        assert bad["error_message"] == "/videos/a.mp4: is corrupt"
         assert (good["video_id"], good["status"], good["row"]) == ("b.mp4", "ok", 0)
         assert good["key"] == "sha256:b.mp4"
         assert {row["shard"] for row in (good, bad)} == {report.name}
@@ -89,38 +93,32 @@ class TestWhatIsCommitted:
         assert storage.read(INDEX_FILE) == first
 
 
-class TestWhichRowCounts:
+class TestWhichRowWins:
     def test_newest_result_of_a_video_wins_whatever_the_shards_names(self, storage):
         for number, done_at in enumerate([START + 5, START + 9, START]):
             others = [video(f"{number}.mp4")]
             commit(settings(storage.uri, f"run-{number}"), [A, *others], done_at=done_at)
         assert indexed(storage, "run")["a.mp4"] == ("run-1",)
 
-    def test_failure_does_not_replace_a_success_of_the_same_content(self, storage):
-        commit(settings(storage.uri), [A])
-        rewrite(storage)
-        commit(
-            settings(storage.uri, "run-2"), [A, B], statuses={"a.mp4": "failed"}, done_at=START + 9
-        )
-        assert indexed(storage, "status", "run") == {
-            "a.mp4": ("ok", "run-1"),
-            "b.mp4": ("ok", "run-2"),
-        }
-
-    def test_failure_replaces_a_success_of_the_earlier_content(self, storage):
-        commit(settings(storage.uri), [A])
-        rewrite(storage)
-        commit(
-            settings(storage.uri, "run-2"),
-            [CHANGED],
-            statuses={"a.mp4": "failed"},
-            done_at=START + 9,
-        )
-        assert indexed(storage, "status", "key") == {"a.mp4": ("failed", "sha256:changed")}
+    def test_newer_result_replaces_all_but_a_success_of_the_same_content(self, tmp_path):
+        for number, (earlier, row, later, expected) in enumerate(
+            (
+                ("ok", A, "failed", ("ok", "run-1", A.key)),
+                ("ok", CHANGED, "failed", ("failed", "run-2", CHANGED.key)),
+                ("unreadable", A, "ok", ("ok", "run-2", A.key)),
+            )
+        ):
+            storage = Storage(tmp_path / str(number))
+            commit(settings(storage.uri), [A], statuses={"a.mp4": earlier})
+            rewrite(storage)
+            job = settings(storage.uri, "run-2")
+            commit(job, [row, B], statuses={"a.mp4": later}, done_at=START + 9)
+            rows = indexed(storage, "status", "run", "key")
+            assert rows == {"a.mp4": expected, "b.mp4": ("ok", "run-2", B.key)}, (earlier, later)
 
     def test_video_without_a_key_is_identified_by_its_uri(self, storage):
-        original, moved = video("a.mp4", " "), video("a.mp4", " ", uri="/elsewhere/a.mp4")
-        original, moved = (type(row_)(row_.video_id, row_.uri) for row_ in (original, moved))
+        original = ManifestRow("a.mp4", "/videos/a.mp4")
+        moved = ManifestRow("a.mp4", "/elsewhere/a.mp4")
         commit(settings(storage.uri), [original])
         rewrite(storage)
         failed = {"statuses": {"a.mp4": "failed"}, "done_at": START + 9}
@@ -129,13 +127,7 @@ class TestWhichRowCounts:
         commit(settings(storage.uri, "run-3"), [moved, C], **failed | {"done_at": START + 10})
         assert indexed(storage)["a.mp4"] == ("failed",)
 
-    def test_success_replaces_a_failure(self, storage):
-        commit(settings(storage.uri), [A], statuses={"a.mp4": "unreadable"})
-        rewrite(storage)
-        commit(settings(storage.uri, "run-2"), [A, B], done_at=START + 9)
-        assert indexed(storage)["a.mp4"] == ("ok",)
-
-    def test_many_rows_are_merged_like_row_by_row(self):
+    def test_many_rows_are_merged_as_one_by_one(self):
         dice = random.Random(7)
         rows = [
             {
@@ -149,27 +141,27 @@ class TestWhichRowCounts:
         ]
         times = [float(dice.randrange(50)) for _ in rows]
         expected = {}
-        for _, row in sorted(zip(times, rows, strict=True), key=lambda row_: row_[0]):
+        for _, row in sorted(zip(times, rows, strict=True), key=lambda timed_row: timed_row[0]):
             expected.setdefault(row["video_id"], []).append(row)
         for video_id, results in expected.items():
             last = results[-1]
             same_content = [
-                row_
-                for row_ in results
-                if row_["key"] == last["key"] and (row_["key"] or row_["uri"] == last["uri"])
+                row
+                for row in results
+                if row["key"] == last["key"] and (row["key"] or row["uri"] == last["uri"])
             ]
-            ok_rows = [row_ for row_ in same_content if row_["status"] == "ok"]
+            ok_rows = [row for row in same_content if row["status"] == "ok"]
             expected[video_id] = (ok_rows or same_content)[-1]["size_bytes"]
         schema = pa.schema([INDEX_SCHEMA.field(name) for name in rows[0]])
         half = len(rows) // 2
         parts = [
-            timed(pa.Table.from_pylist(some, schema=schema), pa.array(when))
-            for some, when in ((rows[:half], times[:half]), (rows[half:], times[half:]))
+            timed(pa.Table.from_pylist(rows[part], schema=schema), pa.array(times[part]))
+            for part in (slice(half), slice(half, None))
         ]
         merged = newest(parts)
         assert merged["video_id"].to_pylist() == sorted(expected)
-        indexed = merged.select(["video_id", "size_bytes"]).to_pylist()
-        assert {row["video_id"]: row["size_bytes"] for row in indexed} == expected
+        sizes = merged.select(["video_id", "size_bytes"]).to_pylist()
+        assert {row["video_id"]: row["size_bytes"] for row in sizes} == expected
 
 
 class TestShardsThatChange:
@@ -204,9 +196,9 @@ class TestShardsThatChange:
         assert indexed(storage, "key", "uri")["a.mp4"] == (A.key, A.uri)
 
     def test_late_shard_replaces_its_missing_row(self, storage):
-        own = {"video_id": A.video_id, "uri": A.uri, "key": A.key, "size_bytes": 1000}
+        values = {"video_id": A.video_id, "uri": A.uri, "key": A.key, "size_bytes": 1000}
         absent = missing_rows(
-            pa.Table.from_pylist([own | {"run": "run-1", "duplicate_of": ""}]), message="not yet"
+            pa.Table.from_pylist([values | {"run": "run-1", "duplicate_of": ""}]), message="not yet"
         )
         write_index(storage, Index(absent, {}))
         assert indexed(storage) == {"a.mp4": ("failed",)}
@@ -214,11 +206,9 @@ class TestShardsThatChange:
         assert indexed(storage) == {"a.mp4": ("ok",)}
 
     def test_duplicate_follows_its_originals_shard(self, storage):
-        from c3d_pipelines.inputs.plan import PlannedRow
-
         job, twin = settings(storage.uri), video("twin.mp4", A.key)
         report = commit(job, [A, B])
-        publish(job, [*to_do(A, B), PlannedRow(twin, "duplicate", duplicate_of="a.mp4")])
+        publish(job, [*to_do(A, B), duplicate(twin, "a.mp4")])
         assert indexed(storage, "row")["twin.mp4"] == (0,)
         commit(settings(storage.uri, "run-2"), [A, B], done_at=START + 9, reverse=True)
         assert indexed(storage, "row", "duplicate_of", "uri")["twin.mp4"] == (1, "a.mp4", twin.uri)
@@ -230,10 +220,10 @@ class TestRefusals:
     def test_shards_that_were_made_differently_are_refused(self, storage):
         commit(settings(storage.uri), [A])
         commit(settings(storage.uri, "run-2", provenance=OTHER), [B])
-        with pytest.raises(ProvenanceError, match="model.precision: '.*float.*' against") as failed:
+        with pytest.raises(ProvenanceError, match="model.precision: '.*float.*' against") as caught:
             read_index(storage)
-        assert "run-1" in str(failed.value)
-        assert "run-2" in str(failed.value)
+        assert "run-1" in str(caught.value)
+        assert "run-2" in str(caught.value)
 
     def test_features_and_classes_together_are_refused(self, storage):
         commit(settings(storage.uri), [A])

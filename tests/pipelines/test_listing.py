@@ -37,11 +37,8 @@ def folder(tmp_path):
 def server(tmp_path_factory):
     """A server with a bucket of the same files."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: listing on S3 not run")
-    import fsspec
-
     with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        at = {"endpoint_url": running.endpoint, "key": running.access_key}
-        store = fsspec.filesystem("s3", secret=running.secret_key, **at)
+        store = running.file_system()
         store.mkdir("bucket")
         for name in NAMES + OTHERS:
             store.pipe(f"bucket/in/{name}", name.encode())
@@ -54,9 +51,7 @@ def server(tmp_path_factory):
 def bucket(server, monkeypatch):
     """The bucket with its environment set, as an fsspec file system to write to."""
     running, store = server
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(stores, "_OPENED", {})
+    running.use(monkeypatch)
     return store
 
 
@@ -124,7 +119,7 @@ def test_content_key_covers_all_of_a_long_file(tmp_path):
 
 
 def test_unreadable_video_is_an_input_without_key(folder):
-    (folder / "lost.mp4").symlink_to("nowhere")
+    (folder / "lost.mp4").symlink_to("missing")
     os.mkfifo(folder / "pipe")
     (folder / "pipe.mp4").symlink_to("pipe")
     for kind in ("quick", "content"):
@@ -243,7 +238,7 @@ def test_unreachable_store_is_one_line(bucket, monkeypatch):
 
 def test_manifest_rows_keep_their_values_and_the_rest_is_looked_up(folder, tmp_path):
     written = [
-        ManifestRow("one", str(folder / "a.MKV"), 7, 2.5, "sha256:given"),
+        ManifestRow("one", str(folder / "a.MKV"), 7, 2.5, "sha256:stored"),
         ManifestRow("two", str(folder / "b.mp4"), 99, 3.5),
         ManifestRow("three", f"file://{folder}/z/d.mp4".replace(" ", "%20")),
     ]
@@ -256,8 +251,8 @@ def test_manifest_rows_keep_their_values_and_the_rest_is_looked_up(folder, tmp_p
     hashed = list_inputs(str(tmp_path / "m.csv"), keys="content")
     digests = [hashlib.sha256(name).hexdigest() for name in (b"b.mp4", b"z/d.mp4")]
     assert [row.key for row in hashed] == [
-        "sha256:given",
-        *(f"sha256:{first}" for first in digests),
+        "sha256:stored",
+        *(f"sha256:{digest}" for digest in digests),
     ]
 
 
@@ -279,12 +274,12 @@ def test_keys_are_looked_up_in_parallel_and_stay_in_order(monkeypatch):
 
     monkeypatch.setattr(keys_module, "fingerprint", slow)
     rows = [ManifestRow(f"v{n}", f"memory://{n % 4}/{n:03}.mp4") for n in range(160)]
-    requested = with_keys(rows)
-    assert [row.key for row in requested] == [f"etag:{row.uri}" for row in rows]
-    assert [row.video_id for row in requested] == [row.video_id for row in rows]
+    keyed = with_keys(rows)
+    assert [row.key for row in keyed] == [f"etag:{row.uri}" for row in rows]
+    assert [row.video_id for row in keyed] == [row.video_id for row in rows]
 
 
-def test_only_a_store_that_never_answers_is_given_up(monkeypatch, caplog):
+def test_only_a_store_that_never_answers_is_skipped(monkeypatch, caplog):
     requested = []
 
     def fingerprint(uri):
@@ -297,8 +292,8 @@ def test_only_a_store_that_never_answers_is_given_up(monkeypatch, caplog):
     rows = [
         ManifestRow(f"{s}{n}", f"s3://{s}/{n}.mp4") for n in range(1000) for s in ("dead", "up")
     ]
-    properties = with_keys(rows)
-    assert [bool(row.key) for row in properties] == [row.video_id.startswith("up") for row in rows]
+    keyed = with_keys(rows)
+    assert [bool(row.key) for row in keyed] == [row.video_id.startswith("up") for row in rows]
     assert sum("dead" in uri for uri in requested) == 64
     assert "s3://dead: none of 64 videos could be looked up" in caplog.text
 

@@ -57,7 +57,7 @@ def start_library(arguments, temporary, **options):
 
 
 def processes_of(text):
-    """Return the processes whose command lines hold this text."""
+    """Return the processes whose command lines contain a text."""
     processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -169,13 +169,13 @@ def test_run_makes_the_dataset_and_leaves_the_process_unchanged(
         assert last.shards_done == last.shards
 
 
-def test_interpreter_below_any_folder_runs_the_steps(videos, narrow_server, tmp_path):
+def test_python_in_a_folder_with_special_characters_runs_the_steps(videos, narrow_server, tmp_path):
     home = tmp_path / "my python3's"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     (site,) = (home / "lib").glob("python*/site-packages")
     packages = [path for path in sys.path if path.endswith("site-packages")]
     lines = [f"import site; site.addsitedir({path!r})\n" for path in packages]
-    (site / "theirs.pth").write_text("".join(lines))
+    (site / "packages.pth").write_text("".join(lines))
     out = tmp_path / "out"
     for number, options in enumerate(({}, {"pipeline": str(compiled_path(EXTRACTION))})):
         arguments = {"videos": str(videos), "out": str(out / str(number)), "max_failed": 1}
@@ -189,11 +189,17 @@ def test_interpreter_below_any_folder_runs_the_steps(videos, narrow_server, tmp_
         assert len(dataset.open(out / str(number)).ids()) == 3, options
 
 
-def test_only_the_script_of_a_step_is_changed(tmp_path):
+def test_only_the_script_in_a_steps_command_is_changed(tmp_path):
     folder = RunFolder(tmp_path / "a b")
-    given = ["sh", "-ec", 'x; python3 -m kfp.dsl.executor_main "$@"', "code python3", "/a/python3"]
-    changed = step_command(given, folder)
-    assert changed[:2] + changed[3:] == given[:2] + given[3:]
+    command = [
+        "sh",
+        "-ec",
+        'x; python3 -m kfp.dsl.executor_main "$@"',
+        "code python3",
+        "/a/python3",
+    ]
+    changed = step_command(command, folder)
+    assert changed[:2] + changed[3:] == command[:2] + command[3:]
     assert "python3 -m kfp" not in changed[2].replace(sys.executable, "")
     assert f"exec >>'{tmp_path}/a b/local.log' 2>&1\n" in changed[2]
     assert changed[2].endswith('-m kfp.dsl.executor_main "$@"')
@@ -218,16 +224,16 @@ def test_unusable_arguments_are_refused(tmp_path):
 
 
 def test_credentials_in_an_address_are_stored_nowhere(tmp_path):
-    address = "https://me:hidden-word@127.0.0.1:1/list.csv?token=hidden-word"
+    address = "https://me:secret17@127.0.0.1:1/list.csv?token=secret17"
     for number, options in enumerate(({}, {"pipeline": compiled_path(EXTRACTION)})):
         out = tmp_path / str(number)
         arguments = {"videos": address, "out": str(out), "server": "localhost:1"}
         result = run_local(arguments, **options)
         assert result.exit_code == 2
-        assert "hidden-word" not in result.error
+        assert "secret17" not in result.error
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert Path(result.log) in files
-        assert not [path for path in files if b"hidden-word" in path.read_bytes()]
+        assert not [path for path in files if b"secret17" in path.read_bytes()]
 
 
 def test_unknown_parameter_is_named(tmp_path):
@@ -257,12 +263,12 @@ def test_server_that_goes_away_fails_the_run_at_once_and_nothing_is_lost(tmp_pat
     videos = make_videos(tmp_path / "videos", 1)
     requests = []
 
-    def gone(request, rows, context):
+    def vanish(request, rows, context):
         requests.append(len(rows))
         if 1 < len(requests) < 100:  # the preflight's clip is answered
-            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
 
-    server = FakeServing(gone)
+    server = FakeServing(vanish)
     arguments = {"videos": str(videos), "out": str(tmp_path / "out"), "server": server.target}
     try:
         began = time.monotonic()
@@ -358,7 +364,8 @@ def test_folder_of_a_run_without_any_process_is_removed_by_the_next_run(tmp_path
         assert not abandoned.exists()
         with RunFolder.create() as another:
             assert current.root.exists()
-        assert another.root.exists()  # kept, because its run has ended
+        # The folder of a run that has ended is not removed.
+        assert another.root.exists()
         with RunFolder.create():
             assert another.root.exists()
 

@@ -9,17 +9,22 @@ from c3d_pipelines import dataset
 from c3d_pipelines.commands.dataset import merge as command
 from c3d_pipelines.dataset.merge import merge
 from c3d_pipelines.errors import ManifestError, StorageError
-from c3d_pipelines.inputs.plan import PlannedRow
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.storage import Storage
 from click.testing import CliRunner
-from pipelines.test_publish import files, indexed
+from support.sample_dataset import file_digests, indexed
 from support.sample_shards import (
+    CHANGED,
     LABELS,
     OTHER,
     START,
+    A,
+    B,
+    C,
+    D,
     commit,
+    duplicate,
     feature_of,
     numbers_of,
     settings,
@@ -27,26 +32,16 @@ from support.sample_shards import (
     video,
 )
 
-A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
-CHANGED = video("a.mp4", "sha256:changed")
 
-
-def publish_dataset(folder, rows, run: str, *, done_at: float = START, statuses={}, **kind):  # noqa: B006
-    """Publish a dataset of one run with one shard."""
-    salt = kind.pop("salt", "")
-    reverse = kind.pop("reverse", False)
-    job = settings(folder, run, **kind)
-    commit(job, rows, done_at=done_at, statuses=statuses, salt=salt, reverse=reverse)
-    publish(job, to_do(*rows))
+def publish_dataset(folder, rows, run: str, *, job=None, **shard):
+    """Publish a dataset of one run with one shard; job: changes of the run's settings."""
+    changed = settings(folder, run, **(job or {}))
+    commit(changed, rows, **shard)
+    publish(changed, to_do(*rows))
     return folder
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-class TestWhatComesOut:
+class TestMergedDataset:
     def test_merged_dataset_has_every_video_with_its_numbers_and_clips(self, tmp_path, out):
         first = publish_dataset(tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "too_short"})
         second = publish_dataset(tmp_path / "two", [C, D], "run-2")
@@ -73,7 +68,7 @@ class TestWhatComesOut:
         second = publish_dataset(tmp_path / "two", [B], "run-2")
         merge([first, second], out)
         for folder, run in ((first, "run-1"), (second, "run-2")):
-            assert files(out / "runs" / run) == files(folder / "runs" / run)
+            assert file_digests(out / "runs" / run) == file_digests(folder / "runs" / run)
 
     def test_newest_result_of_a_video_in_both_wins(self, tmp_path, out):
         first = publish_dataset(tmp_path / "one", [A, B], "run-1", done_at=START + 9)
@@ -94,7 +89,7 @@ class TestWhatComesOut:
         merge([first, second], out)
         assert indexed(out)["a.mp4"] == ("ok",)
 
-    def test_result_wins_over_a_missing_one(self, tmp_path, out):
+    def test_result_wins_over_a_missing_shard(self, tmp_path, out):
         first = publish_dataset(tmp_path / "one", [A], "run-1")
         publish(settings(tmp_path / "two", "run-2"), to_do(CHANGED, B))
         merge([first, tmp_path / "two"], out)
@@ -137,7 +132,7 @@ class TestWhatComesOut:
     def test_duplicates_have_their_originals_numbers(self, tmp_path, out):
         job, twin = settings(tmp_path / "one"), video("twin.mp4", A.key)
         commit(job, [A])
-        publish(job, [*to_do(A), PlannedRow(twin, "duplicate", duplicate_of="a.mp4")])
+        publish(job, [*to_do(A), duplicate(twin, "a.mp4")])
         second = publish_dataset(tmp_path / "two", [B], "run-2")
         merged = merge([tmp_path / "one", second], out)
         assert merged.row("twin.mp4").duplicate_of == "a.mp4"
@@ -150,7 +145,7 @@ class TestWhatComesOut:
 
     def test_classes_have_their_labels(self, tmp_path, out):
         folders = [
-            publish_dataset(tmp_path / row.video_id, [row], row.video_id, answer="classes")
+            publish_dataset(tmp_path / row.video_id, [row], row.video_id, job={"answer": "classes"})
             for row in (A, B)
         ]
         merged = merge(folders, out)
@@ -164,7 +159,7 @@ class TestWhatComesOut:
         assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
 
 
-class TestDoneAgain:
+class TestRepeatedMerge:
     def test_repeated_merge_changes_nothing(self, tmp_path, out):
         first = publish_dataset(
             tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "failed"}, salt="one"
@@ -173,11 +168,11 @@ class TestDoneAgain:
             tmp_path / "two", [A, B], "run-2", done_at=START + 9, statuses={"a.mp4": "failed"}
         )
         merge([first, second], out)
-        before = files(out)
+        before = file_digests(out)
         merge([first, second], out)
-        assert files(out) == before
+        assert file_digests(out) == before
         merge([out, second, first], out)
-        assert files(out) == before
+        assert file_digests(out) == before
 
     def test_interrupted_merge_is_finished_by_the_next(self, tmp_path, out):
         first = publish_dataset(tmp_path / "one", [A, B], "run-1")
@@ -196,9 +191,9 @@ class TestDoneAgain:
 
     def test_sources_are_not_changed(self, tmp_path, out):
         first = publish_dataset(tmp_path / "one", [A], "run-1")
-        before = files(first)
+        before = file_digests(first)
         merge([first], out)
-        assert files(first) == before
+        assert file_digests(first) == before
 
 
 class TestRefusals:
@@ -211,7 +206,7 @@ class TestRefusals:
     )
     def test_datasets_that_were_made_differently_are_refused(self, tmp_path, out, other, message):
         first = publish_dataset(tmp_path / "one", [A], "run-1")
-        second = publish_dataset(tmp_path / "two", [B], "run-2", **other)
+        second = publish_dataset(tmp_path / "two", [B], "run-2", job=other)
         with pytest.raises(ProvenanceError, match=f"one and .*two were made.*: {message}"):
             merge([first, second], out)
         assert not out.exists()
@@ -222,13 +217,13 @@ class TestRefusals:
         commit(settings(out, provenance=OTHER), [B])
         if finished:
             publish(settings(out, provenance=OTHER), to_do(B))
-        before = files(out)
+        before = file_digests(out)
         with pytest.raises(ProvenanceError, match="model.precision"):
             merge([first], out)
-        assert files(out) == before
+        assert file_digests(out) == before
 
     def test_datasets_with_different_labels_are_refused(self, tmp_path, out):
-        first = publish_dataset(tmp_path / "one", [A], "run-1", answer="classes")
+        first = publish_dataset(tmp_path / "one", [A], "run-1", job={"answer": "classes"})
         job = settings(tmp_path / "two", "run-2", answer="classes")
         commit(job, [B], labels=["x", "y", "z"])
         publish(job, to_do(B))
@@ -239,9 +234,8 @@ class TestRefusals:
         other = video("a.mp4", uri="s3://me:secret@elsewhere/a.mp4")
         first = publish_dataset(tmp_path / "one", [A, B], "run-1")
         second = publish_dataset(tmp_path / "two", [other, B], "run-2")
-        with pytest.raises(
-            ManifestError, match="^1 id is .*: 'a.mp4' is /films/a.mp4 in "
-        ) as caught:
+        message = "^1 id is .*: 'a.mp4' is /videos/a.mp4 in "
+        with pytest.raises(ManifestError, match=message) as caught:
             merge([first, second], out)
         assert "s3://***@elsewhere/a.mp4 in " in str(caught.value)
         assert "secret" not in str(caught.value)
@@ -250,10 +244,8 @@ class TestRefusals:
     def test_many_conflicting_ids_are_counted(self, tmp_path, out):
         rows = [video(f"{number}.mp4") for number in range(8)]
         moved = [video(row.video_id, row.key, uri=f"/moved/{row.video_id}") for row in rows]
-        first, second = (
-            publish_dataset(tmp_path / "one", rows, "run-1"),
-            publish_dataset(tmp_path / "two", moved, "run-2"),
-        )
+        first = publish_dataset(tmp_path / "one", rows, "run-1")
+        second = publish_dataset(tmp_path / "two", moved, "run-2")
         with pytest.raises(ManifestError, match="8 ids are .*'4.mp4' is .*; and 3 more; give each"):
             merge([first, second], out)
 
@@ -270,6 +262,6 @@ class TestRefusals:
 def test_command_prints_the_merged_counts(tmp_path, out):
     first = publish_dataset(tmp_path / "one", [A, B], "run-1", statuses={"b.mp4": "corrupt"})
     second = publish_dataset(tmp_path / "two", [C], "run-2")
-    message = CliRunner().invoke(command, [str(first), str(second), "--out", str(out)])
-    assert message.output == f"{out}: 3 videos (2 ok, 1 corrupt), 2 shards\n"
+    result = CliRunner().invoke(command, [str(first), str(second), "--out", str(out)])
+    assert result.output == f"{out}: 3 videos (2 ok, 1 corrupt), 2 shards\n"
     assert len(dataset.open(out)) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,9 +11,7 @@ import pytest
 from c3d_client import VideoFeatures
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_client.results import Timings
-from c3d_pipelines import dataset
 from c3d_pipelines.commands.dataset import neighbours
-from c3d_pipelines.dataset import Dataset
 from click.testing import CliRunner
 from support.sample_dataset import CURRENT, OK, ROWS
 from support.sample_shards import (
@@ -23,16 +20,6 @@ from support.sample_shards import (
     feature_of,
     numbers_of,
 )
-
-
-@pytest.fixture
-def out(features_dataset) -> Path:
-    return features_dataset
-
-
-@pytest.fixture
-def opened(out) -> Dataset:
-    return dataset.open(out)
 
 
 class TestNearest:
@@ -48,18 +35,16 @@ class TestNearest:
         assert [neighbour.video_id for neighbour in near] == [name for name, _ in expected[:3]]
         assert near[0].video_id == "twin.mp4"
         assert near[0].similarity == pytest.approx(1)
-        assert [neighbour.similarity for neighbour in near] == pytest.approx(
-            [c for _, c in expected[:3]]
-        )
+        similarities = [similarity for _, similarity in expected[:3]]
+        assert [neighbour.similarity for neighbour in near] == pytest.approx(similarities)
 
     def test_query_may_have_any_length(self, opened):
         query = np.random.default_rng(1).random(4096) * 50
         near = opened.nearest(query, k=100)
         expected = self.expected(query / np.linalg.norm(query))
         assert [neighbour.video_id for neighbour in near] == [name for name, _ in expected]
-        assert [neighbour.similarity for neighbour in near] == pytest.approx(
-            [c for _, c in expected]
-        )
+        similarities = [similarity for _, similarity in expected]
+        assert [neighbour.similarity for neighbour in near] == pytest.approx(similarities)
 
     def test_equal_neighbours_are_ordered_by_id(self, opened):
         near = opened.nearest(feature_of(ROWS[5]), k=2)
@@ -73,33 +58,27 @@ class TestNearest:
         with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):
             opened.nearest(self.features(OTHER))
 
-    @pytest.mark.parametrize(
-        ("query", "message"),
-        [
-            ("2.mp4", "2.mp4 has no features; it is corrupt"),
-            ("x", "has no video 'x'"),
-            (np.ones(5), r"shape \[5\]"),
-            (np.zeros(4096), "length 0"),
-            (np.full(4096, np.nan), "length nan"),
-        ],
-    )
-    def test_invalid_query_is_one_line(self, opened, query, message):
-        with pytest.raises(UsageError, match=message):
-            opened.nearest(query)
+    def test_invalid_query_is_one_line(self, opened):
+        for query, k, message in (
+            ("2.mp4", 1, "2.mp4 has no features; it is corrupt"),
+            ("x", 1, "has no video 'x'"),
+            (np.ones(5), 1, r"shape \[5\]"),
+            (np.zeros(4096), 1, "length 0"),
+            (np.full(4096, np.nan), 1, "length nan"),
+            ("5.mp4", 0, "k is 0; give 1 or more"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                opened.nearest(query, k=k)
 
-    def test_k_of_zero_is_refused(self, opened):
-        with pytest.raises(UsageError, match="k is 0; give 1 or more"):
-            opened.nearest("5.mp4", k=0)
-
-    def test_command_prints_neighbours(self, out):
-        result = CliRunner().invoke(neighbours, [str(out), "5.mp4", "-k", "2"])
+    def test_command_prints_neighbours(self, features_dataset):
+        result = CliRunner().invoke(neighbours, [str(features_dataset), "5.mp4", "-k", "2"])
         assert result.exit_code == 0
         first, second = result.output.splitlines()
         assert first == "1.0000  twin.mp4"
         assert re.fullmatch(r"0\.\d{4}  \d\.mp4", second)
 
-    def test_command_prints_neighbours_as_json(self, out):
-        result = CliRunner().invoke(neighbours, [str(out), "5.mp4", "--json"])
+    def test_command_prints_neighbours_as_json(self, features_dataset):
+        result = CliRunner().invoke(neighbours, [str(features_dataset), "5.mp4", "--json"])
         table = pandas.read_json(io.StringIO(result.output), lines=True)
         assert table.video_id[0] == "twin.mp4"
         assert len(table) == 6

@@ -40,7 +40,7 @@ def run_file(path: Path, folder: Path, **arguments) -> subprocess.CompletedProce
 
 
 def summaries(out: Path) -> list[RunSummary]:
-    """Return the summaries of a data set's runs, the newest last."""
+    """Return the summaries of a dataset's runs, the newest last."""
     paths = sorted(out.glob("runs/*/summary.json"), key=lambda path: path.stat().st_mtime)
     return [RunSummary.from_json(path.read_text()) for path in paths]
 
@@ -60,8 +60,8 @@ def test_extraction_fails_at_its_gate_and_the_next_run_has_nothing_to_do(
     tmp_path, videos, narrow_server
 ):
     out = tmp_path / "out"
-    given = {"videos": str(videos), "out": str(out), "server": narrow_server.target}
-    done = run("c3d-bulk-extraction", tmp_path, **given, shard_mb=0.001)
+    arguments = {"videos": str(videos), "out": str(out), "server": narrow_server.target}
+    done = run("c3d-bulk-extraction", tmp_path, **arguments, shard_mb=0.001)
     assert done.returncode != 0
     (first,) = summaries(out)
     assert (first.state, first.ok, first.unsuccessful) == ("FAILED", 2, 1)
@@ -72,7 +72,7 @@ def test_extraction_fails_at_its_gate_and_the_next_run_has_nothing_to_do(
     assert "Traceback" not in done.stdout
     assert sorted(dataset.open(str(out)).ids()) == ["a.mp4", "b.mp4"]
 
-    done = run("c3d-bulk-extraction", tmp_path, **given)
+    done = run("c3d-bulk-extraction", tmp_path, **arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     second = summaries(out)[-1]
     assert (second.state, second.processed, second.ok, second.inputs) == ("SUCCEEDED", 0, 2, 3)
@@ -80,8 +80,8 @@ def test_extraction_fails_at_its_gate_and_the_next_run_has_nothing_to_do(
 
 def test_classification_runs_with_the_same_steps(tmp_path, videos, narrow_server):
     out = tmp_path / "out"
-    given = {"videos": str(videos / "a.mp4"), "out": str(out), "server": narrow_server.target}
-    done = run("c3d-bulk-classification", tmp_path, **given, clip_rows=False)
+    arguments = {"videos": str(videos / "a.mp4"), "out": str(out), "server": narrow_server.target}
+    done = run("c3d-bulk-classification", tmp_path, **arguments, clip_rows=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (summary,) = summaries(out)
     assert (summary.answer, summary.ok) == ("classes", 1)

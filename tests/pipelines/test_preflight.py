@@ -28,11 +28,6 @@ from support.videos import write_video
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
 @pytest.mark.parametrize("answer", ["features", "classes"])
 def test_preflight_returns_the_provenance_and_writes_nothing(narrow_server, out, answer):
     window = ClipWindow(stride=16)

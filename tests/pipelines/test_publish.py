@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from c3d_client.core.errors import ProvenanceError
-from c3d_pipelines.dataset.index import read_index
 from c3d_pipelines.errors import RunError, ShardError, StorageError
 from c3d_pipelines.inputs.plan import PlannedRow, read_plan
 from c3d_pipelines.reports.summary import RunSummary
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.commits import name_of
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
-from c3d_pipelines.storage import Storage
-from support.sample_shards import OTHER, PROVENANCE, START, commit, settings, to_do, video
-
-A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
-CHANGED = video("a.mp4", "sha256:changed")
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
-def indexed(out: Path, *columns: str) -> dict[str, tuple]:
-    rows = read_index(Storage(out)).select(["video_id", *(columns or ("status",))]).to_pylist()
-    assert len({row["video_id"] for row in rows}) == len(rows)
-    return {row.pop("video_id"): tuple(row.values()) for row in rows}
-
-
-def files(out: Path) -> dict[str, str]:
-    """Return every file below a folder with the digest of its content."""
-    return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-    }
-
-
-def decided(row, decision: str, of: str = "") -> PlannedRow:
-    return PlannedRow(row, decision, duplicate_of=of)
+from support.sample_dataset import file_digests, indexed
+from support.sample_shards import (
+    CHANGED,
+    OTHER,
+    PROVENANCE,
+    START,
+    A,
+    B,
+    C,
+    D,
+    commit,
+    duplicate,
+    settings,
+    to_do,
+    video,
+)
 
 
 class TestEveryInputHasOneRow:
@@ -63,7 +47,7 @@ class TestEveryInputHasOneRow:
         commit(first, [A, B], statuses={"b.mp4": "corrupt"})
         publish(first, to_do(A, B))
         commit(second, [C], done_at=START + 9)
-        plan = [decided(A, "done"), decided(B, "known_failure"), *to_do(C)]
+        plan = [PlannedRow(A, "done"), PlannedRow(B, "known_failure"), *to_do(C)]
         summary = publish(second, plan)
         assert indexed(out, "status", "run") == {
             "a.mp4": ("ok", "run-1"),
@@ -76,7 +60,7 @@ class TestEveryInputHasOneRow:
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
         before = indexed(out, "status", "shard", "row", "run")
-        summary = publish(settings(out, "run-2"), [decided(A, "done")])
+        summary = publish(settings(out, "run-2"), [PlannedRow(A, "done")])
         assert indexed(out, "status", "shard", "row", "run") == before
         assert summary.unsuccessful == 0
 
@@ -117,16 +101,16 @@ class TestEveryInputHasOneRow:
         job = settings(out)
         twins = [video(f"twin of {name}.mp4", f"sha256:{name}.mp4") for name in "ab"]
         commit(job, [A, B], statuses={"b.mp4": "corrupt"})
-        plan = [decided(twins[0], "duplicate", "a.mp4"), *to_do(A, B)]
-        plan.append(decided(twins[1], "duplicate", "b.mp4"))
+        plan = [duplicate(twins[0], "a.mp4"), *to_do(A, B)]
+        plan.append(duplicate(twins[1], "b.mp4"))
         summary = publish(job, plan)
         columns = ("status", "shard", "row", "first_clip_row", "n_clips", "duration_s")
         rows = indexed(out, *columns)
         assert rows["twin of a.mp4"] == rows["a.mp4"]
         assert rows["twin of b.mp4"] == rows["b.mp4"]
-        own = indexed(out, "uri", "duplicate_of", "wall_s")
-        assert own["twin of a.mp4"] == (twins[0].uri, "a.mp4", None)
-        assert own["a.mp4"] == (A.uri, "", 0.5)
+        inputs = indexed(out, "uri", "duplicate_of", "wall_s")
+        assert inputs["twin of a.mp4"] == (twins[0].uri, "a.mp4", None)
+        assert inputs["a.mp4"] == (A.uri, "", 0.5)
         assert summary.counts["duplicate"]["ok"] == 1
         assert summary.counts["duplicate"]["corrupt"] == 1
 
@@ -134,7 +118,7 @@ class TestEveryInputHasOneRow:
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
         twin = video("twin.mp4", A.key)
-        plan = [decided(A, "done"), decided(twin, "duplicate", "a.mp4")]
+        plan = [PlannedRow(A, "done"), duplicate(twin, "a.mp4")]
         publish(settings(out, "run-2"), plan)
         rows = indexed(out, "status", "shard", "row")
         assert rows["twin.mp4"] == rows["a.mp4"]
@@ -143,13 +127,16 @@ class TestEveryInputHasOneRow:
     def test_duplicate_of_a_replaced_video_waits_for_the_next_run(self, out):
         # The worker records the key of what it read, which differs from the planned key.
         report = commit(settings(out, "read"), [CHANGED])
-        renamed = replace(report, name=shards.name_of(settings(out), [A]))
+        renamed = replace(report, name=name_of(settings(out), [A]))
         for file in (video_file, clip_file):
             (out / file(report.name)).rename(out / file(renamed.name))
         (out / report_file(renamed.name)).write_text(renamed.to_json())
         (out / report_file(report.name)).unlink()
         twin, same_file = video("twin.mp4", A.key), video("again.mp4", A.key, uri=f"file://{A.uri}")
-        plan = [*to_do(A), *(decided(row, "duplicate", "a.mp4") for row in (twin, same_file))]
+        plan = [
+            *to_do(A),
+            *(duplicate(row, "a.mp4") for row in (twin, same_file)),
+        ]
         publish(settings(out), plan)
         rows = indexed(out, "status", "error_type", "key")
         assert rows["a.mp4"] == ("ok", "", CHANGED.key)
@@ -165,11 +152,10 @@ class TestEveryInputHasOneRow:
         # Its shard is the first run's, which is not done again.
         publish(settings(out, "run-3"), to_do(A))
         assert indexed(out, "key", "run")["a.mp4"] == (A.key, "run-1")
-        assert indexed(out, "key", "run")["a.mp4"] == (A.key, "run-1")
 
     def test_plan_that_refers_to_missing_rows_is_refused(self, out):
         with pytest.raises(ShardError, match=r"1 have none \(a.mp4\); make a new plan"):
-            publish(settings(out), [decided(A, "done"), *to_do(B)])
+            publish(settings(out), [PlannedRow(A, "done"), *to_do(B)])
         assert not (out / "index.parquet").exists()
 
     def test_input_that_is_planned_twice_is_refused(self, out):
@@ -200,7 +186,7 @@ class TestRunsAfterEachOther:
     def test_former_input_keeps_its_row(self, out):
         commit(settings(out), [A, B])
         publish(settings(out), to_do(A, B))
-        summary = publish(settings(out, "run-2"), [decided(B, "done")])
+        summary = publish(settings(out, "run-2"), [PlannedRow(B, "done")])
         assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
         assert summary.inputs == 1
 
@@ -221,14 +207,18 @@ class TestRunsAfterEachOther:
         job = settings(out)
         commit(job, [A, B], statuses={"b.mp4": "corrupt"})
         twin = video("twin.mp4", A.key)
-        plan = [*to_do(A, B), *to_do(C, shard=1), decided(twin, "duplicate", "a.mp4")]
+        plan = [
+            *to_do(A, B),
+            *to_do(C, shard=1),
+            duplicate(twin, "a.mp4"),
+        ]
         publish(job, plan)
-        before = files(out)
+        before = file_digests(out)
         assert publish(job, plan).inputs == 4
-        assert files(out) == before
+        assert file_digests(out) == before
 
 
-class TestWhatIsWritten:
+class TestFiles:
     def test_run_writes_its_plan_settings_summary_and_report(self, out):
         job = settings(out)
         commit(job, [A])
@@ -246,7 +236,10 @@ class TestWhatIsWritten:
         publish(settings(out), to_do(A, B))
         commit(settings(out, "run-2"), [C, D], done_at=START + 9)
         twin = video("twin.mp4", C.key)
-        publish(settings(out, "run-2"), [*to_do(C, D), decided(twin, "duplicate", "c.mp4")])
+        publish(
+            settings(out, "run-2"),
+            [*to_do(C, D), duplicate(twin, "c.mp4")],
+        )
         card = json.loads((out / "dataset.json").read_text())
         assert card["videos"] == {
             **{"ok": 4, "too_short": 0, "corrupt": 1},
@@ -272,7 +265,7 @@ class TestWhatIsWritten:
     def test_index_has_no_secrets_of_addresses(self, out):
         signed = video("a.mp4", uri="https://me:hush@host/a.mp4?signature=hush")
         twin = video("b.mp4", signed.key, uri="https://host/b.mp4?signature=hush")
-        publish(settings(out), [*to_do(signed), decided(twin, "duplicate", "a.mp4")])
+        publish(settings(out), [*to_do(signed), duplicate(twin, "a.mp4")])
         assert indexed(out, "uri") == {
             "a.mp4": ("https://***@host/a.mp4?signature=***",),
             "b.mp4": ("https://host/b.mp4?signature=***",),
@@ -284,36 +277,33 @@ class TestWhatIsWritten:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("other", "expected_message"),
-        [
-            ({"provenance": OTHER}, "model.precision: 'float32' against 'bfloat16'"),
-            ({"answer": "classes"}, "answer: 'features' against 'classes'"),
-        ],
-    )
-    def test_numbers_that_were_made_differently_are_refused(self, out, other, expected_message):
+    def test_numbers_that_were_made_differently_are_refused(self, out):
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
-        before = files(out)
-        with pytest.raises(ProvenanceError, match=expected_message):
-            publish(settings(out, "run-2", **other), to_do(B))
-        assert files(out) == before
+        before = file_digests(out)
+        for other, message in (
+            ({"provenance": OTHER}, "model.precision: 'float32' against 'bfloat16'"),
+            ({"answer": "classes"}, "answer: 'features' against 'classes'"),
+        ):
+            with pytest.raises(ProvenanceError, match=message):
+                publish(settings(out, "run-2", **other), to_do(B))
+            assert file_digests(out) == before, message
 
     def test_numbers_that_differ_from_a_killed_runs_are_refused(self, out):
         commit(settings(out), [A])
-        before = files(out)
+        before = file_digests(out)
         with pytest.raises(ProvenanceError, match="model.precision"):
             publish(settings(out, "run-2", provenance=OTHER), to_do(B))
-        assert files(out) == before
+        assert file_digests(out) == before
 
     def test_shards_of_another_model_in_the_dataset_are_refused(self, out):
         commit(settings(out), [A])
         publish(settings(out), to_do(A))
         commit(settings(out, "run-2", provenance=OTHER), [B])
-        before = files(out)
+        before = file_digests(out)
         with pytest.raises(ProvenanceError, match="run-2"):
             publish(settings(out, "run-3"), to_do(C))
-        assert files(out) == before
+        assert file_digests(out) == before
 
     def test_another_version_number_of_the_same_model_is_accepted(self, out):
         commit(settings(out), [A])
@@ -333,6 +323,6 @@ class TestRefusals:
         report = commit(settings(out), [A])
         publish(settings(out), to_do(A))
         (out / report_file(report.name)).unlink()
-        summary = publish(settings(out, "run-2"), [decided(A, "done")])
+        summary = publish(settings(out, "run-2"), [PlannedRow(A, "done")])
         assert indexed(out, "status", "error_type")["a.mp4"] == ("failed", "ShardMissing")
         assert summary.ok == 0

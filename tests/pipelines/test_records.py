@@ -20,15 +20,14 @@ from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import ShardReport, report_file
 from c3d_pipelines.storage import Storage
-from support.sample_shards import START, commit, settings, to_do, video
-from support.sample_summary import drawn_run, shard_report
+from support.sample_shards import START, A, B, commit, settings, to_do, video
+from support.sample_summary import random_run, shard_report
 
-A, B = video("a.mp4"), video("b.mp4")
 LATER = {"stream": "first", "nested": {"x": [1, None]}}
 RECORDS = {
     JobSettings: (settings("out"), UsageError),
     ShardReport: (shard_report(0, ["ok", "failed"]), ShardError),
-    RunSummary: (drawn_run(["ok", "failed", "corrupt"], shards=1), RunError),
+    RunSummary: (random_run(["ok", "failed", "corrupt"], shards=1), RunError),
 }
 
 
@@ -122,7 +121,7 @@ def test_index_keeps_unknown_columns_of_the_rows_that_stay(tmp_path):
     assert read_index(storage).equals(before)
     write_index(storage, load_index(storage))
     assert pq.read_table(storage.path_of(INDEX_FILE))["codec"].to_pylist() == ["a.mp4", "b.mp4"]
-    # Another result of a video is another row, of which the older index knew nothing.
+    # The new result of a video is another row, without the values of the replaced row.
     changed = video("a.mp4", "sha256:changed")
     commit(settings(storage.uri, "run-3"), [changed], done_at=START + 9)
     publish(settings(storage.uri, "run-3"), to_do(changed))

@@ -54,9 +54,9 @@ def test_every_call_fits_the_current_functions():
             function = getattr(importlib.import_module(module), name)
             inspect.signature(function).bind(**dict.fromkeys(keywords))
             names.add(step.removeprefix("c3d_pipelines.steps."))
-            if name == "plan_step":  # it takes any keyword and checks the names itself
-                own = {"run", "answer", "plan_path", "settings_path"}
-                assert set(keywords) - own <= set(PARAMETERS), path.name
+            if name == "plan_step":  # accepts any keyword and checks the names
+                of_step = {"run", "answer", "plan_path", "settings_path"}
+                assert set(keywords) - of_step <= set(PARAMETERS), path.name
     assert names == {
         *(f"bulk.{step}_step" for step in ("plan", "preflight", "extract", "publish", "gate")),
         *(f"export.{step}_step" for step in ("fetch", "build", "verify", "publish")),
@@ -64,7 +64,7 @@ def test_every_call_fits_the_current_functions():
     }
 
 
-def test_the_bulk_pipeline_still_runs(tmp_path, narrow_server):
+def test_bulk_pipeline_of_the_release_runs(tmp_path, narrow_server):
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", 24)
     out = tmp_path / "out"
@@ -87,14 +87,14 @@ class TestShardText:
     def text(self, job, planned=PLANNED, index=0, earlier=("run-0",)) -> str:
         return shard_text(job, planned, index, earlier=earlier)
 
-    def test_is_the_same_for_two_runs_that_begin_alike(self, tmp_path):
+    def test_text_is_the_same_for_two_runs_of_the_same_shard(self, tmp_path):
         assert self.text(settings(tmp_path)) == self.text(settings(tmp_path, run="run-2"))
 
-    def test_begins_with_the_shards_index(self, tmp_path):
+    def test_text_begins_with_the_shards_index(self, tmp_path):
         texts = [self.text(settings(tmp_path), index=index) for index in (0, 1)]
         assert [text.split("-")[0] for text in texts] == ["0", "1"]
 
-    def test_changes_with_everything_that_changes_the_shards_result(self, tmp_path):
+    def test_text_changes_with_everything_that_changes_the_shards_result(self, tmp_path):
         job = settings(tmp_path)
         texts = [
             self.text(job),
@@ -108,14 +108,14 @@ class TestShardText:
             self.text(replace(job, model_version="2")),
             self.text(replace(job, server="elsewhere:8500")),
             self.text(replace(job, out=f"{tmp_path}-2")),
-            # Videos that are retried, and a data set that was emptied.
+            # Videos that are retried, and a dataset that was emptied.
             self.text(job, earlier=("run-0", "run-1")),
             self.text(replace(job, run="run-1"), earlier=()),
             self.text(replace(job, run="run-5"), earlier=()),
         ]
         assert len(set(texts)) == len(texts)
 
-    def test_earlier_runs_are_all_but_this_one(self, tmp_path):
+    def test_earlier_runs_are_all_planned_runs_but_this_one(self, tmp_path):
         storage = Storage(str(tmp_path))
         assert earlier_runs(storage, "run-2") == []
         for name in ("run-1/plan.parquet", "run-1/settings.json", "run-2/settings.json"):
@@ -124,7 +124,7 @@ class TestShardText:
 
 
 def test_digest_of_a_model_is_of_its_weights_mean_and_precision():
-    named = {**PROVENANCE, "model": {**PROVENANCE["model"], "name": "mine", "version": 9}}
+    named = {**PROVENANCE, "model": {**PROVENANCE["model"], "name": "other", "version": 9}}
     clips = {**PROVENANCE, "clips": {}}
     assert digest_of_model(named) == digest_of_model(clips) == digest_of_model(PROVENANCE)
     assert digest_of_model(OTHER) != digest_of_model(PROVENANCE)

@@ -11,7 +11,8 @@ from c3d_pipelines.reports.page import chosen, to_html, to_markdown
 from markdown_it import MarkdownIt
 from support import browser as browsers
 from support.sample_classification import HOSTILE
-from support.sample_summary import PROVENANCE, drawn_run, index_row, plan_row, shard_report, summary
+from support.sample_shards import PROVENANCE
+from support.sample_summary import index_row, plan_row, random_run, shard_report, summary
 
 NAMES = (*HOSTILE, "\N{RIGHT-TO-LEFT OVERRIDE}4pm.exe", "a|b `code` [link](x)", "n" * 400)
 
@@ -31,8 +32,8 @@ def show_page(browser, tmp_path):
     path = tmp_path / "runs" / "run-7" / "report.html"
     path.parent.mkdir(parents=True)
 
-    def show(drawn, *, width=1280, dark=False):
-        path.write_text(to_html(drawn), "utf-8")
+    def show(run, *, width=1280, dark=False):
+        path.write_text(to_html(run), "utf-8")
         browser.show(width=width, dark=dark)
         browser.open(path)
         assert browser.complaints == []
@@ -44,7 +45,7 @@ def show_page(browser, tmp_path):
 
 def mixed(**changes):
     statuses = ["ok"] * 190 + ["corrupt"] * 3 + ["failed"] * 2 + ["too_short", "unreadable"]
-    return drawn_run(statuses, shards=4, earlier=13, **changes)
+    return random_run(statuses, shards=4, earlier=13, **changes)
 
 
 def choose(browser, *, search="", kind=""):
@@ -65,7 +66,7 @@ def hostile_run():
     safe_names = [name if name.strip() else f"blank{number}" for number, name in enumerate(NAMES)]
     rows = [
         index_row(
-            name, "corrupt", uri=f"/films/{name}", error_message=f"/films/{name}: {name} broke"
+            name, "corrupt", uri=f"/videos/{name}", error_message=f"/videos/{name}: {name} broke"
         )
         for name in safe_names
     ]
@@ -81,8 +82,8 @@ def hostile_run():
 
 
 def test_page_shows_the_run_without_console_errors_or_requests(show_page):
-    drawn = mixed()
-    page = show_page(drawn)
+    run = mixed()
+    page = show_page(run)
     assert page.texts("h1") == ["203 of 210 videos have features; 7 do not"]
     assert page.value("document.title").startswith("203 of 210 videos")
     assert page.texts(".state") == ["Succeeded"]
@@ -97,7 +98,7 @@ def test_page_shows_the_run_without_console_errors_or_requests(show_page):
     assert len(page.texts("#failures tbody tr")) == 7
     assert len(page.texts(".parts tbody tr")) == 4
     assert len(page.texts(".shards tbody tr")) == 4
-    for number, histogram in enumerate((drawn.durations, drawn.clip_counts), 1):
+    for number, histogram in enumerate((run.durations, run.clip_counts), 1):
         counts = page.texts(f".histogram:nth-of-type({number}) tbody td.num")
         assert [int(text) for text in counts] == [bin_.count for bin_ in histogram.bins]
     assert PROVENANCE["model"]["weights"]["sha256"] in page.texts(".pairs td")
@@ -109,17 +110,17 @@ def test_page_shows_the_run_without_console_errors_or_requests(show_page):
 
 
 def test_bars_are_as_long_as_their_numbers(show_page):
-    drawn = mixed()
-    page = show_page(drawn)
+    run = mixed()
+    page = show_page(run)
     for index, numbers in (
         (
             0,
             [
-                drawn.ended(status)
+                run.ended(status)
                 for status in ("ok", "too_short", "corrupt", "unreadable", "failed")
             ],
         ),
-        (1, list(drawn.seconds.values())),
+        (1, list(run.seconds.values())),
     ):
         bar = f"document.querySelectorAll('.stack')[{index}]"
         widths = page.value(f"[...{bar}.children].map(i => i.offsetWidth)")
@@ -133,9 +134,9 @@ def test_bars_are_as_long_as_their_numbers(show_page):
 def test_failures_are_filtered_by_text_and_by_status(show_page):
     page = show_page(mixed())
     assert len(choose(page, search="MOOV class")) == 3
-    assert choose(page, search="moov 00191") == ["class 2/film 00191.mp4"]
+    assert choose(page, search="moov 00191") == ["class 2/video 00191.mp4"]
     assert page.texts("#shown") == ["1 – 1 of 1 (7 in the table)"]
-    assert choose(page, kind="unreadable") == ["class 0/film 00196.mp4"]
+    assert choose(page, kind="unreadable") == ["class 0/video 00196.mp4"]
     assert choose(page, search="moov", kind="failed") == []
     assert page.texts("#shown") == ["None of 7 match"]
     assert len(choose(page)) == 7
@@ -166,30 +167,28 @@ def test_failures_are_sorted_by_a_column_both_ways(show_page):
 
 def test_thousands_of_failures_are_paged_with_some_of_every_kind(show_page):
     statuses = ["corrupt"] * 1500 + ["failed"] * 500 + ["too_short"]
-    drawn = drawn_run(statuses, shards=40, missing=(3,))
-    assert len(drawn.failures) == 2001
-    page = show_page(drawn)
+    run = random_run(statuses, shards=40, missing=(3,))
+    assert len(run.failures) == 2001
+    page = show_page(run)
     assert page.texts("#failures caption")[0].startswith("1,000 of 2,001 videos")
     assert "Too short (1)" in page.texts("#kind option")
     assert page.texts("#shown") == ["1 – 50 of 1,000"]
     page.value("document.getElementById('on').click()")
     assert page.texts("#shown") == ["51 – 100 of 1,000"]
-    assert (
-        page.texts("#failures tbody th bdi:first-child")[0] == chosen(drawn.failures)[50].video_id
-    )
+    assert page.texts("#failures tbody th bdi:first-child")[0] == chosen(run.failures)[50].video_id
     assert len(choose(page, kind="too_short")) == 1
     assert page.texts(".shards tbody .lost") == ["missing"]
     assert page.texts("section > .notice")[0].startswith("1 of 40 shards is missing: 3.")
     assert not page.value("document.querySelector('details').open")
-    kinds = {failure.status for failure in chosen(drawn.failures)}
+    kinds = {failure.status for failure in chosen(run.failures)}
     assert kinds == {"corrupt", "failed", "too_short"}
-    indexes = [drawn.failures.index(failure) for failure in chosen(drawn.failures)]
+    indexes = [run.failures.index(failure) for failure in chosen(run.failures)]
     assert indexes == sorted(indexes)
 
 
 def test_hostile_names_and_messages_are_text(show_page):
-    drawn = hostile_run()
-    page = show_page(drawn)
+    run = hostile_run()
+    page = show_page(run)
     assert page.value("window.hacked") is None
     assert page.value("document.scripts.length") == 1
     assert page.value("document.querySelectorAll('b, img, main script, h1 *').length") == 0
@@ -199,10 +198,10 @@ def test_hostile_names_and_messages_are_text(show_page):
     assert HOSTILE[3] in videos
     assert "4pm.exe" in videos  # without the character that reverses it
     assert HOSTILE[1] in page.texts(".notice .text")[0]
-    assert page.texts("header code") == [drawn.out]
+    assert page.texts("header code") == [run.out]
     assert HOSTILE[0] in page.texts(".pairs th")
     command = shlex.split(page.texts(".kind .command")[0])
-    assert command[command.index("--out") + 1] == drawn.out
+    assert command[command.index("--out") + 1] == run.out
 
 
 def test_injected_script_does_not_run(browser, tmp_path):
@@ -277,8 +276,8 @@ def test_links_lead_to_the_datasets_files_and_a_copy_has_none(show_page, browser
 
 def test_page_is_complete_without_javascript(browser, tmp_path):
     path = tmp_path / "report.html"
-    drawn = drawn_run(["failed"] * 80, shards=2)
-    path.write_text(to_html(drawn), "utf-8")
+    run = random_run(["failed"] * 80, shards=2)
+    path.write_text(to_html(run), "utf-8")
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         browser.open(path)
@@ -290,7 +289,7 @@ def test_page_is_complete_without_javascript(browser, tmp_path):
 
 
 def test_run_that_failed_in_its_plan_shows_the_reason(show_page):
-    reason = "s3://films/empty: no videos there\nlook again"
+    reason = "s3://videos/empty: no videos there\nlook again"
     page = show_page(summary([], [], state="FAILED", message=reason, provenance={}))
     assert page.texts("h1") == ["No videos were done: the run ended before there was a plan"]
     assert page.texts(".notice .text") == [reason]
@@ -299,7 +298,7 @@ def test_run_that_failed_in_its_plan_shows_the_reason(show_page):
 
 
 def test_empty_sections_are_not_shown(show_page):
-    page = show_page(drawn_run(["ok"] * 5, shards=1))
+    page = show_page(random_run(["ok"] * 5, shards=1))
     assert "What failed, and how to retry it" not in page.texts("h2")
     assert page.texts(".notice") == []
     assert "good" in page.value("document.querySelector('.state').className")
@@ -317,20 +316,20 @@ def test_empty_sections_are_not_shown(show_page):
 
 def test_server_that_reports_no_times_is_mentioned(show_page):
     silent = index_row("a", queue_s=None, compute_s=None)
-    drawn = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])], answer="classes")
-    page = show_page(drawn)
+    run = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])], answer="classes")
+    page = show_page(run)
     assert len(page.texts(".parts tbody tr")) == 2
     assert "server does not report" in page.texts("section[aria-labelledby=time] p")[0]
     assert page.texts(".over")[0].startswith("C3D bulk classification")
-    assert "| time | 0.500 s | 0.250 s |" in to_markdown(drawn)
+    assert "| time | 0.500 s | 0.250 s |" in to_markdown(run)
 
 
 def test_note_on_the_weights_is_shown_first(show_page):
     weights = {**PROVENANCE["model"]["weights"], "note": "random, not Sports-1M"}
     noted = {**PROVENANCE, "model": {**PROVENANCE["model"], "weights": weights}}
-    drawn = drawn_run(["ok"], shards=1, provenance=noted)
-    assert show_page(drawn).texts("header .notice") == ["Weights: random, not Sports-1M"]
-    assert "**Weights: random, not Sports\\-1M**" in to_markdown(drawn)
+    run = random_run(["ok"], shards=1, provenance=noted)
+    assert show_page(run).texts("header .notice") == ["Weights: random, not Sports-1M"]
+    assert "**Weights: random, not Sports\\-1M**" in to_markdown(run)
 
 
 def test_page_refers_to_nothing_outside_and_allows_its_own_script_only():
@@ -343,23 +342,23 @@ def test_page_refers_to_nothing_outside_and_allows_its_own_script_only():
     assert "{{" not in text
 
 
-def rendered(drawn):
+def rendered(run):
     return (
         MarkdownIt("commonmark", {"html": True})
         .enable(["table", "strikethrough"])
-        .render(to_markdown(drawn))
+        .render(to_markdown(run))
     )
 
 
 def test_markdown_has_verdict_counts_failures_and_times():
-    drawn = mixed()
-    text = rendered(drawn)
+    run = mixed()
+    text = rendered(run)
     assert "<h1>203 of 210 videos have features; 7 do not</h1>" in text
-    assert "Dataset: s3://films/c3d" in text
+    assert "Dataset: s3://videos/c3d" in text
     cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
     assert cells[:7] == ["to do in this run", "190", "1", "3", "1", "2", "197"]
     assert cells[14:21] == ["<strong>all</strong>", "203", "1", "3", "1", "2", "210"]
-    assert "class 1/film 00190.mp4" in cells
+    assert "class 1/video 00190.mp4" in cells
     assert "moov atom not found; the file is damaged or cut short (VideoDecodeError)" in cells
     assert text.count("<pre>") == 4
     assert "--retry-failed" in text
@@ -368,18 +367,18 @@ def test_markdown_has_verdict_counts_failures_and_times():
 
 def test_markdown_lists_few_of_thousands_of_failures_and_no_section_of_none():
     many = to_markdown(
-        drawn_run(["failed"] * 2000, shards=2, missing=(1,), state="FAILED", message="x")
+        random_run(["failed"] * 2000, shards=2, missing=(1,), state="FAILED", message="x")
     )
     assert len(many) < 10_000
     assert "The first 20 of 2,000:" in many
     assert "1 of 2 shards missing" in many
     assert "> x" in many
-    assert "failed" not in to_markdown(drawn_run(["ok"] * 3, shards=1))
+    assert "failed" not in to_markdown(random_run(["ok"] * 3, shards=1))
 
 
 def test_hostile_names_are_escaped_in_markdown():
-    drawn = hostile_run()
-    text = rendered(drawn)
+    run = hostile_run()
+    text = rendered(run)
     assert not re.findall(
         r"<(script|b|img|a|em|code|del)[ >](?!class)", text.replace("<pre><code>", "")
     )
@@ -391,7 +390,7 @@ def test_hostile_names_are_escaped_in_markdown():
 
 
 def test_command_with_backticks_is_one_block():
-    drawn = drawn_run(["failed"], shards=1, out="/data/```/x")
-    assert "\n````\n" in to_markdown(drawn)  # some parsers end a block in the middle of a line
-    assert rendered(drawn).count("<pre>") == 1
-    assert "'/data/```/x'" in rendered(drawn)
+    run = random_run(["failed"], shards=1, out="/data/```/x")
+    assert "\n````\n" in to_markdown(run)  # some parsers end a block in the middle of a line
+    assert rendered(run).count("<pre>") == 1
+    assert "'/data/```/x'" in rendered(run)

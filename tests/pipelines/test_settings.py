@@ -39,6 +39,7 @@ def test_arguments_of_kubeflow_are_converted():
     parameters = JobParameters.of(
         {"out": "out", "stride": 4.0, "fps": 12.5, "workers": 2.0, "clip_rows": False}
     )
+    assert JobParameters.of({"fps": 0.0}).window.fps is None
     settings = JobSettings.from_parameters(parameters, run="run-1", answer="classes")
     assert settings.window == ClipWindow(stride=4, fps=12.5)
     assert isinstance(settings.window.stride, int)
@@ -68,11 +69,15 @@ def test_wrong_parameters_are_one_line():
 
 def test_configured_server_is_that_of_the_environment_or_of_the_cluster(monkeypatch):
     for variable, parameter, server in (
+        (None, "configured", CLUSTER_SERVER),
         ("", "configured", CLUSTER_SERVER),
-        ("other:8500", "configured", "other:8500"),
-        ("other:8500", "mine:8500", "mine:8500"),
+        ("dns:///other:8500\n", "configured", "dns:///other:8500"),
+        ("other:8500", "here:8500", "here:8500"),
     ):
-        monkeypatch.setenv(SERVER_VARIABLE, variable)
+        if variable is None:
+            monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+        else:
+            monkeypatch.setenv(SERVER_VARIABLE, variable)
         settings = JobSettings.from_parameters(
             JobParameters(server=parameter), run="r", answer="features"
         )

@@ -88,9 +88,9 @@ def test_columns_are_those_of_the_schema(tmp_path):
     ):
         stored = pq.read_schema(tmp_path / file)
         assert stored.names == schema.names
-        for result, other in zip(stored, schema, strict=True):
-            assert result.nullable == other.nullable
-            assert result.type == other.type or pa.types.is_list(result.type)
+        for field, expected in zip(stored, schema, strict=True):
+            assert field.nullable == expected.nullable
+            assert field.type == expected.type or pa.types.is_list(field.type)
 
 
 def test_row_groups_are_bounded_compressed_and_have_checksums(tmp_path):
@@ -125,13 +125,13 @@ def test_row_groups_are_bounded_compressed_and_have_checksums(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, VideoDecodeError("a", "b")])
 def test_error_while_writing_leaves_no_file(tmp_path, error):
-    def break_off():
+    def write_and_fail():
         with writing_shard(Storage(tmp_path), NAME, **OPTIONS) as writer:
             writer.add(planned_row(0), features(600))
             raise error
 
     with pytest.raises(error if isinstance(error, type) else type(error)):
-        break_off()
+        write_and_fail()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

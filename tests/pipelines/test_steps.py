@@ -15,12 +15,10 @@ from c3d_client.core.errors import C3DError, ProvenanceError, UsageError
 from c3d_pipelines.dataset.index import read_index
 from c3d_pipelines.errors import ManifestError, RunError
 from c3d_pipelines.inputs.plan import read_plan
-from c3d_pipelines.parameters import CLUSTER_SERVER, server_address
 from c3d_pipelines.reports.summary import RunSummary
 from c3d_pipelines.run import steps
 from c3d_pipelines.run.errors import failure_reasons, recorded_failure
 from c3d_pipelines.run.finish import final_state, report_step
-from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.storage import Storage
 from support.videos import write_video
 
@@ -34,23 +32,23 @@ class Run:
     def __init__(self, folder: Path, target: str, *, name: str = "run-1") -> None:
         self.videos, self.out, self.name, self.target = folder / "v", folder / "out", name, target
         self.artifacts = folder / name
-        self.given = {"out": str(self.out), "run": name}
+        self.identity = {"out": str(self.out), "run": name}
 
     def path(self, name: str) -> str:
         return str(self.artifacts / name)
 
     def plan(self, **changes) -> list[int]:
         self.artifacts.mkdir(exist_ok=True)
-        given = {**PARAMETERS, **self.given, "videos": str(self.videos), "server": self.target}
+        values = {"answer": "features", "videos": str(self.videos), "server": self.target}
         return steps.plan_step(
-            **{"answer": "features", **given, **changes},
+            **{**PARAMETERS, **self.identity, **values, **changes},
             plan_path=self.path("plan"),
             settings_path=self.path("settings"),
         )
 
     def preflight(self, model_digest: str = "any") -> str:
         return steps.preflight_step(
-            **self.given,
+            **self.identity,
             model_digest=model_digest,
             settings_path=self.path("settings"),
             checked_path=self.path("checked"),
@@ -74,7 +72,7 @@ class Run:
 
     def report(self, state: str = "FAILED", message: str = "") -> RunSummary:
         report_step(
-            **self.given,
+            **self.identity,
             state=state,
             message=message,
             page_path=self.path("reported/page"),
@@ -96,19 +94,11 @@ def run(tmp_path, narrow_server) -> Run:
 
 
 class TestPlan:
-    def test_returns_the_shards_and_writes_plan_and_settings(self, run):
+    def test_plan_returns_the_shards_and_writes_plan_and_settings(self, run):
         assert run.plan(shard_mb=0.001) == [0, 1]
         for path in (run.path("plan"), run.out / "runs/run-1/plan.parquet"):
             assert [planned.row.video_id for planned in read_plan(path)] == ["a.mp4", "b.mp4"]
         assert Path(run.path("settings")).read_text() == run.read("settings.json")
-
-    def test_numbers_may_be_floats_and_0_stands_for_none(self, run):
-        run.plan(stride=16.0, workers=0.0, fps=0.0)
-        job = JobSettings.from_json(run.read("settings.json"))
-        assert (job.window.stride, job.workers, job.window.fps) == (16, 0, None)
-        assert isinstance(job.window.stride, int)
-        run.plan(fps=12.5)
-        assert JobSettings.from_json(run.read("settings.json")).window.fps == 12.5
 
     def test_plan_with_nothing_to_do_has_one_empty_shard(self, run):
         for shard in run.plan():
@@ -145,22 +135,8 @@ class TestPlan:
         assert list(failure_reasons(Storage(str(run.out)), "run-1")) == ["plan"]
 
 
-class TestServer:
-    def test_given_address_is_used(self, monkeypatch):
-        monkeypatch.setenv("C3D_SERVER", "other:1")
-        assert server_address("here:8500") == "here:8500"
-
-    def test_configured_address_is_the_environments(self, monkeypatch):
-        monkeypatch.setenv("C3D_SERVER", "dns:///mine:8500\n")
-        assert server_address("configured") == "dns:///mine:8500"
-
-    def test_configured_address_without_the_variable_is_the_bundles(self, monkeypatch):
-        monkeypatch.delenv("C3D_SERVER", raising=False)
-        assert server_address("configured") == CLUSTER_SERVER
-
-
 class TestPreflight:
-    def test_returns_the_models_digest_and_refuses_another_model(self, run):
+    def test_preflight_returns_the_models_digest_and_refuses_another_model(self, run):
         (shard,) = run.plan()
         served = run.preflight()
         assert re.fullmatch("sha256:[0-9a-f]{64}", served)
@@ -176,7 +152,7 @@ class TestPreflight:
 
 
 class TestTheWholeRun:
-    def test_accounts_for_every_video(self, run):
+    def test_run_accounts_for_every_video(self, run):
         for shard in run.plan(shard_mb=0.001):
             run.preflight()
             assert (run.out / "shards" / f"{run.extract(shard)}.json").is_file()
@@ -186,18 +162,18 @@ class TestTheWholeRun:
         assert Path(run.path("published/page")).read_text() == run.read("report.html")
         assert Path(run.path("published/text")).read_text() == run.read("report.md")
         with pytest.raises(RunError, match=r"1 videos did not end ok, and max_failed is 0; .*html"):
-            steps.gate_step(unsuccessful=1.0, max_failed=0.0, **run.given)
-        summary = run.report(message="Kubeflow's own words")
+            steps.gate_step(unsuccessful=1.0, max_failed=0.0, **run.identity)
+        summary = run.report(message="Kubeflow's message")
         assert (summary.state, summary.ok, summary.unsuccessful) == ("FAILED", 1, 1)
         assert summary.message.startswith("gate: 1 videos did not end ok")
         assert "gate: 1 videos did not end ok" in Path(run.path("reported/page")).read_text()
 
     def test_gate_allows_max_failed_or_any_number(self, run):
         run.out.mkdir()
-        steps.gate_step(unsuccessful=1.0, max_failed=1.0, **run.given)
-        steps.gate_step(unsuccessful=7.0, max_failed=-1.0, **run.given)
+        steps.gate_step(unsuccessful=1.0, max_failed=1.0, **run.identity)
+        steps.gate_step(unsuccessful=7.0, max_failed=-1.0, **run.identity)
         with pytest.raises(RunError):
-            steps.gate_step(unsuccessful=2.0, max_failed=1.0, **run.given)
+            steps.gate_step(unsuccessful=2.0, max_failed=1.0, **run.identity)
 
 
 class TestReport:
@@ -244,7 +220,7 @@ class TestState:
     def storage(self, tmp_path) -> Storage:
         return Storage(str(tmp_path))
 
-    def test_is_kubeflows_state_and_failed_without_a_final_one(self, storage):
+    def test_state_is_kubeflows_or_failed_where_kubeflows_is_not_final(self, storage):
         for reported, state in (
             ("SUCCEEDED", "SUCCEEDED"),
             ("COMPLETE", "SUCCEEDED"),
@@ -256,11 +232,11 @@ class TestState:
         ):
             assert final_state(storage, "run-1", reported, "") == state, reported
 
-    def test_is_failed_when_a_step_wrote_a_reason(self, storage):
+    def test_state_is_failed_when_a_step_wrote_a_reason(self, storage):
         assert final_state(storage, "run-1", "COMPLETE", "gate: too many") == "FAILED"
         assert final_state(storage, "run-1", "CANCELED", "plan: stopped") == "CANCELLED"
 
-    def test_of_a_running_run_is_succeeded_once_it_is_published(self, run):
+    def test_state_of_a_running_run_is_succeeded_once_it_is_published(self, run):
         for shard in run.plan():
             run.preflight()
             run.extract(shard)
@@ -272,30 +248,30 @@ class TestState:
 
 class TestErrors:
     def test_reason_of_a_c3d_error_is_written_in_one_line(self, tmp_path):
-        given = {"out": str(tmp_path), "run": "r"}
-        with pytest.raises(RunError), recorded_failure("gate", **given):
+        identity = {"out": str(tmp_path), "run": "r"}
+        with pytest.raises(RunError), recorded_failure("gate", **identity):
             raise RunError("two\n  lines")
         assert (tmp_path / "runs/r/error-gate.txt").read_text() == "two lines"
 
     def test_reason_of_another_error_is_written_without_its_message(self, tmp_path):
-        given = {"out": str(tmp_path), "run": "r"}
-        with pytest.raises(OSError, match="hunter2"), recorded_failure("publish", **given):
+        identity = {"out": str(tmp_path), "run": "r"}
+        with pytest.raises(OSError, match="hunter2"), recorded_failure("publish", **identity):
             raise OSError("password hunter2")
         reasons = failure_reasons(Storage(str(tmp_path)), "r")
         message = "stopped by an unexpected OSError; the step's log tells where"
         assert reasons == {"publish": message}
 
     def test_cancelled_step_has_no_reason(self, tmp_path):
-        given = {"out": str(tmp_path), "run": "r"}
-        with pytest.raises(Cancelled), recorded_failure("extract-0", **given):
+        identity = {"out": str(tmp_path), "run": "r"}
+        with pytest.raises(Cancelled), recorded_failure("extract-0", **identity):
             raise Cancelled
         assert list(tmp_path.iterdir()) == []
 
     def test_error_is_raised_also_when_its_reason_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")
-        given = {"out": str(tmp_path / "file" / "out"), "run": "r"}
-        with pytest.raises(RunError, match="mine"), recorded_failure("gate", **given):
-            raise RunError("mine")
+        identity = {"out": str(tmp_path / "file" / "out"), "run": "r"}
+        with pytest.raises(RunError, match="reason"), recorded_failure("gate", **identity):
+            raise RunError("reason")
 
     def test_c3d_error_ends_a_process_with_one_line(self):
         code = (
@@ -315,7 +291,7 @@ class TestErrors:
         assert "Traceback" in done.stderr
 
 
-def test_step_that_gets_sigterm_leaves_nothing_half_written(run):
+def test_step_that_receives_sigterm_leaves_no_file(run):
     video = write_video(run.videos / "long.mp4", 2000).read_bytes()
     for number in range(30):
         (run.videos / f"long-{number}.mp4").write_bytes(video)

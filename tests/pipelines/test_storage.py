@@ -28,10 +28,8 @@ def server(tmp_path_factory):
     """A server with one bucket, in the environment."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
     with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(stores, "_OPENED", {})
-        Storage("s3://bucket")._store.mkdir("bucket")
+        running.use(patch)
+        running.file_system().mkdir("bucket")
         yield running
 
 
@@ -68,7 +66,7 @@ def begin_and_fail(storage: Storage, name: str, error: BaseException) -> Path:
     def write() -> None:
         with storage.writing(name) as path:
             paths.append(path)
-            path.write_bytes(b"half of the new one")
+            path.write_bytes(b"half of the new file")
             raise error
 
     expected = StorageError if isinstance(error, OSError) else type(error)
@@ -122,7 +120,7 @@ def test_folder_is_not_a_file(storage):
     assert storage.names("runs/on") == []
 
 
-def test_an_empty_file_is_a_file(storage):
+def test_empty_file_exists(storage):
     storage.write("empty", b"")
     assert (storage.read("empty"), storage.size("empty"), storage.names()) == (b"", 0, ["empty"])
 
@@ -164,7 +162,7 @@ def test_defect_in_the_block_is_not_a_storage_error(storage):
 
 
 def test_missing_file_cannot_be_opened(storage):
-    with pytest.raises(StorageError, match="cannot be read"), storage.reading("gone.parquet"):
+    with pytest.raises(StorageError, match="cannot be read"), storage.reading("missing.parquet"):
         pass
 
 
@@ -281,7 +279,7 @@ def test_file_instead_of_a_folder_is_one_line(tmp_path):
 
 @pytest.fixture
 def unprivileged():
-    """File modes apply: root, for whom they do not, becomes another user meanwhile."""
+    """Run the test as a user to whom file modes apply; root becomes another user."""
     if os.geteuid():
         yield
         return
@@ -341,9 +339,9 @@ def test_uploaded_file_is_removed_from_this_machine(bucket, tmp_path, monkeypatc
 
 
 def test_missing_temporary_folder_is_reported_for_this_machine(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "gone"))
-    gone = f"on this machine, below {tmp_path}/gone: No such file or directory"
-    refused(lambda: bucket.write("a.json", b"x"), str(bucket.uri_of("a.json")), gone)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "missing"))
+    message = f"on this machine, below {tmp_path}/missing: No such file or directory"
+    refused(lambda: bucket.write("a.json", b"x"), str(bucket.uri_of("a.json")), message)
 
 
 def test_objects_have_a_content_type(bucket):

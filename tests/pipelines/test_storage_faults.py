@@ -26,7 +26,6 @@ from support.s3_server import s3_server
 
 pytestmark = pytest.mark.faults
 
-fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: storage on S3 not tested")
 pytest.importorskip("s3fs", reason="s3fs is not installed: storage on S3 not tested")
 
 MEGABYTE = 1 << 20
@@ -43,16 +42,12 @@ def running(tmp_path_factory):
         s3_proxy(server.endpoint) as proxy,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
+        server.use(patch)
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        patch.setattr(stores, "_OPENED", {})
         sleep = asyncio.sleep
         # The libraries' pauses before retries, at a twentieth of their length.
         patch.setattr(asyncio, "sleep", lambda delay, *result: sleep(delay / 20, *result))
-        keys = {"key": server.access_key, "secret": server.secret_key}
-        direct = {"endpoint_url": server.endpoint, "use_listings_cache": False}
-        yield proxy, fsspec.filesystem("s3", **keys, **direct)
+        yield proxy, server.file_system()
 
 
 @pytest.fixture
@@ -262,7 +257,7 @@ def test_missing_server_is_one_line(storage, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("AWS_SECRET_ACCESS_KEY", "hush hush"), ("AWS_ACCESS_KEY_ID", "nobody")],
+    [("AWS_SECRET_ACCESS_KEY", "hush hush"), ("AWS_ACCESS_KEY_ID", "stranger")],
 )
 def test_wrong_credentials_are_reported_without_their_values(storage, s3, monkeypatch, name, value):
     storage.write("a", b"x")
@@ -290,12 +285,12 @@ def test_missing_credentials_are_one_line(s3, monkeypatch):
 
 
 def test_missing_bucket_is_not_an_empty_folder(s3):
-    gone = Storage("s3://no-such-bucket/out")
+    missing = Storage("s3://no-such-bucket/out")
     for call in (
-        gone.names,
-        lambda: gone.read("a"),
-        lambda: gone.write("a", b"x"),
-        lambda: gone.write("big", BIG),
+        missing.names,
+        lambda: missing.read("a"),
+        lambda: missing.write("a", b"x"),
+        lambda: missing.write("big", BIG),
     ):
         refused(call, "s3://no-such-bucket/out", "there is no such bucket")
     assert not s3.exists("no-such-bucket")

@@ -9,19 +9,12 @@ from c3d_pipelines.reports.advice import advice, retry_command
 from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
 from c3d_pipelines.shards.schema import STATUSES
 from c3d_pipelines.text import length, share, significant, size
-from support.sample_summary import (
-    PROVENANCE,
-    START,
-    drawn_run,
-    index_row,
-    plan_row,
-    shard_report,
-    summary,
-)
+from support.sample_shards import PROVENANCE, START
+from support.sample_summary import index_row, plan_row, random_run, shard_report, summary
 
 
 def test_every_input_is_counted_once_by_decision_and_by_status():
-    drawn = summary(
+    run = summary(
         [
             plan_row("a"),
             plan_row("b"),
@@ -40,21 +33,21 @@ def test_every_input_is_counted_once_by_decision_and_by_status():
         [shard_report(0, ["ok", "corrupt"])],
     )
     none = dict.fromkeys(STATUSES, 0)
-    assert drawn.counts == {
+    assert run.counts == {
         "do": {**none, "ok": 1, "corrupt": 1},
         "done": {**none, "ok": 1},
         "known_failure": {**none, "too_short": 1},
         "duplicate": {**none, "corrupt": 1},  # like its original, whatever its own row has
     }
-    assert (drawn.inputs, drawn.ok, drawn.unsuccessful) == (5, 2, 1)
-    assert [(item.video_id, item.status, item.decision) for item in drawn.failures] == [
+    assert (run.inputs, run.ok, run.unsuccessful) == (5, 2, 1)
+    assert [(item.video_id, item.status, item.decision) for item in run.failures] == [
         ("b", "corrupt", "do"),
         ("short", "too_short", "known_failure"),
         ("again", "corrupt", "duplicate"),
     ]
-    assert drawn.verdict == "2 of 5 videos have features; 3 do not"
-    assert drawn.processed == 2
-    assert drawn.bytes_in == 10_000_000
+    assert run.verdict == "2 of 5 videos have features; 3 do not"
+    assert run.processed == 2
+    assert run.bytes_in == 10_000_000
 
 
 def test_duplicate_of_an_earlier_video_counts_like_it():
@@ -63,78 +56,78 @@ def test_duplicate_of_an_earlier_video_counts_like_it():
         summary(planned, [index_row("first", "unreadable", run="run-1")]).ended("unreadable") == 1
     )
     assert summary(planned, [index_row("copy", run="run-1")]).ok == 1
-    (lost,) = summary(planned, []).failures
-    assert (lost.status, lost.error_type) == ("failed", "RowMissing")
-    assert "first" in lost.error_message
+    (failure,) = summary(planned, []).failures
+    assert (failure.status, failure.error_type) == ("failed", "RowMissing")
+    assert "first" in failure.error_message
 
 
 def test_input_that_was_not_done_is_failed_whatever_an_earlier_run_did():
     planned = [plan_row(name, shard=shard) for name, shard in (("a", 0), ("b", 1), ("c", 2))]
     rows = [
         index_row("a", shard="s0"),
-        index_row("b", run="run-1", shard="gone"),  # of the video before it changed
+        index_row("b", run="run-1", shard="old"),  # of the video before it changed
         # A row of the index for an input that no shard did.
         index_row("c", "failed", shard="", error_type="ShardMissing", error_message="no end"),
     ]
-    drawn = summary(planned, rows, [shard_report(0, ["ok"])], state="FAILED")
-    assert [(item.video_id, item.status, item.error_type) for item in drawn.failures] == [
+    run = summary(planned, rows, [shard_report(0, ["ok"])], state="FAILED")
+    assert [(item.video_id, item.status, item.error_type) for item in run.failures] == [
         ("b", "failed", "ShardMissing"),
         ("c", "failed", "ShardMissing"),
     ]
-    assert drawn.unsuccessful == 2
-    assert [shard.index for shard in drawn.missing_shards] == [1, 2]
-    assert [(s.name, s.videos, s.ok) for s in drawn.shards] == [
+    assert run.unsuccessful == 2
+    assert [shard.index for shard in run.missing_shards] == [1, 2]
+    assert [(s.name, s.videos, s.ok) for s in run.shards] == [
         ("s0", 1, 1),
         ("", 1, 0),
         ("", 1, 0),
     ]
-    assert drawn.processed == 1  # an input that no shard did is no work
-    assert drawn.bytes_in == 5_000_000
+    assert run.processed == 1  # an input that no shard did is no work
+    assert run.bytes_in == 5_000_000
 
 
 def test_success_of_another_run_in_the_same_shard_is_no_work_of_this_run():
     rows = [index_row("a", run="run-6"), index_row("b", "failed", run="run-6")]
-    drawn = summary(
+    run = summary(
         [plan_row("a"), plan_row("b")], rows, [shard_report(0, ["ok", "failed"], run="run-6")]
     )
-    assert drawn.ok == 1
-    assert drawn.failures[0].error_type == "ShardMissing"
-    assert drawn.processed == drawn.clips == drawn.bytes_out == 0
-    assert drawn.wall_s is None
+    assert run.ok == 1
+    assert run.failures[0].error_type == "ShardMissing"
+    assert run.processed == run.clips == run.bytes_out == 0
+    assert run.wall_s is None
 
 
 def test_speed_is_measured_from_the_first_shards_start_to_the_last_shards_end():
     planned = [plan_row("a"), plan_row("b", shard=1), plan_row("c", shard=1)]
     rows = [index_row("a"), index_row("b", shard="s1"), index_row("c", "corrupt", shard="s1")]
     reports = [shard_report(0, ["ok"]), shard_report(1, ["ok", "corrupt"], retries=2)]
-    drawn = summary(planned, rows, reports)
-    assert (drawn.started_at, drawn.ended_at, drawn.wall_s) == (START, START + 11, 11)
-    metrics = drawn.metrics()
+    run = summary(planned, rows, reports)
+    assert (run.started_at, run.ended_at, run.wall_s) == (START, START + 11, 11)
+    metrics = run.metrics()
     assert metrics["videos_per_s"] == pytest.approx(3 / 11)
     assert metrics["clips_per_s"] == pytest.approx(60 / 11)
     assert metrics["video_hours_per_hour"] == pytest.approx(20 / 11)
-    assert drawn.seconds == {"decode_s": 1.0, "wire_s": 0.5, "queue_s": 0.25, "compute_s": 3.0}
-    assert drawn.video_wall_s == 6.0
+    assert run.seconds == {"decode_s": 1.0, "wire_s": 0.5, "queue_s": 0.25, "compute_s": 3.0}
+    assert run.video_wall_s == 6.0
     assert metrics["retries"] == 2
     assert metrics["bytes_out"] == 3 * 40_000 + 2 * 500_000
-    assert drawn.shards[1].seconds == 10
+    assert run.shards[1].seconds == 10
     assert all(type(value) is float for value in metrics.values())
 
 
 def test_unreported_times_are_none_and_no_metric():
     silent = index_row("a", queue_s=None, compute_s=None)
-    drawn = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])])
-    assert drawn.seconds["queue_s"] is drawn.seconds["compute_s"] is None
-    assert drawn.seconds["decode_s"] == 0.5
-    assert not {"queue_s", "compute_s"} & set(drawn.metrics())
+    run = summary([plan_row("a")], [silent], [shard_report(0, ["ok"])])
+    assert run.seconds["queue_s"] is run.seconds["compute_s"] is None
+    assert run.seconds["decode_s"] == 0.5
+    assert not {"queue_s", "compute_s"} & set(run.metrics())
 
 
 def test_run_that_failed_before_its_plan_has_a_summary():
-    drawn = summary([], [], state="FAILED", message="no videos there", provenance={})
-    assert (drawn.inputs, drawn.unsuccessful, drawn.failures, drawn.shards) == (0, 0, (), ())
-    assert drawn.verdict == "No videos were done: the run ended before there was a plan"
-    assert drawn.metrics()["inputs"] == 0
-    assert RunSummary.from_json(drawn.to_json()) == drawn
+    run = summary([], [], state="FAILED", message="no videos there", provenance={})
+    assert (run.inputs, run.unsuccessful, run.failures, run.shards) == (0, 0, (), ())
+    assert run.verdict == "No videos were done: the run ended before there was a plan"
+    assert run.metrics()["inputs"] == 0
+    assert RunSummary.from_json(run.to_json()) == run
 
 
 def test_verdict_is_one_sentence():
@@ -148,41 +141,41 @@ def test_verdict_is_one_sentence():
         (5, 1, "classes", "5 of 6 videos are classified; 1 is not"),
         (0, 1, "classes", "The one video is not classified"),
     ]:
-        drawn = drawn_run(["ok"] * ok + ["corrupt"] * lost, shards=1, answer=answer)
-        assert drawn.verdict == verdict, (ok, lost, answer)
+        run = random_run(["ok"] * ok + ["corrupt"] * lost, shards=1, answer=answer)
+        assert run.verdict == verdict, (ok, lost, answer)
 
 
 def test_verdict_mentions_that_nothing_was_to_do():
-    drawn = summary(
+    run = summary(
         [plan_row("a", decision="done")], [index_row("a", run="run-1")], [shard_report(0, [])]
     )
-    assert drawn.verdict == "The one video has features; there was nothing left to do"
-    assert drawn.shards == ()  # the plan's shard 0 exists only for Kubeflow
-    assert drawn.wall_s is None
-    assert drawn.unsuccessful == 0
+    assert run.verdict == "The one video has features; there was nothing left to do"
+    assert run.shards == ()  # the plan's shard 0 exists only for Kubeflow
+    assert run.wall_s is None
+    assert run.unsuccessful == 0
 
 
 def test_summary_has_no_secrets_of_addresses():
     url = "https://me:secret@host/a.mp4?token=secret"
     row = index_row("a", "unreadable", uri=url, error_message=f"{url}: HTTP 403")
-    drawn = summary(
+    run = summary(
         [plan_row("a", uri=url)],
         [row],
         [shard_report(0, ["unreadable"])],
-        out="s3://key:secret@films/c3d",
+        out="s3://key:secret@videos/c3d",
         message=f"cannot read '{url}'",
         state="FAILED",
     )
-    assert "secret" not in drawn.to_json()
-    assert "https://***@host/a.mp4" in drawn.failures[0].uri
+    assert "secret" not in run.to_json()
+    assert "https://***@host/a.mp4" in run.failures[0].uri
 
 
 def test_summary_is_read_back_and_other_text_is_refused():
-    drawn = drawn_run(["ok"] * 30 + ["corrupt", "failed"], shards=3, earlier=4, missing=(1,))
-    assert RunSummary.from_json(drawn.to_json()) == drawn
-    values = json.loads(drawn.to_json())
+    run = random_run(["ok"] * 30 + ["corrupt", "failed"], shards=3, earlier=4, missing=(1,))
+    assert RunSummary.from_json(run.to_json()) == run
+    values = json.loads(run.to_json())
     del values["counts"]
-    for text in ("", "[]", json.dumps(values), drawn.to_json().replace('"median"', '"middle"')):
+    for text in ("", "[]", json.dumps(values), run.to_json().replace('"median"', '"middle"')):
         with pytest.raises(RunError, match="summary cannot be read"):
             RunSummary.from_json(text)
 
@@ -200,71 +193,70 @@ def test_histograms_are_of_all_inputs_without_duplicates():
         index_row("copy", duplicate_of="a", duration_s=3.0, n_clips=9),
         index_row("bad", "too_short", duration_s=0.5, n_clips=0),
     ]
-    drawn = summary(planned, rows, [shard_report(0, ["ok", "too_short"])])
-    assert drawn.durations.count == 3
-    assert [(bin_.low, bin_.high) for bin_ in drawn.durations.bins if bin_.count] == [
+    run = summary(planned, rows, [shard_report(0, ["ok", "too_short"])])
+    assert run.durations.count == 3
+    assert [(bin_.low, bin_.high) for bin_ in run.durations.bins if bin_.count] == [
         (0, 1),
         (2, 5),
         (3600, 7200),
     ]
-    assert len(drawn.durations.bins) == 14  # empty bins in between are kept for the scale
-    assert drawn.clip_counts.total == 12_009
+    assert len(run.durations.bins) == 14  # empty bins in between are kept for the scale
+    assert run.clip_counts.total == 12_009
 
 
 def test_value_at_an_edge_is_in_the_bin_that_begins_there():
-    drawn = Histogram.of(np.array([1.0, 2.0, 1e9]), DURATION_EDGES_S)
-    assert [bin_.low for bin_ in drawn.bins if bin_.count] == [1, 2, 14400]
-    assert drawn.bins[-1].high is None
-    assert (drawn.count, drawn.median, drawn.largest) == (3, 2.0, 1e9)
+    run = Histogram.of(np.array([1.0, 2.0, 1e9]), DURATION_EDGES_S)
+    assert [bin_.low for bin_ in run.bins if bin_.count] == [1, 2, 14400]
+    assert run.bins[-1].high is None
+    assert (run.count, run.median, run.largest) == (3, 2.0, 1e9)
     assert Histogram.of(np.array([]), DURATION_EDGES_S).bins == ()
 
 
 def test_each_kind_of_failure_has_advice_and_a_retry_command():
-    drawn = drawn_run(
+    run = random_run(
         ["ok"] * 8 + ["corrupt", "corrupt", "unreadable", "failed", "too_short", "ok"],
         shards=7,
         missing=(6,),
-        out="/data/my films",
+        out="/data/my videos",
         server="tf:8500",
         answer="classes",
         provenance={**PROVENANCE, "clips": {**PROVENANCE["clips"], "stride": 16, "fps": 25.0}},
     )
     repeated = (
-        "c3d-pipelines run --videos '/data/my films/runs/run-7/plan.parquet' --out "
-        "'/data/my films' --classify --server tf:8500 --stride 16 --fps 25.0"
+        "c3d-pipelines run --videos '/data/my videos/runs/run-7/plan.parquet' --out "
+        "'/data/my videos' --classify --server tf:8500 --stride 16 --fps 25.0"
     )
-    columns = {item.kind: (item.count, item.command) for item in advice(drawn)}
-    loop = repeated.replace("--out '/data/my films'", "--out '/data/my films-loop'")
-    assert columns == {
+    commands = {item.kind: (item.count, item.command) for item in advice(run)}
+    loop = repeated.replace("--out '/data/my videos'", "--out '/data/my videos-loop'")
+    assert commands == {
         "failed": (1, repeated),
         "missing": (2, repeated),
         "unreadable": (1, repeated),
         "corrupt": (2, f"{repeated} --retry-failed"),
     }
-    short = drawn_run(["too_short"], shards=1, provenance=drawn.provenance, out=drawn.out)
+    short = random_run(["too_short"], shards=1, provenance=run.provenance, out=run.out)
     (item,) = advice(short)
     assert item.command == f"{loop} --short loop".replace(" --classify --server tf:8500", "")
 
 
-def test_video_too_short_for_a_policy_is_not_advised_that_policy():
+def test_video_too_short_for_a_policy_is_not_advised_the_same_policy():
     clips = {**PROVENANCE["clips"], "short": "loop", "frame_step": 2}
-    drawn = drawn_run(["too_short"], shards=1, provenance={**PROVENANCE, "clips": clips})
-    (item,) = advice(drawn)
+    run = random_run(["too_short"], shards=1, provenance={**PROVENANCE, "clips": clips})
+    (item,) = advice(run)
     assert item.command.endswith("--frame-step 2 --short loop --retry-failed")
     assert "31 that one clip spans" in item.meaning
 
 
 def test_retry_command_has_the_runs_options():
     changed = {**PROVENANCE, "preprocessing": {"resize": "another"}, "model": {"name": "mine"}}
-    drawn = drawn_run(["failed"], shards=1, provenance=changed)
-    assert retry_command(drawn).endswith("--model mine --resize fast")
-    assert (
-        " --" not in retry_command(drawn_run(["failed"], shards=1, provenance={})).split("--out")[1]
-    )
+    run = random_run(["failed"], shards=1, provenance=changed)
+    assert retry_command(run).endswith("--model mine --resize fast")
+    without_provenance = random_run(["failed"], shards=1, provenance={})
+    assert " --" not in retry_command(without_provenance).split("--out")[1]
 
 
 def test_numbers_are_formatted_for_people():
-    for drawn, text in [
+    for formatted, text in [
         (significant(0.012345), "0.0123"),
         (significant(99.96), "100"),
         (significant(12_345.6), "12,346"),
@@ -283,4 +275,4 @@ def test_numbers_are_formatted_for_people():
         (share(0, 5), "0 %"),
         (share(1, 3), "33.3 %"),
     ]:
-        assert drawn == text, (drawn, text)
+        assert formatted == text, (formatted, text)

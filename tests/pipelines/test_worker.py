@@ -21,7 +21,6 @@ from support.fake_serving import LABELS
 from support.shard_runs import (
     files_in,
     job,
-    mixed_rows,
     plain_job,
     read_clips,
     read_videos,
@@ -32,21 +31,6 @@ from support.shard_runs import (
 from support.videos import write_video
 
 STATUSES = ["ok", "too_short", "ok", "corrupt", "ok", "unreadable", "ok"]
-
-
-@pytest.fixture
-def server(started):
-    return started()
-
-
-@pytest.fixture
-def rows(tmp_path):
-    return mixed_rows(tmp_path / "videos")
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
 
 
 def test_every_video_is_one_row_in_the_order_of_the_plan(narrow_server, rows, out):
@@ -63,24 +47,15 @@ def test_every_video_is_one_row_in_the_order_of_the_plan(narrow_server, rows, ou
         "VideoDecodeError",
         "VideoUnreadableError",
     ]
-    for item, planned_row in zip(stored, rows, strict=True):
-        assert (item["uri"], item["key"], item["size_bytes"]) == (
-            planned_row.uri,
-            planned_row.key,
-            planned_row.size_bytes,
-        )
+    for item, planned in zip(stored, rows, strict=True):
+        for name in ("uri", "key", "size_bytes"):
+            assert item[name] == getattr(planned, name)
         is_ok = item["status"] == "ok"
         assert (item["feature"] is not None) == is_ok
         assert (item["error_message"] == "") == is_ok
         reported = [item[name] for name in ("fps", "width", "height", "interlaced", "duration_s")]
         if is_ok:
-            assert reported == [
-                pytest.approx(25),
-                320,
-                240,
-                False,
-                pytest.approx(item["n_frames"] / 25),
-            ]
+            assert reported == pytest.approx([25, 320, 240, False, item["n_frames"] / 25])
             assert item["wall_s"] > 0
             assert item["compute_s"] > 0
         else:
@@ -106,16 +81,21 @@ def test_numbers_are_those_of_the_client(narrow_server, rows, out):
         for item in videos:
             if item["status"] != "ok":
                 continue
-            alone = c3d.extract(item["uri"])
-            own_clips = clips[item["first_clip_row"] : item["first_clip_row"] + item["n_clips"]]
-            assert {clip["video_id"] for clip in own_clips} == {item["video_id"]}
-            assert [clip["clip"] for clip in own_clips] == list(range(item["n_clips"]))
-            assert [clip["start_frame"] for clip in own_clips] == alone.clip_starts.tolist()
-            assert [[c["start_s"], c["end_s"]] for c in own_clips] == alone.clip_times_s.tolist()
+            result = c3d.extract(item["uri"])
+            stored_clips = clips[item["first_clip_row"] : item["first_clip_row"] + item["n_clips"]]
+            assert {clip["video_id"] for clip in stored_clips} == {item["video_id"]}
+            assert [clip["clip"] for clip in stored_clips] == list(range(item["n_clips"]))
+            assert [clip["start_frame"] for clip in stored_clips] == result.clip_starts.tolist()
+            assert [
+                [c["start_s"], c["end_s"]] for c in stored_clips
+            ] == result.clip_times_s.tolist()
             np.testing.assert_allclose(
-                [clip["feature"] for clip in own_clips], alone.clip_features, rtol=1e-4, atol=1e-5
+                [clip["feature"] for clip in stored_clips],
+                result.clip_features,
+                rtol=1e-4,
+                atol=1e-5,
             )
-            np.testing.assert_allclose(item["feature"], alone.video_feature, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(item["feature"], result.video_feature, rtol=1e-4, atol=1e-6)
 
 
 def test_files_have_the_provenance(server, rows, out):
@@ -144,14 +124,14 @@ def test_classes_have_labels_and_the_best_class(server, rows, out):
     assert json.loads(stored_metadata) == LABELS
 
 
-def test_clips_need_not_be_stored(server, rows, out):
+def test_clips_are_not_stored_without_clip_rows(server, rows, out):
     report = do_shard(job(out, server.target, clip_rows=False), rows, 0)
     assert (report.clips, report.clip_bytes, report.clips_answered) == (0, 0, 13)
     assert files_in(out) == [report_file(report.name), video_file(report.name)]
     assert {item["first_clip_row"] for item in read_videos(out, report)} == {None}
 
 
-def test_shard_without_ok_videos_is_a_shard(server, rows, out):
+def test_shard_without_ok_videos_has_files_and_a_report(server, rows, out):
     report = do_shard(job(out, server.target), [rows[1], rows[3], rows[5]], 0)
     assert (report.videos, report.clips, report.counts["ok"]) == (3, 0, 0)
     assert read_clips(out, report) == []
@@ -174,10 +154,10 @@ def test_done_shard_is_not_done_again(server, rows, out):
     settings = job(out, server.target)
     report = do_shard(settings, rows, 0)
     before = {name: (out / name).stat().st_mtime_ns for name in files_in(out)}
-    planned_row = len(server.requests)
+    requests = len(server.requests)
     reported = []
     assert do_shard(settings, rows, 0, on_progress=reported.append) == report
-    assert len(server.requests) == planned_row
+    assert len(server.requests) == requests
     assert {name: (out / name).stat().st_mtime_ns for name in files_in(out)} == before
     assert [(item.state, item.done, item.ok) for item in reported] == [("done", 7, 4)]
 
@@ -195,10 +175,10 @@ def test_another_run_repeats_videos_without_a_key(server, rows, out):
 def test_another_run_repeats_failures(server, rows, out):
     settings = job(out, server.target)
     ok_rows = [rows[0], rows[2]]
-    is_ok, mixed = do_shard(settings, ok_rows, 0), do_shard(settings, rows, 1)
+    all_ok, mixed = do_shard(settings, ok_rows, 0), do_shard(settings, rows, 1)
     write_video(out.parent / "videos" / "missing.mp4", 16)
     settings = replace(settings, run="run-2")
-    assert do_shard(settings, ok_rows, 0) == is_ok
+    assert do_shard(settings, ok_rows, 0) == all_ok
     repeated = do_shard(settings, rows, 1)
     assert (repeated.name, repeated.run, repeated.counts["ok"]) == (mixed.name, "run-2", 5)
     assert read_videos(out, repeated)[5]["status"] == "ok"
@@ -207,19 +187,18 @@ def test_another_run_repeats_failures(server, rows, out):
 def test_earlier_report_is_removed_before_its_files_are_replaced(server, rows, out, monkeypatch):
     settings = job(out, server.target)
     earlier = do_shard(settings, rows[5:6], 0)
-    write = Storage.write
-    reported = []
+    reports = []
 
-    def broken_off(self, name, *args, **kwargs):
-        reported.append(read_report(self, earlier.name))
-        raise StorageError(name, "broken off")
+    def fail(self, name, *args, **kwargs):
+        reports.append(read_report(self, earlier.name))
+        raise StorageError(name, "cannot be written")
 
-    monkeypatch.setattr(Storage, "write", broken_off)
-    with pytest.raises(StorageError):
-        do_shard(replace(settings, run="run-2"), rows[5:6], 0)
-    monkeypatch.setattr(Storage, "write", write)
-    # Even though these rows are the same and the earlier report would fit them.
-    assert reported == [None]
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write", fail)
+        with pytest.raises(StorageError):
+            do_shard(replace(settings, run="run-2"), rows[5:6], 0)
+    # The earlier report is removed even though it would fit the new files: the rows are the same.
+    assert reports == [None]
     assert do_shard(replace(settings, run="run-2"), rows[5:6], 0).run == "run-2"
 
 
@@ -250,15 +229,21 @@ def test_row_has_the_key_of_the_content_that_was_read(server, tmp_path, out):
     write_video(path, 32)
     os.utime(path, ns=(5, 5))
     digest = replace(planned, video_id="digest", key="sha256:" + "ab" * 32)
-    unasked = replace(planned, video_id="unasked", key="")
-    own_clips = replace(planned, video_id="own", key="edition 7")
-    report = do_shard(job(out, server.target), [planned, digest, unasked, own_clips], 0)
-    now = row(path)
-    assert now.key != planned.key
-    keys = [item["key"] for item in read_videos(out, report)]
-    assert keys == [now.key, digest.key, now.key, "edition 7"]
-    assert {item["size_bytes"] for item in read_videos(out, report)} == {now.size_bytes}
-    assert report.name == name_of(job(out, server.target), [planned, digest, unasked, own_clips])
+    keyless = replace(planned, video_id="keyless", key="")
+    edition = replace(planned, video_id="edition", key="edition 7")
+    rows, settings = [planned, digest, keyless, edition], job(out, server.target)
+    report = do_shard(settings, rows, 0)
+    replaced = row(path)
+    assert replaced.key != planned.key
+    videos = read_videos(out, report)
+    assert [video["key"] for video in videos] == [
+        replaced.key,
+        digest.key,
+        replaced.key,
+        "edition 7",
+    ]
+    assert {video["size_bytes"] for video in videos} == {replaced.size_bytes}
+    assert report.name == name_of(settings, rows)
 
 
 def test_progress_is_reported_for_each_video(server, rows, out):
@@ -294,10 +279,10 @@ def test_progress_file_is_complete_at_any_time(server, rows, out, tmp_path, monk
     monkeypatch.setattr(shard_progress, "_FILE_EVERY_S", 0.01)
     states = []
 
-    def look(progress):
+    def read_state(progress):
         states.append(json.loads((folder / "run-1-2.json").read_text())["state"])
 
-    do_shard(job(out, server.target), rows, 2, on_progress=look)
+    do_shard(job(out, server.target), rows, 2, on_progress=read_state)
     assert set(states[:-1]) == {"running"}
     assert states[-1] == "done"
     assert [path.name for path in folder.iterdir()] == ["run-1-2.json"]
@@ -315,24 +300,24 @@ def test_progress_file_is_complete_at_any_time(server, rows, out, tmp_path, monk
 
 
 def test_missing_progress_folder_is_ignored(server, rows, out, monkeypatch):
-    monkeypatch.setenv("C3D_PROGRESS_FOLDER", str(out / "nowhere"))
+    monkeypatch.setenv("C3D_PROGRESS_FOLDER", str(out / "missing"))
     assert do_shard(job(out, server.target), rows, 2).videos == 7
 
 
 def test_number_of_videos_at_a_time_is_the_workers_setting(server, tmp_path, out):
     path = write_video(tmp_path / "a.mp4", 32)
     rows = [row(path, str(number)) for number in range(12)]
-    together = []
+    in_flight = []
 
     def on_predict(*_):
-        together.append(server.in_flight)
+        in_flight.append(server.in_flight)
         time.sleep(0.02)
 
     settings = job(out, server.target, workers=3, batch_size=1)
     server.on_predict = on_predict
     report = do_shard(settings, rows, 0)
     assert report.counts["ok"] == 12
-    assert max(together) >= 3
+    assert max(in_flight) >= 3
     assert [item["video_id"] for item in read_videos(out, report)] == [str(n) for n in range(12)]
 
 

@@ -1,8 +1,9 @@
 """The worker with a server that goes away, comes back, or refuses."""
 
+import itertools
 import threading
 import time
-from collections import Counter
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -11,22 +12,10 @@ from c3d_export.local_server import LocalServer
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import LossyProxy
-from support.shard_runs import after, files_in, job, mixed_rows, read_videos, row, stable_content
+from support.shard_runs import after, files_in, job, read_videos, row, stable_content
 from support.videos import write_video
 
-pytestmark = pytest.mark.faults
-
 pytestmark = pytest.mark.usefixtures("short_pauses")
-
-
-@pytest.fixture
-def rows(tmp_path):
-    return mixed_rows(tmp_path / "videos")
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
 
 
 def refuse(code, details="no"):
@@ -38,12 +27,11 @@ def refuse(code, details="no"):
 
 def test_temporary_outage_costs_only_time(started, rows, out):
     expected = stable_content(out, do_shard(job(out, started().target), rows, 0))
-    lost = Counter()
+    requests = itertools.count(1)
 
     def on_predict(request, clips, context):
-        lost["requests"] += 1
-        if 3 < lost["requests"] <= 23:  # more than the client's five attempts for each
-            context.abort(grpc.StatusCode.UNAVAILABLE, "gone for a while")
+        if 3 < next(requests) <= 23:  # more than the client's five attempts for each
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
 
     server = started(on_predict)
     report = do_shard(job(out / "2", server.target, batch_size=1), rows, 0)
@@ -53,13 +41,12 @@ def test_temporary_outage_costs_only_time(started, rows, out):
 
 def test_third_of_all_requests_may_fail(narrow_server, rows, out):
     expected = stable_content(out, do_shard(job(out, narrow_server.target), rows, 0))
-    trouble = LossyProxy(narrow_server.target, seed=3, share=0.35)
+    proxy = LossyProxy(narrow_server.target, seed=3, share=0.35)
     try:
-        settings = job(out / "2", trouble.target, batch_size=2)
-        report = do_shard(settings, rows, 0)
+        report = do_shard(job(out / "2", proxy.target, batch_size=2), rows, 0)
     finally:
-        trouble.stop()
-    assert trouble.lost > 5
+        proxy.stop()
+    assert proxy.lost > 5
     require_close(stable_content(out / "2", report), expected)
 
 
@@ -68,34 +55,31 @@ def test_killed_server_is_retried_until_it_restarts(narrow_base, rows, out):
     server.start()
     expected = stable_content(out, do_shard(job(out, server.target), rows, 0))
     settings = job(out / "2", server.target, workers=1)
-    repeated = []
+    servers = []
+
+    def start():
+        servers.append(LocalServer(narrow_base, port=server.port))
+        servers[0].start()
 
     def restart():
-        port = server.port
         server.stop(0)
-
-        def start():
-            time.sleep(0.5)
-            repeated.append(LocalServer(narrow_base, port=port))
-            repeated[0].start()
-
-        threading.Thread(target=start).start()
+        threading.Timer(0.5, start).start()
 
     report = do_shard(settings, rows, 0, on_progress=after(1, restart))
-    repeated[0].stop(5)
+    servers[0].stop(5)
     require_close(stable_content(out / "2", report), expected)
     assert report.retries >= 1
 
 
 def require_close(stored, expected):
     """Compare content; numbers of batches that were cut differently differ in the last digits."""
-    for mine, theirs in zip(stored, expected, strict=True):
-        for item, other in zip(mine, theirs, strict=True):
-            for name in item:
-                if name == "feature" and item[name] is not None:
-                    np.testing.assert_allclose(item[name], other[name], rtol=1e-4, atol=1e-5)
-                else:
-                    assert item[name] == other[name]
+    for items, expected_items in zip(stored, expected, strict=True):
+        for item, expected_item in zip(items, expected_items, strict=True):
+            feature, expected_feature = item.pop("feature"), expected_item.pop("feature")
+            assert item == expected_item
+            assert (feature is None) == (expected_feature is None)
+            if feature is not None:
+                np.testing.assert_allclose(feature, expected_feature, rtol=1e-4, atol=1e-5)
 
 
 def test_lost_server_ends_the_shard_in_one_line_and_a_later_run_does_it(started, rows, out):
@@ -125,14 +109,12 @@ def test_server_that_is_away_at_the_start_is_retried(started, rows, out):
     timer.join()
 
 
-def test_server_that_is_loading_its_model_is_retried(started, rows, out):
-    server = started()
+def test_server_that_is_loading_its_model_is_retried(server, rows, out):
     settings = job(out, server.target)
-    refused = []
+    requests = itertools.count()
 
     def on_predict(request, clips, context):
-        if len(refused) < 3:
-            refused.append(1)
+        if next(requests) < 3:
             context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(c3d)")
 
     server.on_predict = on_predict
@@ -141,8 +123,7 @@ def test_server_that_is_loading_its_model_is_retried(started, rows, out):
     assert report.retries >= 1
 
 
-def test_server_that_refuses_the_client_is_not_retried(started, rows, out):
-    server = started()
+def test_server_that_refuses_the_client_is_not_retried(server, rows, out):
     settings = job(out, server.target)
     server.on_predict = refuse(grpc.StatusCode.UNAUTHENTICATED, "token expired")
     began = time.monotonic()
@@ -152,32 +133,28 @@ def test_server_that_refuses_the_client_is_not_retried(started, rows, out):
     assert files_in(out) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
+def test_rejected_videos_are_rows_however_many(server, rows, out):
+    settings = job(out, server.target)
+    for code, kind in (
         (grpc.StatusCode.INVALID_ARGUMENT, "RequestRejected"),
         (grpc.StatusCode.INTERNAL, "ServingError"),
-    ],
-)
-def test_rejected_videos_are_rows_however_many(started, rows, out, code, kind):
-    server = started()
-    settings = job(out, server.target)
-    server.on_predict = refuse(code)
-    report = do_shard(settings, rows, 0)
-    assert report.counts == {"ok": 0, "too_short": 1, "corrupt": 1, "unreadable": 1, "failed": 4}
-    failed = [item for item in read_videos(out, report) if item["status"] == "failed"]
-    assert {item["error_type"] for item in failed} == {kind}
-    assert server.target in failed[0]["error_message"]
-    assert report.clips == 0
+    ):
+        server.on_predict = refuse(code)
+        report = do_shard(replace(settings, run=kind), rows, 0)
+        counts = {"ok": 0, "too_short": 1, "corrupt": 1, "unreadable": 1, "failed": 4}
+        assert report.counts == counts, kind
+        failed = [item for item in read_videos(out, report) if item["status"] == "failed"]
+        assert {item["error_type"] for item in failed} == {kind}
+        assert server.target in failed[0]["error_message"]
+        assert report.clips == 0
 
 
-def test_answer_that_is_not_a_number_fails_only_its_video(started, rows, out):
+def test_answer_that_is_not_a_number_fails_only_its_video(server, rows, out):
     def on_predict(request, clips, context):
         if len(clips) == 2:  # b.mp4's
             return np.full((2, 4096), np.nan, np.float32)
         return None
 
-    server = started()
     settings = job(out, server.target)
     server.on_predict = on_predict
     stored = read_videos(out, do_shard(settings, rows, 0))
@@ -189,7 +166,7 @@ def test_answer_that_is_not_a_number_fails_only_its_video(started, rows, out):
 def test_server_that_rejects_one_video_is_not_lost(started, rows, out):
     def on_predict(request, clips, context):
         if len(clips) == 2:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for this")
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests")
 
     server = started(on_predict)
     settings = job(out, server.target, patience_s=2.0)

@@ -8,7 +8,7 @@ from c3d_client.core.errors import ContractMismatch
 from c3d_pipelines.shards import worker
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import model_card
-from support.shard_runs import after, files_in, job, mixed_rows, row
+from support.shard_runs import after, files_in, job, row
 from support.videos import write_video
 
 OTHER = {"weights": {"source": "other.h5", "sha256": "ef" * 32, "random": False}}
@@ -16,21 +16,11 @@ OTHER = {"weights": {"source": "other.h5", "sha256": "ef" * 32, "random": False}
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-@pytest.fixture
-def rows(tmp_path):
-    return mixed_rows(tmp_path / "videos")
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
 def change_version(server, started):
     server.version, server.card = 2, model_card(**OTHER)
 
 
-def change_silently(server, started):
+def change_without_a_version(server, started):
     server.card = model_card(**OTHER)
 
 
@@ -39,15 +29,14 @@ def change_by_restart(server, started):
     started(port=server.port, card=model_card(**OTHER))
 
 
-@pytest.mark.parametrize("change", [change_version, change_silently, change_by_restart])
-@pytest.mark.parametrize("when", [1, 4, 6])
+@pytest.mark.parametrize("change", [change_version, change_without_a_version, change_by_restart])
+@pytest.mark.parametrize("count", [1, 4, 6])
 def test_model_that_changes_stops_the_shard_and_no_file_is_written(
-    started, rows, out, change, when
+    server, started, rows, out, change, count
 ):
-    server = started()
     settings = job(out, server.target, workers=1)
     with pytest.raises(ContractMismatch, match=r"became another one during the run \(model.weigh"):
-        do_shard(settings, rows, 0, on_progress=after(when, lambda: change(server, started)))
+        do_shard(settings, rows, 0, on_progress=after(count, lambda: change(server, started)))
     assert files_in(out) == []
 
 
@@ -56,39 +45,37 @@ def test_change_is_detected_long_before_the_shards_end(started, tmp_path, out, m
     server = started(lambda *_: time.sleep(0.02))
     path = write_video(tmp_path / "a.mp4", 24)
     settings = job(out, server.target, workers=1)
-    change = after(2, lambda: change_silently(server, started))
+    change = after(2, lambda: change_without_a_version(server, started))
     with pytest.raises(ContractMismatch):
         do_shard(settings, [row(path, str(n)) for n in range(60)], 0, on_progress=change)
     assert len(server.requests) < 30
 
 
-def test_temporary_change_of_the_model_is_detected(started, rows, out):
-    server = started()
+def test_temporary_change_of_the_model_is_detected(server, started, rows, out):
     settings = job(out, server.target, workers=1)
 
-    def there_and_back(progress):
+    def change_and_change_back(progress):
         if progress.done == 1:
             change_version(server, started)
         elif progress.done == 5:
             server.version, server.card = 1, model_card()
 
     with pytest.raises(ContractMismatch):
-        do_shard(settings, rows, 0, on_progress=there_and_back)
+        do_shard(settings, rows, 0, on_progress=change_and_change_back)
     assert files_in(out) == []
 
 
 def test_another_model_at_the_start_is_refused_before_any_clip(started, rows, out):
     settings = job(out, started().target)
     server = started(card=model_card(**OTHER))
-    other = job(out / "2", server.target)
+    changed = job(out / "2", server.target)
     with pytest.raises(ContractMismatch, match="became another one during the run"):
-        do_shard(replace(other, provenance=settings.provenance), rows, 0)
+        do_shard(replace(changed, provenance=settings.provenance), rows, 0)
     assert len(server.requests) == 1  # the preflight's
     assert files_in(out) == []
 
 
-def test_same_model_with_another_version_number_is_accepted(started, rows, out):
-    server = started()
+def test_same_model_with_another_version_number_is_accepted(server, rows, out):
     settings = job(out, server.target, workers=1)
 
     def roll_out():

@@ -1,5 +1,7 @@
 """A shard with videos and files in a real bucket."""
 
+from dataclasses import replace
+
 import pytest
 from c3d_client.video import stores
 from c3d_client.video.sources import fingerprint
@@ -22,10 +24,8 @@ def bucket(tmp_path_factory):
     pytest.importorskip("s3fs", reason="s3fs is not installed: shards on S3 not run")
     folder = tmp_path_factory.mktemp("s3")
     with s3_server(folder) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(stores, "_OPENED", {})
-        store = Storage("s3://videos")._store
+        server.use(patch)
+        store = server.file_system()
         store.mkdir("videos")
         content = write_video(folder / "a.mp4", 40).read_bytes()
         for name, data in {
@@ -38,11 +38,6 @@ def bucket(tmp_path_factory):
         yield store
 
 
-@pytest.fixture
-def server(started):
-    return started()
-
-
 def planned(name):
     uri = f"s3://videos/{name}"
     properties = fingerprint(uri)
@@ -52,7 +47,7 @@ def planned(name):
 def test_shard_is_read_from_and_written_to_a_bucket(bucket, server):
     rows = [planned(name) for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")]
     rows.append(ManifestRow("e.mp4", "s3://videos/e.mp4", 0, 0.0, "etag:gone"))
-    rows.append(ManifestRow("f.mp4", "s3://nobody/f.mp4"))
+    rows.append(ManifestRow("f.mp4", "s3://no-such-bucket/f.mp4"))
     bucket.pipe("videos/b.mp4", bucket.cat("videos/a.mp4") + b"\0\0\0\x08free")
     settings = job("s3://videos/out", server.target)
     report = do_shard(settings, rows, 0)
@@ -75,9 +70,9 @@ def test_shard_is_read_from_and_written_to_a_bucket(bucket, server):
 
 def test_missing_or_forbidden_bucket_is_one_line(bucket, server, monkeypatch):
     settings = job("s3://videos/out", server.target)
-    elsewhere = type(settings)(**{**vars(settings), "out": "s3://nobody/out"})
-    with pytest.raises(StorageError, match=r"^s3://nobody/out/.*no such bucket"):
-        do_shard(elsewhere, [planned("a.mp4")], 0)
+    missing = replace(settings, out="s3://no-such-bucket/out")
+    with pytest.raises(StorageError, match=r"^s3://no-such-bucket/out/.*no such bucket"):
+        do_shard(missing, [planned("a.mp4")], 0)
     monkeypatch.setattr(stores, "_OPENED", {})
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match="access denied") as failed:

@@ -7,19 +7,9 @@ from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
-from support.shard_runs import after, files_in, job, mixed_rows, run_python
+from support.shard_runs import after, files_in, job, run_python
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
-
-
-@pytest.fixture
-def rows(tmp_path):
-    return mixed_rows(tmp_path / "videos")
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
 
 
 FULL_DISK = """
@@ -53,8 +43,8 @@ def test_full_disk_is_one_line_and_leaves_no_file(narrow_server, bikes, out, gro
     assert files_in(out) == []
 
 
-def test_folder_that_cannot_be_written_is_one_line(started, rows, out):
-    settings = job(out, started().target)
+def test_folder_that_cannot_be_written_is_one_line(server, rows, out):
+    settings = job(out, server.target)
     for folder in out.iterdir():
         folder.rmdir()
     out.rmdir()
@@ -63,51 +53,46 @@ def test_folder_that_cannot_be_written_is_one_line(started, rows, out):
         do_shard(settings, rows, 0)
 
 
-def test_folder_that_vanishes_is_one_line(started, rows, out):
-    settings = job(out, started().target, workers=1)
-
-    def vanish():
-        shutil.rmtree(out)
-
+def test_folder_that_vanishes_is_one_line(server, rows, out):
+    settings = job(out, server.target, workers=1)
     with pytest.raises(StorageError, match=r"cannot be written \(No such file or directory\)"):
-        do_shard(settings, rows, 0, on_progress=after(3, vanish))
+        do_shard(settings, rows, 0, on_progress=after(3, lambda: shutil.rmtree(out)))
     assert not out.exists()
 
 
-class FailingBucket:
-    """A bucket in memory whose first uploads fail."""
+def failing_bucket(monkeypatch, errors):
+    """Return a bucket in memory whose first uploads raise the errors, which are removed."""
+    storage = Storage("memory://bulk/out")
+    put_file = storage._store.put_file
 
-    def __init__(self, monkeypatch, errors):
-        self.storage = Storage("memory://bulk/out")
-        self.errors = list(errors)
-        self.sound = self.storage._store.put_file
-        monkeypatch.setattr(self.storage._store, "put_file", self.put_file)
+    def fail(*args, **kwargs):
+        if errors:
+            raise errors.pop(0)
+        return put_file(*args, **kwargs)
 
-    def put_file(self, *args, **kwargs):
-        if self.errors:
-            raise self.errors.pop(0)
-        return self.sound(*args, **kwargs)
+    monkeypatch.setattr(storage._store, "put_file", fail)
+    return storage
 
 
-def test_temporary_outage_of_a_bucket_costs_no_video(started, rows, monkeypatch):
-    settings = job("memory://bulk/out", started().target)
-    bucket = FailingBucket(
-        monkeypatch, [OSError("slow down"), TimeoutError(), ConnectionError("gone")]
-    )
+def test_temporary_outage_of_a_bucket_costs_no_video(server, rows, monkeypatch):
+    settings = job("memory://bulk/out", server.target)
+    errors = [OSError("slow down"), TimeoutError(), ConnectionError("reset")]
+    storage = failing_bucket(monkeypatch, errors)
     report = do_shard(settings, rows, 0)
-    assert bucket.errors == []
-    assert read_report(bucket.storage, report.name) == report
-    bucket.storage._store.rm("/bulk", recursive=True)
+    assert errors == []
+    assert read_report(storage, report.name) == report
+    storage._store.rm("/bulk", recursive=True)
 
 
 @pytest.mark.parametrize(
     ("error", "attempts"), [(PermissionError("denied"), 1), (OSError("slow down"), 3)]
 )
-def test_bucket_that_does_not_come_back_is_one_line(started, rows, monkeypatch, error, attempts):
-    settings = job("memory://bulk/out", started().target, patience_s=0.3)
-    bucket = FailingBucket(monkeypatch, [error] * 1000)
+def test_bucket_that_does_not_come_back_is_one_line(server, rows, monkeypatch, error, attempts):
+    settings = job("memory://bulk/out", server.target, patience_s=0.3)
+    errors = [error] * 1000
+    storage = failing_bucket(monkeypatch, errors)
     with pytest.raises(StorageError, match="cannot be written"):
         do_shard(settings, rows, 0)
-    assert 1000 - len(bucket.errors) >= attempts
-    assert len(bucket.errors) == 999 or attempts > 1
-    assert bucket.storage.names() == []
+    assert 1000 - len(errors) >= attempts
+    assert len(errors) == 999 or attempts > 1
+    assert storage.names() == []

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from c3d_export.assets import Fingerprint
 
-from support.relay import end_by_reset
+from support.relay import end_by_reset, serving
 
 CONTENT = b"\x89HDF\r\n\x1a\n" + random.Random(0).randbytes(299_992)
 FINGERPRINT = Fingerprint(
@@ -153,12 +153,8 @@ def file_server() -> Iterator[FileServer]:
     server = _Server(("127.0.0.1", 0), Handler)
     server.site = site = FileServer(server)
     site.content = CONTENT
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield site
-    finally:
-        site.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server):
+        try:
+            yield site
+        finally:
+            site.released.set()

@@ -1,11 +1,13 @@
-"""A TCP relay to a server that can reset every connection, as if the machine had died."""
+"""Connections that tests break: a relay that resets every connection, and local servers."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import struct
 import threading
+from collections.abc import Iterator
 
 
 class Relay:
@@ -71,3 +73,16 @@ def _reset(connection: socket.socket) -> None:
         # close() alone would not wake threads in recv() or accept(), nor end the connection.
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
+
+
+@contextlib.contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """Answer a server's requests in another thread until the block ends, then close the server."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from support.relay import end_by_reset
+from support.relay import end_by_reset, serving
 
 _HOP = frozenset(("connection", "keep-alive", "transfer-encoding", "content-length"))
 
@@ -172,11 +172,5 @@ def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
     """Run a proxy in front of the server at an endpoint, on a free local port."""
     server = _Server(("127.0.0.1", 0), Handler)
     server.proxy = S3Proxy(urlsplit(endpoint).netloc, server.server_port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server.proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -15,8 +15,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from c3d_client.video import stores
 
 _START_TIMEOUT_S = 60
 # Below 1 % of free disk SeaweedFS stops writing and its clients wait for minutes. The tests write a
@@ -47,6 +49,24 @@ class S3Server:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
+
+    def file_system(self) -> Any:
+        """Return a file system of fsspec that uses the server, whatever the environment."""
+        import fsspec
+
+        return fsspec.filesystem(
+            "s3",
+            endpoint_url=self.endpoint,
+            key=self.access_key,
+            secret=self.secret_key,
+            use_listings_cache=False,
+        )
+
+    def use(self, patch: pytest.MonkeyPatch) -> None:
+        """Set the environment variables, and forget the stores that were opened without them."""
+        for name, value in self.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(stores, "_OPENED", {})
 
 
 def weed() -> str:

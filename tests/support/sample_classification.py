@@ -18,7 +18,7 @@ HOSTILE = (
     "two\nlines\tand a tab",
     "サッカー, катание, العربية, \N{SURFER}",
     "=1+1",
-    "a\rlone return",
+    "a\rsingle return",
     "",
 )
 
@@ -40,7 +40,7 @@ def classified(
         labels=tuple(labels),
         provenance={
             "model": {"weights": {"source": "demo", "note": note}},
-            "video": {"source": "film.mp4", "frames": len(rows) * 8 + 8},
+            "video": {"source": "video.mp4", "frames": len(rows) * 8 + 8},
         },
         timings=Timings(wall_s=1.5, decode_s=0.25, wire_s=1.0, queue_s=None, compute_s=0.5),
     )

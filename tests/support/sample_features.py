@@ -37,13 +37,13 @@ def sample_features(clips: int = 3, *, seed: int = 0, **changes) -> VideoFeature
     return replace(features, **changes)
 
 
-def same_features(one: VideoFeatures, other: VideoFeatures) -> bool:
+def same_features(features: VideoFeatures, expected: VideoFeatures) -> bool:
     """Return whether arrays are equal to the bit and in dtype, and provenances are equal."""
     names = ("clip_features", "video_feature", "clip_starts", "clip_times_s")
-    return one.provenance == other.provenance and all(
-        getattr(one, name).dtype == getattr(other, name).dtype
-        and getattr(one, name).shape == getattr(other, name).shape
-        and getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    return features.provenance == expected.provenance and all(
+        getattr(features, name).dtype == getattr(expected, name).dtype
+        and getattr(features, name).shape == getattr(expected, name).shape
+        and getattr(features, name).tobytes() == getattr(expected, name).tobytes()
         for name in names
     )
 

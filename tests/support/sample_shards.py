@@ -13,7 +13,7 @@ from c3d_client.video.clips import CLIP_FRAMES
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import PlannedRow
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.commits import name_of
 from c3d_pipelines.shards.schema import (
     NUMBERS,
     OK,
@@ -58,12 +58,21 @@ def settings(out, run: str = "run-1", **changes) -> JobSettings:
 
 def video(name: str, key: str = "", *, uri: str = "") -> ManifestRow:
     """Return an input whose key identifies its content."""
-    return ManifestRow(name, uri or f"/films/{name}", 1000, 0.0, key or f"sha256:{name}")
+    return ManifestRow(name, uri or f"/videos/{name}", 1000, 0.0, key or f"sha256:{name}")
+
+
+A, B, C, D = (video(f"{name}.mp4") for name in "abcd")
+CHANGED = video("a.mp4", "sha256:changed")  # the video A with other content
 
 
 def to_do(*rows: ManifestRow, shard: int = 0) -> list[PlannedRow]:
     """Return the plan's rows of one shard."""
     return [PlannedRow(row, "do", shard) for row in rows]
+
+
+def duplicate(row: ManifestRow, original: str) -> PlannedRow:
+    """Return the plan's row of an input that is the same video as another, named by its id."""
+    return PlannedRow(row, "duplicate", duplicate_of=original)
 
 
 def numbers_of(row: ManifestRow, *, size: int = 4096, clips: int = 2, salt: str = "") -> np.ndarray:
@@ -105,7 +114,7 @@ def commit(
         reverse: write the videos in reverse order.
     """
     storage = Storage(job.out)
-    name = shards.name_of(job, rows)
+    name = name_of(job, rows)
     size = 4096 if job.answer == "features" else len(labels)
     metadata = file_metadata(job.provenance, labels if job.answer == "classes" else ())
     videos, rows_of_clips = [], []

@@ -8,44 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 from c3d_client.core.provenance import Provenance
+from c3d_pipelines.dataset.index import INDEX_SCHEMA
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import DO, PlannedRow
 from c3d_pipelines.reports.summary import RunSummary, summarise
-from c3d_pipelines.shards.schema import OK, STATUSES, VIDEO_FIELDS, ShardReport
+from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport
 
-START = 1_760_000_000.0
-SCHEMA = pa.schema(
-    [
-        *VIDEO_FIELDS,
-        pa.field("duplicate_of", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("run", pa.string(), nullable=False),
-    ]
-)
-PROVENANCE = {
-    "contract_version": 1,
-    "model": {
-        "name": "c3d",
-        "version": 3,
-        "precision": "float32",
-        "weights": {
-            "source": "C3D Sports-1M, conv3d_deepnetA_sport1m_iter_1900000",
-            "format": "caffemodel",
-            "sha256": "c5a6cbb8a4bb3ee5c8c4ae6ed0b8d2c1a8e4f3e8a0f3a4c46aa7d3a5b0cc1234",
-        },
-        "mean": {
-            "source": "sport1m_train16_128_mean.binaryproto",
-            "sha256": "9f0bb0a4e5a3f8b84a6bd8c1ae3fd66f9d8ac2a97b1f0f5a1e44ca54ad01abcd",
-        },
-    },
-    "preprocessing": {"resize": "171x128 opencv-linear", "crop": "112x112 centre"},
-    "clips": {
-        **{"frames": 16, "stride": 8, "frame_step": 1},
-        **{"tail": "drop", "short": "error", "fps": None},
-    },
-    "software": {"c3d_client": "0.1.0", "opencv": "4.12.0", "pyav": "16.0.1"},
-}
+from support.sample_shards import PROVENANCE, START
+
 WHY = {
     OK: ("", ""),
     "too_short": ("VideoTooShortError", "9 frames; one clip needs 16"),
@@ -65,7 +35,7 @@ def plan_row(
     uri: str = "",
 ) -> PlannedRow:
     """Return a planned input; its shard is used only for the decision ``do``."""
-    row = ManifestRow(video_id, uri or f"/films/{video_id}", size_bytes, 0.0, f"stat:{video_id}")
+    row = ManifestRow(video_id, uri or f"/videos/{video_id}", size_bytes, 0.0, f"stat:{video_id}")
     return PlannedRow(row, decision, shard if decision == DO else -1, duplicate_of)
 
 
@@ -77,12 +47,12 @@ def index_row(
     ok = status == OK
     return {
         "video_id": video_id,
-        "uri": f"/films/{video_id}",
+        "uri": f"/videos/{video_id}",
         "key": f"stat:{video_id}",
         "size_bytes": 5_000_000,
         "status": status,
         "error_type": error_type,
-        "error_message": error_message and f"/films/{video_id}: {error_message}",
+        "error_message": error_message and f"/videos/{video_id}: {error_message}",
         "n_frames": 250 if ok else None,
         "n_clips": 30 if ok else None,
         "fps": 25.0 if ok else None,
@@ -131,7 +101,7 @@ def shard_report(
 
 def table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Return rows as an index."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    return pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA)
 
 
 def summary(
@@ -142,7 +112,7 @@ def summary(
 ) -> RunSummary:
     """Return the summary of a run that succeeded."""
     values: dict[str, Any] = {
-        "out": "s3://films/c3d",
+        "out": "s3://videos/c3d",
         "run": "run-7",
         "provenance": PROVENANCE,
         "state": "SUCCEEDED",
@@ -152,7 +122,7 @@ def summary(
     return summarise(planned=planned, rows=table(rows), reports=reports, **values)
 
 
-def drawn_run(
+def random_run(
     statuses: Sequence[str], *, shards: int = 4, earlier: int = 0, seed: int = 0, **changes: Any
 ) -> RunSummary:
     """Return the summary of a run over videos of random lengths, one for each status."""
@@ -161,7 +131,7 @@ def drawn_run(
     for number in range(len(statuses) + earlier):
         old = number >= len(statuses)
         status = OK if old else statuses[number]
-        name = f"class {number % 7}/film {number:05d}.mp4"
+        name = f"class {number % 7}/video {number:05d}.mp4"
         shard = number * shards // len(statuses) if not old else -1
         length_s = round(draw.lognormvariate(3.5, 1.4), 2)
         size = int(length_s * 250_000)

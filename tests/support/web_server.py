@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+from support.relay import serving
+
 
 class WebServer(ThreadingHTTPServer):
     """A web server for files in memory.
@@ -107,12 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def web_server() -> Iterator[WebServer]:
     """Serve on a free port of the loopback interface until the block ends."""
-    with WebServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    server = WebServer()
+    with serving(server):
         try:
             yield server
         finally:
             server.released.set()
-            server.shutdown()
-            thread.join()

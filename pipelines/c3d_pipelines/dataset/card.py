@@ -24,7 +24,7 @@ from c3d_pipelines.dataset.index import Index, committed_shards, write_index
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.records import Record
 from c3d_pipelines.shards.reader import parquet_file
-from c3d_pipelines.shards.schema import NUMBERS, OK, STATUSES, video_file
+from c3d_pipelines.shards.schema import NUMBERS, OK, STATUSES, differences, video_file
 from c3d_pipelines.storage import Storage
 from c3d_pipelines.text import length
 
@@ -151,14 +151,11 @@ def require_same_dataset(storage: Storage, *, answer: str, provenance: Mapping[s
     stored = read_card(storage) or next(iter(committed_shards(storage).values()), None)
     if stored is None:
         return
-    wanted = Provenance.from_dict(provenance)
-    differences = [str(difference) for difference in stored.provenance.differences(wanted)]
-    if stored.answer != answer:
-        differences = [f"answer: {stored.answer!r} against {answer!r}", *differences]
-    if differences:
+    requested = Provenance.from_dict(provenance)
+    if texts := differences(stored.answer, stored.provenance, answer, requested):
         raise ProvenanceError(
             f"{storage.uri}: holds numbers that were made differently and cannot be mixed with "
-            f"these: {'; '.join(differences)}; give another out"
+            f"these: {'; '.join(texts)}; give another out"
         )
 
 
@@ -184,7 +181,7 @@ def card_of(
     table = index.table
     provenance = Provenance.from_dict(provenance)
     is_ok = pc.equal(table["status"], OK)
-    own = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
+    originals = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
     counts = {
         counted["values"]: counted["counts"]
         for counted in pc.value_counts(table["status"]).to_pylist()
@@ -197,8 +194,8 @@ def card_of(
         provenance_digest=provenance.digest(),
         videos={status: counts.get(status, 0) for status in STATUSES},
         duplicates=int(pc.sum(pc.not_equal(table["duplicate_of"], "")).as_py() or 0),
-        clips=pc.sum(own["n_clips"]).as_py() or 0,
-        duration_s=pc.sum(own["duration_s"]).as_py() or 0.0,
+        clips=pc.sum(originals["n_clips"]).as_py() or 0,
+        duration_s=pc.sum(originals["duration_s"]).as_py() or 0.0,
         clip_rows=sum(report.clips for report in index.shards.values()),
         shards=len(index.shards),
         newest_at=max((report.ended_at for report in index.shards.values()), default=0.0),
@@ -220,10 +217,10 @@ def labels_of(storage: Storage, index: Index) -> tuple[str, ...]:
                 text = (file.schema_arrow.metadata or {}).get(b"labels", b"[]")
             shard_by_labels.setdefault(tuple(json.loads(text)), name)
     if len(shard_by_labels) > 1:
-        one, other = list(shard_by_labels.items())[:2]
+        (labels, shard), (other_labels, other_shard) = list(shard_by_labels.items())[:2]
         raise ProvenanceError(
-            f"{storage.uri}: its shards {one[1]} and {other[1]} have different labels "
-            f"({_first_difference(one[0], other[0])}); keep each in a separate dataset"
+            f"{storage.uri}: its shards {shard} and {other_shard} have different labels "
+            f"({_first_difference(labels, other_labels)}); keep each in a separate dataset"
         )
     return next(iter(shard_by_labels), ())
 
@@ -291,8 +288,8 @@ def _weights(weights: Mapping[str, Any]) -> str:
     return f"{name}, sha256 `{weights.get('sha256')}`"
 
 
-def _first_difference(one: Sequence[str], other: Sequence[str]) -> str:
-    for number, (here, there) in enumerate(zip(one, other, strict=False)):
-        if here != there:
-            return f"class {number} is {here!r} against {there!r}"
-    return f"{len(one)} classes against {len(other)}"
+def _first_difference(labels: Sequence[str], other_labels: Sequence[str]) -> str:
+    for number, (label, other_label) in enumerate(zip(labels, other_labels, strict=False)):
+        if label != other_label:
+            return f"class {number} is {label!r} against {other_label!r}"
+    return f"{len(labels)} classes against {len(other_labels)}"

@@ -21,7 +21,7 @@ from c3d_client.core.errors import ProvenanceError
 from c3d_client.core.uri import Uri
 
 from c3d_pipelines.errors import ShardError
-from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.reader import damaged, parquet_file
 from c3d_pipelines.shards.schema import (
     FAILED,
@@ -29,6 +29,7 @@ from c3d_pipelines.shards.schema import (
     SHARD_MISSING,
     VIDEO_FIELDS,
     ShardReport,
+    differences,
     video_file,
 )
 from c3d_pipelines.storage import Storage
@@ -176,12 +177,12 @@ def read_published(storage: Storage) -> Published:
             )
         table = file.read()
     metadata = (schema.metadata or {}).get(_SHARDS, b"{}")
-    known = {name: (at, *counts) for name, (at, *counts) in json.loads(metadata).items()}
+    shards = {name: tuple(values) for name, values in json.loads(metadata).items()}
     table = table.replace_schema_metadata(None).combine_chunks()
     unknown = [name for name in table.column_names if name not in INDEX_SCHEMA.names]
     return Published(
         _with_schema({name: table[name] for name in table.column_names}, len(table)),
-        known,
+        shards,
         table.select([*_IDENTITY, *unknown]) if unknown else None,
     )
 
@@ -222,9 +223,11 @@ def committed_shards(storage: Storage) -> dict[str, ShardReport]:
     files = [name for name in storage.names("shards") if name.endswith(suffix)]
     names = [file.removeprefix("shards/").removesuffix(suffix) for file in files]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda name: shards.read_report(storage, name), names)
+        all_reports = pool.map(lambda name: read_report(storage, name), names)
         reports = {
-            name: report for name, report in zip(names, found, strict=True) if report is not None
+            name: report
+            for name, report in zip(names, all_reports, strict=True)
+            if report is not None
         }
     _require_alike(storage, list(reports.values()))
     return reports
@@ -345,9 +348,9 @@ def copies_of(duplicates: pa.Table, among: pa.Table, *, message: str) -> pa.Tabl
         [original == copy for original, copy in zip(originals, copies, strict=True)], pa.bool_()
     )
     has_original = pc.or_(same_key, pa.chunked_array([same_uri]))
-    own, rows = duplicates.filter(has_original), rows.filter(has_original)
+    inputs, rows = duplicates.filter(has_original), rows.filter(has_original)
     for name in ("video_id", "uri", "size_bytes", "duplicate_of", "run"):
-        rows = _replace_column(rows, name, own[name])
+        rows = _replace_column(rows, name, inputs[name])
     for name in _WORK:
         rows = _replace_column(rows, name, pa.nulls(len(rows), pa.float64()))
     missing = missing_rows(duplicates.filter(pc.invert(has_original)), message=message)
@@ -380,12 +383,9 @@ def _require_alike(storage: Storage, reports: Sequence[ShardReport]) -> None:
         kinds.setdefault((report.answer, report.provenance.digest()), report)
     if len(kinds) < 2:
         return
-    one, other = list(kinds.values())[:2]
-    differences = [str(difference) for difference in one.provenance.differences(other.provenance)]
-    if one.answer != other.answer:
-        differences = [f"answer: {one.answer!r} against {other.answer!r}", *differences]
+    first, other = list(kinds.values())[:2]
+    texts = differences(first.answer, first.provenance, other.answer, other.provenance)
     raise ProvenanceError(
-        f"{storage.uri}: its shards {one.name} (of run {one.run}) and {other.name} (of run "
-        f"{other.run}) were made differently: {'; '.join(differences)}; keep each in a separate "
-        "dataset"
+        f"{storage.uri}: its shards {first.name} (of run {first.run}) and {other.name} (of run "
+        f"{other.run}) were made differently: {'; '.join(texts)}; keep each in a separate dataset"
     )

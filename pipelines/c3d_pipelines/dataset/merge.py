@@ -27,8 +27,8 @@ from c3d_pipelines.dataset.card import (
 from c3d_pipelines.dataset.index import INDEX_SCHEMA, Index, load_index, newest, timed, times
 from c3d_pipelines.dataset.reader import Dataset
 from c3d_pipelines.errors import ManifestError, ShardError, StorageError
-from c3d_pipelines.shards import commits as shards
-from c3d_pipelines.shards.schema import ShardReport, clip_file, report_file, video_file
+from c3d_pipelines.shards.commits import read_report
+from c3d_pipelines.shards.schema import ShardReport, clip_file, differences, report_file, video_file
 from c3d_pipelines.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -104,15 +104,14 @@ def _card(storage: Storage) -> Card:
 def _require_alike(storages: Sequence[Storage], cards: Sequence[Card]) -> None:
     first = cards[0]
     for storage, card in zip(storages[1:], cards[1:], strict=True):
-        differences = list(map(str, first.provenance.differences(card.provenance)))
-        if card.answer != first.answer:
-            differences.insert(0, f"answer: {first.answer!r} against {card.answer!r}")
-        elif card.labels != first.labels and card.labels and first.labels:
-            differences.append("their classes have different labels")
-        if differences:
+        texts = differences(first.answer, first.provenance, card.answer, card.provenance)
+        is_same_answer = card.answer == first.answer
+        if is_same_answer and card.labels and first.labels and card.labels != first.labels:
+            texts.append("their classes have different labels")
+        if texts:
             raise ProvenanceError(
                 f"{storages[0].uri} and {storage.uri} were made differently and cannot be merged: "
-                f"{'; '.join(differences)}"
+                f"{'; '.join(texts)}"
             )
 
 
@@ -164,17 +163,13 @@ def _copy_shards(
     for origin, name, report in sources:
         identity = f"{name} {report.run} {report.ended_at!r}"
         other_name = hashlib.sha256(identity.encode()).hexdigest()[: len(name)]
-        is_taken = name in reports and not _is_same(reports[name], report)
-        free = other_name if is_taken else name
-        if free not in reports:
-            reports[free] = replace(report, name=free)
-            _copy_shard(storages[origin], name, target, reports[free])
-        names[origin, name] = free
+        is_used = name in reports and reports[name] != replace(report, name=name)
+        new_name = other_name if is_used else name
+        if new_name not in reports:
+            reports[new_name] = replace(report, name=new_name)
+            _copy_shard(storages[origin], name, target, reports[new_name])
+        names[origin, name] = new_name
     return names, reports
-
-
-def _is_same(one: ShardReport, other: ShardReport) -> bool:
-    return replace(one, name="") == replace(other, name="")
 
 
 def _copy_shard(origin: Storage, name: str, target: Storage, report: ShardReport) -> None:
@@ -182,7 +177,7 @@ def _copy_shard(origin: Storage, name: str, target: Storage, report: ShardReport
         _copy(origin, clip_file(name), target, clip_file(report.name))
     _copy(origin, video_file(name), target, video_file(report.name))
     target.write(report_file(report.name), report.to_json())
-    if shards.read_report(target, report.name) is None:
+    if read_report(target, report.name) is None:
         raise ShardError(
             f"{origin.uri_of(video_file(name))}: was not copied completely to {target.uri}; "
             "merge again"

@@ -210,6 +210,7 @@ class Dataset:
         self.card: Card = card
         published = read_published(storage)
         self._table, self._shards = published.table, published.shards
+        self._is_ok = pc.equal(self._table["status"], OK)
         self._column = NUMBERS[card.answer]
 
     def __len__(self) -> int:
@@ -225,7 +226,7 @@ class Dataset:
         """
         for indexes, numbers in self._stream():
             yield from self._rows(indexes, numbers)
-        others = np.flatnonzero(pc.not_equal(self._table["status"], OK).to_numpy())
+        others = np.flatnonzero(pc.invert(self._is_ok).to_numpy())
         for start in range(0, len(others), _BATCH_ROWS):
             yield from self._rows(others[start : start + _BATCH_ROWS], None)
 
@@ -254,7 +255,7 @@ class Dataset:
         for name in self._names():
             starts[name] = total
             total += self._shards[name][1]
-        ok = self._table.filter(pc.equal(self._table["status"], OK))
+        ok = self._table.filter(self._is_ok)
         first = np.array([starts[name] for name in ok["shard"].to_pylist()], np.int64)
         rows: npt.NDArray[np.int64] = first + ok["row"].to_numpy()
         return rows
@@ -389,8 +390,7 @@ class Dataset:
         ]
 
     def _names(self) -> list[str]:
-        ok = self._table.filter(pc.equal(self._table["status"], OK))
-        return sorted(pc.unique(ok["shard"]).to_pylist())
+        return sorted(pc.unique(self._table["shard"].filter(self._is_ok)).to_pylist())
 
     def _index(self, video_id: str) -> int:
         index: int = pc.index(self._table["video_id"], video_id).as_py()
@@ -401,16 +401,16 @@ class Dataset:
         return index
 
     def _fill(self, matrix: npt.NDArray[np.float32]) -> None:
-        rows = np.cumsum(pc.equal(self._table["status"], OK).to_numpy()) - 1
+        rows = np.cumsum(self._is_ok.to_numpy()) - 1
         for indexes, numbers in self._stream():
             matrix[rows[indexes]] = numbers
 
-    def _stream(self, wanted: _Indexes | None = None) -> Iterator[tuple[_Indexes, _Numbers]]:
+    def _stream(self, indexes: _Indexes | None = None) -> Iterator[tuple[_Indexes, _Numbers]]:
         """Yield indexes of rows and their numbers, one row group of a shard at a time."""
-        if wanted is None:
-            wanted = np.flatnonzero(pc.equal(self._table["status"], OK).to_numpy())
+        if indexes is None:
+            indexes = np.flatnonzero(self._is_ok.to_numpy())
         table = self._table.select(["video_id", "duplicate_of", "shard", "row"])
-        table = table.take(pa.array(wanted))
+        table = table.take(pa.array(indexes))
         shards = table["shard"].combine_chunks().dictionary_encode()
         codes = np.asarray(shards.indices)
         rows = table["row"].to_numpy()
@@ -421,7 +421,7 @@ class Dataset:
             owners = table.select(["video_id", "duplicate_of"]).take(pa.array(of_shard))
             ids = [owner["duplicate_of"] or owner["video_id"] for owner in owners.to_pylist()]
             for part, numbers in self._numbers_of(video_file(name), rows[of_shard], ids):
-                yield wanted[of_shard[part]], numbers
+                yield indexes[of_shard[part]], numbers
 
     def _numbers_of(
         self, name: str, rows: _Indexes, ids: list[str]
@@ -432,5 +432,6 @@ class Dataset:
     def _rows(self, indexes: _Indexes, numbers: _Numbers | None) -> Iterator[DatasetRow]:
         table = self._table.select(_COLUMNS).take(pa.array(indexes))
         for position, values in enumerate(table.to_pylist()):
-            own = {} if numbers is None else {self._column: numbers[position]}
-            yield DatasetRow(**values, **own)
+            if numbers is not None:
+                values[self._column] = numbers[position]
+            yield DatasetRow(**values)

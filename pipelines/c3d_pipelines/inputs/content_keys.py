@@ -102,8 +102,8 @@ def with_keys(rows: Sequence[ManifestRow], *, keys: str = QUICK) -> list[Manifes
             (stores.setdefault(uri.root, []) if remote else files).append(index)
 
     def look_up(indexes: Sequence[int]) -> None:
-        found = _in_parallel(lambda index: _with_key(rows[index], keys), indexes)
-        for index, row in zip(indexes, found, strict=True):
+        keyed_rows = _in_parallel(lambda index: _with_key(rows[index], keys), indexes)
+        for index, row in zip(indexes, keyed_rows, strict=True):
             keyed[index] = row
 
     look_up(files)

@@ -153,8 +153,8 @@ def _only_videos(videos: str, rows: list[ManifestRow]) -> list[ManifestRow]:
 
 
 def _as_text(name: str) -> str:
-    # A name that is not UTF-8 cannot be written to a file. The row gets a name that does not exist,
-    # and ends as unreadable.
+    # A name that is not UTF-8 cannot be written to a file. The row has a name that does not exist,
+    # and its status becomes unreadable.
     return name.encode("utf-8", "backslashreplace").decode()
 
 

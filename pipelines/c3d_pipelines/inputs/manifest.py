@@ -159,7 +159,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) ->
         _write(
             file,
             _suffix(name),
-            ((row.video_id, row.uri, row.size_bytes, row.duration_s, row.key) for row in rows),
+            ([getattr(row, name) for name in COLUMNS] for row in rows),
         )
 
 
@@ -194,8 +194,8 @@ def _size(value: Any) -> int:
         return 0
     number: Any = None
     if isinstance(value, str):
-        found = _WHOLE.fullmatch(value.strip())
-        number = int(found[1]) if found else None
+        match = _WHOLE.fullmatch(value.strip())
+        number = int(match[1]) if match else None
     elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         whole = math.isfinite(value) and value == int(value)
         number = int(value) if whole else None

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.errors import ManifestError
-from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.inputs.manifest import COLUMNS, ManifestRow
 
 # The decision about an input: extract it; it has a row from an earlier run; it failed in an earlier
 # run and has not changed; it is the same video as another input.
@@ -88,11 +88,7 @@ def write_plan(path: str | os.PathLike[str], rows: Iterable[PlannedRow]) -> None
     rows = list(rows)
     records = [
         {
-            "video_id": planned.row.video_id,
-            "uri": planned.row.uri,
-            "size_bytes": planned.row.size_bytes,
-            "duration_s": planned.row.duration_s,
-            "key": planned.row.key,
+            **{name: getattr(planned.row, name) for name in COLUMNS},
             "decision": planned.decision,
             "shard": planned.shard,
             "duplicate_of": planned.duplicate_of,
@@ -120,13 +116,7 @@ def read_plan(source: Any) -> list[PlannedRow]:
     unknown = [name for name in table.schema.names if name not in _SCHEMA.names]
     return [
         PlannedRow(
-            ManifestRow(
-                values["video_id"],
-                values["uri"],
-                values["size_bytes"],
-                values["duration_s"],
-                values["key"],
-            ),
+            ManifestRow(*(values[name] for name in COLUMNS)),
             values["decision"],
             values["shard"],
             values["duplicate_of"],

@@ -76,25 +76,27 @@ def kind_of(failure: Failure) -> str:
 
 def advice(summary: RunSummary) -> list[Advice]:
     """Return advice on each kind of failure in a run, first on those that are retried anyway."""
-    again = retry_command(summary)
+    run_again = retry_command(summary)
     retry_failed = retry_command(summary, "--retry-failed")
-    policy = summary.provenance.clips.get("short", "error")
+    clips = summary.provenance.clips
+    policy = clips.get("short", "error")
+    span = (CLIP_FRAMES - 1) * int(clips.get("frame_step") or 1) + 1
     texts = {
         FAILED: (
             "The server did not answer for these, or something else went wrong that is not the "
             "video's fault.",
             "Check that the server is up and not overloaded, then run again: they are retried.",
-            again,
+            run_again,
         ),
         MISSING: (
             "Their shard did not end: its pod was stopped, or its disk or bucket failed.",
             "Run again: the missing videos are done, and nothing is done twice.",
-            again,
+            run_again,
         ),
         UNREADABLE: (
             "They could not be read: moved, forbidden, or the store was away.",
             "Fix the access or restore them, then run again: they are retried.",
-            again,
+            run_again,
         ),
         CORRUPT: (
             "They were read and are damaged, cut short, or not videos.",
@@ -103,7 +105,7 @@ def advice(summary: RunSummary) -> list[Advice]:
             retry_failed,
         ),
         TOO_SHORT: (
-            f"They have fewer frames than the {_span(summary)} that one clip spans.",
+            f"They have fewer frames than the {span} that one clip spans.",
             "They are not retried until they change. To fill up short videos by repeating their "
             "frames, make another dataset of all videos:"
             if policy == "error"
@@ -132,24 +134,20 @@ def advice(summary: RunSummary) -> list[Advice]:
 def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
     """Return the command that runs the same inputs again in the same way, with further options."""
     folder = summary.out.rstrip("/")
-    words = ["c3d-pipelines", "run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
-    words += ["--out", out or summary.out]
+    arguments = ["c3d-pipelines", "run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
+    arguments += ["--out", out or summary.out]
     if summary.answer == "classes":
-        words.append("--classify")
+        arguments.append("--classify")
     if summary.server not in ("", DEFAULT_TARGET):
-        words += ["--server", summary.server]
+        arguments += ["--server", summary.server]
     model = summary.provenance.model
     if model.get("name", MODEL_NAME) != MODEL_NAME:
-        words += ["--model", str(model["name"])]
+        arguments += ["--model", str(model["name"])]
     clips = summary.provenance.clips
     for name in _WINDOW:
         if clips.get(name, _DEFAULTS[name]) != _DEFAULTS[name]:
-            words += [f"--{name.replace('_', '-')}", str(clips[name])]
+            arguments += [f"--{name.replace('_', '-')}", str(clips[name])]
     exact = PREPROCESSING["resize"]
     if summary.provenance.preprocessing.get("resize", exact) != exact:
-        words += ["--resize", "fast"]
-    return shlex.join([*words, *more])
-
-
-def _span(summary: RunSummary) -> int:
-    return (CLIP_FRAMES - 1) * int(summary.provenance.clips.get("frame_step") or 1) + 1
+        arguments += ["--resize", "fast"]
+    return shlex.join([*arguments, *more])

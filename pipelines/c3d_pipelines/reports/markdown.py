@@ -10,7 +10,7 @@ from c3d_client.core.text import one_line, weights_text
 
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
 from c3d_pipelines.reports.advice import STATUS_WORDS, advice, kind_of
-from c3d_pipelines.reports.summary import PARTS, SUCCEEDED, Failure, RunSummary
+from c3d_pipelines.reports.summary import SUCCEEDED, Failure, RunSummary
 from c3d_pipelines.shards.schema import OK, STATUSES
 from c3d_pipelines.text import (
     LONGEST,
@@ -113,11 +113,12 @@ def _speed(summary: RunSummary) -> str:
         f"{significant(clips_per_s)} clips/s, {significant(hours)} hours of video an hour; "
         f"{size(summary.bytes_in)} read, {size(summary.bytes_out)} written."
     ]
-    known = {part: seconds for part in PARTS if (seconds := summary.seconds.get(part)) is not None}
-    if any(known.values()):
-        heads = ["", *(part[:-2] for part in known)]
-        times = ["time", *map(length, known.values())]
-        shares = ["share", *(share(seconds, sum(known.values())) for seconds in known.values())]
+    seconds = summary.known_seconds
+    total = sum(seconds.values())
+    if total:
+        heads = ["", *(part.removesuffix("_s") for part in seconds)]
+        times = ["time", *map(length, seconds.values())]
+        shares = ["share", *(share(value, total) for value in seconds.values())]
         parts.append(_table(heads, [times, shares]))
     return "\n\n".join(parts)
 

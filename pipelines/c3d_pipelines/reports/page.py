@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from c3d_pipelines.inputs.plan import DO, DONE, DUPLICATE, KNOWN_FAILURE
 from c3d_pipelines.reports.advice import KINDS, MISSING, STATUS_WORDS, advice, kind_of
 from c3d_pipelines.reports.markdown import to_markdown
-from c3d_pipelines.reports.summary import PARTS, SUCCEEDED, Bin, Failure, RunSummary
+from c3d_pipelines.reports.summary import SUCCEEDED, Bin, Failure, RunSummary
 from c3d_pipelines.shards.schema import FAILED, OK, STATUSES
 from c3d_pipelines.storage import PLAN, SETTINGS, SUMMARY, run_file
 from c3d_pipelines.text import (
@@ -82,13 +82,13 @@ def to_html(summary: RunSummary) -> str:
             ended=_ENDED.get(summary.state, "did not succeed"),
             note=weights_text(summary.provenance)[1],
             statuses=[status for status in STATUSES if summary.ended(status)],
-            shown=[status for status in STATUSES if status == OK or summary.ended(status)],
+            columns=[status for status in STATUSES if status == OK or summary.ended(status)],
             tiles=_tiles(summary),
             advice=advice(summary),
             failures=failures,
             kinds=[(kind, kinds[kind]) for kind in KINDS if kinds[kind]],
             caption=_caption(summary, failures),
-            seconds={part: summary.seconds[part] for part in PARTS if _is_known(summary, part)},
+            seconds=summary.known_seconds,
             missing=summary.missing_shards,
             times=[shard.seconds for shard in done],
             slowest=max(done, key=lambda shard: (shard.seconds or 0.0, shard.index), default=None),
@@ -211,10 +211,6 @@ def _caption(summary: RunSummary, failures: list[Failure]) -> str:
             "all of them are in summary.json and index.parquet"
         )
     return f"All {total}" if len(failures) > 1 else "The one video"
-
-
-def _is_known(summary: RunSummary, part: str) -> bool:
-    return summary.seconds.get(part) is not None
 
 
 def _groups(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:

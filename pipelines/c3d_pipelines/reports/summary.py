@@ -6,15 +6,15 @@ columns: a run may have millions of rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from c3d_client.core.errors import C3DError
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import redact, redact_urls
 
@@ -38,6 +38,18 @@ PARTS = ("decode_s", "wire_s", "queue_s", "compute_s")
 DURATION_EDGES_S = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 CLIP_EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 
+# Phrases of the verdict by answer: of one video, of several, of one without a result, and short
+# forms of the last for one and for several.
+_VERDICTS = {
+    "features": (
+        "has features",
+        "have features",
+        "does not have features",
+        "does not",
+        "do not",
+    ),
+    "classes": ("is classified", "are classified", "is not classified", "is not", "are not"),
+}
 _COLUMNS = (
     *("status", "error_type", "error_message", "size_bytes", "n_clips", "duration_s", "wall_s"),
     *PARTS,
@@ -117,6 +129,8 @@ class RunSummary(Record):
         provenance: how the dataset's numbers are made; empty where the run ended before preflight.
     """
 
+    _noun: ClassVar[str] = "a run's summary"
+    _error: ClassVar[type[C3DError]] = RunError
     state: str
     message: str
     run: str
@@ -168,25 +182,32 @@ class RunSummary(Record):
         return tuple(shard for shard in self.shards if shard.missing)
 
     @property
+    def known_seconds(self) -> dict[str, float]:
+        """The values of ``seconds`` that are known, in the order of :data:`PARTS`."""
+        values = {part: self.seconds.get(part) for part in PARTS}
+        return {part: value for part, value in values.items() if value is not None}
+
+    @property
     def verdict(self) -> str:
         """The result in one sentence."""
-        has, have = ("has features", "have features")
-        if self.answer == "classes":
-            has, have = ("is classified", "are classified")
+        has, have, lacks, does_not, do_not = _VERDICTS[
+            "classes" if self.answer == "classes" else "features"
+        ]
         inputs, ok, lost = self.inputs, self.ok, self.inputs - self.ok
         if not inputs:
             ended = "" if self.state == SUCCEEDED else ": the run ended before there was a plan"
             return f"No videos were done{ended}"
         if inputs == 1:
-            sentence = f"The one video {has if ok else _denied(has)}"
+            sentence = f"The one video {has if ok else lacks}"
         elif not lost:
             sentence = f"All {count(inputs)} videos {have}"
         elif not ok:
             sentence = f"None of the {count(inputs)} videos {has}"
         else:
-            refused = _denied(has if lost == 1 else have, short=True)
-            sentence = f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}"
-            sentence += f"; {count(lost)} {refused}"
+            sentence = (
+                f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}; "
+                f"{count(lost)} {does_not if lost == 1 else do_not}"
+            )
         return sentence if self.decided(DO) else f"{sentence}; there was nothing left to do"
 
     def decided(self, decision: str) -> int:
@@ -226,30 +247,6 @@ class RunSummary(Record):
         }
         return {name: float(value) for name, value in known.items() if value is not None}
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> RunSummary:
-        """Read a summary that :meth:`to_json` wrote, in this or another release.
-
-        Raises:
-            RunError: the text is not a run's summary.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"a run's summary cannot be read ({error})") from error
-
-
-def _denied(does: str, *, short: bool = False) -> str:
-    """Return ``has features`` as ``does not have features`` or, short, ``does not``."""
-    verb, what = does.split(" ", 1)
-    auxiliary, rest = {
-        "has": ("does not", f" have {what}"),
-        "have": ("do not", f" have {what}"),
-        "is": ("is not", f" {what}"),
-        "are": ("are not", f" {what}"),
-    }[verb]
-    return auxiliary if short else auxiliary + rest
-
 
 @dataclass(frozen=True)
 class Bin(Record):
@@ -286,10 +283,10 @@ class Histogram(Record):
         counts = np.histogram(values, [*edges, np.inf])[0].tolist()
         highs = [*edges[1:], None]
         filled = [index for index, number in enumerate(counts) if number]
-        shown = range(filled[0], filled[-1] + 1)
+        indexes = range(filled[0], filled[-1] + 1)
         median, p95 = np.percentile(values, [50, 95])
         return cls(
-            bins=tuple(Bin(edges[index], highs[index], counts[index]) for index in shown),
+            bins=tuple(Bin(edges[index], highs[index], counts[index]) for index in indexes),
             count=len(values),
             total=float(values.sum(dtype=np.float64)),
             median=float(median),
@@ -330,10 +327,10 @@ def summarise(
     durations, clips = inputs.numbers("duration_s"), inputs.numbers("n_clips")
     # A row without a shard represents an input that no shard did.
     done = pc.and_(pc.equal(inputs.rows["run"], run), pc.not_equal(inputs.rows["shard"], ""))
-    mine = inputs.fresh & _flags(done)
-    videos = inputs.rows.filter(pa.array(mine))
+    of_run = inputs.fresh & _flags(done)
+    videos = inputs.rows.filter(pa.array(of_run))
     names = set(pc.unique(videos["shard"]).to_pylist())
-    now = [report for report in reports if report.name in names]
+    current = [report for report in reports if report.name in names]
     return RunSummary(
         state=state,
         message=redact_urls(message),
@@ -341,21 +338,21 @@ def summarise(
         out=redact(out),
         server=server,
         answer=answer or next((report.answer for report in reports), "features"),
-        started_at=min((report.started_at for report in now), default=None),
-        ended_at=max((report.ended_at for report in now), default=None),
+        started_at=min((report.started_at for report in current), default=None),
+        ended_at=max((report.ended_at for report in current), default=None),
         counts=inputs.counts(),
         failures=inputs.failures(),
-        processed=int(mine.sum()),
-        clips=sum(report.clips_answered for report in now),
-        video_s=float(np.nansum(durations[mine & is_ok])),
+        processed=int(of_run.sum()),
+        clips=sum(report.clips_answered for report in current),
+        video_s=float(np.nansum(durations[of_run & is_ok])),
         video_wall_s=pc.sum(videos["wall_s"]).as_py() or 0.0,
         seconds={part: pc.sum(videos[part]).as_py() for part in PARTS},
-        retries=sum(report.retries for report in now),
+        retries=sum(report.retries for report in current),
         durations=Histogram.of(_known(durations[is_single]), DURATION_EDGES_S),
         clip_counts=Histogram.of(_known(clips[is_single & is_ok]), CLIP_EDGES),
         shards=inputs.shards({report.name: report for report in reports}),
         bytes_in=int(pc.sum(videos["size_bytes"]).as_py() or 0),
-        bytes_out=sum(report.video_bytes + report.clip_bytes for report in now),
+        bytes_out=sum(report.video_bytes + report.clip_bytes for report in current),
         provenance=Provenance.from_dict(provenance),
     )
 

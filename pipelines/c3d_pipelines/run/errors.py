@@ -1,4 +1,4 @@
-"""Failures of a step: one line in its log, and the reason in the data set for the report."""
+"""Failures of a step: one line in its log, and the reason in the dataset for the report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from c3d_pipelines.storage import Storage, run_file, run_folder
 
 @contextlib.contextmanager
 def recorded_failure(step: str, *, out: str, run: str) -> Iterator[None]:
-    """Write the reason of a failure into the data set, and end the process with one line.
+    """Write the reason of a failure into the dataset, and end the process with one line.
 
-    An exception that is not a C3DError keeps its traceback in the log. The data set gets only its
-    type, because its text may hold anything.
+    An exception that is not a C3DError keeps its traceback in the log. Only the type is
+    written into the dataset, because the message may hold anything.
 
     Args:
         step: the name of the step.
-        out: the data set's folder or bucket.
+        out: the dataset's folder or bucket.
         run: the run's name.
     """
     try:
@@ -74,7 +74,7 @@ def write_reason(step: str, reason: str, *, out: str, run: str) -> None:
     Args:
         step: the name of the step.
         reason: one line.
-        out: the data set's folder or bucket.
+        out: the dataset's folder or bucket.
         run: the run's name.
     """
     # The log has the reason in any case, and storage that cannot be written may be the reason.

@@ -37,8 +37,8 @@ def report_step(
             preferred.
 
     Raises:
-        C3DError: the report is written, but the data set could not be published.
-        StorageError: the data set cannot be written.
+        C3DError: the report is written, but the dataset could not be published.
+        StorageError: the dataset cannot be written.
     """
     with recorded_failure("report", out=out, run=run):
         from c3d_pipelines.reports.page import to_html, to_markdown
@@ -82,7 +82,10 @@ def final_state(storage: Storage, run: str, state: str, reasons: str) -> str:
 def _last_summary(
     storage: Storage, out: str, run: str, *, state: str, message: str
 ) -> tuple[RunSummary, C3DError | None]:
-    """Publish and return the summary; or return one of the plan alone, and why it is no more."""
+    """Return the summary of a run, and the error that prevented publishing it, if any.
+
+    A run that cannot be published has a summary of its plan alone.
+    """
     text = storage.read(run_file(run, SETTINGS))
     settings = JobSettings.from_json(text) if text else None
     planned: list[PlannedRow] = []

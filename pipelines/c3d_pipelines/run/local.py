@@ -42,7 +42,7 @@ _PIPELINE_PROCESS = "c3d_pipelines.kubeflow.local_runner"
 _GATE = "gate"
 _SHOW_EVERY_S = 0.25
 _POLL_S = 0.05
-# Parameters that name folders: made absolute, so that the data set records where they are.
+# Parameters that name folders: made absolute, so that the dataset records where they are.
 _FOLDERS = ("videos", "out")
 # Kubeflow replaces these in any argument of a compiled pipeline.
 _REPLACED = ("{{$", "/kfp-workspace")
@@ -80,8 +80,8 @@ class LocalRun:
     """Result of a run on this machine.
 
     Args:
-        run: the run's name in the data set; empty if the run did not get that far.
-        out: the data set's folder or bucket.
+        run: the run's name in the dataset; empty if the run did not get that far.
+        out: the dataset's folder or bucket.
         succeeded: all steps succeeded, the gate too.
         refused: only the gate failed: more videos failed than ``max_failed``.
         error: why the run did not succeed, in one line; empty otherwise.
@@ -121,7 +121,7 @@ def run_local(
 ) -> LocalRun:
     """Do a bulk run on this machine and wait for its end.
 
-    Ctrl-C (KeyboardInterrupt) stops the run's processes, leaves nothing half-written, and is raised
+    Ctrl-C (KeyboardInterrupt) stops the run's processes, leaves no unfinished file, and is raised
     again; the same call then continues with what is left. A second Ctrl-C kills the processes.
 
     Args:
@@ -138,7 +138,7 @@ def run_local(
         UsageError: an argument cannot be used.
         RunError: the run could not be started.
     """
-    given = {
+    checked = {
         name: _argument(name, value, compiled=pipeline is not None)
         for name, value in arguments.items()
     }
@@ -146,9 +146,9 @@ def run_local(
         keep = keep_logs
         run: _Run
         if pipeline is None:
-            run = _StepsRun(folder, given, show, note, answer=answer)
+            run = _StepsRun(folder, checked, show, note, answer=answer)
         else:
-            run = _CompiledRun(folder, given, show, note, pipeline=Path(pipeline))
+            run = _CompiledRun(folder, checked, show, note, pipeline=Path(pipeline))
         try:
             with _output_in(folder.log) if capture_output else contextlib.nullcontext():
                 run.run()
@@ -207,13 +207,13 @@ class _Run:
 
     Args:
         folder: of the temporary files.
-        given: the arguments, checked.
+        arguments: the parameters of the run, checked.
         on_state: called with the progress.
         note: called with lines for the user.
     """
 
     folder: RunFolder
-    given: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     on_state: Callable[[RunState], None] | None
     note: Callable[[str], None] | None
     name: str = ""
@@ -224,7 +224,7 @@ class _Run:
 
     @property
     def out(self) -> str:
-        return str(self.given.get("out", ""))
+        return str(self.arguments.get("out", ""))
 
     def run(self) -> None:
         raise NotImplementedError
@@ -270,7 +270,7 @@ class _Run:
         if self.on_state is None or (not changes and now - self.shown_at < _SHOW_EVERY_S):
             return
         self.shown_at = now
-        counts: dict[str, Any] = _counts(self.folder.progress)
+        counts: dict[str, Any] = _progress_counts(self.folder.progress)
         self.state = replace(self.state, **counts)
         self.on_state(self.state)
 
@@ -285,8 +285,8 @@ class _Run:
             return ""
         storage, name, log = Storage(self.out), run_file(self.name, LOG), self.folder.log
         text = log.read_bytes()
-        # Steps print their parameters, and credentials in a URL must not get into the data set.
-        for value in self.given.values():
+        # Steps print their parameters, and credentials in a URL must not get into the dataset.
+        for value in self.arguments.values():
             if isinstance(value, str) and redact(value) != value:
                 text = text.replace(value.encode(), redact(value).encode())
         try:
@@ -309,7 +309,7 @@ class _StepsRun(_Run):
 
     def run(self) -> None:
         try:
-            self.parameters = JobParameters.of(self.given)
+            self.parameters = JobParameters.of(self.arguments)
         except UsageError as error:
             self.failures.append(("", str(error)))
             return
@@ -338,7 +338,7 @@ class _StepsRun(_Run):
                 plan_path=self._artifact(PLAN),
                 settings_path=self._artifact("settings"),
             )
-            videos, skipped, count = _counted(self._artifact(PLAN))
+            videos, skipped, count = _plan_counts(self._artifact(PLAN))
         self.show(videos=videos, skipped=skipped, shards=count)
         return shards
 
@@ -375,7 +375,7 @@ class _StepsRun(_Run):
                             self._shard_ended(shard, process)
                     self.show()
             except KeyboardInterrupt:
-                self.note_stopping()
+                stop_processes(list(running.values()), notify=self.note_stopping)
                 raise
             finally:
                 stop_processes(list(running.values()))
@@ -452,7 +452,9 @@ class _CompiledRun(_Run):
         before = self._runs()
         job = self.folder.artifacts / "job.json"
         job.write_text(
-            json.dumps({"pipeline": os.fspath(self.pipeline.absolute()), "arguments": self.given})
+            json.dumps(
+                {"pipeline": os.fspath(self.pipeline.absolute()), "arguments": self.arguments}
+            )
         )
         self.folder.running.touch()
         process = start_process(_PIPELINE_PROCESS, [str(job)], self.folder)
@@ -461,7 +463,7 @@ class _CompiledRun(_Run):
                 time.sleep(_POLL_S)
                 self.show(**self._planned())
         except KeyboardInterrupt:
-            self.note_stopping()
+            stop_processes([process], notify=self.note_stopping)
             raise
         finally:
             stop_processes([process])
@@ -470,18 +472,18 @@ class _CompiledRun(_Run):
             self.failures = self._reasons(process.returncode)
 
     def _runs(self) -> set[str]:
-        """The names of the runs in the data set."""
+        """Return the names of the runs in the dataset."""
         with contextlib.suppress(C3DError):
             return {name.split("/")[1] for name in Storage(self.out).names("runs")}
         return set()
 
     def _planned(self) -> dict[str, Any]:
-        """The plan's figures, once it is there."""
+        """Return the counts of the plan, once it is written."""
         if self.state.videos is not None:
             return {}
         with contextlib.suppress(OSError, ValueError):
             for path in self.folder.artifacts.glob("*/plan/plan"):
-                videos, skipped, shards = _counted(path)
+                videos, skipped, shards = _plan_counts(path)
                 return {"step": "extract", "videos": videos, "skipped": skipped, "shards": shards}
         return {}
 
@@ -500,6 +502,7 @@ class _CompiledRun(_Run):
 
 
 def _end_of(code: int) -> str:
+    """Return how a process with an exit code ended, for a message."""
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL); there may be too little memory"
     if code < 0:
@@ -507,7 +510,7 @@ def _end_of(code: int) -> str:
     return f"ended with exit code {code}; the log tells more"
 
 
-def _counted(plan: str | os.PathLike[str]) -> tuple[int, int, int]:
+def _plan_counts(plan: str | os.PathLike[str]) -> tuple[int, int, int]:
     """Return the videos to be done, the inputs without work, and the shards of a plan."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -520,7 +523,7 @@ def _counted(plan: str | os.PathLike[str]) -> tuple[int, int, int]:
     return len(to_do), len(inputs) - len(to_do), len(to_do["shard"].unique())
 
 
-def _counts(progress: Path) -> dict[str, int]:
+def _progress_counts(progress: Path) -> dict[str, int]:
     """Sum up the progress files of all shards."""
     counts = {"done": 0, "ok": 0, "failed": 0, "clips": 0}
     for path in progress.glob("[!.]*.json"):

@@ -78,9 +78,8 @@ def make_plan(
     if answer not in ANSWERS:
         raise UsageError(f"answer is {answer!r}; give one of {', '.join(ANSWERS)}")
     limits = {"shard_mb": shard_mb, "shard_minutes": shard_minutes}
-    cut_into_shards(
-        (), **limits, max_shards=max_shards
-    )  # report wrong limits before hours of listing
+    # Report wrong limits before hours of listing.
+    cut_into_shards((), **limits, max_shards=max_shards)
     known = _known(Storage(out), answer, window) if out.strip() else {}
     rows = list_inputs(videos, keys=keys)
     decisions = [_decision(row, known.get(row.video_id), retry_failed) for row in rows]
@@ -185,10 +184,10 @@ def _require_same(
     for part, names in (("clips", tuple(requested["clips"])), ("preprocessing", ("resize",))):
         values = stored.get(part)
         for name in names:
-            there = values.get(name) if isinstance(values, Mapping) else None
-            here = requested[part][name]
-            if there != here:
-                differences.append(f"{part}.{name}: {there!r} there, {here!r} requested")
+            stored_value = values.get(name) if isinstance(values, Mapping) else None
+            value = requested[part][name]
+            if stored_value != value:
+                differences.append(f"{part}.{name}: {stored_value!r} there, {value!r} requested")
     if differences:
         raise ProvenanceError(
             f"{storage.uri}: the dataset there was made differently ({'; '.join(differences)}); "

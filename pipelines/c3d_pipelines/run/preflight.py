@@ -54,8 +54,8 @@ def preflight(settings: JobSettings) -> JobSettings:
     ):
         try:
             server.do(lambda: _request_one_clip(c3d, signature), threading.Event())
-        except ServerGone as gone:
-            raise gone.error from None
+        except ServerGone as error:
+            raise error.error from None
         provenance = c3d.provenance()
     require_same_dataset(storage, answer=settings.answer, provenance=provenance)
     probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"

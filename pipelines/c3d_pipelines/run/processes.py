@@ -157,14 +157,19 @@ def start_process(
         raise RunError(f"the run cannot be started ({error})") from error
 
 
-def stop_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def stop_processes(
+    processes: Sequence[subprocess.Popen[bytes]], *, notify: Callable[[], None] | None = None
+) -> None:
     """Have processes end tidily; kill those that take too long, and all at a further Ctrl-C.
 
     Args:
         processes: that :func:`start_process` started.
+        notify: called first; a Ctrl-C during this call kills the processes too.
     """
     end = time.monotonic() + GRACE_S + 5
     with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        if notify is not None:
+            notify()
         for process in processes:
             assert process.stdin is not None
             process.stdin.close()

@@ -31,7 +31,7 @@ from c3d_pipelines.inputs.plan import DO, DUPLICATE, PlannedRow, write_plan
 from c3d_pipelines.reports.page import to_html, to_markdown
 from c3d_pipelines.reports.summary import RunSummary, summarise
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards import commits as shards
+from c3d_pipelines.shards.commits import name_of
 from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _shard_names(settings: JobSettings, planned: Sequence[PlannedRow]) -> dict[i
     for item in planned:
         if item.decision == DO:
             rows.setdefault(item.shard, []).append(item.row)
-    return {number: shards.name_of(settings, rows[number]) for number in sorted(rows)}
+    return {number: name_of(settings, rows[number]) for number in sorted(rows)}
 
 
 def _with_all_inputs(
@@ -109,9 +109,9 @@ def _with_all_inputs(
     names: Mapping[int, str],
 ) -> pa.Table:
     """Return the index's rows, and a row for each input that has none."""
-    gone = {number for number, name in names.items() if name not in index.shards}
+    missing_shards = {number for number, name in names.items() if name not in index.shards}
     missing = missing_rows(
-        _input_columns([item for item in planned if item.shard in gone], settings.run),
+        _input_columns([item for item in planned if item.shard in missing_shards], settings.run),
         message="its shard did not end; the next run does it again",
     )
     table = newest([timed(index.table, times(index.table, index.shards)), timed(missing, NEWEST)])

@@ -2,7 +2,7 @@
 
 A pod's component and a run on one machine (``local.py``) call the same functions. A step checks its
 parameters, does its work, and writes its results as artifacts for the next step and below
-``runs/<run>/`` of the data set for the report.
+``runs/<run>/`` of the dataset for the report.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plan_step(
     """Check the parameters, list the inputs, and decide what to do with each.
 
     Args:
-        out: the data set's folder or bucket.
+        out: the dataset's folder or bucket.
         run: the run's name.
         answer: ``features`` or ``classes``.
         plan_path: where to write the plan.
@@ -48,7 +48,7 @@ def plan_step(
     Raises:
         UsageError: a parameter is unknown or out of its range.
         ManifestError: the inputs cannot be listed, or there are none.
-        StorageError: the data set cannot be read or written.
+        StorageError: the dataset cannot be read or written.
     """
     with recorded_failure("plan", out=out, run=run):
         from c3d_pipelines.run.plan import make_plan
@@ -89,7 +89,7 @@ def preflight_step(
 
     Raises:
         ServingError: the server does not answer, or has no such model.
-        ProvenanceError: the data set holds numbers of another kind, or it is another model.
+        ProvenanceError: the dataset holds numbers of another kind, or it is another model.
     """
     with recorded_failure("preflight", out=out, run=run):
         from c3d_pipelines.run.preflight import preflight
@@ -112,14 +112,14 @@ def extract_step(
 ) -> str:
     """Do one shard, unless it is done already.
 
-    A process that gets SIGTERM stops and leaves nothing half-written.
+    A process that receives SIGTERM stops and writes no unfinished file.
 
     Args:
         shard: the shard's index in the plan.
         cores: how many cores the decoder threads may use; all of this process by default.
 
     Returns:
-        The shard's name in the data set.
+        The shard's name in the dataset.
 
     Raises:
         C3DError: the server or the storage stayed away, or the model is another one. A fault of
@@ -142,16 +142,16 @@ def extract_step(
 def publish_step(
     *, plan_path: str, settings_path: str, page_path: str, text_path: str
 ) -> tuple[int, dict[str, float]]:
-    """Merge the shards into one data set: index, card, report.
+    """Merge the shards into one dataset: index, card, report.
 
-    The shards are looked up in the data set, with their reports and sizes. The results of the steps
+    The shards are looked up in the dataset, with their reports and sizes. The results of the steps
     before this one are not used.
 
     Returns:
         How many of this run's videos did not end ok, and the run's metrics.
 
     Raises:
-        C3DError: the data set cannot be read or written, or holds numbers of another kind.
+        C3DError: the dataset cannot be read or written, or holds numbers of another kind.
     """
     settings = _read_settings(settings_path)
     with recorded_failure("publish", out=settings.out, run=settings.run):
@@ -189,7 +189,7 @@ def digest_of_model(provenance: Mapping[str, Any]) -> str:
 
 
 def write_artifact(storage: Storage, run: str, name: str, text: str, path: str) -> None:
-    """Write a text as an artifact for the next steps, and into the run's folder of the data set."""
+    """Write a text as an artifact for the next steps, and into the run's folder of the dataset."""
     write_text(path, text)
     storage.write(run_file(run, name), text)
 

@@ -58,10 +58,10 @@ class Progress:
 class ShardProgress:
     """Context manager that counts a shard's videos and reports the progress.
 
-    The logger ``c3d_pipelines.shards.worker`` gets a line every ten seconds and for each 5 % of the
-    videos. Where the environment has ``C3D_PROGRESS_FOLDER``, the file ``<run>-<shard>.json`` in
-    that folder holds the latest :class:`Progress`. The file is replaced as a whole, at most twice a
-    second.
+    The logger ``c3d_pipelines.shards.worker`` writes a line every ten seconds and for each 5 % of
+    the videos. Where the environment has ``C3D_PROGRESS_FOLDER``, the file ``<run>-<shard>.json``
+    in that folder holds the latest :class:`Progress`. The file is replaced as a whole, at most
+    twice a second.
 
     Args:
         run: the run's name.

@@ -106,8 +106,8 @@ def numbers_of(
                         f"row {rows[position]} is {video_id!r}, not {ids[position]!r}",
                     )
             if part[column].null_count:
-                without = owners[_first_null(part[column])]
-                raise _changed(storage, name, f"{without!r} has no numbers")
+                row = part[column].is_null().to_pylist().index(True)
+                raise _changed(storage, name, f"{owners[row]!r} has no numbers")
             numbers = part[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             if len(numbers) != len(positions) * size:
                 raise _changed(storage, name, f"its rows do not have {size} numbers each")
@@ -155,10 +155,6 @@ def _groups(
             positions = np.arange(first, last)
             yield positions, file.read_row_group(group, columns=columns), rows[first:last] - start
         start = end
-
-
-def _first_null(column: pa.ChunkedArray) -> int:
-    return int(np.flatnonzero(column.is_null().to_numpy())[0])
 
 
 def _changed(storage: Storage, name: str, difference: str) -> ShardError:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 from c3d_client.core.contract import FEATURE_SIZE
@@ -160,6 +161,8 @@ class ShardReport(Record):
         ShardError: the counts do not add up.
     """
 
+    _noun: ClassVar[str] = "a shard's report"
+    _error: ClassVar[type[C3DError]] = ShardError
     name: str
     run: str
     index: int
@@ -182,17 +185,15 @@ class ShardReport(Record):
                 f"shard {self.name}: its report counts {dict(self.counts)} of {self.videos} videos"
             )
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> ShardReport:
-        """Read a report that :meth:`to_json` wrote, in this or another release.
 
-        Raises:
-            ShardError: the text is not a shard's report.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ShardError(f"a shard's report cannot be read ({error})") from error
+def differences(
+    answer: str, provenance: Provenance, other_answer: str, other_provenance: Provenance
+) -> list[str]:
+    """Return how two sets of numbers differ in their answer and in how they were made."""
+    texts = [str(difference) for difference in provenance.differences(other_provenance)]
+    if answer != other_answer:
+        texts.insert(0, f"answer: {answer!r} against {other_answer!r}")
+    return texts
 
 
 _MESSAGE_CHARACTERS = 500

@@ -108,13 +108,13 @@ def do_shard(
     ):
         try:
             writer = work.write(storage, name, progress)
-        except ServerGone as gone:
-            away = f"did not come back within {settings.patience_s:g} s"
+        except ServerGone as error:
+            timeout = f"did not come back within {settings.patience_s:g} s"
             raise ShardError(
-                f"shard {index}: the server {'refuses' if gone.refuses else away} ({gone}); "
+                f"shard {index}: the server {'refuses' if error.refuses else timeout} ({error}); "
                 "nothing of this shard is stored; start the run again when the server answers: "
                 "shards that are done are not done again"
-            ) from gone.error
+            ) from error.error
         report = _report(settings, name, index, began=began, writer=writer, work=work)
         storage.write(report_file(name), report.to_json(), retry=work.store_retry())
     return report
