@@ -149,9 +149,9 @@ class JobSettings(Record):
         """Return a client with these settings, to be closed by the caller."""
         return C3DClient(window=self.window, options=self.serving())
 
-    def with_provenance(self, provenance: Mapping[str, Any]) -> JobSettings:
+    def with_provenance(self, provenance: Provenance) -> JobSettings:
         """Return the same settings with the provenance that the server reported."""
-        return replace(self, provenance=Provenance.from_dict(provenance))
+        return replace(self, provenance=provenance)
 
 
 def _version(text: str) -> tuple[int | None, str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from c3d_client.core.errors import ProvenanceError
+from c3d_client.core.provenance import Provenance
 from c3d_pipelines.dataset.card import read_card, require_same_dataset
 from c3d_pipelines.dataset.index import INDEX_SCHEMA
 from c3d_pipelines.errors import ShardError
@@ -69,14 +70,14 @@ class TestRequireSameDataset:
         if finished:
             publish(job, to_do(A))
         storage = Storage(tmp_path)
-        require_same_dataset(storage, answer="features", provenance=PROVENANCE)
+        require_same_dataset(storage, answer="features", provenance=Provenance(PROVENANCE))
         with pytest.raises(ProvenanceError, match="model.precision: .* give another out"):
-            require_same_dataset(storage, answer="features", provenance=OTHER)
+            require_same_dataset(storage, answer="features", provenance=Provenance(OTHER))
         with pytest.raises(ProvenanceError, match="answer: 'features' against 'classes'"):
-            require_same_dataset(storage, answer="classes", provenance=PROVENANCE)
+            require_same_dataset(storage, answer="classes", provenance=Provenance(PROVENANCE))
 
     def test_empty_folder_accepts_all_numbers(self, tmp_path):
-        require_same_dataset(Storage(tmp_path), answer="classes", provenance=OTHER)
+        require_same_dataset(Storage(tmp_path), answer="classes", provenance=Provenance(OTHER))
 
 
 class TestForPeople:

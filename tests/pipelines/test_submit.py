@@ -11,6 +11,7 @@ import threading
 
 import pytest
 from c3d_client.core.errors import ServingUnavailable, UsageError
+from c3d_client.core.provenance import Provenance
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.api import Backend, ClusterAccess
 from c3d_pipelines.kubeflow.submit import RunOptions, SentRun, submit, wait
@@ -126,7 +127,7 @@ def test_digest_of_the_served_model_is_looked_up(kfp, opened, bulk, narrow_serve
     from c3d_client import C3DClient
 
     with C3DClient(narrow_server.target) as client:
-        assert digest == digest_of_model(client.provenance())
+        assert digest == digest_of_model(Provenance(client.provenance()))
 
 
 def test_digest_cannot_be_looked_up_without_a_server(kfp, opened, bulk):

@@ -114,7 +114,7 @@ def summary(
     values: dict[str, Any] = {
         "out": "s3://videos/c3d",
         "run": "run-7",
-        "provenance": PROVENANCE,
+        "provenance": Provenance(PROVENANCE),
         "state": "SUCCEEDED",
         "message": "",
         **changes,

@@ -10,12 +10,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
 from c3d_client.core.text import one_line
+from c3d_client.core.uri import Uri
 from c3d_client.results import ClassScore, top_classes
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def label_text(label: str, index: int) -> str:
 
 def video_title(source: str | os.PathLike[str]) -> str:
     """Return the last part of a path or URL, without a URL's query, which may be a secret."""
-    text = os.fspath(source)
-    if "://" in text:
-        text = urlsplit(text).path
-    return one_line(os.path.basename(text.rstrip("/\\")) or text) or "video"
+    uri = Uri.of(source)
+    path = uri.local_path
+    name = uri.name if path is None else os.path.basename(path.rstrip("/\\")) or path
+    return one_line(name) or "video"

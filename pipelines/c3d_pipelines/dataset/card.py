@@ -113,9 +113,7 @@ def read_card(storage: Storage) -> Card | None:
         ) from error
 
 
-def write_dataset(
-    storage: Storage, index: Index, *, answer: str, provenance: Mapping[str, Any]
-) -> None:
+def write_dataset(storage: Storage, index: Index, *, answer: str, provenance: Provenance) -> None:
     """Write a dataset's index, README and, last, ``dataset.json``.
 
     Raises:
@@ -139,7 +137,7 @@ def write_dataset(
     storage.write(CARD_FILE, card.to_json())
 
 
-def require_same_dataset(storage: Storage, *, answer: str, provenance: Mapping[str, Any]) -> None:
+def require_same_dataset(storage: Storage, *, answer: str, provenance: Provenance) -> None:
     """Check that a dataset may hold these numbers, before they are made.
 
     The dataset is described by ``dataset.json`` or, where no run has published, by its shards.
@@ -151,8 +149,7 @@ def require_same_dataset(storage: Storage, *, answer: str, provenance: Mapping[s
     stored = read_card(storage) or next(iter(committed_shards(storage).values()), None)
     if stored is None:
         return
-    requested = Provenance.from_dict(provenance)
-    if texts := differences(stored.answer, stored.provenance, answer, requested):
+    if texts := differences(stored.answer, stored.provenance, answer, provenance):
         raise ProvenanceError(
             f"{storage.uri}: holds numbers that were made differently and cannot be mixed with "
             f"these: {'; '.join(texts)}; give another out"
@@ -164,7 +161,7 @@ def card_of(
     index: Index,
     *,
     answer: str,
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
     labels: Sequence[str],
     unknown: Mapping[str, Any] | None = None,
 ) -> Card:
@@ -179,7 +176,6 @@ def card_of(
         unknown: the fields of an earlier card that this release does not know.
     """
     table = index.table
-    provenance = Provenance.from_dict(provenance)
     is_ok = pc.equal(table["status"], OK)
     originals = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
     counts = {

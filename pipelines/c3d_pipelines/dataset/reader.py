@@ -13,7 +13,7 @@ The reader returns what the last run published, without the shards of a run in p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -111,7 +111,7 @@ class Neighbour:
 
 
 def query_vector(
-    query: npt.NDArray[Any] | VideoFeatures, *, provenance: Mapping[str, Any]
+    query: npt.NDArray[Any] | VideoFeatures, *, provenance: Provenance
 ) -> npt.NDArray[np.float32]:
     """Return a query as a vector to compare with a dataset: float32 ``[4096]``, length 1.
 
@@ -124,8 +124,7 @@ def query_vector(
         ProvenanceError: the query's features were made differently from the dataset's.
     """
     if isinstance(query, VideoFeatures):
-        stored = Provenance.from_dict(provenance)
-        if differences := stored.differences(Provenance.from_dict(query.provenance)):
+        if differences := provenance.differences(Provenance.from_dict(query.provenance)):
             raise ProvenanceError(
                 "the dataset's features and the query's were made differently and cannot be "
                 f"compared: {'; '.join(map(str, differences))}; extract the query as the dataset "

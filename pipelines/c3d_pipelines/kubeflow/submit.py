@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from c3d_client.core.errors import UsageError
+from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import RunError
@@ -360,7 +361,7 @@ def served_model(arguments: Mapping[str, Any]) -> str:
         raise UsageError("model_digest is 'ask' and no server is named; give server=HOST:PORT")
     model = {name: arguments[name] for name in ("model", "model_version") if name in arguments}
     with JobSettings(out=os.devnull, run=ASK, server=server, **model).client() as client:
-        return digest_of_model(client.provenance())
+        return digest_of_model(Provenance(client.provenance()))
 
 
 def shown(arguments: Mapping[str, Any]) -> str:

@@ -302,7 +302,7 @@ def summarise(
     planned: Sequence[PlannedRow],
     rows: pa.Table,
     reports: Sequence[ShardReport],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
     state: str,
     message: str,
     server: str = "",

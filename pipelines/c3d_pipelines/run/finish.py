@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from c3d_client.core.errors import C3DError
+from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.inputs.plan import PlannedRow, read_plan
 from c3d_pipelines.parameters import ANSWERS
@@ -111,7 +112,7 @@ def _last_summary(
         planned=planned,
         rows=INDEX_SCHEMA.empty_table(),
         reports=[],
-        provenance={},
+        provenance=Provenance(),
         state=state,
         message=message,
         server=settings.server if settings else "",

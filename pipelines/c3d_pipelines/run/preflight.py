@@ -13,6 +13,7 @@ from c3d_client import C3DClient
 from c3d_client.core.contract import CLASSIFY, CLIP_SHAPE, FC6_FEATURES, Signature
 from c3d_client.core.errors import ContractMismatch
 from c3d_client.core.files import TEMPORARY_PREFIX
+from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.dataset.card import require_same_dataset
 from c3d_pipelines.settings import JobSettings
@@ -56,7 +57,7 @@ def preflight(settings: JobSettings) -> JobSettings:
             server.do(lambda: _request_one_clip(c3d, signature), threading.Event())
         except ServerGone as error:
             raise error.error from None
-        provenance = c3d.provenance()
+        provenance = Provenance(c3d.provenance())
     require_same_dataset(storage, answer=settings.answer, provenance=provenance)
     probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"
     storage.write(probe, b"can be written")

@@ -12,10 +12,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
 from typing import Any
 
 from c3d_client.core.errors import ProvenanceError
+from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import read_plan, shard_rows, write_plan
@@ -180,10 +180,9 @@ def gate_step(*, unsuccessful: float, max_failed: float, out: str, run: str) -> 
             )
 
 
-def digest_of_model(provenance: Mapping[str, Any]) -> str:
+def digest_of_model(provenance: Provenance) -> str:
     """Return the digest that identifies a served model: of its weights, mean and precision."""
-    model = provenance.get("model", {})
-    identity = {name: model.get(name) for name in ("weights", "mean", "precision")}
+    identity = {name: provenance.model.get(name) for name in ("weights", "mean", "precision")}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
