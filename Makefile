@@ -14,6 +14,8 @@ MODEL ?= models/c3d
 PORT ?= 8500
 VIDEO ?=
 ARGS ?=
+# Processes of `make test`; each needs up to 4 GB of memory.
+PROCESSES ?= 2
 ENGINE ?= $(shell command -v docker || command -v podman)
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,8 @@ install-client: $(VENV)/.client  ## Install the command c3d alone, without Tenso
 develop: $(VENV)/.developer  ## Install the three commands and the tools of developers
 
 test: $(VENV)/.developer  ## Run the tests (ARGS="-k name" for some of them)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope \
+		--no-loadscope-reorder $(ARGS)
 
 test-faults: $(VENV)/.developer  ## Run the tests that kill processes and cut connections
 	@$(BIN)/python -m pytest -m faults $(ARGS)

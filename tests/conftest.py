@@ -29,6 +29,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 NARROW = 4  # conv1's filters in the narrow network: the same layers and features, 1/250 of the work
 
 
+# Tests of the full network: they take longest, so they start first.
+_FULL_NETWORK = {
+    *("test_architecture.py", "test_demo.py", "test_motion.py", "test_oracle_agreement.py"),
+    *("test_served_network.py", "test_weights.py"),
+}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Run the tests of the full network first."""
+    items.sort(key=lambda item: item.path.name not in _FULL_NETWORK)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each file to one process, and all tests of the full network to the same process.
+
+    So the full network is built once per run. pytest-xdist's own marks for this have no effect with
+    pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "full network" if Path(file).name in _FULL_NETWORK else file
+
+    return ByFile(config, log)
+
+
 def spec(weights, **changes) -> ServableSpec:
     """Return a build's inputs, with numbered labels and the Sports-1M mean's numbers."""
     parts = {

@@ -340,7 +340,7 @@ from support.shard_runs import job, row
 out, target, long, short = sys.argv[1:]
 settings = job(out, target, workers=2, window=ClipWindow(stride=1))
 
-def answers(self, signature, batches):
+def answers(self, signature, batches, *, cancel=None):
     # Without the network, so that many videos take little time.
     for rows in batches:
         features = np.random.default_rng(0).random((len(rows), 4096), np.float32)
