@@ -14,7 +14,7 @@ MODEL ?= models/c3d
 PORT ?= 8500
 VIDEO ?=
 ARGS ?=
-# Processes of `make test`; each needs up to 4 GB of memory.
+# Processes of `make test`; each needs up to 6 GB of memory.
 PROCESSES ?= 2
 ENGINE ?= $(shell command -v docker || command -v podman)
 

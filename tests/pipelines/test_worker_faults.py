@@ -15,7 +15,7 @@ from support.fake_serving import LossyProxy
 from support.shard_runs import after, files_in, job, read_videos, row, stable_content
 from support.videos import write_video
 
-pytestmark = pytest.mark.usefixtures("short_pauses")
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("short_pauses")]
 
 
 def refuse(code, details="no"):

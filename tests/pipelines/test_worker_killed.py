@@ -3,9 +3,12 @@
 import json
 import signal
 
+import pytest
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.storage import Storage
 from support.shard_runs import VARYING_COLUMNS, job, mixed_rows, run_python, stable_content
+
+pytestmark = pytest.mark.faults
 
 KILLED = r"""
 import json, os, signal, sys
