@@ -6,6 +6,7 @@ run in this process; each shard runs in a separate process, two at a time.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
@@ -202,7 +203,7 @@ def _output_in(log: Path) -> Iterator[None]:
 
 
 @dataclass
-class _Run:
+class _Run(abc.ABC):
     """A run in progress: its parameters, failures and state.
 
     Args:
@@ -226,8 +227,9 @@ class _Run:
     def out(self) -> str:
         return str(self.arguments.get("out", ""))
 
+    @abc.abstractmethod
     def run(self) -> None:
-        raise NotImplementedError
+        """Do the run; the failures of its steps are in ``failures``."""
 
     def result(self) -> LocalRun:
         error, summary = self.error, None
