@@ -285,6 +285,8 @@ class _Run(abc.ABC):
         """Write the log next to the run's report; return its URI, or nothing if that fails."""
         if not self.folder.log.exists():
             return ""
+        for stream in (sys.stdout, sys.stderr):  # what Python still buffers belongs into the log
+            stream.flush()
         storage, name, log = Storage(self.out), run_file(self.name, LOG), self.folder.log
         text = log.read_bytes()
         # Steps print their parameters, and credentials in a URL must not get into the dataset.
