@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +21,7 @@ from c3d_client.client import C3DClient, Fingerprint
 from c3d_client.core.errors import C3DError, OutputError, VideoError, VideoUnreadableError
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.text import escape_bytes, escape_controls
 from c3d_client.core.uri import Uri
 from c3d_client.outputs import (
     output_path,
@@ -36,6 +39,8 @@ FILE_NAME = "failures.csv"
 # The columns of the first release. Columns are only added, after these; read_failures() must give a
 # later column the value of that release where a file lacks it.
 _COLUMNS = ("video", "uri", "error_type", "error", "fingerprint")
+_MESSAGE_CHARACTERS = 2000
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,21 @@ class ExtractJob:
             UsageError: workers is below 1.
             ContractMismatch, ModelNotFound: the model is not usable, or was replaced.
             ServingError: the server answered for none of several videos in a row.
+            Exception: a defect; the video and every outcome so far are in ``failures.csv`` by then.
         """
         count, threads = share_cores(workers, videos=len(sources))
         failures = dict(self._earlier_failures)
         fingerprints: dict[str, Fingerprint] = {}
 
         def extract(source: Source, cancel: threading.Event) -> Row:
-            fingerprints[source.name] = fingerprint(source.uri)
-            return self._extract(source, fingerprints[source.name], threads=threads, cancel=cancel)
+            try:
+                known = fingerprints[source.name] = fingerprint(source.uri)
+                return self._extract(source, known, threads=threads, cancel=cancel)
+            except C3DError:
+                raise
+            except Exception as error:
+                failures[listed_name(source)] = _failure(source, error, {})
+                raise
 
         try:
             for outcome in map_parallel(extract, sources, workers=count, stop=stop):
@@ -133,10 +145,10 @@ class ExtractJob:
                 else:
                     assert outcome.error is not None
                     known = fingerprints.get(source.name, {})
-                    failures[source.name] = _failure(source, outcome.error, known)
+                    failures[listed_name(source)] = _failure(source, outcome.error, known)
                     row = Row(source, self._path(source), FAILED, error=str(outcome.error))
                 if row.status != FAILED:
-                    failures.pop(source.name, None)
+                    failures.pop(listed_name(source), None)
                 yield row
         finally:
             write_failures(self._folder, failures)
@@ -145,9 +157,10 @@ class ExtractJob:
         self, source: Source, current: Fingerprint, *, threads: int, cancel: threading.Event
     ) -> Row:
         path = self._path(source)
-        if not self._overwrite and path.exists() and self._is_done(source, path, current):
+        # Not Path.exists(), which raises an OSError for a path that is too long.
+        if not self._overwrite and os.path.exists(path) and self._is_done(source, path, current):
             return Row(source, path, SKIPPED)
-        earlier = self._earlier_failures.get(source.name)
+        earlier = self._earlier_failures.get(listed_name(source))
         if (
             not self._retry_failed
             and earlier is not None
@@ -182,10 +195,11 @@ class ExtractJob:
         if video.get("fingerprint") == current:
             return not self._expected.differences(provenance)
         uri = Uri.of(source.uri)
-        if video.get("source") != str(uri):
+        # Release 0.1.0 stored the bytes of a name that are not UTF-8 as surrogates.
+        if escape_bytes(str(video.get("source"))) != str(uri):
             raise OutputError(
                 path,
-                f"holds the features of {video.get('source')}, not of {uri}; "
+                f"holds the features of {provenance.video_name}, not of {uri}; "
                 "use another folder or --overwrite",
             )
         return False
@@ -196,7 +210,7 @@ class Failure:
     """One video that has no output.
 
     Args:
-        video: the video's name in the run.
+        video: the video's name in the run; see :func:`listed_name`.
         uri: the video's address, without credentials.
         error_type: the error's class, e.g. ``VideoDecodeError``.
         error: the error's message.
@@ -210,6 +224,11 @@ class Failure:
     error: str
     fingerprint: str
     unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+def listed_name(source: Source) -> str:
+    r"""Return a video's name as ``failures.csv`` has it: bytes that are not UTF-8 as ``\xNN``."""
+    return escape_bytes(source.name)
 
 
 def fingerprint_text(fingerprint: Fingerprint) -> str:
@@ -228,7 +247,7 @@ def read_failures(folder: Path) -> dict[str, Failure]:
     path = folder / FILE_NAME
     failures = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file, _any_cell_size():
             reader = csv.DictReader(file, restval="")
             if not set(_COLUMNS) <= set(reader.fieldnames or ()):
                 raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
@@ -259,7 +278,10 @@ def write_failures(folder: Path, failures: Mapping[str, Failure]) -> None:
                 path.unlink()
             return
         rows = [asdict(failures[name]) for name in sorted(failures)]
-        rows = [{**row.pop("unknown"), **row} for row in rows]
+        rows = [
+            {column: _cell(value) for column, value in {**row.pop("unknown"), **row}.items()}
+            for row in rows
+        ]
         unknown = dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS)
         with atomic_file(path, text=True) as file:
             writer = csv.DictWriter(file, (*_COLUMNS, *unknown), restval="")
@@ -269,7 +291,23 @@ def write_failures(folder: Path, failures: Mapping[str, Failure]) -> None:
         raise OutputError(path, f"cannot be written ({error.strerror or error})") from error
 
 
-def _failure(source: Source, error: C3DError, known: Fingerprint) -> Failure:
+@contextlib.contextmanager
+def _any_cell_size() -> Iterator[None]:
+    """Read cells of more than the csv module's 131,072 characters within the block."""
+    with _LOCK:  # the limit is the process's
+        limit = csv.field_size_limit(sys.maxsize)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(limit)
+
+
+def _cell(value: str) -> str:
+    """Return a text that UTF-8 can hold and every Python's csv module reads."""
+    return escape_bytes(value).replace("\0", "\\x00")
+
+
+def _failure(source: Source, error: Exception, known: Fingerprint) -> Failure:
     """Return the row of a video that failed.
 
     Only a failure of the video itself has a fingerprint, so that the video is not tried again
@@ -282,10 +320,13 @@ def _failure(source: Source, error: C3DError, known: Fingerprint) -> Failure:
             known = {}
     elif not isinstance(error, VideoError):
         known = {}
+    message = escape_controls(" ".join(str(error).split()))
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[: _MESSAGE_CHARACTERS - 1] + "…"
     return Failure(
-        video=source.name,
+        video=listed_name(source),
         uri=str(Uri.of(source.uri)),
         error_type=type(error).__name__,
-        error=" ".join(str(error).split()),
+        error=message,
         fingerprint=fingerprint_text(known),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -113,6 +114,8 @@ def map_parallel(
         ContractMismatch, ModelNotFound: the model is not usable, so every video would fail. Items
             that have started are cancelled.
         ServingError: the server failed for several videos in a row.
+        Exception: a defect in the work of one item. The outcomes that other items have by then are
+            yielded first.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; give 1 or more")
@@ -129,6 +132,7 @@ def map_parallel(
     pending: dict[Future[Result], tuple[int, Item]] = {}
     done: dict[int, Outcome[Item, Result]] = {}
     next_index = serving_errors = 0
+    fatal: Exception | None = None  # ends the work
     cancel = threading.Event()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="c3d-video")
     try:
@@ -148,20 +152,45 @@ def map_parallel(
                     outcome = _outcome(index, item, future)
                 except _NotStarted:
                     continue
+                except Exception as error:
+                    fatal = fatal or error
+                    continue
                 is_serving_error = isinstance(outcome.error, ServingError)
                 serving_errors = serving_errors + 1 if is_serving_error else 0
                 if in_order:
                     done[index] = outcome
                 else:
                     yield outcome
-                if serving_errors >= _MAX_SERVING_ERRORS and outcome.error is not None:
-                    raise outcome.error
+                if serving_errors >= _MAX_SERVING_ERRORS:
+                    fatal = fatal or outcome.error
             while next_index in done:
                 yield done.pop(next_index)
                 next_index += 1
+            if fatal is not None:
+                cancel.set()
+                done |= _ended(pending)
+                for index in sorted(done):
+                    yield done[index]
+                raise fatal
     finally:
         cancel.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ended(
+    pending: dict[Future[Result], tuple[int, Item]],
+) -> dict[int, Outcome[Item, Result]]:
+    """Return the outcomes of cancelled work by index; none for items that have no outcome."""
+    for future in pending:
+        future.cancel()
+    wait(pending)
+    outcomes = {}
+    for future, (index, item) in pending.items():
+        # Cancelled and never started items have no outcome; another error that ends the work is
+        # left out in favour of the first.
+        with contextlib.suppress(Exception):
+            outcomes[index] = _outcome(index, item, future)
+    return outcomes
 
 
 def _outcome(index: int, item: Item, future: Future[Result]) -> Outcome[Item, Result]:

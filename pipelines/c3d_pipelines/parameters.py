@@ -114,6 +114,9 @@ class JobParameters:
         "OpenCV's pixels, or nearly the same pixels in less time",
         choices=("exact", "fast"),
     )
+    any_file: bool = _declare(
+        False, "take the files of every suffix in folders, prefixes and patterns"
+    )
     clip_rows: bool = _declare(True, "store the numbers of each clip, not only of each video")
     keys: str = _declare(
         QUICK,

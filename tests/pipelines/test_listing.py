@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import socket
 import threading
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from c3d_client.core.errors import C3DError, UsageError
+from c3d_client.core.uri import Uri
 from c3d_client.video import stores
+from c3d_client.video.sources import Scan
 from c3d_pipelines.errors import ManifestError, StorageError
 from c3d_pipelines.inputs import content_keys as keys_module
 from c3d_pipelines.inputs.content_keys import content_key, quick_key, with_keys
 from c3d_pipelines.inputs.listing import list_inputs
-from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
+from c3d_pipelines.inputs.manifest import SUFFIXES, ManifestRow, write_manifest
 from support.s3_server import s3_server
 
 NAMES = ["a.MKV", "b.mp4", "deep/c.avi", "deep/é #1 [x].webm", "z/d.mp4"]
@@ -129,18 +132,63 @@ def test_unreadable_video_is_an_input_without_key(folder):
     assert rows["pipe.mp4"].key == ""
 
 
-def test_name_that_is_not_utf8_is_an_input_with_a_warning(folder, caplog):
-    path = os.path.join(os.fsencode(folder), b"\xff.mp4")
-    with open(path, "wb"), caplog.at_level(logging.WARNING):
-        rows = list_inputs(str(folder))
-    assert rows[-1] == ManifestRow("\\udcff.mp4", f"{folder}/\\udcff.mp4")
-    assert len(rows) == len(NAMES) + 1
-    assert "not UTF-8" in caplog.text
+def test_name_that_is_not_utf8_is_an_input_whose_uri_opens_it(folder):
+    path = os.path.join(os.fsencode(folder), b"50%\xff.mp4")
+    Path(os.fsdecode(path)).write_bytes(b"12345")
+    row = list_inputs(str(folder))[0]
+    quoted = quote(str(folder))
+    assert (row.video_id, row.uri) == (r"50%\xff.mp4", f"file://{quoted}/50%25%FF.mp4")
+    assert (row.size_bytes, row.key[:5]) == (5, "stat:")
+    assert os.fsencode(Uri(row.uri).local_path) == path
+    # The same row from the file alone, from its URL, and from each kind of manifest.
+    assert list_inputs(os.fsdecode(path)) == list_inputs(row.uri) == [row]
+    for kind in SUFFIXES:
+        manifest = str(folder.parent / f"list{kind}")
+        write_manifest(manifest, [row])
+        assert list_inputs(manifest) == [row], kind
+    digest = hashlib.sha256(b"12345").hexdigest()
+    assert list_inputs(row.uri, keys="content")[0].key == f"sha256:{digest}"
+
+
+def test_two_names_of_one_id_are_refused_in_one_line(folder):
+    for name in (b"z/\xff.mp4", rb"z/\xff.mp4"):
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).touch()
+    message = refusal(folder)
+    assert r"two files would both be listed as z/\xff.mp4" in message
+    assert "rename one of them" in message
+
+
+def test_files_left_out_are_counted_and_all_files_can_be_taken(folder):
+    scan = Scan()
+    list_inputs(str(folder), scan=scan)
+    assert scan.left_out == {".txt": 1}
+    scan = Scan()
+    list_inputs(str(folder / "*.mp4"), scan=scan)
+    assert not scan.left_out
+    everything = Scan(any_file=True)
+    rows = list_inputs(str(folder), scan=everything)
+    assert sorted([*NAMES, "notes.txt"]) == [row.video_id for row in rows]
+    assert not everything.left_out
+    assert ids(folder / "notes.txt", scan=Scan(any_file=True)) == ["notes.txt"]
+
+
+def test_the_data_set_of_the_run_is_not_searched(folder):
+    for name in ("shards/1.parquet", "runs/1/report.html", "odd.mp4"):
+        path = folder / "features" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for results in (folder / "features", f"file://{folder}/features".replace(" ", "%20")):
+        scan = Scan(results=results)
+        assert [row.video_id for row in list_inputs(str(folder), scan=scan)] == NAMES
+        assert scan.left_out == {".txt": 1}
+    assert "features/odd.mp4" in ids(folder)
 
 
 def test_listing_without_videos_is_one_line(folder, tmp_path):
     (tmp_path / "none").mkdir()
     assert "no videos there (files named" in refusal(tmp_path / "none")
+    (tmp_path / "none" / "a.bin").touch()
+    assert refusal(tmp_path / "none").endswith("; 1 file left out: 1 .bin; --any takes all")
     assert "matches no videos" in refusal(folder / "*.ogv")
     assert "no such file or folder" in refusal(tmp_path / "absent")
     assert "no such file or folder" in refusal(tmp_path / "absent.mp4")
@@ -167,6 +215,16 @@ def test_bucket_is_listed_like_a_folder_without_a_request_per_object(bucket, mon
     assert [row.key for row in rows] == [f"etag:{digest}" for digest in md5]
     assert rows == list_inputs("s3://bucket/in/") == list_inputs("s3://bucket/in/**")
     assert len(list_inputs("s3://bucket")) == len(rows) + 1
+
+
+def test_objects_left_out_are_counted_and_all_objects_can_be_taken(bucket):
+    for videos in ("s3://bucket/in", "s3://bucket/in/", "s3://bucket/in/*", "s3://bucket/*/**"):
+        scan = Scan()
+        list_inputs(videos, scan=scan)
+        assert scan.left_out == {".txt": 1}, videos
+    assert "notes.txt" in ids("s3://bucket/in", scan=Scan(any_file=True))
+    results = Scan(results="s3://bucket/in/deep")
+    assert ids("s3://bucket/in", scan=results) == [n for n in NAMES if not n.startswith("deep")]
 
 
 def test_patterns_match_in_a_bucket(bucket):

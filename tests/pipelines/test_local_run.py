@@ -213,7 +213,7 @@ def test_unusable_arguments_are_refused(tmp_path):
         ({"videos": "s3://bucket/{{$.inputs}}"}, compiled, r"videos: .* holds '\{\{\$'"),
         ({"out": "/data/kfp-workspace/out"}, compiled, "out: .* holds '/kfp-workspace'"),
         ({"out": "  "}, {}, "out is empty"),
-        ({"videos": "/data/\udcff"}, {}, "not valid UTF-8"),
+        ({"out": "/data/\udcff"}, {}, r"/data/\\xff is not valid UTF-8"),
         ({"model": "a\udcff"}, {}, "model: .* not valid UTF-8"),
     ]
     for changes, options, message in cases:

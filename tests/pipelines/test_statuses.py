@@ -46,10 +46,14 @@ def test_message_is_one_line_of_at_most_500_characters():
     long = message_of(errors.UsageError("x" * 501))
     assert len(long) == 500
     assert long.endswith("x…")
+    assert (
+        message_of(errors.UsageError("a\0b\x1b[31m\ud800\u202e")) == r"a\x00b\x1b[31m\ud800\u202e"
+    )
+    assert len(message_of(errors.UsageError("\0" * 10**6))) == 500
 
 
 def test_message_with_a_name_that_is_not_utf8_can_be_encoded():
-    assert message_of(errors.UsageError("caf\udce9.mp4: no")).encode() == b"caf\\udce9.mp4: no"
+    assert message_of(errors.UsageError("caf\udce9.mp4: no")).encode() == rb"caf\xe9.mp4: no"
 
 
 def test_unreadable_and_corrupt_videos_have_different_statuses(started, tmp_path, carphone):

@@ -20,6 +20,7 @@ from c3d_client.commands.options import (
 )
 from c3d_client.core.cli import print_error
 from c3d_client.core.errors import UsageError
+from c3d_client.core.text import escape_controls
 
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
@@ -60,6 +61,7 @@ def classify(
     as_csv: bool,
     timeline: Path | None,
     html: Path | None,
+    any_file: bool,
     root: str | None,
     workers: int | None,
     **client: Any,
@@ -73,11 +75,12 @@ def classify(
     """
     from c3d_client.core.uri import Uri
     from c3d_client.parallel import map_parallel, share_cores
-    from c3d_client.video.sources import expand
+    from c3d_client.video.sources import Scan, expand
 
     if as_json and as_csv:
         raise UsageError("--json and --csv both take standard output; give one of them")
-    sources = list(expand(inputs, root=root))
+    scan = Scan(any_file=any_file)
+    sources = expand(inputs, root=root, scan=scan)
     views = _Views(timeline, html, top_k=top_k, several_videos=len(sources) > 1)
     print_result = _printer(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
     count, threads = share_cores(workers, videos=len(sources))
@@ -106,6 +109,8 @@ def classify(
                 print_result(str(Uri.of(outcome.source.uri)), outcome.result)
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")
+    if scan.left_out:
+        print_error("c3d", str(scan))
     return 2 if failed == len(sources) else 1 if failed else 0
 
 
@@ -146,7 +151,7 @@ def _printer(
         return lambda name, result: write_csv(sys.stdout, name, result, top_k=top_k)
 
     def print_text(name: str, result: VideoClassification) -> None:
-        click.echo(f"{name}: {len(result.clip_starts)} clips")
+        click.echo(f"{escape_controls(name)}: {len(result.clip_starts)} clips")
         click.echo(bars(result))
         if per_clip:
             click.echo(clip_lines(result, top_k=top_k))
@@ -197,13 +202,13 @@ class _Views:
         Raises:
             OutputError: a file cannot be written.
         """
-        from c3d_client.outputs import prepare_folder
+        from c3d_client.outputs import prepare_folder, result_path
         from c3d_client.views.page import write_page
         from c3d_client.views.timeline import write_timeline
 
         for kind, path, suffix in self._requested:
             if path.suffix.lower() != suffix:
-                path = path / f"{source.name}{suffix}"
+                path = result_path(path, source.name, suffix)
             prepare_folder(path.parent)
             write = write_timeline if kind == "timeline" else write_page
             write(

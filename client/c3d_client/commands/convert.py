@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from c3d_client.core.cli import print_error
+from c3d_client.core.text import escape_controls
 
 
 @click.command()
@@ -43,7 +44,7 @@ def convert(inputs: tuple[Path, ...], to: str, format: str | None, out: Path) ->
             print_error("c3d", str(error))
         else:
             done += 1
-            click.echo(f"{source} -> {target}")
+            click.echo(escape_controls(f"{source} -> {target}"))
     if failed:
         print_error("c3d", f"{failed} of {done + failed} files failed")
     return 2 if not done else 1 if failed else 0

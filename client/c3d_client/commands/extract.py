@@ -61,6 +61,7 @@ def extract(
     overwrite: bool,
     retry_failed: bool,
     quiet: bool,
+    any_file: bool,
     root: str | None,
     workers: int | None,
     **client: Any,
@@ -75,10 +76,13 @@ def extract(
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
     from c3d_client.commands.progress import run_progress
-    from c3d_client.job import FAILED, SKIPPED, ExtractJob
-    from c3d_client.video.sources import expand
+    from c3d_client.job import DONE, FAILED, SKIPPED, ExtractJob
+    from c3d_client.video.sources import Scan, expand, new_suffixes_text
 
-    sources = list(expand(inputs, root=root))
+    scan = Scan(any_file=any_file)
+    sources = expand(inputs, root=root, scan=scan)
+    known: list[str] = []  # the names of videos that an earlier run took
+    new: list[str] = []
     counts = {"done": 0, "skipped": 0, "failed": 0}
     clips = 0
     fatal_error: C3DError | None = None
@@ -94,6 +98,8 @@ def extract(
                 for row in job.run(sources, workers=workers, stop=stop):
                     counts[row.status] += 1
                     clips += row.clips
+                    is_new = row.status == DONE or (row.status == FAILED and row.tried)
+                    (new if is_new else known).append(row.source.name)
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
                         progress.print(f"c3d: {row.error}{note}")
@@ -105,6 +111,12 @@ def extract(
         print_error("c3d", str(fatal_error))
     if not quiet or left:
         click.echo(_summary(counts, clips, left, folder), err=True)
+    if not quiet:
+        # Only where a run of release 0.1.0 is continued, and by its next run no longer.
+        if known and not new_suffixes_text(known) and (note := new_suffixes_text(new)):
+            print_error("c3d", f"note: {note}")
+        if scan.left_out:
+            print_error("c3d", str(scan))
     if signals and left:
         print_error("c3d", "interrupted; the same command continues with what is left")
         return exit_code(signals[0])

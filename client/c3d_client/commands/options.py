@@ -119,6 +119,12 @@ _CLIPS = (
 
 _SOURCES = (
     click.option(
+        "--any",
+        "any_file",
+        is_flag=True,
+        help="Take the files of every suffix in folders and patterns.",
+    ),
+    click.option(
         "--root",
         metavar="DIR",
         help="Outputs are named by the videos' paths below this folder.",

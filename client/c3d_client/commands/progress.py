@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from c3d_client.client import C3DClient
+from c3d_client.core.text import escape_controls
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -37,7 +38,8 @@ class RunProgress:
             self._progress.advance(self._task)
 
     def print(self, line: str) -> None:
-        """Print a line on standard error, above the display."""
+        """Print a line on standard error, above the display; control characters are escaped."""
+        line = escape_controls(" ".join(line.split()))
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import click
 
 from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code
+from c3d_client.core.text import escape_controls
 
 
 def run_command(
@@ -27,6 +29,10 @@ def run_command(
         name: the command's name, printed before each line on standard error.
         interrupted: the message after Ctrl-C about the state of the work.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A name or label that the terminal's encoding lacks must not end a run.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     code: object = 2
     try:
         code = group.main(args=arguments, prog_name=name, standalone_mode=False)
@@ -43,5 +49,5 @@ def run_command(
 
 
 def print_error(name: str, message: str) -> None:
-    """Print a message on standard error as one line, without its line breaks."""
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    """Print a message on standard error as one line, without line breaks and control characters."""
+    click.echo(f"{name}: {escape_controls(' '.join(message.split()))}", err=True)

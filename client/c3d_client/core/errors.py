@@ -21,13 +21,16 @@ The errors of the exporter (``c3d_export.errors``) and of bulk runs (``c3d_pipel
 subclasses of C3DError too.
 
 A message contains what happened, the observed and the expected value, what to do next, and the path
-or target. Commands print it as one line and exit with 2.
+or target, in which bytes that are not UTF-8 and control characters are escaped. Commands print it
+as one line and exit with 2.
 """
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+from c3d_client.core.text import escape_controls
 
 
 class C3DError(Exception):
@@ -53,7 +56,7 @@ class VideoError(C3DError):
     def __init__(self, source: str | os.PathLike[str], reason: str) -> None:
         self.source = str(source)
         self.reason = reason
-        super().__init__(f"{self.source}: {reason}")
+        super().__init__(f"{escape_controls(self.source)}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # pickle rebuilds an exception from its args, which are only the message.
@@ -129,7 +132,7 @@ class OutputError(C3DError, OSError):
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         self.path = str(path)
         self.reason = reason
-        super().__init__(f"{self.path}: {reason}")
+        super().__init__(f"{escape_controls(self.path)}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.reason), self.__dict__

@@ -20,6 +20,7 @@ from typing import Any
 
 from c3d_client.core.contract import CONTRACT_VERSION
 from c3d_client.core.errors import ProvenanceError
+from c3d_client.core.text import escape_bytes
 
 FieldPath = tuple[str, ...]
 
@@ -213,7 +214,7 @@ class Provenance(Mapping[str, Any]):
     @property
     def video_name(self) -> str:
         """The video's address, redacted, for messages."""
-        return str(self.video.get("source") or "an unnamed video")
+        return escape_bytes(str(self.video.get("source") or "an unnamed video"))
 
     def with_video(self, video: Mapping[str, Any]) -> Provenance:
         """Return the same record for a video."""

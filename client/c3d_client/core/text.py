@@ -1,9 +1,45 @@
-"""Text for people: names and labels on one line."""
+"""Text for people and for files: names and labels on one line, bytes that are not UTF-8 escaped."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+# How Python holds the bytes of a file's name that are not UTF-8: 0x80 to 0xff, each as one
+# surrogate (os.fsdecode). Other surrogates come from JSON.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_RAW_BYTES = range(0xDC80, 0xDD00)
+# Characters that move the cursor, start an escape sequence, end a line or turn the direction of
+# the text after them; the joiners inside of Persian words and emoji are not among them.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def escape_bytes(text: str) -> str:
+    r"""Return a text that UTF-8 can hold: ``\xNN`` for each byte of a name that is not UTF-8.
+
+    Other text is returned unchanged. A lone surrogate that stands for no byte is ``\uNNNN``.
+
+    >>> print(escape_bytes(b"caf\xe9.mp4".decode("utf-8", "surrogateescape")))
+    caf\xe9.mp4
+    """
+    return text if text.isascii() else _SURROGATE.sub(_escape, text)
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text for one line of a terminal: also without characters that would change it.
+
+    >>> print(escape_controls("two\nlines\x1b[31m"))
+    two\nlines\x1b[31m
+    """
+    return _CONTROL.sub(_escape, escape_bytes(text))
+
+
+def _escape(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if number in _RAW_BYTES:
+        return f"\\x{number - 0xDC00:02x}"
+    return match[0].encode("unicode_escape", "surrogatepass").decode()
 
 
 def weights_text(provenance: Mapping[str, Any]) -> tuple[str, str]:
@@ -13,6 +49,6 @@ def weights_text(provenance: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def one_line(text: str) -> str:
-    """Return a name or label without line breaks, control characters and invalid UTF-8."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    """Return a name or label without line breaks and control characters, and bytes escaped."""
+    text = escape_bytes(text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

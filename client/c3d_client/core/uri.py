@@ -15,7 +15,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
+
+from c3d_client.core.text import escape_bytes
 
 # URL scheme -> kind of store. s3a:// and gcs:// are other spellings of s3:// and gs://.
 STORES = {
@@ -52,9 +54,24 @@ class Uri:
         """Return a path or URL as a Uri; a Uri is returned unchanged."""
         return value if isinstance(value, Uri) else cls(os.fsdecode(value))
 
+    @classmethod
+    def of_path(cls, path: str) -> Uri:
+        r"""Return the address of an absolute path as text that every file can hold.
+
+        A path whose bytes are not UTF-8 becomes a ``file://`` URL with percent-encoded bytes, which
+        opens the same file; another path stays as it is.
+
+        >>> Uri.of_path(os.fsdecode(b"/videos/caf\xe9.mp4")).raw
+        'file:///videos/caf%E9.mp4'
+        """
+        return cls(path if escape_bytes(path) == path else f"file://{quote(os.fsencode(path))}")
+
     def __str__(self) -> str:
-        """Return the address without user, password and query values, to show and to store."""
-        return redact(self.raw)
+        r"""Return the address without user, password and query values, to show and to store.
+
+        Bytes of a path that are not UTF-8 are written as ``\xNN``.
+        """
+        return escape_bytes(redact(self.raw))
 
     def __repr__(self) -> str:
         return f"Uri({str(self)!r})"
@@ -84,7 +101,8 @@ class Uri:
     def local_path(self) -> str | None:
         """The path on this machine, without ``file://``; None for other URLs."""
         if self.scheme == "file":
-            return unquote(self._rest.removeprefix("localhost"))
+            # The bytes of a name need not be UTF-8.
+            return unquote(self._rest.removeprefix("localhost"), errors="surrogateescape")
         return None if self.scheme else self.raw
 
     @property

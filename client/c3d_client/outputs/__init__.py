@@ -28,6 +28,7 @@ from c3d_client.outputs.registry import (
     output_path,
     read_features,
     read_provenance,
+    result_path,
     usable_format,
     write_features,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "read_features",
     "read_npz",
     "read_provenance",
+    "result_path",
     "usable_format",
     "write_features",
     "write_npz",

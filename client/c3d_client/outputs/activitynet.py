@@ -16,6 +16,7 @@ from typing import Any
 
 from c3d_client.core.errors import UsageError
 from c3d_client.core.provenance import Provenance, require_same
+from c3d_client.core.text import escape_bytes
 from c3d_client.outputs import hdf5
 from c3d_client.outputs.validation import make_features, parse_provenance, video_source
 from c3d_client.results import VideoFeatures
@@ -24,11 +25,12 @@ _DATASET = "c3d_features"
 
 
 def video_id(name: str) -> str:
-    """Return a video's id: its name without folders and without the suffix.
+    r"""Return a video's id: its name without folders and without the suffix.
 
-    ``train/v_QOlSCBRmfWY.mp4`` is ``v_QOlSCBRmfWY``, the id that readers look up.
+    ``train/v_QOlSCBRmfWY.mp4`` is ``v_QOlSCBRmfWY``, the id that readers look up. HDF5 stores it as
+    UTF-8; other bytes of a file's name are written as ``\xNN``.
     """
-    last = name.rpartition("/")[2]
+    last = escape_bytes(name).rpartition("/")[2]
     return last.rpartition(".")[0] or last
 
 

@@ -9,6 +9,7 @@ later releases are ignored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,19 +114,20 @@ def _feature_chunks(
             yield feature.flatten().to_numpy().reshape(-1, FEATURE_SIZE)
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
     pyarrow, pq = _libraries()
-    file = pq.ParquetFile(path, page_checksum_verification=True)
-    schema, expected = file.schema_arrow, _schema(pyarrow)
-    if any(schema.names.count(name) != 1 for name in _COLUMNS) or any(
-        not schema.field(name).equals(expected.field(name)) for name in _COLUMNS
-    ):
-        file.close()
-        raise ValueError(
-            f"its columns are {', '.join(schema.names)}; expected {', '.join(expected.names)}, "
-            "in their types"
-        )
-    return file
+    # Opened here: pyarrow takes only paths that are UTF-8.
+    with path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        schema, expected = file.schema_arrow, _schema(pyarrow)
+        if any(schema.names.count(name) != 1 for name in _COLUMNS) or any(
+            not schema.field(name).equals(expected.field(name)) for name in _COLUMNS
+        ):
+            raise ValueError(
+                f"its columns are {', '.join(schema.names)}; expected {', '.join(expected.names)}, "
+                "in their types"
+            )
+        yield file
 
 
 def _schema(pyarrow: Any) -> Any:

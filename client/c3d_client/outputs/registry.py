@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from c3d_client.core.errors import C3DError, OutputError, UsageError
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.text import escape_bytes
 from c3d_client.outputs import activitynet, caffe, hdf5, npy, npz, parquet, sultani
 from c3d_client.outputs.npy_io import SIDECAR_SUFFIX
 from c3d_client.outputs.validation import check_features, load_library
@@ -252,18 +253,35 @@ def output_path(folder: str | os.PathLike[str], name: str, format: str) -> Path:
         UsageError: the name is empty, absolute or has ``..``; or the format is unknown.
     """
     chosen = format_named(format)
+    return result_path(folder, name, chosen.suffix, sidecar_suffix=chosen.sidecar_suffix)
+
+
+def result_path(
+    folder: str | os.PathLike[str], name: str, suffix: str, *, sidecar_suffix: str = ""
+) -> Path:
+    """Return the path of a file about a video, as :func:`output_path` does.
+
+    Args:
+        folder: the folder of all results.
+        name: the video's path below its own folder, with ``/``.
+        suffix: added to the name.
+        sidecar_suffix: what the name of a second file adds, which must fit too.
+
+    Raises:
+        UsageError: the name is empty, absolute or has ``..``.
+    """
     relative = PurePosixPath(name)
     parts = relative.parts
     if not parts or relative.is_absolute() or ".." in parts or "\0" in name:
         raise UsageError(f"{name!r} cannot name features; give a relative path without '..'")
-    suffix_bytes = len(os.fsencode(chosen.suffix + chosen.sidecar_suffix))
-    last = _cut_name(parts[-1], _MAX_NAME_BYTES - suffix_bytes) + chosen.suffix
+    suffix_bytes = len(os.fsencode(suffix + sidecar_suffix))
+    last = _cut_name(parts[-1], _MAX_NAME_BYTES - suffix_bytes) + suffix
     return Path(folder, *(_cut_name(part, _MAX_NAME_BYTES) for part in parts[:-1]), last)
 
 
 def note_conversion(features: VideoFeatures, source: Format, name: str) -> VideoFeatures:
     """Return the features with a note in the provenance that they come from a lossy format."""
-    note = {"converted_from": {"format": source.name, "name": name}}
+    note = {"converted_from": {"format": source.name, "name": escape_bytes(name)}}
     return replace(features, provenance={**features.provenance, **note})
 
 

@@ -14,6 +14,7 @@ from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import UsageError
 from c3d_client.core.files import row_chunks
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.text import escape_bytes
 from c3d_client.results import RowStore, RunningMean, Timings, VideoFeatures, l2_normalise
 
 # The first frame of a clip where a format does not store it.
@@ -119,7 +120,7 @@ def make_features(
 
 def video_source(features: VideoFeatures) -> str:
     """Return the address of the video that features are of; empty where it is unknown."""
-    return str(Provenance(features.provenance).video.get("source", ""))
+    return escape_bytes(str(Provenance(features.provenance).video.get("source", "")))
 
 
 def provenance_json(features: VideoFeatures) -> str:

@@ -10,20 +10,26 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import PurePath
 
 from c3d_client.core.errors import UsageError, VideoUnreadableError
+from c3d_client.core.text import escape_bytes, escape_controls
 from c3d_client.core.uri import Uri, UriLike
 from c3d_client.video import stores
 from c3d_client.video.stores import RemoteFile, fingerprint_of, is_object, open_store, reason
 
 __all__ = [
     "EVERYTHING",
+    "NEW_SUFFIXES",
     "Parts",
+    "Scan",
     "VIDEO_SUFFIXES",
     "Source",
     "expand",
@@ -32,21 +38,39 @@ __all__ = [
     "is_object",
     "is_pattern",
     "is_video",
-    "is_wanted",
     "leads",
+    "new_suffixes_text",
     "open_source",
     "open_store",
     "reason",
 ]
 
-# The suffixes of FFmpeg's common formats; a folder's other files are not inputs.
-VIDEO_SUFFIXES = frozenset(
+# The suffixes of the videos of data sets, in FFmpeg's formats; a folder's other files are not
+# inputs. Stills and text are not among them, although FFmpeg has decoders that read them.
+# Release 0.1.0 did not take the second group.
+NEW_SUFFIXES = frozenset(
+    (".asf", ".divx", ".dv", ".f4v", ".gif", ".m2v", ".mjpeg", ".mpe", ".mxf", ".nut", ".ogg")
+    + (".ogm", ".qt", ".rm", ".rmvb", ".y4m")
+)
+VIDEO_SUFFIXES = NEW_SUFFIXES | frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
     + (".ogv", ".ts", ".vob", ".webm", ".wmv")
 )
 
 Parts = tuple[str, ...]
 EVERYTHING: Parts = ("**",)
+
+# What a run writes next to its videos: `a.mp4.npz` for `a.mp4`. A test compares these with the
+# formats of c3d_client.outputs, which this package may not import.
+_OUTPUT_SUFFIXES = (
+    *(".h5", ".hdf5", ".npy", ".npy.json", ".npz", ".parquet", "_C.txt", "_C.txt.json"),
+    *(".html", ".png"),
+)
+_OUTPUT_FOLDER_SUFFIX = ".fc6"
+_FAILURES = "failures.csv"
+_CUT_NAME = re.compile("~[0-9a-f]{16}")  # how c3d_client.outputs ends a name that it cuts
+_MOST_SUFFIXES = 6
+_LONGEST_SUFFIX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +98,148 @@ class Source:
             )
 
 
+class Scan:
+    """What the searches of folders and patterns take, and how many files they left out.
+
+    Hidden files, and files that a run wrote next to its videos (``failures.csv``, ``a.mp4.npz``),
+    are neither taken nor counted.
+
+    Args:
+        any_file: take files of every suffix.
+        results: the folder of a run's results, whose files are neither taken nor counted where it
+            is below a folder that is searched; None for none.
+
+    Attributes:
+        left_out: the number of files that were left out, by suffix in lower case; the key is empty
+            for files without a suffix.
+    """
+
+    def __init__(self, *, any_file: bool = False, results: UriLike | None = None) -> None:
+        self.any_file = any_file
+        self.left_out: Counter[str] = Counter()
+        self._results = None if results is None else Uri.of(results)
+        self._searched: set[tuple[Uri, Parts]] = set()
+
+    def __str__(self) -> str:
+        """Return what was left out, as ``6 files left out: 4 .bin, 2 .txt; --any takes all``.
+
+        The text is empty where nothing was left out.
+        """
+        return left_out_text(self.left_out)
+
+    def search(self, folder: UriLike, pattern: Parts = EVERYTHING) -> Search:
+        """Return the decisions about the files of one folder. Files are counted once a folder."""
+        searched = (Uri.of(folder).canonical(), pattern)
+        counts = Counter[str]() if searched in self._searched else self.left_out
+        self._searched.add(searched)
+        below = None if self._results is None else self._results.relative_to(Uri.of(folder))
+        results = () if below in (None, ".") else tuple(str(below).split("/"))
+        return Search(pattern, any_file=self.any_file, results=results, left_out=counts)
+
+
+class Search:
+    """Decides which files of one folder are inputs; created by :meth:`Scan.search`.
+
+    Args:
+        pattern: the pattern, in parts.
+        any_file: take files of every suffix.
+        results: the path of the folder of results below this folder, in parts; empty for none.
+        left_out: where files are counted by their suffix.
+    """
+
+    def __init__(
+        self, pattern: Parts, *, any_file: bool, results: Parts, left_out: Counter[str]
+    ) -> None:
+        suffix = os.path.splitext(pattern[-1])[1]
+        self._pattern = pattern
+        self._names_suffix = bool(suffix) and not is_pattern(suffix)
+        self._any_file = any_file
+        self._results = results
+        self._left_out = left_out
+
+    def takes(self, parts: Parts, *, beside: AbstractSet[str] = frozenset()) -> bool:
+        """Whether a file is an input that the pattern matches.
+
+        Files without a video suffix are left out and counted, unless all files are taken or the
+        pattern itself ends in their suffix. Hidden files, and files in hidden folders, never match.
+
+        Args:
+            parts: of the file's path below the folder.
+            beside: the names in the file's own folder, as far as they are known.
+        """
+        if any(part.startswith(".") for part in parts) or not _matches(parts, self._pattern):
+            return False
+        if self._results and parts[: len(self._results)] == self._results:
+            return False
+        name = parts[-1]
+        if not name:  # the object that a store keeps for an empty folder
+            return False
+        if self._names_suffix and fnmatch.fnmatchcase(name, self._pattern[-1]):
+            return True
+        if is_video(name):
+            return True
+        if _is_output(parts, beside):
+            return False
+        if not self._any_file:
+            self._left_out[os.path.splitext(name)[1].lower()] += 1
+        return self._any_file
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Return how many files a search left out, by suffix, on one line; empty for none.
+
+    >>> left_out_text({".bin": 4, ".txt": 2})
+    '6 files left out: 4 .bin, 2 .txt; --any takes all'
+    """
+    total = sum(left_out.values())
+    if not total:
+        return ""
+    files = "1 file" if total == 1 else f"{total} files"
+    return f"{files} left out: {_by_suffix(left_out)}; --any takes all"
+
+
+def new_suffixes_text(names: Iterable[str]) -> str:
+    """Return how many videos release 0.1.0 would not have taken from a folder; empty for none.
+
+    >>> new_suffixes_text(["a.gif", "b.mp4"])
+    '1 video has a suffix that release 0.1.0 left out: 1 .gif'
+    """
+    suffixes = (os.path.splitext(name)[1].lower() for name in names)
+    counts = Counter(suffix for suffix in suffixes if suffix in NEW_SUFFIXES)
+    total = sum(counts.values())
+    if not total:
+        return ""
+    videos = "1 video has a suffix" if total == 1 else f"{total} videos have suffixes"
+    return f"{videos} that release 0.1.0 left out: {_by_suffix(counts)}"
+
+
+def _by_suffix(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [
+        f"{number} {escape_controls(suffix[:_LONGEST_SUFFIX]) or 'without suffix'}"
+        for suffix, number in ordered[:_MOST_SUFFIXES]
+    ]
+    others = sum(number for _, number in ordered[_MOST_SUFFIXES:])
+    return ", ".join([*shown, f"{others} of other suffixes"] if others else shown)
+
+
+def _is_output(parts: Parts, beside: AbstractSet[str]) -> bool:
+    """Whether a run wrote the file for a video next to it."""
+    if parts[-1] == _FAILURES or any(part.endswith(_OUTPUT_FOLDER_SUFFIX) for part in parts[:-1]):
+        return True
+    stems = (parts[-1].removesuffix(suffix) for suffix in _OUTPUT_SUFFIXES)
+    return any(
+        stem != parts[-1] and (is_video(stem) or stem in beside or _CUT_NAME.search(stem[-17:]))
+        for stem in stems
+    )
+
+
 def expand(
     inputs: Iterable[str | os.PathLike[str]],
     *,
     root: str | os.PathLike[str] | None = None,
     stdin: Iterable[str] | Iterable[bytes] | None = None,
+    scan: Scan | None = None,
 ) -> list[Source]:
     """Return the videos that the inputs name: in the order of the inputs, folders sorted by path.
 
@@ -100,23 +261,30 @@ def expand(
         inputs: paths, patterns, URLs or `-`.
         root: a folder or URL; names are then relative to it.
         stdin: the lines that `-` reads; the process's standard input where None.
+        scan: what folders and patterns take; it counts what they left out.
 
     Returns:
         The videos; a video that is named twice counts once.
 
     Raises:
         UsageError: a folder or pattern without videos, a folder that cannot be listed, an input
-            that is not below `root`, two inputs of the same name, or a library that is missing.
+            that is not below `root`, two inputs of the same name or of names that lists show alike,
+            or a library that is missing.
     """
     sources: dict[str, Source] = {}
     seen: set[Uri] = set()
-    for uri, name in _inputs(inputs, stdin):
+    for uri, name in _inputs(inputs, stdin, scan or Scan()):
         canonical = uri.canonical()
         if canonical in seen:
             continue
         seen.add(canonical)
         source = Source(uri.raw, name if root is None else _name_below(uri, Uri.of(root)))
-        other = sources.setdefault(source.name, source)
+        other = sources.setdefault(escape_bytes(source.name), source)
+        if other is not source and other.name != source.name:
+            raise UsageError(
+                f"two files would both be listed as {escape_bytes(source.name)}: one has bytes in "
+                "its name that are not UTF-8, the other a backslash; rename one of them"
+            )
         if other is not source:
             raise UsageError(
                 f"{Uri(other.uri)} and {uri} would both be written as "
@@ -196,22 +364,11 @@ def leads(parts: Parts, pattern: Parts) -> bool:
     return _matches(parts, pattern, is_folder=True)
 
 
-def is_wanted(parts: Parts, pattern: Parts) -> bool:
-    """Whether a file, given by the parts of its path, is a video that a pattern matches.
-
-    Files without a video suffix do not match, unless the pattern itself ends in their suffix.
-    Hidden files, and files in hidden folders, never match.
-    """
-    suffix = os.path.splitext(pattern[-1])[1]
-    is_named = suffix and not is_pattern(suffix) and fnmatch.fnmatchcase(parts[-1], pattern[-1])
-    is_hidden = any(part.startswith(".") for part in parts)
-    return bool(is_named or is_video(parts[-1])) and not is_hidden and _matches(parts, pattern)
-
-
 def files_in(
     folder: str,
     pattern: Parts,
     *,
+    search: Search | None = None,
     parts: Parts = (),
     above: frozenset[tuple[int, int]] = frozenset(),
 ) -> Iterator[Parts]:
@@ -222,6 +379,7 @@ def files_in(
     Args:
         folder: the folder.
         pattern: the pattern, in parts.
+        search: which files match; by default the videos that the pattern matches.
         parts: of the folder's path below the first folder, when the function calls itself.
         above: the device and inode numbers of the folders above, when it calls itself.
 
@@ -237,24 +395,30 @@ def files_in(
     identity = (status.st_dev, status.st_ino)
     if identity in above:  # a link to a folder that contains it
         return
+    search = search or Scan().search(folder, pattern)
+    names = {entry.name for entry in entries}
     for entry in entries:
         below = (*parts, entry.name)
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             if not entry.name.startswith(".") and leads(below, pattern):
-                yield from files_in(entry.path, pattern, parts=below, above=above | {identity})
+                yield from files_in(
+                    entry.path, pattern, search=search, parts=below, above=above | {identity}
+                )
         # A broken link is a video that fails, so that it is not missing from the results.
-        elif (entry.is_symlink() or entry.is_file()) and is_wanted(below, pattern):
+        elif (entry.is_symlink() or entry.is_file()) and search.takes(below, beside=names):
             yield below
 
 
 def _inputs(
-    inputs: Iterable[str | os.PathLike[str]], stdin: Iterable[str] | Iterable[bytes] | None
+    inputs: Iterable[str | os.PathLike[str]],
+    stdin: Iterable[str] | Iterable[bytes] | None,
+    scan: Scan,
 ) -> Iterator[tuple[Uri, str]]:
     """Yield the address of each video, and its name."""
     for entry in inputs:
         text = os.fsdecode(entry)
         if text != "-":
-            yield from _videos_of(Uri(text))
+            yield from _videos_of(Uri(text), scan)
             continue
         # Bytes, where standard input has them: names of files need not be valid UTF-8.
         lines = getattr(sys.stdin, "buffer", sys.stdin) if stdin is None else stdin
@@ -265,23 +429,23 @@ def _inputs(
                 text = text.removeprefix("\N{BYTE ORDER MARK}")
             if text.strip() and not text.startswith("#"):
                 is_empty = False
-                yield from _videos_of(Uri(text))
+                yield from _videos_of(Uri(text), scan)
         if is_empty:
             raise UsageError("-: standard input names no videos; give one path or URL a line")
 
 
-def _videos_of(uri: Uri) -> Iterator[tuple[Uri, str]]:
+def _videos_of(uri: Uri, scan: Scan) -> Iterator[tuple[Uri, str]]:
     path = uri.local_path
     if path is not None:
-        for local, name in _local_videos(path):
+        for local, name in _local_videos(path, scan):
             yield Uri(local), name
     elif uri.is_object_store:
-        yield from _stored_videos(uri)
+        yield from _stored_videos(uri, scan)
     else:
         yield uri, uri.name
 
 
-def _local_videos(path: str) -> Iterator[tuple[str, str]]:
+def _local_videos(path: str, scan: Scan) -> Iterator[tuple[str, str]]:
     if not path:
         raise UsageError("an input is empty; give a file, a folder, a pattern or a URL")
     folder, pattern = path, EVERYTHING
@@ -293,14 +457,16 @@ def _local_videos(path: str) -> Iterator[tuple[str, str]]:
             return
         folder, pattern = _split_pattern(path)
     is_empty = True
-    for parts in files_in(folder or ".", pattern) if os.path.isdir(folder or ".") else ():
+    top = folder or "."
+    search = scan.search(top, pattern)
+    for parts in files_in(top, pattern, search=search) if os.path.isdir(top) else ():
         is_empty = False
         yield os.path.join(folder, *parts), "/".join(parts)
     if is_empty:
-        raise _no_videos(Uri(path))
+        raise no_videos(Uri(path), scan)
 
 
-def _stored_videos(uri: Uri) -> Iterator[tuple[Uri, str]]:
+def _stored_videos(uri: Uri, scan: Scan) -> Iterator[tuple[Uri, str]]:
     folder, pattern = Uri(uri.raw.rstrip("/")), EVERYTHING
     if is_pattern(uri.raw) and not uri.has_version and not stores.is_object(uri):
         folder, pattern = uri.split_before(is_pattern)
@@ -310,19 +476,23 @@ def _stored_videos(uri: Uri) -> Iterator[tuple[Uri, str]]:
     # Only the folders that the pattern can match are listed, not the whole bucket.
     descend = None if pattern[0] == "**" else lambda below: leads(below, pattern)
     is_empty = True
+    search = scan.search(folder, pattern)
     for parts in stores.files_below(folder, descend):
-        if is_wanted(parts, pattern):
+        if search.takes(parts):
             is_empty = False
             # The name of an object may contain "//", the path of results may not.
             yield folder.join("/".join(parts)), "/".join(filter(None, parts))
     if is_empty:
-        raise _no_videos(uri)
+        raise no_videos(uri, scan)
 
 
-def _no_videos(uri: Uri) -> UsageError:
-    what = "matches no videos" if is_pattern(uri.raw) else "no videos there"
-    suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
-    return UsageError(f"{uri}: {what} (files named {suffixes})")
+def no_videos(uri: Uri, scan: Scan) -> UsageError:
+    """Return the error of a search that found no videos, with what it left out."""
+    kind = "files" if scan.any_file else "videos"
+    what = f"matches no {kind}" if is_pattern(uri.raw) else f"no {kind} there"
+    suffixes = "" if scan.any_file else f" (files named {', '.join(sorted(VIDEO_SUFFIXES))})"
+    left_out = f"; {scan}" if scan.left_out else ""
+    return UsageError(f"{uri}: {what}{suffixes}{left_out}")
 
 
 def _split_pattern(path: str) -> tuple[str, Parts]:

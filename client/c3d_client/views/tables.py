@@ -14,6 +14,7 @@ from dataclasses import asdict
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
+from c3d_client.core.text import escape_bytes
 from c3d_client.results import ClassScore, top_classes
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def as_json(
     """
     video = classification.provenance.get("video") or {}
     return {
-        "video": source_name,
+        "video": escape_bytes(source_name),
         **{key: video.get(key) for key in ("frames", "width", "height", "fps")},
         "top": [
             asdict(score)
@@ -70,7 +71,7 @@ def write_json(
 ) -> None:
     """Write :func:`as_json` as a JSON Line."""
     document = as_json(source_name, classification, top_k=top_k)
-    # ASCII survives every encoding, and so do names that are not UTF-8.
+    # ASCII survives every encoding.
     file.write(json.dumps(document, allow_nan=False) + "\n")
 
 
@@ -95,8 +96,8 @@ def csv_rows(
     clips: Iterator[tuple[str | int, Any]] = enumerate(_clips(classification, top_k=top_k))
     for clip, (start_frame, start_s, end_s, scores) in chain([("", whole)], clips):
         for rank, score in enumerate(scores, start=1):
-            span = (source_name, clip, start_frame, start_s, end_s)
-            yield (*span, rank, score.index, score.label, score.probability)
+            span = (escape_bytes(source_name), clip, start_frame, start_s, end_s)
+            yield (*span, rank, score.index, escape_bytes(score.label), score.probability)
 
 
 def write_csv_header(file: IO[str]) -> None:

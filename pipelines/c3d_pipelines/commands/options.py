@@ -48,6 +48,8 @@ videos_option = click.option(
     help="A folder, a pattern, s3:// or gs://, or a manifest (CSV, JSONL or Parquet).",
 )
 
+any_option = parameter_option("any_file", "--any")
+
 kind_options = adding(
     (
         click.option(

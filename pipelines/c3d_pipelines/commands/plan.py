@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from c3d_client.commands.options import clip_options
 
-from c3d_pipelines.commands.options import kind_options, shard_options, videos_option
+from c3d_pipelines.commands.options import (
+    any_option,
+    kind_options,
+    shard_options,
+    videos_option,
+)
 
 if TYPE_CHECKING:  # pyarrow and the decoder are loaded only when they are needed
     from collections.abc import Sequence
@@ -31,6 +36,7 @@ _MEGABYTE = 1_000_000
     metavar="FILE",
     help="Write the inputs with their keys to a .csv, .jsonl or .parquet file, for --videos.",
 )
+@any_option
 @kind_options
 @shard_options
 @clip_options
@@ -38,6 +44,7 @@ def plan(
     videos: str,
     out: str,
     manifest: str | None,
+    any_file: bool,
     classify: bool,
     retry_failed: bool,
     keys: str,
@@ -58,6 +65,7 @@ def plan(
 
     if manifest:
         check_name(manifest)  # before the listing, which may take hours
+    notes: list[str] = []
     planned = make_plan(
         videos,
         out,
@@ -68,15 +76,19 @@ def plan(
         shard_minutes=shard_minutes,
         max_shards=max_shards,
         retry_failed=retry_failed,
+        any_file=any_file,
+        notes=notes,
     )
     if manifest:
         write_manifest(manifest, (planned_row.row for planned_row in planned))
     for line in _summary_lines(planned):
         click.echo(line)
+    for note in notes:
+        click.echo(f"note            {note}")
     if manifest:
-        from c3d_client.core.uri import redact
+        from c3d_client.core.uri import Uri
 
-        click.echo(f"manifest        {redact(manifest)}")
+        click.echo(f"manifest        {Uri(manifest)}")
     return 0
 
 

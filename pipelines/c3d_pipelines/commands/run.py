@@ -17,6 +17,7 @@ from c3d_client.core.signals import exit_code, sigterm_as_ctrl_c
 
 from c3d_pipelines.commands.options import (
     PROGRAM,
+    any_option,
     kind_options,
     parameter_option,
     shard_options,
@@ -53,6 +54,7 @@ _MOST_SHOWN = 20
     help="A version of the model: newest, a number, or label:NAME.",
 )
 @parameter_option("model_digest", metavar="DIGEST")
+@any_option
 @kind_options
 @parameter_option("max_failed", metavar="N")
 @parameter_option(
@@ -124,6 +126,7 @@ def run(
 
 def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
     """Return the result of a run as lines for the terminal."""
+    from c3d_client.core.text import escape_controls
     from c3d_client.core.uri import redact
 
     from c3d_pipelines.shards.schema import STATUSES
@@ -141,13 +144,13 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
             f"{summary.wall_s:.1f} s, {rate:.1f} clips/s"
         )
     for failure in summary.failures[:_MOST_SHOWN]:
-        reason = " ".join(failure.error_message.removeprefix(f"{failure.uri}: ").split())
-        lines.append(f"  {failure.status:<10}  {failure.video_id}: {reason}")
+        name = escape_controls(failure.video_id)
+        lines.append(f"  {failure.status:<10}  {name}: {escape_controls(failure.reason)}")
     if len(summary.failures) > _MOST_SHOWN:
         lines.append(f"  and {count(len(summary.failures) - _MOST_SHOWN)} more, in the report")
     lines.append(f"dataset     {redact(result.out)}")
     lines.append(f"report      {redact(result.file('report.html'))}")
-    return lines + _retry_lines(summary)
+    return lines + _retry_lines(summary) + [f"note        {note}" for note in result.notes]
 
 
 def _retry_lines(summary: RunSummary) -> list[str]:

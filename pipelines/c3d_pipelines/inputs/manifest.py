@@ -65,7 +65,10 @@ class ManifestRow:
             )
         for name, text in (("video_id", self.video_id), ("uri", self.uri), ("key", self.key)):
             if not _is_writable(text):
-                raise ManifestError(f"{name} {redact(text)!r} is not text that can be written")
+                raise ManifestError(
+                    f"{name} {redact(text)!r} is not text that can be written; name a file whose "
+                    "name is not UTF-8 by file:// and its percent-encoded path"
+                )
         if not 0 <= self.size_bytes <= _LARGEST_SIZE:
             raise ManifestError(f"{self.video_id}: size_bytes is {self.size_bytes}, not 0 or more")
         if not (math.isfinite(self.duration_s) and self.duration_s >= 0):
@@ -271,7 +274,10 @@ def _records(data: bytes, kind: str) -> Iterator[_Record]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         wrong = data[error.start]
-        raise _FormatError(f"is not UTF-8 text (byte 0x{wrong:02x} in line {line})") from error
+        raise _FormatError(
+            f"is not UTF-8 text (byte 0x{wrong:02x} in line {line}); write it as UTF-8, and name a "
+            "file whose name is not UTF-8 by file:// and its percent-encoded path"
+        ) from error
     return _csv(text) if kind == ".csv" else _json_lines(text)
 
 

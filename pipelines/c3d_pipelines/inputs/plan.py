@@ -5,6 +5,7 @@ Every row of a plan is exactly one row in the dataset's index.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from bisect import bisect_right
@@ -38,6 +39,7 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_NOTES = b"notes"  # in the file's metadata
 _MEGABYTE = 1_000_000
 _MINUTE_MS = 60_000
 # The work of a video when neither sizes nor durations are known: a shard of 240 minutes then has
@@ -79,8 +81,18 @@ class PlannedRow:
             )
 
 
-def write_plan(path: str | os.PathLike[str], rows: Iterable[PlannedRow]) -> None:
+def write_plan(
+    path: str | os.PathLike[str],
+    rows: Iterable[PlannedRow],
+    *,
+    notes: Sequence[str] = (),
+) -> None:
     """Write a plan to a path on this machine.
+
+    Args:
+        path: the path.
+        rows: the inputs.
+        notes: lines about the listing, for :func:`read_notes`.
 
     Raises:
         OSError: the file cannot be written.
@@ -98,7 +110,17 @@ def write_plan(path: str | os.PathLike[str], rows: Iterable[PlannedRow]) -> None
     table = pa.Table.from_pylist(records, schema=_SCHEMA)
     for name in dict.fromkeys(chain.from_iterable(planned.unknown for planned in rows)):
         table = table.append_column(name, [[planned.unknown.get(name) for planned in rows]])
+    if notes:
+        metadata = {**(table.schema.metadata or {}), _NOTES: json.dumps(list(notes)).encode()}
+        table = table.replace_schema_metadata(metadata)
     pq.write_table(table, os.fspath(path))
+
+
+def read_notes(path: str | os.PathLike[str]) -> list[str]:
+    """Return the lines about the listing that a plan has in its metadata."""
+    metadata = pq.read_schema(os.fspath(path)).metadata or {}
+    notes: list[str] = json.loads(metadata.get(_NOTES, b"[]"))
+    return notes
 
 
 def read_plan(source: Any) -> list[PlannedRow]:

@@ -100,8 +100,7 @@ def _failures(summary: RunSummary) -> str:
 
 
 def _reason(failure: Failure) -> str:
-    reason = failure.error_message.removeprefix(f"{failure.uri}: ")
-    return f"{reason} ({failure.error_type})"
+    return f"{failure.reason} ({failure.error_type})"
 
 
 def _speed(summary: RunSummary) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from c3d_client.core.errors import C3DError
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.text import escape_controls
 from c3d_client.core.uri import redact, redact_urls
 
 from c3d_pipelines.errors import RunError
@@ -67,6 +68,11 @@ class Failure(Record):
     error_type: str
     error_message: str
     decision: str
+
+    @property
+    def reason(self) -> str:
+        """The error's message without the video's address, with which errors of videos begin."""
+        return self.error_message.removeprefix(f"{escape_controls(self.uri)}: ")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from types import TracebackType
 from c3d_client import Cancelled
 from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code, signal_event
+from c3d_client.core.text import escape_controls
 
 from c3d_pipelines.storage import Storage, run_file, run_folder
+from c3d_pipelines.text import LONGEST, shortened
 
 
 @contextlib.contextmanager
@@ -56,8 +58,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message without line breaks."""
-    return " ".join(str(error).split())
+    """Return an error's message as one line that UTF-8 can hold, without control characters."""
+    return shortened(escape_controls(" ".join(str(error).split())), LONGEST)
 
 
 def failure_text(error: BaseException) -> str:

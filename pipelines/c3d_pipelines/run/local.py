@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from c3d_client.core.errors import C3DError, UsageError
+from c3d_client.core.text import escape_bytes
 from c3d_client.core.uri import Uri, redact
 from c3d_client.parallel import core_count
 
@@ -63,6 +64,7 @@ class RunState:
         ok: videos with features.
         failed: videos without.
         clips: answered by the server.
+        notes: lines of the plan about the inputs: what was left out or newly taken.
     """
 
     step: str = ""
@@ -74,6 +76,7 @@ class RunState:
     ok: int = 0
     failed: int = 0
     clips: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class LocalRun:
         error: why the run did not succeed, in one line; empty otherwise.
         summary: the result of each input; None if the run did not get that far.
         log: the file with the run's output; empty if it was not stored.
+        notes: lines of the plan about the inputs: what was left out or newly taken.
     """
 
     run: str
@@ -97,6 +101,7 @@ class LocalRun:
     error: str
     summary: RunSummary | None
     log: str
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -171,10 +176,14 @@ def _argument(name: str, value: Any, *, compiled: bool) -> Any:
         if not value.strip():
             raise UsageError(f"{name} is empty; give a folder or bucket")
         value = os.path.abspath(value)
+        # The dataset itself needs a name that pyarrow and the manifests can hold.
+        if name == "videos":
+            value = Uri.of_path(value).raw
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{name}: {value!r} is not valid UTF-8; rename it") from None
+        shown = escape_bytes(value)
+        raise UsageError(f"{name}: {shown} is not valid UTF-8; rename it") from None
     for part in _REPLACED if compiled else ():
         if part in value:
             raise UsageError(
@@ -249,6 +258,7 @@ class _Run(abc.ABC):
             error=error,
             summary=summary,
             log=log,
+            notes=self.state.notes,
         )
 
     @property
@@ -342,8 +352,8 @@ class _StepsRun(_Run):
                 plan_path=self._artifact(PLAN),
                 settings_path=self._artifact("settings"),
             )
-            videos, skipped, count = _plan_counts(self._artifact(PLAN))
-        self.show(videos=videos, skipped=skipped, shards=count)
+            plan = _plan_state(self._artifact(PLAN))
+        self.show(**plan)
         return shards
 
     def _preflight(self) -> None:
@@ -487,8 +497,7 @@ class _CompiledRun(_Run):
             return {}
         with contextlib.suppress(OSError, ValueError):
             for path in self.folder.artifacts.glob("*/plan/plan"):
-                videos, skipped, shards = _plan_counts(path)
-                return {"step": "extract", "videos": videos, "skipped": skipped, "shards": shards}
+                return {"step": "extract", **_plan_state(path)}
         return {}
 
     def _reasons(self, code: int) -> list[tuple[str, str]]:
@@ -514,17 +523,22 @@ def _end_of(code: int) -> str:
     return f"ended with exit code {code}; the log tells more"
 
 
-def _plan_counts(plan: str | os.PathLike[str]) -> tuple[int, int, int]:
-    """Return the videos to be done, the inputs without work, and the shards of a plan."""
+def _plan_state(plan: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the fields of :class:`RunState` that a plan has."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from c3d_pipelines.inputs.plan import DO
+    from c3d_pipelines.inputs.plan import DO, read_notes
 
     # Columns and not rows: a plan may have millions of rows.
     inputs = pq.read_table(plan, columns=["decision", "shard"])
     to_do = inputs.filter(pc.equal(inputs["decision"], DO))
-    return len(to_do), len(inputs) - len(to_do), len(to_do["shard"].unique())
+    return {
+        "videos": len(to_do),
+        "skipped": len(inputs) - len(to_do),
+        "shards": len(to_do["shard"].unique()),
+        "notes": tuple(read_notes(plan)),
+    }
 
 
 def _progress_counts(progress: Path) -> dict[str, int]:

@@ -12,11 +12,12 @@ from typing import Any
 from c3d_client import ClipWindow
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_client.core.uri import Uri
+from c3d_client.video.sources import Scan, new_suffixes_text
 
 from c3d_pipelines.dataset.card import read_card
 from c3d_pipelines.dataset.index import load_index
 from c3d_pipelines.inputs.listing import list_inputs
-from c3d_pipelines.inputs.manifest import ManifestRow
+from c3d_pipelines.inputs.manifest import ManifestRow, is_manifest
 from c3d_pipelines.inputs.plan import (
     DO,
     DONE,
@@ -45,6 +46,8 @@ def make_plan(
     shard_minutes: float = JobParameters.shard_minutes,
     max_shards: int = JobParameters.max_shards,
     retry_failed: bool = False,
+    any_file: bool = False,
+    notes: list[str] | None = None,
 ) -> list[PlannedRow]:
     """List the inputs and decide what to do with each.
 
@@ -64,6 +67,9 @@ def make_plan(
         shard_mb, shard_minutes, max_shards: see
             :func:`~c3d_pipelines.inputs.plan.cut_into_shards`.
         retry_failed: do known failures again.
+        any_file: take the files of every suffix in folders, prefixes and patterns.
+        notes: lines about the listing are added: the files that were left out, and videos that the
+            releases of earlier runs of this dataset left out.
 
     Returns:
         One row for each input, in the inputs' order.
@@ -81,7 +87,10 @@ def make_plan(
     # Report wrong limits before hours of listing.
     cut_into_shards((), **limits, max_shards=max_shards)
     known = _known(Storage(out), answer, window) if out.strip() else {}
-    rows = list_inputs(videos, keys=keys)
+    scan = Scan(any_file=any_file, results=out if out.strip() else None)
+    rows = list_inputs(videos, keys=keys, scan=scan)
+    if notes is not None:
+        notes += _notes(scan, rows, known, is_listing=not is_manifest(videos))
     decisions = [_decision(row, known.get(row.video_id), retry_failed) for row in rows]
     originals = _originals(rows, decisions)
     to_do = [
@@ -100,6 +109,18 @@ def make_plan(
         else PlannedRow(row, decision, shards.get(row.video_id, -1))
         for row, decision in zip(rows, decisions, strict=True)
     ]
+
+
+def _notes(
+    scan: Scan, rows: Sequence[ManifestRow], known: Mapping[str, _Known], *, is_listing: bool
+) -> list[str]:
+    """Return the lines about what a listing took newly and left out."""
+    notes = [str(scan)] if scan.left_out else []
+    # Only where runs of release 0.1.0 are continued, and by the next run no longer.
+    if is_listing and known and not new_suffixes_text(known):
+        new = new_suffixes_text(row.video_id for row in rows)
+        notes += [new] if new else []
+    return notes
 
 
 def _decision(row: ManifestRow, known: _Known | None, retry_failed: bool) -> str:

@@ -57,6 +57,7 @@ def plan_step(
         settings = JobSettings.from_parameters(job, run=run, answer=answer)
         storage = Storage(out)
         write_artifact(storage, run, SETTINGS, settings.to_json(), settings_path)
+        notes: list[str] = []
         planned = make_plan(
             job.videos,
             out,
@@ -67,8 +68,12 @@ def plan_step(
             shard_minutes=job.shard_minutes,
             max_shards=job.max_shards,
             retry_failed=job.retry_failed,
+            any_file=job.any_file,
+            notes=notes,
         )
-        write_plan(plan_path, planned)
+        for note in notes:
+            _log.warning("plan: %s", note)
+        write_plan(plan_path, planned, notes=notes)
         with storage.writing(run_file(run, PLAN)) as path:
             shutil.copyfile(plan_path, path)
         count = max((row.shard for row in planned), default=-1) + 1

@@ -21,6 +21,7 @@ from c3d_client.core.errors import (
     VideoUnreadableError,
 )
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.text import escape_controls
 
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.records import Record
@@ -216,5 +217,5 @@ def message_of(error: C3DError) -> str:
 
     Errors name videos without credentials (see :class:`c3d_client.core.uri.Uri`).
     """
-    line = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+    line = escape_controls(" ".join(str(error).split()))
     return line if len(line) <= _MESSAGE_CHARACTERS else line[: _MESSAGE_CHARACTERS - 1] + "…"

@@ -20,6 +20,7 @@ from c3d_client import VideoClassification, VideoFeatures
 from c3d_client.core.errors import C3DError
 from c3d_client.core.files import row_chunks
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.text import escape_bytes
 from c3d_client.core.uri import redact
 
 from c3d_pipelines.errors import StorageError
@@ -146,7 +147,7 @@ class ShardWriter:
         else:
             numbers = result.probabilities.astype(np.float32)
             clip_numbers = result.clip_probabilities
-            record["top_label"] = result.top[0].label
+            record["top_label"] = escape_bytes(result.top[0].label)
             record["top_probability"] = result.top[0].probability
         if self._clips is not None:
             self._add_clips(self._clips, row.video_id, result, clip_numbers)
