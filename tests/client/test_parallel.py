@@ -6,6 +6,7 @@ import time
 
 import pytest
 from c3d_client.core.errors import (
+    Cancelled,
     ContractMismatch,
     ModelNotFound,
     OutputError,
@@ -146,6 +147,31 @@ def test_error_that_concerns_every_video_ends_the_work(error):
     with pytest.raises(type(error)):
         list(map_parallel(work, range(10_000), workers=2))
     assert len(started) < 12
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a defect"), ContractMismatch("host", "another model")]
+)
+def test_outcomes_of_the_other_items_are_yielded_before_the_error(in_order, error):
+    together = threading.Barrier(4, timeout=20)
+
+    def work(item, cancel):
+        together.wait()
+        if item == 1:
+            raise error
+        if item == 2:
+            raise VideoDecodeError("two", "is damaged")
+        if item == 3:
+            assert cancel.wait(20)
+            raise Cancelled
+        return item
+
+    outcomes = []
+    with pytest.raises(type(error)):
+        outcomes.extend(map_parallel(work, range(4), workers=4, in_order=in_order))
+    assert {outcome.index for outcome in outcomes} == {0, 2}
+    assert {outcome.index for outcome in outcomes if outcome.error is not None} == {2}
 
 
 def test_serving_errors_in_a_row_end_the_work():

@@ -13,12 +13,17 @@ import av
 import pytest
 from c3d_client.core.errors import UsageError, VideoUnreadableError
 from c3d_client.core.uri import Uri
+from c3d_client.job import FILE_NAME
+from c3d_client.outputs import FORMATS, output_path
 from c3d_client.video.sources import (
+    NEW_SUFFIXES,
     VIDEO_SUFFIXES,
+    Scan,
     Source,
     expand,
     files_in,
     fingerprint,
+    new_suffixes_text,
     open_source,
 )
 from support.videos import write_video
@@ -87,6 +92,86 @@ def test_videos_of_a_folder_are_sorted_and_named_relative_to_it(cwd):
 def test_every_documented_suffix_is_found(cwd):
     touch(*(f"v/video{suffix}" for suffix in VIDEO_SUFFIXES))
     assert len(names("v")) == len(VIDEO_SUFFIXES) == 32
+
+
+def test_suffixes_of_release_0_1_0_are_still_taken_and_stills_and_text_are_not(cwd):
+    former = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
+    assert set(former.split()) == VIDEO_SUFFIXES - NEW_SUFFIXES
+    stills = {".apng", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".webp"}
+    texts = {".ass", ".csv", ".json", ".m3u8", ".srt", ".txt", ".vtt", ".xml"}
+    assert not VIDEO_SUFFIXES & (stills | texts)
+
+
+def test_files_left_out_are_counted_by_suffix(cwd):
+    touch("v/a.mp4", "v/b.GIF", "v/1.bin", "v/x/2.BIN", "v/n.txt", "v/plain", "v/.hidden", "v/.c/d")
+    scan = Scan()
+    assert names("v", scan=scan) == ["a.mp4", "b.GIF"]
+    assert scan.left_out == {".bin": 2, ".txt": 1, "": 1}
+    assert str(scan) == "4 files left out: 2 .bin, 1 without suffix, 1 .txt; --any takes all"
+    assert names("v", "./v/", scan=scan) == ["a.mp4", "b.GIF"]
+    assert sum(scan.left_out.values()) == 4  # the same folder is counted once
+    for inputs, expected in [
+        (["v/*"], {".bin": 2, ".txt": 1, "": 1}),
+        (["v/**"], {".bin": 2, ".txt": 1, "": 1}),
+        (["v/*.mp4"], {}),
+        (["v/*.bin"], {}),
+        (["v/a.mp4", "v/n.txt"], {}),
+    ]:
+        scan = Scan()
+        expand(inputs, scan=scan)
+        assert scan.left_out == expected, inputs
+        assert bool(str(scan)) == bool(expected)
+
+
+def test_every_file_can_be_taken(cwd):
+    touch("v/a.mp4", "v/1.bin", "v/x/plain", "v/.hidden", "v/.c/d")
+    scan = Scan(any_file=True)
+    assert names("v", scan=scan) == ["1.bin", "a.mp4", "x/plain"]
+    assert names("v/*", scan=Scan(any_file=True)) == ["1.bin", "a.mp4", "x/plain"]
+    assert not scan.left_out
+    touch("empty/.hidden")
+    with pytest.raises(UsageError, match="^empty: no files there$"):
+        expand(["empty"], scan=Scan(any_file=True))
+
+
+def test_results_next_to_the_videos_are_neither_inputs_nor_counted(cwd):
+    long = "n" * 251 + ".mp4"
+    touch("v/a.mp4", f"v/{long}", "v/1.bin", "v/sub/b.avi", "v/plain")
+    for video in ("a.mp4", long, "1.bin", "sub/b.avi", "plain"):
+        for name, format in FORMATS.items():
+            path = output_path("v", video, name)
+            if format.is_folder:
+                touch(f"{path}/000000.fc6-1")
+            else:
+                touch(str(path), *([f"{path}{format.sidecar_suffix}"]))
+    touch("v/a.mp4.html", "v/a.mp4.png", f"v/{FILE_NAME}", "v/sub/.c3d-0123")
+    scan = Scan(any_file=True)
+    assert names("v", scan=scan) == ["1.bin", "a.mp4", long, "plain", "sub/b.avi"]
+    for path in Path("v").glob("[1p]*"):
+        if path.is_file():
+            path.unlink()
+    scan = Scan()
+    assert names("v", scan=scan) == ["a.mp4", long, "sub/b.avi"]
+    assert not scan.left_out
+    touch("v/mine.npz", "v/table.csv")
+    scan = Scan()
+    expand(["v"], scan=scan)
+    assert scan.left_out == {".npz": 1, ".csv": 1}
+    assert names("v/*.npz")[0] == "a.mp4.npz"  # named by their suffix, they are inputs
+
+
+def test_text_about_suffixes_is_short_and_on_one_line(cwd):
+    touch("v/a.mp4", *(f"v/{n}.s{n}" for n in range(9)), "v/b.long suffix of a sentence", "v/c.\nd")
+    scan = Scan()
+    expand(["v"], scan=scan)
+    assert str(scan) == (
+        r"11 files left out: 1 .\nd, 1 .long suffix of , 1 .s0, 1 .s1, 1 .s2, 1 .s3, "
+        "5 of other suffixes; --any takes all"
+    )
+    assert new_suffixes_text(["a.mp4", "b.avi"]) == ""
+    assert new_suffixes_text(["a.mp4", "b.GIF", "c/d.gif", "e.y4m"]) == (
+        "3 videos have suffixes that release 0.1.0 left out: 2 .gif, 1 .y4m"
+    )
 
 
 def test_hidden_files_and_folders_are_left_out(cwd):

@@ -14,7 +14,7 @@ import av
 import pytest
 from c3d_client.core.errors import UsageError, VideoDecodeError, VideoUnreadableError
 from c3d_client.video import stores
-from c3d_client.video.sources import expand, fingerprint, open_source
+from c3d_client.video.sources import Scan, expand, fingerprint, open_source
 from support.s3_server import s3_server
 from support.videos import noise, write_video
 from support.web_server import web_server
@@ -91,6 +91,23 @@ def failure(uri, kind=VideoUnreadableError) -> str:
     assert str(caught.value) == f"{caught.value.source}: {caught.value.reason}"
     assert "\n" not in caught.value.reason
     return caught.value.reason
+
+
+def test_objects_left_out_are_counted_and_all_objects_can_be_taken(bucket):
+    bucket.pipe("videos/kinds/a.gif", b"x")
+    bucket.pipe("videos/kinds/b.bin", b"x")
+    bucket.pipe("videos/kinds/.hidden", b"x")
+    bucket.pipe("videos/kinds/a.gif.npz", b"x")
+    bucket.pipe("videos/kinds/empty/", b"")
+    for inputs in ("s3://videos/kinds", "s3://videos/kinds/", "s3://videos/kinds/*"):
+        scan = Scan()
+        assert listed(inputs, scan=scan) == ["a.gif"]
+        assert scan.left_out == {".bin": 1}
+        assert listed(inputs, scan=Scan(any_file=True)) == ["a.gif", "b.bin"]
+    bucket.rm("videos/kinds/a.gif")
+    with pytest.raises(UsageError, match=r"; 1 file left out: 1 \.bin; --any takes all$"):
+        expand(["s3://videos/kinds"])
+    bucket.rm("videos/kinds", recursive=True)
 
 
 def listed(*inputs, **options):

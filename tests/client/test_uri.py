@@ -86,6 +86,7 @@ def test_local_path():
         "file:///a%20b/%231.mp4": "/a b/#1.mp4",
         "file://localhost/a.mp4": "/a.mp4",
         "FILE:///a.mp4": "/a.mp4",
+        "file:///%FF%C3%A9.mp4": os.fsdecode(b"/\xff\xc3\xa9.mp4"),
         "": "",
         "s3://bucket/a.mp4": None,
         "https://host/a.mp4": None,

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from c3d_client.core.text import escape_bytes
+from c3d_client.core.uri import Uri
 from c3d_pipelines.commands.run import run
 from c3d_pipelines.parameters import PARAMETERS
 from support.fake_serving import FakeServing
@@ -95,6 +97,63 @@ def test_failures_are_listed_with_reasons_and_how_to_retry(videos, narrow_server
     assert summary["processed"] == 0
     assert summary["counts"]["known_failure"]["corrupt"] == 1
     assert "0 videos to do, 4 done or known before" in second.stderr
+
+
+def test_names_of_any_bytes_have_one_row_each(narrow_server, tmp_path):
+    from c3d_pipelines import dataset
+
+    folder = tmp_path / os.fsdecode(b"v\xeddeos")
+    good = make_video(folder / "ok.mp4", frames=17).read_bytes()
+    names = {
+        "ok.mp4": "ok.mp4",
+        os.fsdecode(b"d\xff/in\xe9.mp4"): r"d\xff/in\xe9.mp4",
+        "two\nlines.mp4": r"two\nlines.mp4",
+        "caf\u00e9.mp4": "caf\u00e9.mp4",
+        "cafe\u0301.mp4": "cafe\u0301.mp4",
+        "what? #1 100%41.mp4": "what? #1 100%41.mp4",
+        "n" * 251 + ".mp4": "n" * 251 + ".mp4",
+    }
+    damaged = {
+        os.fsdecode(b"caf\xe9.mp4"): r"caf\xe9.mp4",
+        "lost\nred\x1b[31m\u202e.mp4": r"lost\nred\x1b[31m\u202e.mp4",
+        "quote\",'.mp4": "quote\",'.mp4",
+    }
+    for name in (*names, *damaged):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(good if name in names else good[:900])
+    (folder / "a.bin").touch()
+    out = tmp_path / "out"
+    for code in (1, 0):  # damaged videos are known to the second run
+        done = call("--videos", folder, "--out", out, "--server", narrow_server.target)
+        assert done.returncode == code, done.stderr
+        lines = done.stdout.splitlines()
+        shown = [line.split(": cannot be opened")[0] for line in lines if line.startswith("  ")]
+        assert sorted(shown) == sorted(f"  corrupt     {text}" for text in damaged.values())
+        assert lines[-1] == "note        1 file left out: 1 .bin; --any takes all"
+        assert all(line.isprintable() for line in lines)
+    assert "0 videos to do, 10 done or known before" in done.stderr
+    rows = {row.video_id: row for row in dataset.open(out)}
+    assert rows.keys() == {escape_bytes(name) for name in (*names, *damaged)}
+    for name in (*names, *damaged):
+        row = rows[escape_bytes(name)]
+        assert row.status == ("ok" if name in names else "corrupt")
+        assert Uri(row.uri).local_path == str(folder / name)
+    for page in (*out.glob("runs/*/report.html"), *out.glob("runs/*/report.md")):
+        text = page.read_text("utf-8")
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "xe9" in text
+
+
+def test_newly_taken_suffixes_are_noted_by_the_first_run_that_takes_them(narrow_server, tmp_path):
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    options = ("--videos", folder, "--out", out, "--server", narrow_server.target, "--quiet")
+    make_video(folder / "a.mp4", frames=17)
+    note = "note        1 video has a suffix that release 0.1.0 left out: 1 .nut"
+    assert note not in call(*options).stdout
+    make_video(folder / "b.nut", frames=17, codec="mpeg4")
+    assert note in call(*options).stdout.splitlines()
+    assert note not in call(*options).stdout
 
 
 def test_classes_are_made_from_any_folder(videos, narrow_server, tmp_path):
