@@ -221,6 +221,10 @@ class TestSuffixes:
         code, _, lines = run(*options)
         assert code == 1
         assert "release 0.1.0" not in "".join(lines)
+        for name in ("later.nut", "b.nut"):  # added later, or taken by this release from the start
+            (folder / name).write_bytes((folder / "b.nut").read_bytes())
+            lines = run(*options, *(("--out", tmp_path / "new") if name == "b.nut" else ()))[2]
+            assert "release 0.1.0" not in "".join(lines), name
         code, _, lines = run(*options, "--any", "--quiet")
         assert sorted(Path(line.split(": ")[1]).name for line in lines) == [
             *("b.bin", "song.ogg", "still.gif"),

@@ -160,10 +160,10 @@ def test_outcomes_of_the_other_items_are_yielded_before_the_error(in_order, erro
         together.wait()
         if item == 1:
             raise error
+        assert cancel.wait(20)
         if item == 2:
             raise VideoDecodeError("two", "is damaged")
         if item == 3:
-            assert cancel.wait(20)
             raise Cancelled
         return item
 

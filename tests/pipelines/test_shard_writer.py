@@ -37,6 +37,21 @@ def planned_row(number):
     return ManifestRow(f"video {number}", f"/videos/{number}.mp4", 5, 0.0, "stat:5-7")
 
 
+def test_any_message_is_one_row_and_loses_no_other(tmp_path):
+    messages = ["\udce9", "\ud800", "a\0b", "two\r\nlines", '"', "m" * 10**6, "\x1b[31m\u202e", ""]
+    with writing_shard(Storage(tmp_path), NAME, **OPTIONS) as writer:
+        for number, message in enumerate(messages):
+            writer.add_failed(planned_row(number), VideoDecodeError(f"{message}.mp4", message))
+        writer.add(planned_row(len(messages)), features(1))
+    rows = pq.read_table(tmp_path / video_file(NAME)).to_pylist()
+    assert [row["status"] for row in rows] == ["corrupt"] * len(messages) + ["ok"]
+    assert rows[0]["error_message"] == r"\xe9.mp4: \xe9"
+    assert rows[3]["error_message"] == r"two\r\nlines.mp4: two lines"
+    for row in rows:
+        assert len(row["error_message"]) <= 500
+        assert row["error_message"].isprintable()
+
+
 def test_numbers_are_bit_exact_whatever_the_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_CLIP_GROUP_ROWS", 100)
     monkeypatch.setattr(shard_writer, "_VIDEO_GROUP_ROWS", 3)

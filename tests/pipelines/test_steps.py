@@ -253,6 +253,15 @@ class TestErrors:
             raise RunError("two\n  lines")
         assert (tmp_path / "runs/r/error-gate.txt").read_text() == "two lines"
 
+    def test_reason_is_written_whatever_it_holds(self, tmp_path):
+        identity = {"out": str(tmp_path), "run": "r"}
+        reason = "caf\udce9\0\x1b[31m\ud800 " + "m" * 10**6
+        with pytest.raises(RunError), recorded_failure("gate", **identity):
+            raise RunError(reason)
+        written = failure_reasons(Storage(str(tmp_path)), "r")["gate"]
+        assert written.startswith(r"caf\xe9\x00\x1b[31m\ud800 mmm")
+        assert len(written) == 4000
+
     def test_reason_of_another_error_is_written_without_its_message(self, tmp_path):
         identity = {"out": str(tmp_path), "run": "r"}
         with pytest.raises(OSError, match="hunter2"), recorded_failure("publish", **identity):
