@@ -73,13 +73,15 @@ def test_failures_are_listed_with_reasons_and_how_to_retry(videos, narrow_server
     done = call("--videos", videos, "--out", out, "--server", narrow_server.target)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[0] == ("2 of 4 videos have features; 2 do not. (2 ok, 1 too_short, 1 corrupt)")
+    assert lines[0] == (
+        "2 of 4 videos have features; 2 do not; this run added 2. (2 ok, 1 too_short, 1 corrupt)"
+    )
     assert re.fullmatch(r"this run    4 videos, 4 clips in [\d.]+ s, [\d.]+ clips/s", lines[1])
     assert any(
         re.fullmatch(r"  corrupt     none\.mp4: .*cannot be opened.*", line) for line in lines
     )
     assert any(re.fullmatch(r"  too_short   short\.mp4: .*5 frames.*", line) for line in lines)
-    assert f"dataset     {out}" in lines
+    assert lines[lines.index(f"dataset     {out}") + 1] == "            2 of 4 videos with features"
     (report,) = (line.split(maxsplit=1)[1] for line in lines if line.startswith("report"))
     assert Path(report).read_text().startswith("<!DOCTYPE html>")
     assert "--retry-failed" in lines[-1]

@@ -146,6 +146,10 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
     if len(summary.failures) > _MOST_SHOWN:
         lines.append(f"  and {count(len(summary.failures) - _MOST_SHOWN)} more, in the report")
     lines.append(f"dataset     {redact(result.out)}")
+    if summary.dataset_text:
+        lines.append(f"            {summary.dataset_text}")
+    if summary.versions_note:
+        lines.append(f"note        {summary.versions_note}")
     lines.append(f"report      {redact(result.file('report.html'))}")
     return lines + _retry_lines(summary)
 
