@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from c3d_pipelines.commands.run import run
@@ -174,6 +175,28 @@ def test_output_of_native_libraries_goes_to_the_log(videos, narrow_server, tmp_p
         assert text.encode() in log.read_bytes()
     for text in ("native two", "three"):
         assert text not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("moment", ["import", "run", "output"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_at_any_moment_is_one_line(monkeypatch, capfd, number, code, moment):
+    def interrupt(*_arguments, **_options):
+        signal.raise_signal(number)
+
+    class Module:
+        def __getattr__(self, name):
+            if moment == "import":
+                interrupt()
+            return interrupt if moment == "run" else lambda *_, **__: result
+
+    result = SimpleNamespace(summary="some", error="", log="", exit_code=0)
+    monkeypatch.setitem(sys.modules, "c3d_pipelines.run.local", Module())
+    monkeypatch.setattr("c3d_pipelines.commands.run.result_lines", interrupt)
+    arguments = ["--videos", "here", "--out", "there", "--quiet"]
+    assert run.main(arguments, standalone_mode=False) == code
+    assert capfd.readouterr().err == (
+        "c3d-pipelines: interrupted; the same command goes on with what is left\n"
+    )
 
 
 @pytest.mark.faults
