@@ -10,15 +10,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from c3d_client.client import C3DClient, Fingerprint
-from c3d_client.core.errors import C3DError, OutputError, VideoError, VideoUnreadableError
+from c3d_client.core.errors import (
+    C3DError,
+    OutputError,
+    ProvenanceError,
+    VideoError,
+    VideoUnreadableError,
+)
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.text import escape_bytes, escape_controls
@@ -34,6 +41,12 @@ from c3d_client.parallel import map_parallel, share_cores
 from c3d_client.video.sources import Source, fingerprint
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+
+_log = logging.getLogger(__name__)
+
+# In a message about outputs that were made differently.
+_MOST_NAMES = 3
+_MOST_GROUPS = 4
 
 FILE_NAME = "failures.csv"
 # The columns of the first release. Columns are only added, after these; read_failures() must give a
@@ -62,6 +75,21 @@ class Row:
     clips: int = 0
     error: str = ""
     tried: bool = True
+
+
+@dataclass(frozen=True)
+class _Existing:
+    """What a run needs to know of an output that exists.
+
+    Args:
+        fingerprint: of the video that it was made of, as in ``failures.csv``; None without one.
+        difference: how it was made differently from this job, which is refused; or empty.
+        note: other versions of the software that made it, which are accepted; or empty.
+    """
+
+    fingerprint: str | None
+    difference: str
+    note: str
 
 
 class ExtractJob:
@@ -99,6 +127,8 @@ class ExtractJob:
         self._expected = Provenance(c3d.provenance())
         prepare_folder(folder)
         self._earlier_failures = read_failures(folder)
+        # The fingerprint of each video whose output needs no work unless the video has changed.
+        self._made_before: dict[str, str] = {}
 
     def run(
         self,
@@ -106,24 +136,34 @@ class ExtractJob:
         *,
         workers: int | None = None,
         stop: threading.Event | None = None,
+        note: Callable[[str], None] = _log.info,
     ) -> Iterator[Row]:
         """Extract the videos, several at a time.
+
+        Before any work, the outputs that exist are compared with what this job would make. Outputs
+        of another model or of clips made in another way are refused; other versions of the
+        software are noted.
 
         Args:
             sources: videos with different names.
             workers: videos at a time; as many as there are cores by default.
             stop: set to start no further video.
+            note: called with a line about outputs that other versions of the software made.
 
         Yields:
             One row for each video, as it ends; none for videos that were not started.
 
         Raises:
             UsageError: workers is below 1.
+            ProvenanceError: outputs of these videos were made differently, and ``overwrite`` is
+                not set; nothing was requested or written.
             ContractMismatch, ModelNotFound: the model is not usable, or was replaced.
             ServingError: the server answered for none of several videos in a row.
             Exception: a defect; the video and every outcome so far are in ``failures.csv`` by then.
         """
         count, threads = share_cores(workers, videos=len(sources))
+        if not self._overwrite:
+            self._require_same(sources, workers=count, stop=stop, note=note)
         failures = dict(self._earlier_failures)
         fingerprints: dict[str, Fingerprint] = {}
 
@@ -158,8 +198,10 @@ class ExtractJob:
     ) -> Row:
         path = self._path(source)
         # Not Path.exists(), which raises an OSError for a path that is too long.
-        if not self._overwrite and os.path.exists(path) and self._is_done(source, path, current):
-            return Row(source, path, SKIPPED)
+        if not self._overwrite and os.path.exists(path):
+            is_same = self._made_before.get(source.name) == fingerprint_text(current)
+            if is_same or self._is_done(source, path, current):
+                return Row(source, path, SKIPPED)
         earlier = self._earlier_failures.get(listed_name(source))
         if (
             not self._retry_failed
@@ -178,6 +220,68 @@ class ExtractJob:
 
     def _path(self, source: Source) -> Path:
         return output_path(self._folder, source.name, self._format)
+
+    def _require_same(
+        self,
+        sources: Sequence[Source],
+        *,
+        workers: int,
+        stop: threading.Event | None,
+        note: Callable[[str], None],
+    ) -> None:
+        """Compare the outputs that exist with what this job would make.
+
+        Only provenances are read, and of each output only a fingerprint stays in memory. A video
+        that has changed is extracted again, however its output was made.
+
+        Raises:
+            ProvenanceError: outputs were made differently.
+        """
+        done = 0
+        different: dict[str, list[str]] = {}
+        noted: dict[str, list[str]] = {}
+        for outcome in map_parallel(self._existing, sources, workers=workers, stop=stop):
+            existing = outcome.result
+            if existing is None:  # there is none, or its error is the outcome of its video
+                continue
+            done += 1
+            name = outcome.source.name
+            if existing.difference:
+                different.setdefault(existing.difference, []).append(name)
+                continue
+            if existing.fingerprint is not None:
+                self._made_before[name] = existing.fingerprint
+            if existing.note:
+                noted.setdefault(existing.note, []).append(name)
+        if stop is not None and stop.is_set():
+            return
+        if different:
+            raise ProvenanceError(
+                f"{self._folder}: {_made_text(different, done)}; nothing was done: use another "
+                "folder, or --overwrite to extract them again"
+            )
+        if noted:
+            note(f"{_made_text(noted, done)}; they stay as they are, and may be used together")
+
+    def _existing(self, source: Source, cancel: threading.Event) -> _Existing | None:
+        """Return what a video's output was made of and how; None where there is no such output."""
+        path = self._path(source)
+        if not os.path.exists(path):
+            return None
+        provenance = Provenance(read_provenance(path, format=self._format))
+        if not provenance.video:  # a file of another program
+            return None
+        made_of = provenance.video.get("fingerprint")
+        differences = provenance.differences(self._expected)
+        if differences:
+            with contextlib.suppress(VideoError):  # a video that is away may be the same
+                if fingerprint(source.uri) != made_of:
+                    return None
+        return _Existing(
+            None if made_of is None else fingerprint_text(made_of),
+            " and ".join(difference.phrase for difference in differences),
+            " and ".join(difference.phrase for difference in provenance.notes(self._expected)),
+        )
 
     def _is_done(self, source: Source, path: Path, current: Fingerprint) -> bool:
         """Return whether the output is of the same video, extracted in the same way.
@@ -203,6 +307,29 @@ class ExtractJob:
                 "use another folder or --overwrite",
             )
         return False
+
+
+def _made_text(names: Mapping[str, list[str]], done: int) -> str:
+    """Return how many of the done files were made how, with a few names.
+
+    Args:
+        names: the names of videos by how their files were made.
+        done: all done files.
+    """
+    groups = sorted(names.items(), key=lambda item: (-len(item[1]), item[0]))
+    total = sum(len(of_group) for _, of_group in groups)
+    parts = []
+    for how, of_group in groups[:_MOST_GROUPS]:
+        few = ", ".join(sorted(of_group)[:_MOST_NAMES])
+        more = f" and {len(of_group) - _MOST_NAMES} more" if len(of_group) > _MOST_NAMES else ""
+        count = f"{len(of_group)} " if len(groups) > 1 else ""
+        parts.append(f"{count}with {how} ({few}{more})")
+    if rest := sum(len(of_group) for _, of_group in groups[_MOST_GROUPS:]):
+        parts.append(f"{rest} in other ways")
+    return (
+        f"{total} of {done} done file{'s' * (done != 1)} {'was' if total == 1 else 'were'} made "
+        f"{'differently: ' if len(groups) > 1 else ''}{'; '.join(parts)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """Extraction of many videos: every video has an outcome, and a later run continues."""
 
+import copy
 import csv
 import os
 import shutil
 import threading
+from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
-from c3d_client import C3DClient, ServingOptions, read_features
+from c3d_client import C3DClient, ServingOptions, read_features, write_features
 from c3d_client.core.errors import (
     ContractMismatch,
     OutputError,
+    ProvenanceError,
     ServingUnavailable,
     UsageError,
 )
@@ -22,6 +25,7 @@ from c3d_client.job import (
     read_failures,
     write_failures,
 )
+from c3d_client.outputs import read_provenance
 from c3d_client.video.sources import Source, expand, fingerprint
 from support.errors import error_of
 from support.fake_serving import model_card
@@ -215,15 +219,161 @@ class TestSecondRun:
         assert rows["a.avi"].status == "skipped"
         assert read_features(out / "a.mp4.npz").clip_starts.tolist() == [0, 8, 16, 24, 32]
 
-    def test_features_of_other_options_are_replaced(self, narrow_server, videos, out, done):
-        rows = run_job(narrow_server.target, videos, out, stride=16)
-        assert rows["a.avi"].status == "done"
-        assert read_features(out / "a.avi.npz").clip_starts.tolist() == [0, 16]
-
     def test_failures_of_videos_of_other_runs_stay_listed(self, narrow_server, videos, out, done):
         with C3DClient(narrow_server.target) as c3d:
             list(ExtractJob(c3d, out).run([Source(str(videos / "a.mp4"), "a.mp4")]))
         assert set(read_failures(out)) == {"short.mp4", "torn.mp4"}
+
+
+def rewrite_provenance(path, change, *, format="npz"):
+    """Change the provenance of a file of features in place."""
+    features = read_features(path)
+    provenance = copy.deepcopy(features.provenance)
+    change(provenance)
+    write_features(path, replace(features, provenance=provenance), format=format)
+
+
+def other_versions(provenance):
+    provenance["software"] |= {"pyav": "14.0.0", "libavcodec": "61.1.100", "opencv": "4.9.0"}
+
+
+def other_model(provenance):
+    provenance["model"]["weights"]["sha256"] = "ef" * 32
+
+
+class TestFilesThatWereMadeDifferently:
+    """A folder of three files that exist: a.mp4, a.avi and day 1/b.mp4."""
+
+    @pytest.fixture
+    def make(self, library, out):
+        """Return a function that makes the three files, in a format, and returns their server."""
+
+        def make(server, format="npz", **window):
+            with C3DClient(server.target, **window) as c3d:
+                list(ExtractJob(c3d, out, format=format).run(list(expand([library]))))
+            server.requests.clear()
+            (out / "failures.csv").unlink()
+            return {name: (out / name).read_bytes() for name in files_below(out)}
+
+        return make
+
+    def refused(self, server, library, out, **options):
+        with pytest.raises(ProvenanceError) as error:
+            run_job(server.target, library, out, **options)
+        assert server.requests == []
+        return str(error.value)
+
+    def test_are_refused_before_any_request_with_counts(self, fake_serving, library, out, make):
+        server = fake_serving()
+        for format in ("npz", "npy", "h5"):
+            before = make(server, format, stride=16)
+            message = self.refused(server, library, out, format=format)
+            assert message == (
+                f"{out}: 3 of 3 done files were made with stride 16, not 8 (a.avi, a.mp4, "
+                "day 1/b.mp4); nothing was done: use another folder, or --overwrite to extract "
+                "them again"
+            )
+            assert {name: (out / name).read_bytes() for name in files_below(out)} == before
+            shutil.rmtree(out)
+
+    def test_are_replaced_with_overwrite_and_kept_in_another_folder(
+        self, fake_serving, library, out, make, tmp_path
+    ):
+        server = fake_serving()
+        make(server, stride=16)
+        assert statuses(run_job(server.target, library, tmp_path / "other")) == ALL
+        assert read_features(out / "a.avi.npz").clip_starts.tolist() == [0, 16]
+        assert statuses(run_job(server.target, library, out, overwrite=True)) == ALL
+        assert read_features(out / "a.avi.npz").clip_starts.tolist() == [0, 8, 16]
+
+    def test_are_counted_by_their_difference_in_a_mixed_folder(
+        self, fake_serving, library, out, make
+    ):
+        server = fake_serving()
+        make(server)
+        for name in ("a.mp4", "day 1/b.mp4"):
+            rewrite_provenance(out / f"{name}.npz", other_model)
+        message = self.refused(server, library, out)
+        weights = f"weights {'ef' * 6}, not {'ab' * 6}"
+        assert f"2 of 3 done files were made with {weights} (a.mp4, day 1/b.mp4);" in message
+        rewrite_provenance(
+            out / "a.avi.npz", lambda provenance: provenance["clips"].update(stride=4, tail="pad")
+        )
+        message = self.refused(server, library, out)
+        assert (
+            f"3 of 3 done files were made differently: 2 with {weights} "
+            "(a.mp4, day 1/b.mp4); 1 with stride 4, not 8 and tail pad, not drop (a.avi);"
+        ) in message
+
+    def test_are_extracted_again_where_the_video_has_changed(
+        self, fake_serving, videos, out, tmp_path
+    ):
+        server = fake_serving()
+        run_job(server.target, videos, out, stride=16)
+        for number, name in enumerate(("a.mp4", "a.avi", "day 1/b.mp4")):
+            os.utime(videos / name, (number, number))
+        server.requests.clear()
+        assert statuses(run_job(server.target, videos, out)) == ALL
+        assert read_features(out / "a.avi.npz").clip_starts.tolist() == [0, 8, 16]
+        # One file that is not extracted again is enough to refuse.
+        os.utime(videos / "a.mp4", (9, 9))
+        os.utime(videos / "a.avi", (9, 9))
+        server.requests.clear()
+        message = self.refused(server, videos, out, stride=16)
+        assert "1 of 1 done file was made with stride 8, not 16 (day 1/b.mp4)" in message
+
+    def test_are_refused_where_the_video_is_away(self, fake_serving, videos, out):
+        server = fake_serving()
+        run_job(server.target, videos, out, stride=16)
+        sources = list(expand([videos]))
+        (videos / "a.mp4").unlink()
+        server.requests.clear()
+        with C3DClient(server.target) as c3d, pytest.raises(ProvenanceError, match="3 of 3 done"):
+            list(ExtractJob(c3d, out).run(sources))
+
+    def test_are_kept_and_noted_once_where_only_versions_differ(
+        self, fake_serving, library, out, make
+    ):
+        server = fake_serving()
+        before = make(server)
+        for name in ("a.mp4", "a.avi"):
+            rewrite_provenance(out / f"{name}.npz", other_versions)
+            before[f"{name}.npz"] = (out / f"{name}.npz").read_bytes()
+        notes = []
+        with C3DClient(server.target) as c3d:
+            rows = list(ExtractJob(c3d, out).run(list(expand([library])), note=notes.append))
+            software = c3d.provenance()["software"]
+        assert sorted(row.status for row in rows) == ["failed"] * 2 + ["skipped"] * 3
+        (note,) = notes
+        versions = " and ".join(
+            f"{name} {old}, not {software[name]}"
+            for name, old in (("libavcodec", "61.1.100"), ("opencv", "4.9.0"), ("pyav", "14.0.0"))
+        )
+        assert note == (
+            f"2 of 3 done files were made with {versions} (a.avi, a.mp4); they stay as they are, "
+            "and may be used together"
+        )
+        assert {name: (out / name).read_bytes() for name in before} == before
+
+    def test_are_read_once(self, fake_serving, library, out, make, monkeypatch):
+        server = fake_serving()
+        make(server)
+        paths = []
+
+        def count(path, **options):
+            paths.append(path.name)
+            return read_provenance(path, **options)
+
+        monkeypatch.setattr("c3d_client.job.read_provenance", count)
+        run_job(server.target, library, out)
+        assert sorted(paths) == ["a.avi.npz", "a.mp4.npz", "b.mp4.npz"]
+
+    def test_are_not_compared_once_the_run_is_stopped(self, fake_serving, library, out, make):
+        server = fake_serving()
+        make(server, stride=16)
+        stop = threading.Event()
+        stop.set()
+        assert run_job(server.target, library, out, stop=stop) == {}
 
 
 class TestExistingFiles:

@@ -2,11 +2,14 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from c3d_client import (
     C3DClient,
+    ClipWindow,
     ProvenanceError,
     UsageError,
     mean_feature,
@@ -16,26 +19,26 @@ from c3d_client import (
 from c3d_client.core.provenance import (
     ADDED_FIELDS,
     COMPARED_FIELDS,
+    REFUSED,
     Difference,
     ModelCard,
     Provenance,
     Severity,
+    software_versions,
 )
 from c3d_export.local_server import LocalServer
 from c3d_export.servable import build
 from conftest import spec
 
-COMPARED = tuple(path for path, _ in COMPARED_FIELDS)
+COMPARED = tuple(path for path, severity in COMPARED_FIELDS if severity in REFUSED)
+VERSIONS = tuple(("software", name) for name in ("c3d_client", "opencv", "pyav", "libavcodec"))
 SEVERITIES = {
     "contract_version": Severity.MODEL,
     "model.weights.sha256": Severity.MODEL,
     "model.mean.sha256": Severity.MODEL,
     "model.precision": Severity.MODEL,
-    "preprocessing": Severity.METHOD,
-    "clips": Severity.METHOD,
-    "software.opencv": Severity.SOFTWARE,
-    "software.pyav": Severity.SOFTWARE,
-    "software.libavcodec": Severity.SOFTWARE,
+    "preprocessing": Severity.CLIPS,
+    "clips": Severity.CLIPS,
 }
 
 # A provenance as release bca6d84 wrote it.
@@ -117,17 +120,86 @@ class TestDifferences:
             ("model", "version"),
             ("model", "name"),
             ("model", "weights", "source"),
-            ("software", "c3d_client"),
         ):
             other = changed(RELEASED, path, "something else")
             require_same([RELEASED, other])
             assert provenance_digest(other) == provenance_digest(RELEASED), path
+
+    def test_of_a_part_have_the_path_of_each_key_that_differs(self):
+        other = changed(RELEASED, ("clips", "stride"), 16)
+        other["clips"] |= {"tail": "pad", "later": None}
+        differences = Provenance(other).differences(Provenance(RELEASED))
+        assert [(item.field, item.phrase) for item in differences] == [
+            ("clips.stride", "stride 16, not 8"),
+            ("clips.tail", "tail pad, not drop"),
+            ("clips.later", "later none, not none"),
+        ]
+
+    def test_in_words_name_the_weights_by_the_beginning_of_their_digest(self):
+        other = changed(RELEASED, ("model", "weights", "sha256"), "0f" * 32)
+        (difference,) = Provenance(other).differences(Provenance(RELEASED))
+        assert difference.phrase == f"weights {'0f' * 6}, not {'ab' * 6}"
+
+
+class TestVersions:
+    """Versions of the software are noted; they make no other features."""
+
+    def test_are_accepted_whatever_their_number_and_do_not_change_the_digest(self):
+        for path in VERSIONS:
+            other = changed(RELEASED, path, "99.0")
+            assert Provenance(RELEASED).differences(Provenance(other)) == []
+            note = Difference(".".join(path), RELEASED["software"][path[1]], "99.0", Severity.NOTES)
+            assert Provenance(RELEASED).notes(Provenance(other)) == [note]
+            require_same([RELEASED, other])
+            assert provenance_digest(other) == provenance_digest(RELEASED), path
+
+    def test_of_a_library_that_the_other_file_does_not_name_are_noted(self):
+        other = changed(RELEASED, ("software", "libswscale"), "9.0")
+        (note,) = Provenance(other).notes(Provenance(RELEASED))
+        assert note.phrase == "libswscale 9.0, not none"
+
+    def test_of_several_results_are_listed_by_library(self):
+        other = {**RELEASED, "software": {"pyav": "15.1.0", "opencv": "4.10.0"}}
+        assert software_versions([RELEASED, other, RELEASED, {}]) == {
+            "c3d_client": ["0.2.0"],
+            "libavcodec": ["61.19.100"],
+            "opencv": ["4.10.0"],
+            "pyav": ["14.0.0", "15.1.0"],
+        }
+
+    def test_do_not_prevent_a_mean(self):
+        feature = np.full(4096, 1 / 64, np.float32)
+        other = changed(RELEASED, ("software", "pyav"), "15.1.0")
+        assert mean_feature([(feature, RELEASED), (feature, other)]) == pytest.approx(feature)
+
+
+class TestTableInTheDocuments:
+    def test_is_the_table_of_the_code(self):
+        text = (Path(__file__).parents[2] / "docs" / "client.md").read_text("utf-8")
+        rows = re.findall(r"^\| \*(\w+)\* \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
+        parts = ClipWindow().provenance()
+        expected = []
+        for severity in Severity:
+            names = []
+            fields = [*COMPARED_FIELDS, *((path, kind) for path, _, kind in ADDED_FIELDS)]
+            for path in [path for path, kind in fields if kind is severity]:
+                part = parts.get(path[0]) if len(path) == 1 else None
+                keys = [f".{key}" for key in part] if part else [""]
+                names += [f"`{'.'.join(path)}{key}`" for key in keys]
+            expected.append((severity.value, ", ".join(names)))
+        assert [(name, fields) for name, fields, _ in rows] == expected
+        refused = {name for name, _, consequence in rows if consequence.startswith("refused")}
+        assert refused == {severity.value for severity in REFUSED}
 
 
 class TestAddedFields:
     """Fields that later releases compare, and that older files lack."""
 
     DEFAULTS = {"damage": "error", "layer": "fc6", "pca": None, "stream": "first"}
+    KINDS = {
+        **dict.fromkeys(("damage", "stream"), Severity.CLIPS),
+        **dict.fromkeys(("layer", "pca"), Severity.MODEL),
+    }
     OTHERS = {"damage": "skip", "layer": "fc7", "pca": "ef" * 32, "stream": "all"}
 
     def test_a_file_without_a_field_equals_one_with_the_default(self):
@@ -144,7 +216,7 @@ class TestAddedFields:
         digests = {provenance_digest(RELEASED)}
         for name, value in self.OTHERS.items():
             other = {**RELEASED, name: value}
-            expected = Difference(name, self.DEFAULTS[name], value, Severity.METHOD)
+            expected = Difference(name, self.DEFAULTS[name], value, self.KINDS[name])
             assert Provenance(RELEASED).differences(Provenance(other)) == [expected]
             digests.add(provenance_digest(other))
         assert len(digests) == 1 + len(self.OTHERS)
@@ -163,8 +235,19 @@ class TestDigest:
             (padded, "f100984414ee23d26de4ef298cecc3287eef60b8096a6f9fa58ed4c802c66bca"),
             (incomplete, "4bee7721679b4754e2bedffbec44af069f757e56870910c763b4a24543d9b21c"),
         ):
-            assert provenance_digest(provenance) == digest
-            assert Provenance.from_dict(provenance).digest() == digest
+            assert Provenance.from_dict(provenance).former_digest() == digest
+
+    def test_of_the_release_covers_added_fields_as_the_digest_does(self):
+        for name, default in TestAddedFields.DEFAULTS.items():
+            plain = Provenance(RELEASED)
+            same, other = Provenance({**RELEASED, name: default}), Provenance({**RELEASED, name: 1})
+            assert same.former_digest() == plain.former_digest(), name
+            assert other.former_digest() != plain.former_digest(), name
+
+    def test_is_stable(self):
+        # Names of shards depend on it.
+        digest = "b6db2d6ff1d5aa8abd457bbc9685bed45b983fbc64ba0003a94434979a474b5f"
+        assert provenance_digest(RELEASED) == Provenance.from_dict(RELEASED).digest() == digest
 
     def test_does_not_depend_on_the_order_of_keys_or_on_the_video(self):
         digest = provenance_digest(RELEASED)

@@ -14,9 +14,9 @@ from c3d_pipelines.dataset.card import read_card, require_same_dataset
 from c3d_pipelines.dataset.index import INDEX_SCHEMA
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.run.publish import publish
-from c3d_pipelines.shards.schema import clip_schema, video_schema
+from c3d_pipelines.shards.schema import clip_schema, report_file, video_schema
 from c3d_pipelines.storage import Storage
-from support.sample_shards import LABELS, OTHER, PROVENANCE, A, B, commit, settings, to_do
+from support.sample_shards import LABELS, NEWER, OTHER, PROVENANCE, A, B, commit, settings, to_do
 
 
 def published(out: Path, provenance=PROVENANCE, **kind) -> str:
@@ -62,6 +62,25 @@ class TestForPrograms:
         assert not (tmp_path / "index.parquet").exists()
 
 
+class TestVersions:
+    def test_card_of_release_0_1_0_has_those_of_its_provenance(self, tmp_path):
+        publish(settings(tmp_path), [])
+        values = json.loads((tmp_path / "dataset.json").read_text())
+        assert values.pop("software") == {}  # no numbers yet
+        (tmp_path / "dataset.json").write_text(json.dumps(values))
+        card = read_card(Storage(tmp_path))
+        assert card.versions == {name: [each] for name, each in PROVENANCE["software"].items()}
+
+    def test_versions_of_shards_that_are_gone_stay_listed(self, tmp_path):
+        report = commit(settings(tmp_path), [A])
+        publish(settings(tmp_path), to_do(A))
+        (tmp_path / report_file(report.name)).unlink()
+        job = settings(tmp_path, "run-2", provenance=NEWER)
+        commit(job, [B])
+        publish(job, to_do(B))
+        assert read_card(Storage(tmp_path)).versions["opencv"] == ["5.0.0", "5.1.0"]
+
+
 class TestRequireSameDataset:
     @pytest.mark.parametrize("finished", [True, False])
     def test_only_numbers_made_the_same_way_are_accepted(self, tmp_path, finished):
@@ -73,6 +92,7 @@ class TestRequireSameDataset:
         require_same_dataset(storage, answer="features", provenance=Provenance(PROVENANCE))
         with pytest.raises(ProvenanceError, match="model.precision: .* give another out"):
             require_same_dataset(storage, answer="features", provenance=Provenance(OTHER))
+        require_same_dataset(storage, answer="features", provenance=Provenance(NEWER))
         with pytest.raises(ProvenanceError, match="answer: 'features' against 'classes'"):
             require_same_dataset(storage, answer="classes", provenance=Provenance(PROVENANCE))
 

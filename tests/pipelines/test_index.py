@@ -27,6 +27,7 @@ from c3d_pipelines.storage import Storage
 from support.sample_dataset import indexed
 from support.sample_shards import (
     CHANGED,
+    NEWER,
     OTHER,
     START,
     A,
@@ -224,6 +225,11 @@ class TestRefusals:
             read_index(storage)
         assert "run-1" in str(caught.value)
         assert "run-2" in str(caught.value)
+
+    def test_shards_of_other_versions_are_accepted(self, storage):
+        commit(settings(storage.uri), [A])
+        commit(settings(storage.uri, provenance=NEWER), [B])
+        assert indexed(storage) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
 
     def test_features_and_classes_together_are_refused(self, storage):
         commit(settings(storage.uri), [A])

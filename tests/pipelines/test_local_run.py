@@ -459,6 +459,7 @@ def test_second_ctrl_c_kills_the_processes(tmp_path, temporary):
         assert "interrupted" in run.stderr.read()
     finally:
         run.kill()
+        run.wait()
         run.stderr.close()
         server.stop()
     assert not processes_of(str(temporary))

@@ -17,7 +17,9 @@ from support.sample_dataset import file_digests, indexed
 from support.sample_shards import (
     CHANGED,
     LABELS,
+    NEWER,
     OTHER,
+    PROVENANCE,
     START,
     A,
     B,
@@ -210,6 +212,15 @@ class TestRefusals:
         with pytest.raises(ProvenanceError, match=f"one and .*two were made.*: {message}"):
             merge([first, second], out)
         assert not out.exists()
+
+    def test_datasets_of_other_versions_are_merged_and_the_card_lists_all(self, tmp_path, out):
+        first = publish_dataset(tmp_path / "one", [A], "run-1")
+        second = publish_dataset(tmp_path / "two", [B], "run-2", job={"provenance": NEWER})
+        merged = merge([first, second], out)
+        assert merged.ids() == ["a.mp4", "b.mp4"]
+        assert merged.card.versions["pyav"] == ["17.1.0", "18.0.0"]
+        assert merged.card.versions["c3d_client"] == ["0.1.0"]
+        assert merged.card.provenance == PROVENANCE
 
     @pytest.mark.parametrize("finished", [True, False])
     def test_target_that_was_made_differently_is_refused(self, tmp_path, out, finished):

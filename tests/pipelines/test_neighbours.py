@@ -15,6 +15,7 @@ from c3d_pipelines.commands.dataset import neighbours
 from click.testing import CliRunner
 from support.sample_dataset import CURRENT, OK, ROWS
 from support.sample_shards import (
+    NEWER,
     OTHER,
     PROVENANCE,
     feature_of,
@@ -51,8 +52,9 @@ class TestNearest:
         assert [neighbour.video_id for neighbour in near] == ["5.mp4", "twin.mp4"]
 
     def test_query_may_be_an_extracted_video(self, opened):
-        near = opened.nearest(self.features(PROVENANCE), k=1)
-        assert near[0].video_id == "3.mp4"
+        for provenance in (PROVENANCE, NEWER):
+            near = opened.nearest(self.features(provenance), k=1)
+            assert near[0].video_id == "3.mp4"
 
     def test_query_that_was_extracted_differently_is_refused(self, opened):
         with pytest.raises(ProvenanceError, match="model.precision: 'float32' against 'bfloat16'"):

@@ -219,6 +219,11 @@ def test_dataset_of_the_same_window_is_accepted(manifest, out):
     assert decisions(make_plan(manifest(row("a")), str(out), window=window)) == {"a": "done"}
 
 
+def test_dataset_of_other_versions_is_continued(manifest, out):
+    publish_dataset(out, [row("a")], job={"provenance": sample_shards.NEWER})
+    assert decisions(make_plan(manifest(row("a")), str(out))) == {"a": "done"}
+
+
 def test_wrong_arguments_are_refused_before_listing():
     for wrong, message in (
         ({"answer": "colours"}, "answer is 'colours'"),

@@ -12,11 +12,12 @@ from c3d_pipelines.inputs.plan import PlannedRow, read_plan
 from c3d_pipelines.reports.summary import RunSummary
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.commits import name_of
+from c3d_pipelines.shards.commits import name_of, names_of
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from support.sample_dataset import file_digests, indexed
 from support.sample_shards import (
     CHANGED,
+    NEWER,
     OTHER,
     PROVENANCE,
     START,
@@ -218,6 +219,26 @@ class TestRunsAfterEachOther:
         assert file_digests(out) == before
 
 
+class TestShardsOfRelease010:
+    """That release named a shard by a digest that depends on the versions of the software."""
+
+    def test_shard_that_is_done_under_its_former_name_is_published(self, out):
+        job = settings(out)
+        report = commit(job, [A], former_name=True)
+        commit(job, [B], index=1)
+        assert report.name == names_of(job, [A])[1] != name_of(job, [A])
+        summary = publish(job, [*to_do(A), *to_do(B, shard=1)])
+        assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        assert [shard.name for shard in summary.shards] == [report.name, name_of(job, [B])]
+
+    def test_shard_that_was_done_again_counts_under_its_new_name(self, out):
+        for number, statuses in ((1, {"a.mp4": "failed"}), (2, {})):
+            job = settings(out, f"run-{number}")
+            commit(job, [A], statuses=statuses, former_name=number == 1)
+            publish(job, to_do(A))
+        assert indexed(out, "status", "run") == {"a.mp4": ("ok", "run-2")}
+
+
 class TestFiles:
     def test_run_writes_its_plan_settings_summary_and_report(self, out):
         job = settings(out)
@@ -314,6 +335,36 @@ class TestRefusals:
         publish(job, to_do(B))
         assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
         assert json.loads((out / "dataset.json").read_text())["provenance"] == PROVENANCE
+
+    def test_other_versions_of_the_software_are_accepted_and_listed(self, out):
+        commit(settings(out), [A])
+        first = publish(settings(out), to_do(A))
+        assert first.versions_note == ""
+        job = settings(out, "run-2", provenance=NEWER)
+        commit(job, [B], done_at=START + 9)
+        summary = publish(job, [PlannedRow(A, "done"), *to_do(B)])
+        assert indexed(out) == {"a.mp4": ("ok",), "b.mp4": ("ok",)}
+        versions = {
+            "c3d_client": ["0.1.0"],
+            "libavcodec": ["62"],
+            "opencv": ["5.0.0", "5.1.0"],
+            "pyav": ["17.1.0", "18.0.0"],
+        }
+        card = json.loads((out / "dataset.json").read_text())
+        assert card["software"] == summary.software == versions
+        assert card["provenance"] == PROVENANCE
+        assert "- pyav: 17.1.0, 18.0.0\n" in (out / "README.md").read_text()
+        note = (
+            "made with several versions, which may be used together: opencv 5.0.0 and 5.1.0; "
+            "pyav 17.1.0 and 18.0.0"
+        )
+        assert summary.versions_note == note
+        assert note in (out / "runs/run-2/report.html").read_text()
+        assert "pyav 17\\.1\\.0 and 18\\.0\\.0" in (out / "runs/run-2/report.md").read_text()
+        # A third run of the first versions keeps the list.
+        summary = publish(settings(out, "run-3"), [PlannedRow(A, "done")])
+        assert summary.software == versions
+        assert json.loads((out / "dataset.json").read_text())["software"] == versions
 
     def test_run_without_provenance_is_refused(self, out):
         with pytest.raises(RunError, match="run preflight before"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,7 +70,8 @@ def test_damaged_or_foreign_record_is_one_line(kind):
     record, error = RECORDS[kind]
     whole = record.to_json()
     damaged = ["", "[]", "null", "3", "{}", '{"name": 3', whole[:-9], "\x00"]
-    for name in json.loads(whole):
+    # Fields of the first release; later ones may be missing.
+    for name in set(json.loads(whole)) - {field.name for field in fields(kind) if field.metadata}:
         damaged.append(json.dumps({k: v for k, v in json.loads(whole).items() if k != name}))
     for text in damaged:
         with pytest.raises(error, match="cannot be read") as caught:

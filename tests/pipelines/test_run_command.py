@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from c3d_client.core.text import escape_bytes
@@ -75,13 +76,15 @@ def test_failures_are_listed_with_reasons_and_how_to_retry(videos, narrow_server
     done = call("--videos", videos, "--out", out, "--server", narrow_server.target)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[0] == ("2 of 4 videos have features; 2 do not. (2 ok, 1 too_short, 1 corrupt)")
+    assert lines[0] == (
+        "2 of 4 videos have features; 2 do not; this run added 2. (2 ok, 1 too_short, 1 corrupt)"
+    )
     assert re.fullmatch(r"this run    4 videos, 4 clips in [\d.]+ s, [\d.]+ clips/s", lines[1])
     assert any(
         re.fullmatch(r"  corrupt     none\.mp4: .*cannot be opened.*", line) for line in lines
     )
     assert any(re.fullmatch(r"  too_short   short\.mp4: .*5 frames.*", line) for line in lines)
-    assert f"dataset     {out}" in lines
+    assert lines[lines.index(f"dataset     {out}") + 1] == "            2 of 4 videos with features"
     (report,) = (line.split(maxsplit=1)[1] for line in lines if line.startswith("report"))
     assert Path(report).read_text().startswith("<!DOCTYPE html>")
     assert "--retry-failed" in lines[-1]
@@ -231,6 +234,28 @@ def test_output_of_native_libraries_goes_to_the_log(videos, narrow_server, tmp_p
         assert text.encode() in log.read_bytes()
     for text in ("native two", "three"):
         assert text not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("moment", ["import", "run", "output"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_at_any_moment_is_one_line(monkeypatch, capfd, number, code, moment):
+    def interrupt(*_arguments, **_options):
+        signal.raise_signal(number)
+
+    class Module:
+        def __getattr__(self, name):
+            if moment == "import":
+                interrupt()
+            return interrupt if moment == "run" else lambda *_, **__: result
+
+    result = SimpleNamespace(summary="some", error="", log="", exit_code=0)
+    monkeypatch.setitem(sys.modules, "c3d_pipelines.run.local", Module())
+    monkeypatch.setattr("c3d_pipelines.commands.run.result_lines", interrupt)
+    arguments = ["--videos", "here", "--out", "there", "--quiet"]
+    assert run.main(arguments, standalone_mode=False) == code
+    assert capfd.readouterr().err == (
+        "c3d-pipelines: interrupted; the same command goes on with what is left\n"
+    )
 
 
 @pytest.mark.faults

@@ -193,6 +193,65 @@ class TestReport:
         assert summary.message == "task preflight failed"
         assert summary.server == run.target
 
+    def test_run_that_failed_in_preflight_says_what_the_dataset_has(self, run):
+        (shard,) = run.plan()
+        run.preflight()
+        run.extract(shard)
+        run.publish()
+        before = (run.out / "index.parquet").read_bytes()
+        write_video(run.videos / "new.mp4", 24)
+        later = Run(run.videos.parent, "localhost:1", name="run-2")
+        later.plan()
+        with pytest.raises(C3DError):
+            later.preflight()
+        summary = later.report()
+        assert summary.verdict == "1 of 3 videos has features; 2 do not; this run added none"
+        assert (summary.ok, summary.ok_of_run, summary.unsuccessful) == (1, 0, 1)
+        reasons = {failure.video_id: failure.error_message for failure in summary.failures}
+        assert set(reasons) == {"b.mp4", "new.mp4"}
+        assert reasons["new.mp4"] == (
+            "its shard 0 does not exist: the run ended before its shards began"
+        )
+        assert "cannot be opened as a video" in reasons["b.mp4"]
+        assert "1 of 2 videos with features" in later.read("report.md")
+        assert "1 of 2 videos with features" in later.read("report.html")
+        assert (run.out / "index.parquet").read_bytes() == before
+
+    def test_run_that_failed_in_its_plan_says_what_the_dataset_has(self, run):
+        (shard,) = run.plan()
+        run.preflight()
+        run.extract(shard)
+        run.publish()
+        later = Run(run.videos.parent, run.target, name="run-2")
+        with pytest.raises(ProvenanceError, match="clips.stride: 8 there, 16 requested"):
+            later.plan(stride=16)
+        assert later.report().verdict == (
+            "No videos were done: the run ended before there was a plan; the dataset has 1 of 2 "
+            "videos with features"
+        )
+
+    def test_run_whose_dataset_has_a_damaged_shard_says_what_can_be_read(self, run):
+        write_video(run.videos / "c.mp4", 24)
+        (shard,) = run.plan()
+        run.preflight()
+        run.extract(shard)
+        run.publish()
+        write_video(run.videos / "d.mp4", 24)
+        write_video(run.videos / "e.mp4", 24)
+        later = Run(run.videos.parent, run.target, name="run-2")
+        shards = later.plan(shard_mb=0.001)
+        later.preflight()
+        damaged, whole = (later.extract(shard) for shard in shards)
+        path = run.out / "shards" / f"{damaged}.parquet"
+        content = bytearray(path.read_bytes())
+        content[4:100] = bytes(96)
+        path.write_bytes(content)
+        with pytest.raises(C3DError, match=damaged):
+            later.report("SUCCEEDED")
+        summary = RunSummary.from_json(later.read("summary.json"))
+        assert summary.verdict == "3 of 5 videos have features; 2 do not; this run added 1"
+        assert whole in [shard.name for shard in summary.shards]
+
     def test_shards_that_are_done_are_published_when_another_failed(self, run):
         shards = run.plan(shard_mb=0.001)
         run.preflight()

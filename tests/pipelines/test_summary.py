@@ -145,6 +145,103 @@ def test_verdict_is_one_sentence():
         assert run.verdict == verdict, (ok, lost, answer)
 
 
+def test_verdict_of_a_failed_run_says_what_it_added():
+    earlier = plan_row("old", decision="done"), index_row("old", run="run-1", shard="x")
+    for statuses, verdict in (
+        (["ok", "ok"], "3 of 4 videos have features; 1 does not; this run added 2"),
+        (["corrupt", "failed"], "1 of 4 videos has features; 3 do not; this run added none"),
+    ):
+        planned = [earlier[0], plan_row("a"), plan_row("b"), plan_row("c", shard=1)]
+        rows = [earlier[1], index_row("a", statuses[0]), index_row("b", statuses[1])]
+        for state in ("FAILED", "CANCELLED"):
+            run = summary(planned, rows, [shard_report(0, statuses)], state=state)
+            assert run.verdict == verdict
+            assert run.metrics()["ok_in_this_run"] == statuses.count("ok")
+    run = summary([plan_row("a")], [], state="FAILED")
+    assert run.verdict == "The one video does not have features"
+
+
+def test_verdict_of_a_run_without_a_plan_has_the_counts_of_the_dataset():
+    none = dict.fromkeys(STATUSES, 0)
+    for dataset, text in (
+        ({**none, "ok": 40, "corrupt": 2}, "; the dataset has 40 of 42 videos with features"),
+        ({**none, "corrupt": 1}, "; the dataset has 0 of 1 video with features"),
+        (none, ""),
+        (None, ""),
+    ):
+        run = summary([], [], state="FAILED", provenance={}, dataset=dataset)
+        ended = "No videos were done: the run ended before there was a plan"
+        assert run.verdict == ended + text
+        assert RunSummary.from_json(run.to_json()) == run
+
+
+def test_videos_whose_features_of_an_earlier_run_stay_are_not_without_features():
+    def verdict(*kept, ok=(), lost=(), answer="features"):
+        names = [*ok, *kept, *lost]
+        rows = [index_row(name, run="run-1", shard="old") for name in kept]
+        rows += [index_row(name) for name in ok]
+        planned = [plan_row(name, shard=int(name not in ok)) for name in names]
+        reports = [shard_report(0, ["ok"] * len(ok))] if ok else []
+        run = summary(planned, rows, reports, state="FAILED", answer=answer)
+        assert run.unsuccessful == len(kept) + len(lost)
+        assert run.kept == len(kept)
+        return run.verdict
+
+    earlier = "the features of an earlier run"
+    assert verdict("a") == f"The one video was not done; it keeps {earlier}"
+    assert verdict("a", "b") == f"None of the 2 videos was done; all keep {earlier}"
+    assert verdict("a", lost="b") == (f"0 of 2 videos have features; 1 keeps {earlier}; 1 does not")
+    assert verdict("a", ok="bc", lost="d") == (
+        f"2 of 4 videos have features; 1 keeps {earlier}; 1 does not; this run added 2"
+    )
+    assert verdict("a", "b", answer="classes") == (
+        "None of the 2 videos was done; all keep the classes of an earlier run"
+    )
+
+
+def test_run_whose_shards_another_run_made_added_none():
+    planned = [plan_row("a"), plan_row("b"), plan_row("c", shard=1)]
+    rows = [index_row("a", run="run-6"), index_row("b", run="run-6"), index_row("c", shard="s1")]
+    reports = [shard_report(0, ["ok", "ok"], run="run-6"), shard_report(1, ["ok"])]
+    run = summary(planned[:2], rows[:2], reports[:1])
+    assert run.verdict == (
+        "All 2 videos have features; this run added none: another run made 2 of them"
+    )
+    assert (run.ok, run.ok_of_run, run.unsuccessful) == (2, 0, 0)
+    assert run.metrics()["ok_in_this_run"] == 0
+    run = summary(planned, rows, reports)
+    assert run.verdict == (
+        "All 3 videos have features; this run added 1: another run made 2 of them"
+    )
+
+
+def test_run_whose_dataset_cannot_be_read_is_counted_by_its_plan():
+    planned = [
+        plan_row("old", decision="done"),
+        plan_row("twin", decision="duplicate", duplicate_of="old"),
+        plan_row("bad", decision="known_failure"),
+        plan_row("new"),
+    ]
+    run = summary(planned, [], state="FAILED", readable=False)
+    assert run.verdict == (
+        "The dataset cannot be read; 2 of 4 videos have features as far as the plan shows"
+    )
+    reasons = {failure.video_id: failure.error_message for failure in run.failures}
+    unknown = "the dataset cannot be read, so its result is not known"
+    assert reasons == {"bad": unknown, "new": unknown}
+    assert {failure.error_type for failure in run.failures} == {"RowMissing"}
+
+
+def test_summary_of_release_0_1_0_has_no_counts_of_the_dataset():
+    values = json.loads(random_run(["ok", "ok", "corrupt"], shards=1).to_json())
+    for name in ("made", "kept", "readable", "dataset", "software"):
+        del values[name]
+    run = RunSummary.from_json(json.dumps(values))
+    assert run.ok_of_run == 2
+    assert run.verdict == "2 of 3 videos have features; 1 does not"
+    assert (run.dataset_text, run.versions_note) == ("", "")
+
+
 def test_verdict_mentions_that_nothing_was_to_do():
     run = summary(
         [plan_row("a", decision="done")], [index_row("a", run="run-1")], [shard_report(0, [])]

@@ -13,7 +13,7 @@ from c3d_client import C3DClient, ClipWindow
 from c3d_client.core.errors import UsageError
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.shards import progress as shard_progress
-from c3d_pipelines.shards.commits import name_of, read_report
+from c3d_pipelines.shards.commits import name_of, names_of, read_report
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
@@ -182,6 +182,38 @@ def test_another_run_repeats_failures(server, rows, out):
     repeated = do_shard(settings, rows, 1)
     assert (repeated.name, repeated.run, repeated.counts["ok"]) == (mixed.name, "run-2", 5)
     assert read_videos(out, repeated)[5]["status"] == "ok"
+
+
+def test_shard_that_release_0_1_0_named_is_not_done_again(server, rows, out):
+    settings, rows = job(out, server.target), [rows[0], rows[2]]
+    done = do_shard(settings, rows, 0)
+    former = replace(done, name=names_of(settings, rows)[1])
+    for file in (video_file, clip_file, report_file):
+        (out / file(done.name)).rename(out / file(former.name))
+    (out / report_file(former.name)).write_text(former.to_json())
+    before = files_in(out)
+    requests = len(server.requests)
+    for run in ("run-1", "run-2"):  # the same run, and another one: all videos are ok
+        assert do_shard(replace(settings, run=run), rows, 0) == former
+    assert len(server.requests) == requests
+    assert files_in(out) == before
+    # With failures, another run does it again.
+    former = replace(former, counts={**former.counts, "ok": 1, "failed": 1})
+    (out / report_file(former.name)).write_text(former.to_json())
+    assert do_shard(settings, rows, 0) == former
+    again = do_shard(replace(settings, run="run-2"), rows, 0)
+    assert (again.name, again.counts["ok"]) == (done.name, 2)
+
+
+def test_shard_records_the_versions_of_its_own_process(server, rows, out, monkeypatch):
+    settings = job(out, server.target)
+    monkeypatch.setattr("c3d_client.client.decoder_versions", lambda: {"pyav": "99.0"})
+    report = do_shard(settings, rows[:1], 0)
+    assert report.counts["ok"] == 1
+    assert report.name == name_of(settings, rows[:1])
+    assert report.provenance["software"]["pyav"] == "99.0"
+    metadata = pq.read_metadata(out / video_file(report.name)).metadata
+    assert json.loads(metadata[b"provenance"]) == report.provenance
 
 
 def test_earlier_report_is_removed_before_its_files_are_replaced(server, rows, out, monkeypatch):

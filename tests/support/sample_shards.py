@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from c3d_client import ClipWindow
+from c3d_client.core.contract import PREPROCESSING
 from c3d_client.video.clips import CLIP_FRAMES
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.inputs.plan import PlannedRow
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.commits import name_of
+from c3d_pipelines.shards.commits import names_of
 from c3d_pipelines.shards.schema import (
     NUMBERS,
     OK,
@@ -39,7 +40,7 @@ PROVENANCE = {
         "weights": {"source": "C3D of Sports-1M", "sha256": "c5" * 32},
         "mean": {"source": "mean cube", "sha256": "9f" * 32},
     },
-    "preprocessing": {"resize": "171x128 opencv-linear"},
+    "preprocessing": dict(PREPROCESSING),
     "clips": {
         **{"frames": 16, "stride": 8, "frame_step": 1},
         **{"tail": "drop", "short": "error", "fps": None},
@@ -47,6 +48,8 @@ PROVENANCE = {
     "software": {"c3d_client": "0.1.0", "opencv": "5.0.0", "pyav": "17.1.0", "libavcodec": "62"},
 }
 OTHER = {**PROVENANCE, "model": {**PROVENANCE["model"], "precision": "bfloat16"}}
+# Made by other versions of the software: comparable with PROVENANCE.
+NEWER = {**PROVENANCE, "software": {**PROVENANCE["software"], "pyav": "18.0.0", "opencv": "5.1.0"}}
 _GROUP = 3  # rows, so that small shards have several row groups
 
 
@@ -99,6 +102,7 @@ def commit(
     clips: int = 2,
     labels: Sequence[str] = LABELS,
     reverse: bool = False,
+    former_name: bool = False,
 ) -> ShardReport:
     """Write a shard's files and its report.
 
@@ -112,9 +116,10 @@ def commit(
         clips: clips per video.
         labels: of the classes.
         reverse: write the videos in reverse order.
+        former_name: name the shard as release 0.1.0 did.
     """
     storage = Storage(job.out)
-    name = name_of(job, rows)
+    name = names_of(job, rows)[former_name]
     size = 4096 if job.answer == "features" else len(labels)
     metadata = file_metadata(job.provenance, labels if job.answer == "classes" else ())
     videos, rows_of_clips = [], []

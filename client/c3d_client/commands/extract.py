@@ -20,7 +20,7 @@ from c3d_client.commands.options import (
     source_options,
 )
 from c3d_client.core.cli import print_error
-from c3d_client.core.errors import C3DError
+from c3d_client.core.errors import C3DError, ProvenanceError
 from c3d_client.core.signals import exit_code, handled
 
 
@@ -70,8 +70,9 @@ def extract(
 
     One file for each video: a row for each clip, and their L2-normalised mean. INPUT is a video, a
     folder of videos, a pattern, an s3://, gs:// or https:// address, or - for a list on standard
-    input. Videos that are done already are skipped. Videos that fail are reported with their
-    reasons, as they fail and in DIR/failures.csv.
+    input. Videos that are done already are skipped; if they were made with another model or with
+    other clips, nothing is done. Videos that fail are reported with their reasons, as they fail and
+    in DIR/failures.csv.
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
@@ -94,8 +95,13 @@ def extract(
             run_progress(len(sources), c3d, quiet=quiet) as progress,
             _stop_on_signal(progress.print) as (stop, signals),
         ):
+
+            def print_note(line: str) -> None:
+                if not quiet:
+                    progress.print(f"c3d: note: {line}")
+
             try:
-                for row in job.run(sources, workers=workers, stop=stop):
+                for row in job.run(sources, workers=workers, stop=stop, note=print_note):
                     counts[row.status] += 1
                     clips += row.clips
                     is_new = row.status == DONE or (row.status == FAILED and row.tried)
@@ -104,6 +110,8 @@ def extract(
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
                         progress.print(f"c3d: {row.error}{note}")
                     progress.advance()
+            except ProvenanceError:  # before any work
+                raise
             except C3DError as error:
                 fatal_error = error
     left = len(sources) - sum(counts.values())

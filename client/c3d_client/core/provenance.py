@@ -1,7 +1,8 @@
 """Model cards and provenance: how features were made, and whether they are comparable.
 
-Features from different weights, means, precisions, crops, strides or decoders look alike but are
-not comparable. The video and the version number of the served model are not compared.
+A difference between two provenances has a severity. Features of another model, or of clips that
+were made in another way, look alike and are not comparable: they are refused. Other versions of the
+software are only noted. The video and the version number of the served model are not compared.
 
 Both types contain the mapping that they were read from. Fields that this release does not know are
 ignored in comparisons and written again unchanged; fields that an older file lacks have the value
@@ -14,7 +15,7 @@ import copy
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,32 +29,41 @@ FieldPath = tuple[str, ...]
 class Severity(enum.Enum):
     """What a difference in a field means for two features."""
 
-    MODEL = "another model"
-    METHOD = "another way of making clips or features"
-    SOFTWARE = "another version of a library that decodes or resizes"
+    MODEL = "model"  # features of another model; refused
+    CLIPS = "clips"  # features of clips that were made in another way; refused
+    NOTES = "notes"  # the same features up to rounding; noted and accepted
 
 
-# The fields that must be equal, each by its path in a provenance.
+# The fields that are compared, each by its path in a provenance.
 COMPARED_FIELDS: tuple[tuple[FieldPath, Severity], ...] = (
     (("contract_version",), Severity.MODEL),
     (("model", "weights", "sha256"), Severity.MODEL),
     (("model", "mean", "sha256"), Severity.MODEL),
     (("model", "precision"), Severity.MODEL),
-    (("preprocessing",), Severity.METHOD),
-    (("clips",), Severity.METHOD),
-    (("software", "opencv"), Severity.SOFTWARE),
-    (("software", "pyav"), Severity.SOFTWARE),
-    (("software", "libavcodec"), Severity.SOFTWARE),
+    (("preprocessing",), Severity.CLIPS),
+    (("clips",), Severity.CLIPS),
+    (("software",), Severity.NOTES),
 )
 
 # Fields that are compared since a later release, and the value that applies to files without the
 # field. A field with this value does not change a digest, so digests of older files stay valid.
 ADDED_FIELDS: tuple[tuple[FieldPath, Any, Severity], ...] = (
-    (("damage",), "error", Severity.METHOD),
-    (("layer",), "fc6", Severity.METHOD),
-    (("pca",), None, Severity.METHOD),
-    (("stream",), "first", Severity.METHOD),
+    (("damage",), "error", Severity.CLIPS),
+    (("layer",), "fc6", Severity.MODEL),
+    (("pca",), None, Severity.MODEL),
+    (("stream",), "first", Severity.CLIPS),
 )
+
+# Differences of these severities are refused; others are accepted and noted.
+REFUSED = (Severity.MODEL, Severity.CLIPS)
+
+# The versions that release 0.1.0 compared too, and that were part of its digests.
+_FORMERLY_COMPARED: tuple[FieldPath, ...] = (
+    ("software", "opencv"),
+    ("software", "pyav"),
+    ("software", "libavcodec"),
+)
+_SHOWN_DIGITS = 12  # of a SHA-256 in a message for people
 
 # The fields of a model card's weights and mean that are copied to every result.
 _REPEATED = ("source", "format", "random", "note", "known_as", "sha256", "file_sha256")
@@ -77,6 +87,13 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.field}: {self.one!r} against {self.other!r}"
+
+    @property
+    def phrase(self) -> str:
+        """The difference in words, such as ``stride 16, not 8`` for values 16 and 8."""
+        names = self.field.split(".")
+        name = names[-2] if names[-1] == "sha256" else names[-1]
+        return f"{name} {_shown(self.one)}, not {_shown(self.other)}"
 
 
 @dataclass(frozen=True)
@@ -220,26 +237,56 @@ class Provenance(Mapping[str, Any]):
         """Return the same record for a video."""
         return Provenance({**self.data, "video": dict(video)})
 
-    def differences(self, other: Provenance) -> list[Difference]:
-        """Compare the fields of two records that must be equal.
+    def differences(
+        self, other: Provenance, *, severities: Collection[Severity] = REFUSED
+    ) -> list[Difference]:
+        """Compare two records.
+
+        Args:
+            other: the other record.
+            severities: what to compare; by default the fields that must be equal.
 
         Returns:
-            The differences in the order of the fields; empty where the features are comparable.
+            The differences in the order of the fields, those inside of a part key by key; empty
+            where the features are comparable.
         """
         fields = [(path, None, severity) for path, severity in COMPARED_FIELDS]
         result = []
         for path, default, severity in (*fields, *ADDED_FIELDS):
+            if severity not in severities:
+                continue
             one, two = self._get(path, default), other._get(path, default)
-            if one != two:
+            if isinstance(one, Mapping) and isinstance(two, Mapping):
+                result += [
+                    Difference(".".join((*path, key)), one.get(key), two.get(key), severity)
+                    for key in dict.fromkeys((*one, *two))
+                    if (key in one) != (key in two) or one.get(key) != two.get(key)
+                ]
+            elif one != two:
                 result.append(Difference(".".join(path), one, two, severity))
         return result
 
+    def notes(self, other: Provenance) -> list[Difference]:
+        """Return the differences that are accepted: other versions of the software."""
+        return self.differences(other, severities=(Severity.NOTES,))
+
     def digest(self) -> str:
-        """Return the SHA-256 of all compared fields, 64 hex digits.
+        """Return the SHA-256 of all fields that must be equal, 64 hex digits.
 
         Two records have the same digest if :meth:`differences` is empty.
         """
-        values: list[Any] = [self._get(path) for path, _ in COMPARED_FIELDS]
+        return self._digest([path for path, severity in COMPARED_FIELDS if severity in REFUSED])
+
+    def former_digest(self) -> str:
+        """Return the digest that release 0.1.0 computed, which depends on versions of software.
+
+        Shards that were begun by that release are named by it, and its data sets record it.
+        """
+        paths = [path for path, severity in COMPARED_FIELDS if severity in REFUSED]
+        return self._digest([*paths, *_FORMERLY_COMPARED])
+
+    def _digest(self, paths: Iterable[FieldPath]) -> str:
+        values: list[Any] = [self._get(path) for path in paths]
         for path, default, _ in ADDED_FIELDS:
             value = self._get(path, default)
             if value != default:
@@ -258,15 +305,19 @@ class Provenance(Mapping[str, Any]):
 
 
 def provenance_digest(provenance: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all compared fields of a provenance, 64 hex digits.
+    """Return the SHA-256 of all fields of a provenance that must be equal, 64 hex digits.
 
-    Features with the same digest may be averaged, merged and read from a cache.
+    Features with the same digest may be averaged, merged and read from a cache. Versions of the
+    software do not change it; they did in release 0.1.0, whose digests
+    :meth:`Provenance.former_digest` computes.
     """
     return Provenance(provenance).digest()
 
 
 def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
     """Check that results may be averaged or merged.
+
+    Other versions of the software are accepted.
 
     Raises:
         ProvenanceError: two provenances differ; the message names the fields.
@@ -282,3 +333,18 @@ def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
                 f"differently and cannot be mixed: {'; '.join(map(str, differing))}; "
                 "extract them again the same way"
             )
+
+
+def software_versions(provenances: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return all versions of each library that made some results, both sorted."""
+    versions: dict[str, set[str]] = {}
+    for data in provenances:
+        for name, version in Provenance(data).software.items():
+            versions.setdefault(name, set()).add(str(version))
+    return {name: sorted(versions[name]) for name in sorted(versions)}
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    is_sha256 = len(text) == 64 and not set(text) - set("0123456789abcdef")
+    return text[:_SHOWN_DIGITS] if is_sha256 else text

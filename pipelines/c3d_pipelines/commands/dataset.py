@@ -19,6 +19,7 @@ def merge(datasets: tuple[str, ...], out: str) -> None:
     DATASET is a folder or address that runs have written to. The newest result of each video is
     used. Datasets whose numbers were made differently are refused.
     """
+    from c3d_pipelines.dataset.card import versions_note
     from c3d_pipelines.dataset.merge import merge as merge_datasets
     from c3d_pipelines.shards.schema import STATUSES
 
@@ -26,6 +27,8 @@ def merge(datasets: tuple[str, ...], out: str) -> None:
     videos = merged.card.videos
     counts = ", ".join(f"{videos[status]} {status}" for status in STATUSES if videos[status])
     click.echo(f"{out}: {len(merged)} videos ({counts}), {merged.card.shards} shards")
+    if note := versions_note(merged.card.versions):
+        click.echo(f"{out}: note: {note}", err=True)
 
 
 @click.command()

@@ -97,10 +97,12 @@ def run(
     Exit code: 0 no more videos of this run failed than --max-failed, 1 more did, 2 nothing could be
     done or the run failed.
     """
-    from c3d_pipelines.run.local import run_local
+    terminated: list[int] = []
+    # A Ctrl-C at any moment ends in the same line: also one during the imports or the output.
+    try:
+        with sigterm_as_ctrl_c() as terminated, _terminal() as terminal:
+            from c3d_pipelines.run.local import run_local
 
-    with sigterm_as_ctrl_c() as terminated, _terminal() as terminal:
-        try:
             with show_progress(terminal, quiet=quiet) as show:
                 result = run_local(
                     {**given, "fps": fps or 0.0},
@@ -110,18 +112,18 @@ def run(
                     note=lambda line: print(f"{PROGRAM}: {line}", file=terminal, flush=True),
                     capture_output=True,
                 )
-        except KeyboardInterrupt:
-            print_error(PROGRAM, "interrupted; the same command goes on with what is left")
-            return exit_code(signal.SIGTERM if terminated else signal.SIGINT)
-    if as_json and result.summary is not None:
-        click.echo(result.summary.to_json())
-    elif result.summary is not None:
-        for line in result_lines(result, result.summary):
-            click.echo(line)
-    if result.error:
-        log = f"; the log is {result.log}" if result.log and not result.refused else ""
-        print_error(PROGRAM, f"{result.error}{log}")
-    return result.exit_code
+            if as_json and result.summary is not None:
+                click.echo(result.summary.to_json())
+            elif result.summary is not None:
+                for line in result_lines(result, result.summary):
+                    click.echo(line)
+            if result.error:
+                log = f"; the log is {result.log}" if result.log and not result.refused else ""
+                print_error(PROGRAM, f"{result.error}{log}")
+            return result.exit_code
+    except KeyboardInterrupt:
+        print_error(PROGRAM, "interrupted; the same command goes on with what is left")
+        return exit_code(signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
@@ -149,6 +151,10 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
     if len(summary.failures) > _MOST_SHOWN:
         lines.append(f"  and {count(len(summary.failures) - _MOST_SHOWN)} more, in the report")
     lines.append(f"dataset     {redact(result.out)}")
+    if summary.dataset_text:
+        lines.append(f"            {summary.dataset_text}")
+    if summary.versions_note:
+        lines.append(f"note        {summary.versions_note}")
     lines.append(f"report      {redact(result.file('report.html'))}")
     return lines + _retry_lines(summary) + [f"note        {note}" for note in result.notes]
 

@@ -18,13 +18,13 @@ from typing import Any
 import pyarrow.compute as pc
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import ProvenanceError
-from c3d_client.core.provenance import Provenance
+from c3d_client.core.provenance import Provenance, software_versions
 
-from c3d_pipelines.dataset.index import Index, committed_shards, write_index
+from c3d_pipelines.dataset.index import Index, committed_shards, status_counts, write_index
 from c3d_pipelines.errors import ShardError
-from c3d_pipelines.records import Record
+from c3d_pipelines.records import Record, added
 from c3d_pipelines.shards.reader import parquet_file
-from c3d_pipelines.shards.schema import NUMBERS, OK, STATUSES, differences, video_file
+from c3d_pipelines.shards.schema import NUMBERS, OK, differences, video_file
 from c3d_pipelines.storage import Storage
 from c3d_pipelines.text import length
 
@@ -61,8 +61,10 @@ class Card(Record):
         size: numbers in a row: 4096 features, or the number of classes; 0 where no video has any
             yet.
         labels: one per class, in order; none for features.
-        provenance: how the numbers were made.
+        provenance: how the numbers were made, as the first run recorded it.
         provenance_digest: the digest of all of the provenance that must agree.
+        software: all versions of each library that made the numbers; None in a card of release
+            0.1.0 (see :attr:`versions`).
         videos: rows of the index by status, with all five statuses.
         duplicates: rows of the index that have the numbers of another row.
         clips: clips of the videos that are ok, without duplicates.
@@ -85,6 +87,14 @@ class Card(Record):
     shards: int
     newest_at: float
     format: int = FORMAT
+    software: Mapping[str, Sequence[str]] | None = added(None)
+
+    @property
+    def versions(self) -> Mapping[str, Sequence[str]]:
+        """All versions of each library that made the numbers, by the library's name."""
+        if self.software is None:  # release 0.1.0 refused other versions
+            return software_versions([self.provenance])
+        return self.software
 
     def to_json(self) -> str:
         """Return the card as text, for :func:`read_card`."""
@@ -128,6 +138,7 @@ def write_dataset(storage: Storage, index: Index, *, answer: str, provenance: Pr
         # The parts of the provenance that need not agree stay those of the first run.
         provenance=earlier.provenance if earlier else provenance,
         labels=labels_of(storage, index) or (earlier.labels if earlier else ()),
+        versions=earlier.versions if earlier else {},
         unknown=earlier.unknown if earlier else {},
     )
     write_index(storage, index)
@@ -163,6 +174,7 @@ def card_of(
     answer: str,
     provenance: Provenance,
     labels: Sequence[str],
+    versions: Mapping[str, Sequence[str]] | None = None,
     unknown: Mapping[str, Any] | None = None,
 ) -> Card:
     """Return the card of a dataset with this index.
@@ -173,22 +185,20 @@ def card_of(
         answer: ``features`` or ``classes``.
         provenance: how the numbers were made.
         labels: one per class, in order; none for features.
+        versions: the versions in an earlier card.
         unknown: the fields of an earlier card that this release does not know.
     """
     table = index.table
     is_ok = pc.equal(table["status"], OK)
     originals = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
-    counts = {
-        counted["values"]: counted["counts"]
-        for counted in pc.value_counts(table["status"]).to_pylist()
-    }
     return Card(
         answer=answer,
         size=len(labels) if answer == "classes" else FEATURE_SIZE,
         labels=tuple(labels),
         provenance=provenance,
         provenance_digest=provenance.digest(),
-        videos={status: counts.get(status, 0) for status in STATUSES},
+        software=versions_of(index, versions or {}),
+        videos=status_counts(table),
         duplicates=int(pc.sum(pc.not_equal(table["duplicate_of"], "")).as_py() or 0),
         clips=pc.sum(originals["n_clips"]).as_py() or 0,
         duration_s=pc.sum(originals["duration_s"]).as_py() or 0.0,
@@ -197,6 +207,33 @@ def card_of(
         newest_at=max((report.ended_at for report in index.shards.values()), default=0.0),
         unknown=unknown or {},
     )
+
+
+def versions_of(
+    index: Index, earlier: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[str]]:
+    """Return all versions of each library that made the numbers of a dataset.
+
+    Args:
+        index: its index, with the reports of its shards.
+        earlier: the versions in an earlier card, whose shards may be gone.
+    """
+    known = [
+        {"software": {name: version}}
+        for name, versions in (earlier or {}).items()
+        for version in versions
+    ]
+    return software_versions([*known, *(report.provenance for report in index.shards.values())])
+
+
+def versions_note(versions: Mapping[str, Sequence[str]]) -> str:
+    """Return one line on the libraries of which several versions made numbers; empty without."""
+    several = [
+        f"{name} {' and '.join(each)}" for name, each in sorted(versions.items()) if len(each) > 1
+    ]
+    if not several:
+        return ""
+    return f"made with several versions, which may be used together: {'; '.join(several)}"
 
 
 def labels_of(storage: Storage, index: Index) -> tuple[str, ...]:
@@ -250,6 +287,10 @@ def readme(card: Card, *, name: str) -> str:
         weights=_weights(provenance.weights),
         precision=provenance.model.get("precision"),
         digest=card.provenance_digest,
+        versions="\n".join(
+            f"- {name}: {', '.join(versions)}" for name, versions in card.versions.items()
+        )
+        or "- none yet",
         provenance=json.dumps(provenance.to_dict(), indent=1, sort_keys=True, ensure_ascii=False),
     )
 

@@ -27,6 +27,7 @@ from c3d_pipelines.shards.schema import (
     FAILED,
     OK,
     SHARD_MISSING,
+    STATUSES,
     VIDEO_FIELDS,
     ShardReport,
     differences,
@@ -285,6 +286,15 @@ def newest(parts: Sequence[pa.Table]) -> pa.Table:
         best = np.lexsort((np.arange(count), is_same * (1 + is_ok), group))
         chosen = chosen[best[is_last]]
     return table.take(pa.array(chosen)).drop_columns([_TIME])
+
+
+def status_counts(table: pa.Table) -> dict[str, int]:
+    """Return the number of rows of an index by status, with all five statuses."""
+    counts = {
+        counted["values"]: counted["counts"]
+        for counted in pc.value_counts(table["status"]).to_pylist()
+    }
+    return {status: counts.get(status, 0) for status in STATUSES}
 
 
 def timed(table: pa.Table, time: float | pa.Array) -> pa.Table:

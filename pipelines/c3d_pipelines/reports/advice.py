@@ -89,7 +89,8 @@ def advice(summary: RunSummary) -> list[Advice]:
             run_again,
         ),
         MISSING: (
-            "Their shard did not end: its pod was stopped, or its disk or bucket failed.",
+            "Their shard did not end: the run failed first, its pod was stopped, or its disk or "
+            "bucket failed.",
             "Run again: the missing videos are done, and nothing is done twice.",
             run_again,
         ),

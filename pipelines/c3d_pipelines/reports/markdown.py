@@ -38,12 +38,16 @@ def to_markdown(summary: RunSummary) -> str:
     """Return a run's verdict, dataset, counts, failures with advice, and speed."""
     parts = [f"# {escape(summary.verdict)}"]
     state = f"Run {escape(summary.run)}: **{escape(summary.state.capitalize())}**"
-    parts.append(f"{state}. Dataset: {escape(summary.out, longest=LONGEST)}")
+    dataset = f"Dataset: {escape(summary.out, longest=LONGEST)}"
+    dataset += f" ({escape(summary.dataset_text)})" if summary.dataset_text else ""
+    parts.append(f"{state}. {dataset}")
     if summary.state != SUCCEEDED and summary.message.strip():
         parts.append(f"> {escape(summary.message, longest=LONGEST)}")
     _, note = weights_text(summary.provenance)
     if note:
         parts.append(f"**Weights: {escape(note)}**")
+    if summary.versions_note:
+        parts.append(f"Dataset {escape(summary.versions_note, longest=LONGEST)}")
     if summary.inputs:
         parts.append(_counts(summary))
     missing = summary.missing_shards

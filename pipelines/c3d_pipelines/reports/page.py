@@ -181,7 +181,7 @@ def _tiles(summary: RunSummary) -> list[tuple[str, str, str]]:
     do, earlier = summary.decided(DO), summary.decided(DONE)
     tiles = [("Inputs", count(summary.inputs), f"{count(earlier)} done earlier" if earlier else "")]
     if do:
-        tiles.append(("Done in this run", count(summary.counts[DO][OK]), f"of {count(do)} to do"))
+        tiles.append(("Done in this run", count(summary.ok_of_run), f"of {count(do)} to do"))
     if summary.shards:
         missing = len(summary.missing_shards)
         tiles.append(

@@ -19,9 +19,10 @@ from c3d_client.core.provenance import Provenance
 from c3d_client.core.text import escape_controls
 from c3d_client.core.uri import redact, redact_urls
 
+from c3d_pipelines.dataset.card import versions_note
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE, PlannedRow
-from c3d_pipelines.records import Record
+from c3d_pipelines.records import Record, added
 from c3d_pipelines.shards.schema import (
     FAILED,
     OK,
@@ -133,6 +134,14 @@ class RunSummary(Record):
         bytes_in: size of this run's videos.
         bytes_out: size of the files that this run's shards wrote.
         provenance: how the dataset's numbers are made; empty where the run ended before preflight.
+        made: inputs that are ok by the work of this run, and not of another run that did the same
+            shard; None in a summary of release 0.1.0.
+        kept: inputs that this run was to do and did not, and that have numbers of an earlier run in
+            the dataset, perhaps of earlier content.
+        readable: whether the dataset could be read; otherwise the counts are those of the plan.
+        dataset: all rows of the dataset by status; None where they are not known.
+        software: all versions of each library that made the dataset's numbers; None where they are
+            not known.
     """
 
     _noun: ClassVar[str] = "a run's summary"
@@ -159,6 +168,11 @@ class RunSummary(Record):
     bytes_in: int
     bytes_out: int
     provenance: Provenance
+    made: int | None = added(None)
+    kept: int = added(0)
+    readable: bool = added(True)
+    dataset: Mapping[str, int] | None = added(None)
+    software: Mapping[str, Sequence[str]] | None = added(None)
 
     @property
     def inputs(self) -> int:
@@ -169,6 +183,11 @@ class RunSummary(Record):
     def ok(self) -> int:
         """The inputs that have numbers, of this run or an earlier one."""
         return self.ended(OK)
+
+    @property
+    def ok_of_run(self) -> int:
+        """The inputs that have numbers by the work of this run."""
+        return self.counts[DO][OK] if self.made is None else self.made
 
     @property
     def unsuccessful(self) -> int:
@@ -195,26 +214,72 @@ class RunSummary(Record):
 
     @property
     def verdict(self) -> str:
-        """The result in one sentence."""
-        has, have, lacks, does_not, do_not = _VERDICTS[
-            "classes" if self.answer == "classes" else "features"
-        ]
-        inputs, ok, lost = self.inputs, self.ok, self.inputs - self.ok
+        """The result in one sentence: what the inputs have, and what this run added."""
+        inputs, ok = self.inputs, self.ok
         if not inputs:
             ended = "" if self.state == SUCCEEDED else ": the run ended before there was a plan"
-            return f"No videos were done{ended}"
-        if inputs == 1:
-            sentence = f"The one video {has if ok else lacks}"
-        elif not lost:
-            sentence = f"All {count(inputs)} videos {have}"
-        elif not ok:
-            sentence = f"None of the {count(inputs)} videos {has}"
-        else:
-            sentence = (
-                f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}; "
-                f"{count(lost)} {does_not if lost == 1 else do_not}"
+            rest = f"; the dataset has {self.dataset_text}" if self.dataset_text else ""
+            return f"No videos were done{ended}{rest}"
+        if not self.readable:
+            return (
+                f"The dataset cannot be read; {count(ok)} of {count(inputs)} videos "
+                f"{self._phrases[0 if ok == 1 else 1]} as far as the plan shows"
             )
-        return sentence if self.decided(DO) else f"{sentence}; there was nothing left to do"
+        sentence = self._inputs_text
+        if not self.decided(DO):
+            return f"{sentence}; there was nothing left to do"
+        made, by_others = self.ok_of_run, self.counts[DO][OK] - self.ok_of_run
+        if by_others:
+            others = f"another run made {count(by_others)} of them"
+            return f"{sentence}; this run added {count(made) if made else 'none'}: {others}"
+        if self.state != SUCCEEDED and ok:
+            return f"{sentence}; this run added {count(made) if made else 'none'}"
+        return sentence
+
+    @property
+    def dataset_text(self) -> str:
+        """How many rows of the dataset have numbers; empty without rows or where not known."""
+        rows = sum(self.dataset.values()) if self.dataset else 0
+        if self.dataset is None or not rows:
+            return ""
+        ok = self.dataset[OK]
+        return f"{count(ok)} of {count(rows, 'video')} with {self._kind}"
+
+    @property
+    def versions_note(self) -> str:
+        """One line where several versions of a library made the dataset's numbers, or empty."""
+        return versions_note(self.software or {})
+
+    @property
+    def _kind(self) -> str:
+        return "classes" if self.answer == "classes" else "features"
+
+    @property
+    def _phrases(self) -> tuple[str, str, str, str, str]:
+        return _VERDICTS[self._kind]
+
+    @property
+    def _inputs_text(self) -> str:
+        has, have, lacks, does_not, do_not = self._phrases
+        inputs, ok, kept = self.inputs, self.ok, self.kept
+        lost = inputs - ok - kept
+        keep = f"{'keeps' if kept == 1 else 'keep'} the {self._kind} of an earlier run"
+        if inputs == 1:
+            return (
+                f"The one video was not done; it {keep}"
+                if kept
+                else f"The one video {has if ok else lacks}"
+            )
+        if ok == inputs:
+            return f"All {count(inputs)} videos {have}"
+        if not ok and not kept:
+            return f"None of the {count(inputs)} videos {has}"
+        if not ok and not lost:
+            return f"None of the {count(inputs)} videos was done; all {keep}"
+        parts = [f"{count(ok)} of {count(inputs)} videos {has if ok == 1 else have}"]
+        parts += [f"{count(kept)} {keep}"] if kept else []
+        parts += [f"{count(lost)} {does_not if lost == 1 else do_not}"] if lost else []
+        return "; ".join(parts)
 
     def decided(self, decision: str) -> int:
         """Return the number of inputs with a decision."""
@@ -235,7 +300,7 @@ class RunSummary(Record):
             "inputs": self.inputs,
             **{status: self.ended(status) for status in STATUSES},
             "to_do": self.decided(DO),
-            "ok_in_this_run": self.counts[DO][OK],
+            "ok_in_this_run": self.ok_of_run,
             "unsuccessful": self.unsuccessful,
             "done_earlier": self.decided(DONE),
             "known_failures": self.decided(KNOWN_FAILURE),
@@ -313,6 +378,10 @@ def summarise(
     message: str,
     server: str = "",
     answer: str = "",
+    begun: bool = True,
+    readable: bool = True,
+    dataset: Mapping[str, int] | None = None,
+    software: Mapping[str, Sequence[str]] | None = None,
 ) -> RunSummary:
     """Return the summary of a run.
 
@@ -327,8 +396,12 @@ def summarise(
         message: why it did not succeed.
         server: the gRPC address of the server.
         answer: ``features`` or ``classes``; the shards' answer by default.
+        begun: whether the run came to its shards.
+        readable: whether the dataset could be read, so that missing rows do not exist.
+        dataset: all rows of the dataset by status; None where they are not known.
+        software: all versions of each library that made the dataset's numbers.
     """
-    inputs = _Inputs(planned, rows, run=run, reports=reports)
+    inputs = _Inputs(planned, rows, run=run, reports=reports, begun=begun, readable=readable)
     is_ok, is_single = inputs.statuses == OK, inputs.decisions != DUPLICATE
     durations, clips = inputs.numbers("duration_s"), inputs.numbers("n_clips")
     # A row without a shard represents an input that no shard did.
@@ -360,6 +433,11 @@ def summarise(
         bytes_in=int(pc.sum(videos["size_bytes"]).as_py() or 0),
         bytes_out=sum(report.video_bytes + report.clip_bytes for report in current),
         provenance=Provenance.from_dict(provenance),
+        made=int((of_run & is_ok).sum()),
+        kept=int(inputs.kept.sum()),
+        readable=readable,
+        dataset=dataset,
+        software=software,
     )
 
 
@@ -370,7 +448,8 @@ class _Inputs:
     did the same shard meanwhile and the video is ok.
 
     Args:
-        planned, rows, run, reports: as for :func:`summarise`.
+        planned, rows, run, reports, readable: as for :func:`summarise`.
+        begun: whether shards were begun.
 
     Attributes:
         planned: the plan.
@@ -378,6 +457,7 @@ class _Inputs:
         shard_of: the numbers of the inputs' shards, -1 without one.
         present: whether the input has a row.
         fresh: whether the row is of this run.
+        kept: whether an input that was to be done was not, and has numbers of an earlier run.
         rows: the rows, null where there is none.
         statuses: the rows' statuses, ``failed`` where there is none.
     """
@@ -389,8 +469,11 @@ class _Inputs:
         *,
         run: str,
         reports: Sequence[ShardReport],
+        begun: bool,
+        readable: bool,
     ) -> None:
         self.planned = planned
+        self._begun, self._readable = begun, readable
         self.decisions = np.array([item.decision for item in planned], object)
         self.shard_of = np.array([item.shard for item in planned], np.int64)
         ids = pa.array([item.row.video_id for item in planned], pa.string())
@@ -402,7 +485,9 @@ class _Inputs:
         stale = ~_flags(pc.or_(pc.equal(rows["run"], run), of_other_run))
 
         row_of = _positions(ids, known)
-        row_of[(row_of >= 0) & (self.decisions == DO) & np.append(stale, False)[row_of]] = -1
+        is_stale = (row_of >= 0) & (self.decisions == DO) & np.append(stale, False)[row_of]
+        self.kept = is_stale & np.append(_flags(is_ok), False)[row_of]
+        row_of[is_stale] = -1
         # A duplicate has the row of its original, which is in this plan or in an earlier one.
         original, earlier = _positions(originals, ids), _positions(originals, known)
         row_of_original = np.where(original >= 0, np.append(row_of, -1)[original], earlier)
@@ -415,6 +500,10 @@ class _Inputs:
         self.rows = rows.select(_COLUMNS).take(pa.array(row_of, mask=~self.present))
         statuses = self.rows["status"].to_numpy(zero_copy_only=False)
         self.statuses = np.where(self.present, statuses, FAILED)
+        if not readable:
+            was_ok = self.decisions == DONE
+            was_ok |= is_duplicate & np.append(was_ok, False)[original]
+            self.statuses[was_ok] = OK
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
         """Return a column of numbers, NaN where there is none."""
@@ -484,8 +573,11 @@ class _Inputs:
         return tuple(summaries)
 
     def _missing(self, item: PlannedRow) -> tuple[str, str]:
+        if not self._readable:
+            return ROW_MISSING, "the dataset cannot be read, so its result is not known"
         if item.decision == DO:
-            return SHARD_MISSING, f"its shard {item.shard} does not exist: it did not end"
+            reason = "it did not end" if self._begun else "the run ended before its shards began"
+            return SHARD_MISSING, f"its shard {item.shard} does not exist: {reason}"
         if item.decision == DUPLICATE:
             return ROW_MISSING, f"is the same as {item.duplicate_of}, which has no row"
         return ROW_MISSING, "its row of an earlier run is not in the dataset's index"

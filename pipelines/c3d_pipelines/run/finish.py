@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from c3d_client.core.errors import C3DError
+from c3d_client.core.errors import C3DError, ProvenanceError
 from c3d_client.core.provenance import Provenance
 
+from c3d_pipelines.errors import ShardError
 from c3d_pipelines.inputs.plan import PlannedRow, read_plan
 from c3d_pipelines.parameters import ANSWERS
 from c3d_pipelines.reports.summary import SUCCEEDED, RunSummary
@@ -14,6 +18,11 @@ from c3d_pipelines.run.errors import failure_reasons, one_line, recorded_failure
 from c3d_pipelines.run.steps import write_artifact
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from c3d_pipelines.shards.schema import ShardReport
 
 _FAILED, _CANCELLED = "FAILED", "CANCELLED"
 # States as kfp.local and backends that record steps in ML Metadata name them.
@@ -85,7 +94,7 @@ def _last_summary(
 ) -> tuple[RunSummary, C3DError | None]:
     """Return the summary of a run, and the error that prevented publishing it, if any.
 
-    A run that cannot be published has a summary of its plan alone.
+    A run that cannot be published has a summary of its plan and of what the dataset has.
     """
     text = storage.read(run_file(run, SETTINGS))
     settings = JobSettings.from_json(text) if text else None
@@ -103,19 +112,63 @@ def _last_summary(
         except C3DError as failure:
             error = failure
             state, message = _FAILED, message or one_line(failure)
-    from c3d_pipelines.dataset.index import INDEX_SCHEMA
+    from c3d_pipelines.dataset.index import INDEX_SCHEMA, status_counts
     from c3d_pipelines.reports.summary import summarise
 
+    table, reports = _stored_results(storage, settings, planned)
     summary = summarise(
         out=out,
         run=run,
         planned=planned,
-        rows=INDEX_SCHEMA.empty_table(),
-        reports=[],
+        rows=INDEX_SCHEMA.empty_table() if table is None else table,
+        reports=reports,
         provenance=Provenance(),
+        begun=settings is not None and bool(settings.provenance),
+        readable=table is not None,
+        dataset=None if table is None else status_counts(table),
         state=state,
         message=message,
         server=settings.server if settings else "",
         answer=settings.answer if settings else ANSWERS[0],
     )
     return summary, error
+
+
+def _stored_results(
+    storage: Storage, settings: JobSettings | None, planned: Sequence[PlannedRow]
+) -> tuple[pa.Table | None, list[ShardReport]]:
+    """Return what a dataset has though it cannot be published.
+
+    Returns:
+        The rows of its index, None where it cannot be read; and the reports of this run's shards.
+        Where a shard is damaged, these are the published rows and the readable shards of this run.
+    """
+    from c3d_pipelines.dataset.index import (
+        NEWEST,
+        OLDEST,
+        load_index,
+        newest,
+        read_published,
+        shard_table,
+        timed,
+    )
+    from c3d_pipelines.run.publish import shard_names
+    from c3d_pipelines.shards.commits import read_report
+
+    try:
+        names = []
+        if settings is not None and settings.provenance:  # otherwise no shard was begun
+            names = list(shard_names(storage, settings, planned).values())
+        with contextlib.suppress(ShardError, ProvenanceError):
+            index = load_index(storage, first=set(names))
+            return index.table, [index.shards[name] for name in names if name in index.shards]
+        parts = [timed(read_published(storage).table, OLDEST)]
+        reports = []
+        for name in names:
+            with contextlib.suppress(ShardError):
+                if (report := read_report(storage, name)) is not None:
+                    parts.append(timed(shard_table(storage, report), NEWEST))
+                    reports.append(report)
+    except C3DError:
+        return None, []
+    return newest(parts), reports

@@ -6,11 +6,11 @@ Planning is the run's first step. It writes nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from c3d_client import ClipWindow
 from c3d_client.core.errors import ProvenanceError, UsageError
+from c3d_client.core.provenance import Provenance, Severity
 from c3d_client.core.uri import Uri
 from c3d_client.video.sources import Scan, new_suffixes_text
 
@@ -193,22 +193,18 @@ def _known(storage: Storage, answer: str, window: ClipWindow) -> dict[str, _Know
 def _require_same(
     storage: Storage,
     stored_answer: str,
-    stored: Mapping[str, Any],
+    stored: Provenance,
     answer: str,
     window: ClipWindow,
 ) -> None:
-    """Refuse other clips and answers before the work; preflight compares the weights."""
-    requested = window.provenance()
-    differences = []
+    """Refuse other clips and answers before the work; preflight compares the model."""
+    requested = Provenance(window.provenance())
+    differences = [
+        f"{difference.field}: {difference.one!r} there, {difference.other!r} requested"
+        for difference in stored.differences(requested, severities=(Severity.CLIPS,))
+    ]
     if stored_answer != answer:
-        differences.append(f"answer: {stored_answer!r} there, {answer!r} requested")
-    for part, names in (("clips", tuple(requested["clips"])), ("preprocessing", ("resize",))):
-        values = stored.get(part)
-        for name in names:
-            stored_value = values.get(name) if isinstance(values, Mapping) else None
-            value = requested[part][name]
-            if stored_value != value:
-                differences.append(f"{part}.{name}: {stored_value!r} there, {value!r} requested")
+        differences.insert(0, f"answer: {stored_answer!r} there, {answer!r} requested")
     if differences:
         raise ProvenanceError(
             f"{storage.uri}: the dataset there was made differently ({'; '.join(differences)}); "

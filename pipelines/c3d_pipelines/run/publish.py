@@ -14,7 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from c3d_client.core.uri import Uri
 
-from c3d_pipelines.dataset.card import require_same_dataset, write_dataset
+from c3d_pipelines.dataset.card import (
+    read_card,
+    require_same_dataset,
+    versions_of,
+    write_dataset,
+)
 from c3d_pipelines.dataset.index import (
     NEWEST,
     Index,
@@ -22,6 +27,7 @@ from c3d_pipelines.dataset.index import (
     load_index,
     missing_rows,
     newest,
+    status_counts,
     timed,
     times,
 )
@@ -31,7 +37,8 @@ from c3d_pipelines.inputs.plan import DO, DUPLICATE, PlannedRow, write_plan
 from c3d_pipelines.reports.page import to_html, to_markdown
 from c3d_pipelines.reports.summary import RunSummary, summarise
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.commits import name_of
+from c3d_pipelines.shards.commits import names_of
+from c3d_pipelines.shards.schema import report_file
 from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, Storage, run_file
 
 _log = logging.getLogger(__name__)
@@ -72,10 +79,11 @@ def publish(
         )
     storage = Storage(settings.out)
     require_same_dataset(storage, answer=settings.answer, provenance=settings.provenance)
-    names = _shard_names(settings, planned)
+    names = shard_names(storage, settings, planned)
     index = load_index(storage, first=set(names.values()))
     index = replace(index, table=_with_all_inputs(index, settings, planned, names))
     rows = _rows_of(index.table, planned)
+    card = read_card(storage)
     summary = summarise(
         out=settings.out,
         run=settings.run,
@@ -87,6 +95,8 @@ def publish(
         message=message,
         server=settings.server,
         answer=settings.answer,
+        dataset=status_counts(index.table),
+        software=versions_of(index, card.versions if card else {}),
     )
     _write_run(storage, settings, planned, summary)
     write_dataset(storage, index, answer=settings.answer, provenance=settings.provenance)
@@ -94,12 +104,20 @@ def publish(
     return summary
 
 
-def _shard_names(settings: JobSettings, planned: Sequence[PlannedRow]) -> dict[int, str]:
+def shard_names(
+    storage: Storage, settings: JobSettings, planned: Sequence[PlannedRow]
+) -> dict[int, str]:
+    """Return the names of the plan's shards by number: where a shard is done, the name it has."""
     rows: dict[int, list[ManifestRow]] = {}
     for item in planned:
         if item.decision == DO:
             rows.setdefault(item.shard, []).append(item.row)
-    return {number: name_of(settings, rows[number]) for number in sorted(rows)}
+    done = set(storage.names("shards"))
+    names = {number: names_of(settings, rows[number]) for number in sorted(rows)}
+    return {
+        number: next((name for name in both if report_file(name) in done), both[0])
+        for number, both in names.items()
+    }
 
 
 def _with_all_inputs(

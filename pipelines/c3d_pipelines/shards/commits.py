@@ -33,7 +33,20 @@ def name_of(settings: JobSettings, rows: Sequence[ManifestRow]) -> str:
         settings: the run's settings, with the provenance.
         rows: the shard's videos, in order.
     """
-    digest = f"{settings.provenance.digest()} {settings.answer} {settings.clip_rows}"
+    return _name_of(settings, rows, settings.provenance.digest())
+
+
+def names_of(settings: JobSettings, rows: Sequence[ManifestRow]) -> tuple[str, str]:
+    """Return the names under which a shard may be done: today's, and that of release 0.1.0.
+
+    A run that began with that release may be continued by this one. Its names depend on the
+    versions of the software, which the run's settings have.
+    """
+    return name_of(settings, rows), _name_of(settings, rows, settings.provenance.former_digest())
+
+
+def _name_of(settings: JobSettings, rows: Sequence[ManifestRow], digest: str) -> str:
+    digest = f"{digest} {settings.answer} {settings.clip_rows}"
     return shard_name(((row.video_id, row.uri, row.key) for row in rows), digest)
 
 

@@ -32,7 +32,7 @@ from c3d_client.parallel import map_parallel, share_cores
 from c3d_pipelines.errors import ShardError
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
+from c3d_pipelines.shards.commits import names_of, read_report, remove_stale
 from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
 from c3d_pipelines.shards.retry import ServerGone, ServerRetry, StoreRetry
 from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
@@ -83,18 +83,18 @@ def do_shard(
         cancel = halt
     if not settings.provenance:
         raise UsageError("the run's settings have no provenance; run the preflight step first")
-    name = name_of(settings, rows)
+    name, former_name = names_of(settings, rows)
     began = time.time()
     if not rows:
         return _report(settings, name, index, began=began)
     storage = Storage(settings.out)
-    done = read_report(storage, name)
-    # Failures of another run are retried: this run planned them. A video without a key may have
-    # changed.
-    is_final = done is not None and done.counts[OK] == done.videos and all(row.key for row in rows)
-    if done is not None and (done.run == settings.run or is_final):
-        _report_done(done, settings.run, index, on_progress)
-        return done
+    for done in filter(None, (read_report(storage, each) for each in (name, former_name))):
+        # Failures of another run are retried: this run planned them. A video without a key may
+        # have changed.
+        is_final = done.counts[OK] == done.videos and all(row.key for row in rows)
+        if done.run == settings.run or is_final:
+            _report_done(done, settings.run, index, on_progress)
+            return done
     remove_stale(storage)
     with (
         contextlib.closing(_Work(settings, rows, cancel or threading.Event(), cores=cores)) as work,
@@ -144,7 +144,7 @@ def _report(
         timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
         clips_answered=work.c3d.clips_answered if work else 0,
         retries=work.server.retried if work else 0,
-        provenance=settings.provenance,
+        provenance=work.provenance if work else settings.provenance,
     )
 
 
@@ -213,6 +213,8 @@ class _Work:
         self._running: set[AnyEvent] = set()
         self._lock = threading.Lock()
         self.c3d = settings.client()
+        # This process may have other versions of the software than the one of the preflight.
+        self.provenance = settings.provenance
         self.server = ServerRetry(
             self.c3d.serving.options, wait_s=settings.patience_s, check=self._require_same_model
         )
@@ -229,6 +231,8 @@ class _Work:
     def write(self, storage: Storage, name: str, progress: ShardProgress) -> ShardWriter:
         """Write all videos into the shard's files."""
         self.server.require_model(self._cancel)
+        software = self.c3d.provenance()["software"]
+        self.provenance = Provenance({**self._settings.provenance, "software": software})
         labels = self.c3d.model.info(self._signature).labels
         of_classes = self._signature is CLASSIFY
         checked = time.monotonic()
@@ -238,7 +242,7 @@ class _Work:
                 name,
                 answer=self._settings.answer,
                 size=len(labels) if of_classes else FEATURE_SIZE,
-                provenance=self._settings.provenance,
+                provenance=self.provenance,
                 labels=labels if of_classes else (),
                 clip_rows=self._settings.clip_rows,
                 retry=self.store_retry(),
