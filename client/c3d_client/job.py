@@ -438,14 +438,9 @@ def _failure(source: Source, error: Exception, known: Fingerprint) -> Failure:
     """Return the row of a video that failed.
 
     Only a failure of the video itself has a fingerprint, so that the video is not tried again
-    while it is the same. A video that could not be read may have changed since ``known``.
+    while it is the same. A video that could not be read is always tried again.
     """
-    if isinstance(error, VideoUnreadableError):
-        try:
-            known = fingerprint(source.uri)
-        except VideoError:
-            known = {}
-    elif not isinstance(error, VideoError):
+    if isinstance(error, VideoUnreadableError) or not isinstance(error, VideoError):
         known = {}
     message = escape_controls(" ".join(str(error).split()))
     if len(message) > _MESSAGE_CHARACTERS:

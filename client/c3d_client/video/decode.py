@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Flag
 from io import RawIOBase
@@ -25,14 +25,16 @@ from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.core.uri import Uri
+from c3d_client.video.containers import EndCheck
 from c3d_client.video.frame import Picture
 from c3d_client.video.sources import open_source
 from c3d_client.video.timing import Clock, Display
 
-# A container's duration is compared with the end of its packets. In an intact file they differ by
-# a frame or two and by the end of an audio track; in a file that is cut short by much more.
+# Where no size shows whether a file is whole, its duration is compared with the end of its packets.
+# In an intact file they differ by a frame or two and by the end of an audio track, however long the
+# file is; in a file that is cut short by more.
 _DURATION_SLACK_S = 0.5
-_DURATION_SLACK_RATIO = 0.02
+_SLACK_FRAMES = 2
 
 # FFmpeg demuxers of files that are not videos: text drawn as ANSI art, and subtitles.
 _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "tty", "xbin"} | {
@@ -131,12 +133,15 @@ def decode_source(
                 opened = stack.enter_context(_open_file(opened))
         else:
             name, opened = str(getattr(source, "name", "stream")), source
+        stack.enter_context(_unchanged(opened, name))
+        check = EndCheck(opened)
+        _check_cut(check, name)
         container = stack.enter_context(_open(opened, name))
         stream = _video_stream(container, name)
         # Frame threads: the decoder may use every core. Order and pixels stay the same.
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        yield from _frames(container, stream, name)
+        yield from _frames(container, stream, name, check)
 
 
 def _open_file(path: str) -> RawIOBase:
@@ -152,6 +157,43 @@ def _open_file(path: str) -> RawIOBase:
         return open(path, "rb", buffering=0)
     except OSError as error:
         raise VideoUnreadableError(path, f"cannot be read ({_reason(error)})") from error
+
+
+@contextmanager
+def _unchanged(file: object, name: str) -> Iterator[None]:
+    """Raise VideoUnreadableError where a file on disk changes before the block ends.
+
+    Whatever was decoded from it, and every error, is then of a mixture of two versions.
+    """
+    before = _version(file)
+    try:
+        yield
+    except VideoDecodeError as error:
+        _require_version(file, before, name, cause=error)
+        raise
+    _require_version(file, before, name, cause=None)
+
+
+def _version(file: object) -> tuple[int, int] | None:
+    """Return the size and the modification time of a file on disk; None of other files."""
+    try:
+        status = os.fstat(file.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _require_version(
+    file: object, before: tuple[int, int] | None, name: str, *, cause: Exception | None
+) -> None:
+    after = _version(file)
+    if before is None or after is None or before == after:
+        return
+    raise VideoUnreadableError(
+        name,
+        f"was changed while it was read ({before[0]:,} bytes before, {after[0]:,} after); "
+        "try again when it is complete",
+    ) from cause
 
 
 def _open(file: object, name: str) -> InputContainer:
@@ -231,7 +273,9 @@ def _decode(
     yield from decode(None)
 
 
-def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterator[Frame]:
+def _frames(
+    container: InputContainer, stream: VideoStream, name: str, check: EndCheck
+) -> Iterator[Frame]:
     clock = Clock(stream, jumps=bool(container.format.flags & _bit(FormatFlags.ts_discont)))
     display = Display(name)
     reading = _Reading()
@@ -263,23 +307,41 @@ def _frames(container: InputContainer, stream: VideoStream, name: str) -> Iterat
             name,
             f"is cut short: its last packet is incomplete, after {index} frames, at {time_s:.2f} s",
         )
-    _check_end(container, reading.ends, name)
+    _check_end(container, stream, name, ends=reading.ends, check=check)
     if picture is None:
         raise VideoDecodeError(name, "holds no frame that can be shown")
     yield Frame(index - 1, time_s, clock.last_duration_s(), picture)
 
 
-def _check_end(container: InputContainer, ends: dict[int, int], name: str) -> None:
-    """Compare the container's duration, where it records one, with the end of its packets."""
+def _check_cut(check: EndCheck, name: str) -> None:
+    if check.ending.cut:
+        raise VideoDecodeError(name, f"is cut short: {check.ending.cut}")
+
+
+def _check_end(
+    container: InputContainer,
+    stream: VideoStream,
+    name: str,
+    *,
+    ends: dict[int, int],
+    check: EndCheck,
+) -> None:
+    """Compare the end of the packets with what the container records.
+
+    Sizes and end marks decide. Only where they show nothing, the duration does.
+    """
+    _check_cut(check, name)  # a remote file may show it only now
     estimates = _bit(FormatFlags.no_timestamps) | _bit(FormatFlags.ts_discont)
-    if container.duration is None or container.format.flags & estimates:
+    is_estimate = container.format.flags & estimates
+    if check.ending.is_whole or container.duration is None or is_estimate:
         return
     recorded_s = container.duration / av.time_base
     bases = [stream.time_base or 0 for stream in container.streams]
     end_s = max((float(end * bases[index]) for index, end in ends.items()), default=0.0)
     # Matroska counts its duration from 0, other formats from the start of the first stream.
     end_s -= min(0, container.start_time or 0) / av.time_base
-    if end_s < recorded_s - max(_DURATION_SLACK_S, _DURATION_SLACK_RATIO * recorded_s):
+    frames_s = float(_SLACK_FRAMES / stream.average_rate) if stream.average_rate else 0.0
+    if end_s < recorded_s - max(_DURATION_SLACK_S, frames_s):
         raise VideoDecodeError(
             name, f"is cut short: it says {recorded_s:.2f} s and ends at {end_s:.2f} s"
         )

@@ -230,7 +230,9 @@ class RemoteFile:
     Attributes:
         name: the file name, by which FFmpeg recognises formats that have no signature.
         size: in bytes.
+        block_bytes: how many bytes one request fetches; blocks begin at multiples of it.
         failure: why reading stopped; None as long as it succeeds.
+        on_read: called with the offset and the bytes of each read.
 
     Raises:
         VideoUnreadableError: the object does not exist, or cannot be opened.
@@ -241,7 +243,9 @@ class RemoteFile:
         store, path = open_store(uri)
         self._uri = uri
         self.name = uri.name
+        self.block_bytes = _BLOCK_BYTES
         self.failure: VideoDecodeError | None = None
+        self.on_read: Callable[[int, bytes], None] | None = None
         self._file, self.size = _request(uri, lambda: _opened(store, path, uri, size))
         if self.size == 0:
             self.close()
@@ -268,6 +272,8 @@ class RemoteFile:
         except VideoDecodeError as error:
             self.failure = error
             return b""
+        if self.on_read is not None:
+            self.on_read(position, data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
