@@ -336,8 +336,8 @@ def _container(start: bytes) -> FileKind | None:
             if start[12:16] == b"VP8X" and start[20:21] and start[20] & 2:
                 return FileKind(
                     "an animated WebP",
-                    "FFmpeg cannot decode it: convert it to GIF or MP4 with another program, for "
-                    "example with ImageMagick's `magick in.webp out.gif`",
+                    "FFmpeg does not decode it: convert it with another program, for example with "
+                    "ImageMagick's `magick in.webp out.gif`",
                 )
             return FileKind("a WebP picture", _STILL, Group.PICTURE)
         if form in (b"WAVE", b"RMID"):

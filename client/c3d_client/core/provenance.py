@@ -55,7 +55,10 @@ ADDED_FIELDS: tuple[tuple[FieldPath, Any, Severity], ...] = (
 )
 
 # The fields of a model card's weights and mean that are copied to every result.
-_REPEATED = ("source", "format", "random", "note", "known_as", "sha256", "file_sha256")
+_REPEATED = (
+    *("source", "format", "random", "note", "known_as", "sha256", "file_sha256"),
+    *("source_channel_order", "source_fc6_rows"),  # of TensorFlow checkpoints only
+)
 _CARD_FIELDS = ("weights", "mean", "precision")
 
 

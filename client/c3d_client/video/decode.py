@@ -188,7 +188,7 @@ def _explained(
         return None
     reason = error.reason
     if container is None:
-        if kind.group is Group.TEXT and "is text" in reason:
+        if kind.name == "text" and reason == "is text, not a video":
             return None
         reason = "cannot be opened as a video"  # without FFmpeg's "Invalid data found"
     elif has_frames:
