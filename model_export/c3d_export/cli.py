@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -46,6 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
 
 
+def _checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that weights in a TensorFlow checkpoint need."""
+    rows = click.option(
+        "--fc6-rows",
+        type=click.Choice(("chw", "hwc")),
+        default=None,
+        help="For a TensorFlow checkpoint: the order of wd1's rows. chw, as in Caffe, in the files "
+        "that the port trained; hwc in its files converted from Caffe.",
+    )
+    channels = click.option(
+        "--channels",
+        type=click.Choice(("bgr", "rgb")),
+        default=None,
+        help="For a TensorFlow checkpoint: the channels that it was trained on. The port trains on "
+        "rgb; bgr in its files converted from Caffe.",
+    )
+    return channels(rows(command))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="c3d-export", prog_name="c3d-export")
 def cli() -> None:
@@ -60,6 +79,7 @@ def cli() -> None:
     metavar="FILE|demo|random:SEED",
     help="The network's weights: any published C3D file, the demo's, or seeded ones.",
 )
+@_checkpoint_options
 @click.option(
     "--mean",
     "mean_spec",
@@ -113,6 +133,8 @@ def cli() -> None:
 )
 def build(
     weights_spec: str,
+    channels: str | None,
+    fc6_rows: str | None,
     mean_spec: str | None,
     labels_path: str | None,
     precision: str,
@@ -130,7 +152,7 @@ def build(
     from c3d_export.mean import SPORTS1M_SCALARS, UCF101, read_mean
     from c3d_export.weights import read_weights
 
-    weights = read_weights(weights_spec, width=width)
+    weights = read_weights(weights_spec, width=width, channels=channels, fc6_rows=fc6_rows)
     mean = read_mean(mean_spec or SPORTS1M_SCALARS)
     classes = weights.classes or 0
     labels = (
@@ -237,14 +259,15 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
 @cli.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT.npz")
-def convert(source: str, target: Path) -> None:
+@_checkpoint_options
+def convert(source: str, target: Path, channels: str | None, fc6_rows: str | None) -> None:
     """Convert any published weight file, or random:SEED, to the project's own .npz.
 
     Its keys are conv1/kernel, conv1/bias ... fc8/bias, in Keras's layout, conv1's input BGR.
     """
     from c3d_export.weights import npz, read_weights
 
-    weights = read_weights(source)
+    weights = read_weights(source, channels=channels, fc6_rows=fc6_rows)
     npz.write(target, weights)
     click.echo(
         f"{target}: {weights.parameters:,} parameters from {weights.source}, {weights.format}"
@@ -254,11 +277,12 @@ def convert(source: str, target: Path) -> None:
 
 @cli.command()
 @click.argument("source", metavar="FILE")
-def inspect(source: str) -> None:
+@_checkpoint_options
+def inspect(source: str, channels: str | None, fc6_rows: str | None) -> None:
     """Show a weight file's format, layers, shapes, digests and classes, and what is missing."""
     from c3d_export.weights import read_weights
 
-    weights = read_weights(source)
+    weights = read_weights(source, channels=channels, fc6_rows=fc6_rows)
     click.echo(f"{weights.source}: {weights.format}")
     if weights.file_sha256:
         click.echo(f"  file sha256    {weights.file_sha256}")
@@ -266,7 +290,10 @@ def inspect(source: str) -> None:
     for key, layer in weights.layers().items():
         click.echo(f"  {key:14} {layer['shape']!s:22} {layer['sha256'][:16]}")
     click.echo(f"  parameters     {weights.parameters:,}")
-    click.echo("  channels       BGR")
+    given = weights.source_channel_order
+    click.echo(f"  channels       BGR{f', from {given} as given' if given else ''}")
+    if weights.source_fc6_rows:
+        click.echo(f"  fc6 rows       from ({weights.source_fc6_rows}) as given")
     click.echo(f"  classes        {weights.classes or 'none: fc8 is missing, so features only'}")
     if weights.note:
         click.echo(f"  note           {weights.note}")

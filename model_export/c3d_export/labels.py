@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from c3d_client.core.file_kinds import explain_path
+
 from c3d_export.errors import AssetError
 
 
@@ -17,19 +19,21 @@ def read_labels(path: str | Path, *, classes: int) -> list[str]:
     Raises:
         AssetError: the file cannot be read, a line is empty, or the count is wrong.
     """
+    explained = explain_path(path, wanted="labels file", expects_text=True)
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:
-        raise AssetError(f"{path}: cannot be read ({error.strerror})") from error
+        raise AssetError(f"{path}: {explained or f'cannot be read ({error.strerror})'}") from error
     except UnicodeDecodeError as error:
-        raise AssetError(f"{path}: not UTF-8 text ({error})") from error
+        raise AssetError(f"{path}: {explained or f'not UTF-8 text ({error})'}") from error
     labels = [line.strip() for line in text.splitlines()]
+    wrong = ""
     if "" in labels:
-        raise AssetError(
-            f"{path}: line {labels.index('') + 1} is empty; one label per line expected"
-        )
-    if len(labels) != classes:
-        raise AssetError(f"{path}: {len(labels)} labels, and the network has {classes} classes")
+        wrong = f"line {labels.index('') + 1} is empty; one label per line expected"
+    elif len(labels) != classes:
+        wrong = f"{len(labels)} labels, and the network has {classes} classes"
+    if wrong:
+        raise AssetError(f"{path}: {explained or wrong}")
     return labels
 
 

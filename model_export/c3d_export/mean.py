@@ -25,6 +25,7 @@ from c3d_client.core.contract import (
     RESIZE_HEIGHT,
     RESIZE_WIDTH,
 )
+from c3d_client.core.file_kinds import explain_path
 
 from c3d_export.errors import AssetError
 from c3d_export.weights.caffe import BlobError, read_blob
@@ -97,7 +98,8 @@ def read_mean(spec: str) -> Mean:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise AssetError(f"{spec}: cannot be read ({error.strerror})") from error
+        reason = explain_path(path, wanted="mean") or f"cannot be read ({error.strerror})"
+        raise AssetError(f"{spec}: {reason}") from error
     digest = hashlib.sha256(content).hexdigest()
     if content.startswith(b"BZh"):
         try:
@@ -144,7 +146,10 @@ def _binaryproto(content: bytes, spec: str) -> npt.NDArray[Any]:
     try:
         return read_blob(memoryview(content))
     except BlobError as error:
+        explained = explain_path(spec, wanted="mean")
         raise AssetError(
-            f"{spec}: not a mean ({error}); expected .npy, or .binaryproto as C3D-v1.0's Caffe "
-            "writes it"
+            f"{spec}: not a mean: {explained}"
+            if explained
+            else f"{spec}: not a mean ({error}); expected .npy, or .binaryproto as C3D-v1.0's "
+            "Caffe writes it"
         ) from error

@@ -108,6 +108,11 @@ class TestNames:
                 files_path=str(tmp_path),
             )
 
+    def test_orders_of_a_checkpoint_reach_the_exporter(self, tmp_path):
+        for given in ({"channels": "rgb"}, {"fc6_rows": "hwc"}):
+            with pytest.raises(RunError, match="are for TensorFlow checkpoints alone"):
+                build(tmp_path / "c3d", tmp_path, **given)
+
     def test_missing_file_is_refused(self, tmp_path):
         with pytest.raises(RunError, match="c3d-export build: .*cannot be read"):
             build(tmp_path / "c3d", tmp_path, weights=str(tmp_path / "none.npz"))
@@ -143,6 +148,10 @@ def test_job_of_k8s_makes_one_version_of_the_same_inputs_too(published, tmp_path
     assert other.returncode == 0, other.stderr
     assert other.stdout.startswith(f"{store}/2: C3D random:3")
     # Kubernetes does not retry this exit code: podFailurePolicy.
+    for given in ({"CHANNELS": "rgb"}, {"FC6_ROWS": "hwc"}):
+        refused = job(**given)
+        assert refused.returncode == 2
+        assert "are for TensorFlow checkpoints alone" in refused.stderr
     wrong = job(PRECISION="float13")
     assert wrong.returncode == 2
     assert versions(store) == ["1", "2"]

@@ -66,7 +66,10 @@ _FORMERLY_COMPARED: tuple[FieldPath, ...] = (
 _SHOWN_DIGITS = 12  # of a SHA-256 in a message for people
 
 # The fields of a model card's weights and mean that are copied to every result.
-_REPEATED = ("source", "format", "random", "note", "known_as", "sha256", "file_sha256")
+_REPEATED = (
+    *("source", "format", "random", "note", "known_as", "sha256", "file_sha256"),
+    *("source_channel_order", "source_fc6_rows"),  # of TensorFlow checkpoints only
+)
 _CARD_FIELDS = ("weights", "mean", "precision")
 
 

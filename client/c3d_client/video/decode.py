@@ -6,13 +6,14 @@ count that a container records is not used. A video that is damaged or ends earl
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Flag
 from io import RawIOBase
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import av.error
@@ -24,10 +25,18 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
+from c3d_client.core.file_kinds import (
+    START_BYTES,
+    FileKind,
+    Group,
+    file_kind,
+    read_start,
+)
 from c3d_client.core.uri import Uri
 from c3d_client.video.containers import EndCheck
 from c3d_client.video.frame import Picture
 from c3d_client.video.sources import open_source
+from c3d_client.video.stores import RemoteFile
 from c3d_client.video.timing import Clock, Display
 
 # Where no size shows whether a file is whole, its duration is compared with the end of its packets.
@@ -125,6 +134,9 @@ def decode_source(
         size: the size in bytes of a video on a web server; see
             :func:`c3d_client.video.sources.open_source`.
     """
+    container: InputContainer | None = None
+    stream: VideoStream | None = None
+    has_frames = False
     with ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):
             name = str(Uri.of(source))
@@ -136,12 +148,74 @@ def decode_source(
         stack.enter_context(_unchanged(opened, name))
         check = EndCheck(opened)
         _check_cut(check, name)
-        container = stack.enter_context(_open(opened, name))
-        stream = _video_stream(container, name)
-        # Frame threads: the decoder may use every core. Order and pixels stay the same.
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
-        yield from _frames(container, stream, name, check)
+        try:
+            container = stack.enter_context(_open(opened, name))
+            stream = _video_stream(container, name)
+            # Frame threads: the decoder may use every core. Order and pixels stay the same.
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = threads
+            for frame in _frames(container, stream, name, check):
+                has_frames = True
+                yield frame
+        except VideoDecodeError as error:
+            explained = _explained(error, opened, container, stream, has_frames=has_frames)
+            if explained is None:
+                raise
+            raise explained from error
+
+
+def _explained(
+    error: VideoDecodeError,
+    file: object,
+    container: InputContainer | None,
+    stream: VideoStream | None,
+    *,
+    has_frames: bool,
+) -> VideoDecodeError | None:
+    """Return the error of a file that is no video, with words for what the file is.
+
+    Args:
+        error: why the file cannot be decoded.
+        file: the open file, or an address that FFmpeg opened itself.
+        container: None where FFmpeg could not open the file.
+        stream: None where the file has no video stream.
+        has_frames: whether frames were decoded.
+
+    Returns:
+        An error of the same type; None where the file's first bytes do not explain the error.
+    """
+    if isinstance(error, VideoUnreadableError):
+        return None
+    kind = file_kind(_start(file, has_frames=has_frames), name=error.source)
+    if kind is None and stream is None and container is not None and container.streams.audio:
+        kind = FileKind("an audio file", "give the {wanted} itself")
+    if kind is None:
+        return None
+    reason = error.reason
+    if container is None:
+        if kind.name == "text" and reason == "is text, not a video":
+            return None
+        reason = "cannot be opened as a video"  # without FFmpeg's "Invalid data found"
+    elif has_frames:
+        # The first bytes say nothing about damage further back.
+        if kind.group is not Group.HIDDEN:
+            return None
+    elif stream is not None:
+        if kind.group is Group.PICTURE:
+            return None
+        reason = "cannot be decoded"
+    return type(error)(error.source, f"{reason}: {kind.text('video')}")
+
+
+def _start(file: object, *, has_frames: bool) -> bytes:
+    """Return the first bytes of an open file; none where they would have to be fetched again."""
+    if isinstance(file, io.IOBase):
+        with suppress(OSError, ValueError):
+            return bytes(read_start(cast(BinaryIO, file)))
+    elif isinstance(file, RemoteFile) and not has_frames:
+        file.seek(0)
+        return file.read(START_BYTES)
+    return b""
 
 
 def _open_file(path: str) -> RawIOBase:

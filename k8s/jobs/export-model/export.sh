@@ -9,4 +9,6 @@ store=${MODEL_STORE:-/models/c3d}
 set -- --weights "$WEIGHTS" --precision "$PRECISION"
 [ -z "$MEAN" ] || set -- "$@" --mean "$MEAN"
 [ -z "$LABELS" ] || set -- "$@" --labels "$LABELS"
+[ -z "${CHANNELS:-}" ] || set -- "$@" --channels "$CHANNELS"
+[ -z "${FC6_ROWS:-}" ] || set -- "$@" --fc6-rows "$FC6_ROWS"
 exec c3d-export build "$@" --out "$store" --unless-in "$store"

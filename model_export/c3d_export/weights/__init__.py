@@ -1,6 +1,7 @@
 """Weights from any published file: recognised by content, converted to canonical arrays.
 
-Each format has one reader. A file's first bytes decide which reader is used; its name does not.
+Each format has one reader. A file's first bytes decide which reader is used; its name does not. A
+TensorFlow checkpoint is recognised by its last bytes, or by the names of its files.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from c3d_client.core.file_kinds import explain_path
+
 from c3d_export.errors import WeightsError
-from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, torch
+from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, tensorflow_checkpoint, torch
 from c3d_export.weights.canonical import FULL_WIDTH, Weights, arrays_sha256
 from c3d_export.weights.demo import DEMO, demo_weights
 from c3d_export.weights.seeded import PREFIX as _RANDOM
@@ -20,20 +23,30 @@ from c3d_export.weights.seeded import random_weights
 __all__ = ["Weights", "arrays_sha256", "random_weights", "read_weights"]
 
 
-def _has_entry(path: Path, suffix: str) -> bool:
+def _has_entry(path: Path, suffix: str, *, if_damaged: bool = False) -> bool:
     """Return whether a zip archive has an entry whose name ends with a suffix."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(suffix) for name in archive.namelist())
     except zipfile.BadZipFile:
-        return False
+        return if_damaged
 
 
 @dataclass(frozen=True)
 class _Format:
+    """A format of one file.
+
+    Args:
+        name: for messages.
+        recognises: whether a file with these first bytes may be of this format.
+        read: returns the file's weights.
+        is_certain: whether the first bytes belong to no other format.
+    """
+
     name: str
     recognises: Callable[[bytes, Path], bool]
     read: Callable[[Path], Weights]
+    is_certain: bool = True
 
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -50,25 +63,49 @@ _FORMATS = (
         ),
         torch.read,
     ),
-    _Format("C3D .npz", lambda start, _: start.startswith(_ZIP), npz.read),
     _Format(
-        "Lasagne pickle", lambda start, _: start.startswith((_PICKLE, b"(l", b"]")), lasagne.read
+        "C3D .npz",
+        lambda start, path: start.startswith(_ZIP) and _has_entry(path, ".npy", if_damaged=True),
+        npz.read,
     ),
-    _Format("Caffe C3D-v1.0", lambda start, _: caffe.is_caffe(start), caffe.read),
+    _Format(
+        "Lasagne pickle",
+        lambda start, _: start.startswith((_PICKLE, b"(l", b"]")),
+        lasagne.read,
+        is_certain=False,
+    ),
+    _Format("Caffe C3D-v1.0", lambda start, _: caffe.is_caffe(start), caffe.read, is_certain=False),
 )
+_WANTED = "weight file"
+_ORDERS_REFUSED = "--channels and --fc6-rows are for TensorFlow checkpoints alone"
 
 
-def read_weights(spec: str, *, width: int = FULL_WIDTH) -> Weights:
+def read_weights(
+    spec: str,
+    *,
+    width: int = FULL_WIDTH,
+    channels: str | None = None,
+    fc6_rows: str | None = None,
+) -> Weights:
     """Read weights from a file, or create seeded ones.
 
     Args:
-        spec: a file's path, ``demo``, or ``random:SEED``.
+        spec: a file's path, ``demo``, or ``random:SEED``; of a TensorFlow checkpoint of several
+            files, its `.index` or the name that they have in common.
         width: conv1's filters, for ``random:SEED``; ``demo`` has 64, a file has its number.
+        channels: ``bgr`` or ``rgb``, the order of the channels that the network of a TensorFlow
+            checkpoint was trained on; for other files None, as their format decides it.
+        fc6_rows: ``chw`` or ``hwc``, the order of the rows of a TensorFlow checkpoint's fc6; for
+            other files None.
 
     Raises:
         WeightsError: the file cannot be read, has no known format, or is not C3D; the seed is no
-            whole number, or the width is below 1.
+            whole number, or the width is below 1; `channels` and `fc6_rows` are missing for a
+            TensorFlow checkpoint, or given for something else.
     """
+    orders_given = channels is not None or fc6_rows is not None
+    if orders_given and (spec == DEMO or spec.startswith(_RANDOM)):
+        raise WeightsError(f"{spec}: {_ORDERS_REFUSED}")
     if spec.startswith(_RANDOM):
         number = spec.removeprefix(_RANDOM)
         if not number.isdecimal():
@@ -78,12 +115,28 @@ def read_weights(spec: str, *, width: int = FULL_WIDTH) -> Weights:
         return demo_weights(width=width)
     path = Path(spec)
     try:
+        checkpoint = tensorflow_checkpoint.find(path)
+        if checkpoint is not None:
+            return tensorflow_checkpoint.read(checkpoint, channels=channels, fc6_rows=fc6_rows)
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise WeightsError(f"{spec}: cannot be read ({error.strerror})") from error
+        explained = explain_path(path, wanted=_WANTED)
+        reason = explained or f"cannot be read ({error.strerror})"
+        raise WeightsError(f"{spec}: {reason}") from error
+    if orders_given:
+        raise WeightsError(f"{spec}: not a TensorFlow checkpoint, or cut short; {_ORDERS_REFUSED}")
     for known in _FORMATS:
         if known.recognises(start, path):
-            return known.read(path)
-    names = ", ".join(known.name for known in _FORMATS)
-    raise WeightsError(f"{spec}: not a weight file of a known format ({names})")
+            try:
+                return known.read(path)
+            except WeightsError as error:
+                explained = explain_path(path, wanted=_WANTED, expects_text=True)
+                if known.is_certain or explained is None:
+                    raise
+                raise WeightsError(f"{spec}: not a {_WANTED}: {explained}") from error
+    explained = explain_path(path, wanted=_WANTED)
+    if explained is not None:
+        raise WeightsError(f"{spec}: not a {_WANTED}: {explained}")
+    names = ", ".join((*(known.name for known in _FORMATS), "TensorFlow checkpoint"))
+    raise WeightsError(f"{spec}: not a {_WANTED} of a known format ({names})")

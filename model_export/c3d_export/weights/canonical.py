@@ -54,6 +54,9 @@ class Weights:
         file_sha256: the file's digest; None where there is no file.
         note: a warning for users of these weights; empty for published weights.
         labels: the classes' names, where the weights bring them.
+        source_channel_order: ``BGR`` or ``RGB``, the order that the file's conv1 takes, where the
+            user gave it; None for the formats that always have BGR.
+        source_fc6_rows: the order of the rows of the file's fc6, where the user gave it.
 
     Raises:
         WeightsError: an array is missing, unexpected, of another shape, or holds NaN or infinity.
@@ -66,6 +69,8 @@ class Weights:
     file_sha256: str | None = None
     note: str = ""
     labels: tuple[str, ...] = ()
+    source_channel_order: str | None = None
+    source_fc6_rows: str | None = None
 
     def __post_init__(self) -> None:
         _check_arrays(self.arrays, self.source)
@@ -100,6 +105,15 @@ class Weights:
             for key in expected_shapes(self.width, self.classes)
         }
 
+    @property
+    def given(self) -> dict[str, str]:
+        """What the user gave because the file does not record it, by the model card's names."""
+        values = {
+            "source_channel_order": self.source_channel_order,
+            "source_fc6_rows": self.source_fc6_rows,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
     def describe(self) -> dict[str, Any]:
         """Return the model card's entry for the weights."""
         return {
@@ -111,6 +125,9 @@ class Weights:
             "parameters": self.parameters,
             "width": self.width,
             "channel_order": "BGR",
+            # Only where they were given: the fields that other formats repeat in results, and with
+            # them the names of bulk runs, stay as they are.
+            **self.given,
             "note": self.note,
             "layers": self.layers(),
         }

@@ -17,6 +17,8 @@ from c3d_export.weights.canonical import Weights, file_sha256
 # The entry next to the arrays that describes their source, so that random weights stay marked.
 _ORIGIN = "origin"
 _ORIGIN_KEYS = ("source", "format", "random", "note", "labels", "file_sha256")
+# Present only where a user gave them; see Weights.given.
+_GIVEN_KEYS = ("source_channel_order", "source_fc6_rows")
 
 _DAMAGE = (
     *(OSError, ValueError, KeyError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile),
@@ -37,6 +39,7 @@ def read(path: Path) -> Weights:
             came_from = f" from {origin['source']}" if origin else ""
             random, note = bool(origin.get("random")), str(origin.get("note", ""))
             labels = tuple(map(str, origin.get("labels", ())))
+            given = {key: str(origin[key]) for key in _GIVEN_KEYS if key in origin}
     except _DAMAGE as error:
         raise WeightsError(f"{path}: a damaged .npz file ({error})") from error
     return Weights(
@@ -47,6 +50,7 @@ def read(path: Path) -> Weights:
         note=note,
         labels=labels,
         file_sha256=file_sha256(path),
+        **given,
     )
 
 
@@ -60,7 +64,8 @@ def write(path: Path, weights: Weights) -> None:
     Raises:
         WeightsError: the file cannot be written.
     """
-    origin = json.dumps({key: getattr(weights, key) for key in _ORIGIN_KEYS}, sort_keys=True)
+    described = {key: getattr(weights, key) for key in _ORIGIN_KEYS}
+    origin = json.dumps({**described, **weights.given}, sort_keys=True)
     try:
         with atomic_file(path) as file:
             content: dict[str, Any] = {**weights.arrays, _ORIGIN: np.array(origin)}

@@ -32,6 +32,8 @@ def build(  # type: ignore[no-untyped-def]
     labels: str,
     precision: str,
     width: int,
+    channels: str,
+    fc6_rows: str,
     store: str,
     files: dsl.Input[dsl.Artifact],
     built: dsl.Output[dsl.Model],
@@ -45,6 +47,8 @@ def build(  # type: ignore[no-untyped-def]
         labels=labels,
         precision=precision,
         width=width,
+        channels=channels,
+        fc6_rows=fc6_rows,
         store=store,
         files_path=files.path,
         built_path=built.path,
@@ -88,6 +92,8 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
         precision: str = "float32",
         width: int = 64,
         store: str = "/models/c3d",
+        channels: str = DEFAULT,
+        fc6_rows: str = DEFAULT,
     ):
         """Build, verify and publish a version.
 
@@ -99,6 +105,8 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             precision: float32, bfloat16 or float16.
             width: filters of conv1, for random:SEED alone; C3D has 64.
             store: the folder of the model in the model store.
+            channels: bgr or rgb, which a TensorFlow checkpoint needs; default for other weights.
+            fc6_rows: chw or hwc, which a TensorFlow checkpoint needs; default for other weights.
         """
         fetched = fetch(weights=weights, mean=mean, labels=labels)
         configure(fetched, cached=True)
@@ -108,6 +116,8 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             labels=labels,
             precision=precision,
             width=width,
+            channels=channels,
+            fc6_rows=fc6_rows,
             store=store,
             files=fetched.outputs["files"],
         )

@@ -59,6 +59,8 @@ def build_step(
     store: str,
     files_path: str,
     built_path: str,
+    channels: str = DEFAULT,
+    fc6_rows: str = DEFAULT,
 ) -> None:
     """Build and verify a version, unless the store has a version of the same inputs.
 
@@ -69,6 +71,8 @@ def build_step(
         store: the model's folder in the model store.
         files_path: the folder of the fetched files.
         built_path: the folder to build in.
+        channels: ``bgr`` or ``rgb``, for a TensorFlow checkpoint, which does not record it.
+        fc6_rows: ``chw`` or ``hwc``, in the same case.
 
     Raises:
         RunError: the version cannot be built, or its results differ from the network's.
@@ -80,6 +84,9 @@ def build_step(
         options = ["--weights", _export_value(weights, files), "--precision", precision]
         if int(width) != FULL_WIDTH:
             options += ["--width", str(int(width))]
+        for option, value in (("--channels", channels), ("--fc6-rows", fc6_rows)):
+            if value != DEFAULT:
+                options += [option, value]
         for option, value in (("--mean", mean), ("--labels", labels)):
             if value != DEFAULT:
                 options += [option, _export_value(value, files)]
