@@ -6,7 +6,7 @@ Planning is the run's first step. It writes nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from c3d_client import ClipWindow
 from c3d_client.core.errors import ProvenanceError, UsageError
