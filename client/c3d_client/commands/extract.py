@@ -97,7 +97,7 @@ def extract(
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
                         progress.print(f"c3d: {row.error}{note}")
-                    progress.advance()
+                    progress.advance(failed=row.status == FAILED)
             except C3DError as error:
                 fatal_error = error
     left = len(sources) - sum(counts.values())

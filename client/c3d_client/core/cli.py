@@ -44,4 +44,9 @@ def run_command(
 
 def print_error(name: str, message: str) -> None:
     """Print a message on standard error as one line, without its line breaks."""
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    click.echo(error_line(name, message), err=True)
+
+
+def error_line(name: str, message: str) -> str:
+    """Return a message as one line, with the command's name and without its line breaks."""
+    return f"{name}: {' '.join(message.split())}"
