@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 from c3d_client.core.cli import run_command
+from c3d_client.core.completion import PATH_OR_URL, completion_command
 from c3d_client.core.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
 from c3d_client.core.errors import UsageError
 from c3d_client.core.signals import exit_code, signal_event, sigterm_as_ctrl_c
@@ -52,11 +53,15 @@ def cli() -> None:
     """C3D as a verified SavedModel for TensorFlow Serving, and a local server for it."""
 
 
+cli.add_command(completion_command("c3d-export"))
+
+
 @cli.command()
 @click.option(
     "--weights",
     "weights_spec",
     required=True,
+    type=PATH_OR_URL,
     metavar="FILE|demo|random:SEED",
     help="The network's weights: any published C3D file, the demo's, or seeded ones.",
 )
@@ -64,6 +69,7 @@ def cli() -> None:
     "--mean",
     "mean_spec",
     default=None,
+    type=PATH_OR_URL,
     metavar="FILE|B,G,R",
     help="Mean cube (.binaryproto, .npy, .npy.bz2) or three numbers; Sports-1M's by default.",
 )
@@ -71,6 +77,7 @@ def cli() -> None:
     "--labels",
     "labels_path",
     default=None,
+    type=PATH_OR_URL,
     metavar="FILE",
     help="Class names, one per line; numbers by default.",
 )
@@ -235,7 +242,7 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
+@click.argument("source", metavar="IN", type=PATH_OR_URL)
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT.npz")
 def convert(source: str, target: Path) -> None:
     """Convert any published weight file, or random:SEED, to the project's own .npz.
@@ -253,7 +260,7 @@ def convert(source: str, target: Path) -> None:
 
 
 @cli.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", type=PATH_OR_URL)
 def inspect(source: str) -> None:
     """Show a weight file's format, layers, shapes, digests and classes, and what is missing."""
     from c3d_export.weights import read_weights

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 from c3d_client.core.cli import run_command
+from c3d_client.core.completion import completion_command
 
 from c3d_pipelines.commands.cluster import compile_command, schedule, submit
 from c3d_pipelines.commands.dataset import merge, neighbours
@@ -32,3 +33,4 @@ def cli() -> None:
 
 for command in (plan, run, compile_command, submit, schedule, estimate, merge, neighbours):
     cli.add_command(command)
+cli.add_command(completion_command("c3d-pipelines"))

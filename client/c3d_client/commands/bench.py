@@ -19,6 +19,7 @@ from c3d_client.commands.options import (
     server_options,
 )
 from c3d_client.commands.progress import terminal_columns
+from c3d_client.core.completion import PATH_OR_URL
 
 if TYPE_CHECKING:
     from c3d_client.bench import BatchSpeed, DecodeSpeed, ExtractSpeed, MessageSpeed
@@ -32,7 +33,7 @@ _INDENT = " " * 12
 
 
 @click.command()
-@click.argument("video", required=False)
+@click.argument("video", required=False, type=PATH_OR_URL)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),

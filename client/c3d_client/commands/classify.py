@@ -20,6 +20,7 @@ from c3d_client.commands.options import (
 )
 from c3d_client.commands.progress import run_progress, terminal_columns
 from c3d_client.core.cli import error_line, print_error
+from c3d_client.core.completion import PATH_OR_URL
 from c3d_client.core.errors import UsageError
 from c3d_client.core.text import shortened_middle
 
@@ -33,7 +34,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PATH_OR_URL)
 @click.option("--top", "top_k", type=int, default=5, show_default=True, help="Classes to name.")
 @click.option("--per-clip", is_flag=True, help="Name the best classes of each clip too.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each video.")

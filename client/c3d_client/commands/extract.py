@@ -20,6 +20,7 @@ from c3d_client.commands.options import (
     source_options,
 )
 from c3d_client.core.cli import print_error
+from c3d_client.core.completion import PATH_OR_URL
 from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code, handled
 
@@ -36,7 +37,7 @@ class _FormatOption(click.Option):
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PATH_OR_URL)
 @click.option(
     "--out",
     "folder",

@@ -6,12 +6,17 @@ import json
 from dataclasses import asdict
 
 import click
+from c3d_client.core.completion import FOLDER_OR_URL
 
 
 @click.command()
-@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...", type=FOLDER_OR_URL)
 @click.option(
-    "--out", required=True, metavar="FOLDER|URL", help="A folder, or an s3:// or gs:// address."
+    "--out",
+    required=True,
+    type=FOLDER_OR_URL,
+    metavar="FOLDER|URL",
+    help="A folder, or an s3:// or gs:// address.",
 )
 def merge(datasets: tuple[str, ...], out: str) -> None:
     """Make one dataset of several.
@@ -29,7 +34,7 @@ def merge(datasets: tuple[str, ...], out: str) -> None:
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", type=FOLDER_OR_URL)
 @click.argument("video_id")
 @click.option("-k", "count", type=int, default=10, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")

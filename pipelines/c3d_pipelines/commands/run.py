@@ -12,6 +12,7 @@ import click
 from c3d_client.commands.options import clip_options, request_options
 from c3d_client.commands.progress import BAR, Pace, Part, live_line, plain_lines
 from c3d_client.core.cli import print_error
+from c3d_client.core.completion import FOLDER_OR_URL
 from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.signals import exit_code, sigterm_as_ctrl_c
 from c3d_client.core.text import duration_text
@@ -36,7 +37,11 @@ _MOST_SHOWN = 20
 @click.command()
 @videos_option
 @click.option(
-    "--out", required=True, metavar="FOLDER|URL", help="The dataset: a folder, s3:// or gs://."
+    "--out",
+    required=True,
+    type=FOLDER_OR_URL,
+    metavar="FOLDER|URL",
+    help="The dataset: a folder, s3:// or gs://.",
 )
 @click.option(
     "--server",
