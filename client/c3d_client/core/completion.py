@@ -77,17 +77,11 @@ add_completion_class(_Zsh)
 
 _HELP = """Print a script that completes this command in your shell: file names too.
 
-For bash, which loads it with the next shell:
+For bash: {name} completion bash > ~/.local/share/bash-completion/completions/{name}
 
-\b
-  {name} completion bash > ~/.local/share/bash-completion/completions/{name}
+For zsh, into a folder of $fpath: {name} completion zsh > ~/.zfunc/_{name}
 
-For zsh, into a folder of $fpath:
-
-\b
-  {name} completion zsh > ~/.zfunc/_{name}
-
-Or for this shell alone: source <({name} completion bash)
+For this shell alone: source <({name} completion bash)
 """
 
 
