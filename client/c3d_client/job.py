@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from c3d_client.client import C3DClient, Fingerprint
+from c3d_client.core.arguments import path_text, require_each
 from c3d_client.core.errors import C3DError, OutputError, VideoError, VideoUnreadableError
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
@@ -79,7 +81,7 @@ class ExtractJob:
     def __init__(
         self,
         c3d: C3DClient,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         format: str = "npz",
         overwrite: bool = False,
@@ -87,13 +89,13 @@ class ExtractJob:
     ) -> None:
         usable_format(format)
         self._c3d = c3d
-        self._folder = folder
+        self._folder = Path(path_text(folder, "folder"))
         self._format = format
         self._overwrite = overwrite
         self._retry_failed = retry_failed
         self._expected = Provenance(c3d.provenance())
-        prepare_folder(folder)
-        self._earlier_failures = read_failures(folder)
+        prepare_folder(self._folder)
+        self._earlier_failures = read_failures(self._folder)
 
     def run(
         self,
@@ -113,10 +115,11 @@ class ExtractJob:
             One row for each video, as it ends; none for videos that were not started.
 
         Raises:
-            UsageError: workers is below 1.
+            UsageError: workers is below 1, or the sources are not those of :func:`expand`.
             ContractMismatch, ModelNotFound: the model is not usable, or was replaced.
             ServingError: the server answered for none of several videos in a row.
         """
+        require_each(sources, Source, "sources", made_by="what expand() returns")
         count, threads = share_cores(workers, videos=len(sources))
         failures = dict(self._earlier_failures)
         fingerprints: dict[str, Fingerprint] = {}

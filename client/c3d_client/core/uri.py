@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import unquote
 
+from c3d_client.core.arguments import path_text
+
 # URL scheme -> kind of store. s3a:// and gcs:// are other spellings of s3:// and gs://.
 STORES = {
     "s3": "s3",
@@ -49,8 +51,12 @@ class Uri:
 
     @classmethod
     def of(cls, value: UriLike) -> Uri:
-        """Return a path or URL as a Uri; a Uri is returned unchanged."""
-        return value if isinstance(value, Uri) else cls(os.fsdecode(value))
+        """Return a path or URL as a Uri; a Uri is returned unchanged.
+
+        Raises:
+            UsageError: it is neither a str nor an os.PathLike.
+        """
+        return value if isinstance(value, Uri) else cls(path_text(value, "a path or URL"))
 
     def __str__(self) -> str:
         """Return the address without user, password and query values, to show and to store."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from c3d_client.core.arguments import path_text, require_several
 from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_client.core.provenance import Provenance, require_same
@@ -114,6 +115,8 @@ def _find_inputs(
     inputs: Sequence[str | os.PathLike[str]], format: str | None
 ) -> tuple[Format, list[_Input]]:
     """Return the named features and those below the named folders, in order, with their format."""
+    require_several(inputs, "inputs", each="files or folders of features")
+    inputs = [path_text(entry, "an input") for entry in inputs]
     only = None if format is None else format_named(format)
     found: dict[Path, tuple[Format, _Input]] = {}
     for top in map(Path, inputs):

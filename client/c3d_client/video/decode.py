@@ -23,6 +23,7 @@ from av.format import Flags as FormatFlags
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.core.uri import Uri
 from c3d_client.video.frame import Picture
@@ -124,6 +125,8 @@ def decode_source(
             :func:`c3d_client.video.sources.open_source`.
     """
     with ExitStack() as stack:
+        if not hasattr(source, "read"):
+            path_text(source, "source")
         if isinstance(source, (str, os.PathLike)):
             name = str(Uri.of(source))
             opened: object = stack.enter_context(open_source(source, size=size))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import PurePath
 
+from c3d_client.core.arguments import path_text, require_several
 from c3d_client.core.errors import UsageError, VideoUnreadableError
 from c3d_client.core.uri import Uri, UriLike
 from c3d_client.video import stores
@@ -106,7 +107,8 @@ def expand(
 
     Raises:
         UsageError: a folder or pattern without videos, a folder that cannot be listed, an input
-            that is not below `root`, two inputs of the same name, or a library that is missing.
+            that is not below `root`, two inputs of the same name, a library that is missing, or
+            one path instead of a list.
     """
     sources: dict[str, Source] = {}
     seen: set[Uri] = set()
@@ -251,8 +253,8 @@ def _inputs(
     inputs: Iterable[str | os.PathLike[str]], stdin: Iterable[str] | Iterable[bytes] | None
 ) -> Iterator[tuple[Uri, str]]:
     """Yield the address of each video, and its name."""
-    for entry in inputs:
-        text = os.fsdecode(entry)
+    for entry in require_several(inputs, "inputs", each="paths, patterns or URLs"):
+        text = path_text(entry, "an input")
         if text != "-":
             yield from _videos_of(Uri(text))
             continue

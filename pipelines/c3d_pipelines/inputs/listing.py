@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import UsageError
 from c3d_client.core.uri import Uri
 from c3d_client.video.sources import (
@@ -36,7 +37,7 @@ from c3d_pipelines.parameters import QUICK
 _log = logging.getLogger(__name__)
 
 
-def list_inputs(videos: str, *, keys: str = QUICK) -> list[ManifestRow]:
+def list_inputs(videos: str | os.PathLike[str], *, keys: str = QUICK) -> list[ManifestRow]:
     """List the inputs of a run, always in the same order.
 
     Args:
@@ -59,6 +60,7 @@ def list_inputs(videos: str, *, keys: str = QUICK) -> list[ManifestRow]:
         UsageError: an argument is out of its range.
     """
     check_kind(keys)
+    videos = path_text(videos, "videos")
     if not videos.strip():
         raise UsageError("videos is empty; give a folder, a pattern, a bucket or a manifest")
     rows = _list(videos)
