@@ -75,8 +75,10 @@ def extract(
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
+    from c3d_client.commands.convert import sultani_note
     from c3d_client.commands.progress import run_progress
     from c3d_client.job import FAILED, SKIPPED, ExtractJob
+    from c3d_client.outputs.sultani import ORIGINAL_STRIDE
     from c3d_client.video.sources import expand
 
     sources = list(expand(inputs, root=root))
@@ -87,6 +89,8 @@ def extract(
         job = ExtractJob(c3d, folder, format=format, overwrite=overwrite, retry_failed=retry_failed)
         if not quiet:
             print_weights_note(c3d)
+            if format == "sultani" and c3d.window.stride != ORIGINAL_STRIDE:
+                print_error("c3d", sultani_note(c3d.window.stride))
         with (
             run_progress(len(sources), c3d, quiet=quiet) as progress,
             _stop_on_signal(progress.print) as (stop, signals),
