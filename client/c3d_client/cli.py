@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
-from click.shell_completion import get_completion_class
 
 from c3d_client.commands.bench import bench
 from c3d_client.commands.classify import bars, classify
@@ -18,6 +17,7 @@ from c3d_client.commands.convert import convert
 from c3d_client.commands.extract import extract
 from c3d_client.commands.status import status
 from c3d_client.core.cli import run_command
+from c3d_client.core.completion import completion_command
 
 __all__ = ["bars", "cli", "main"]
 
@@ -33,20 +33,5 @@ def cli() -> None:
     """Videos to C3D features and Sports-1M labels, computed by a TensorFlow Serving server."""
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> int:
-    """Print a script that completes this command in your shell.
-
-    For bash: c3d completion bash > ~/.local/share/bash-completion/completions/c3d
-    """
-    completion_class = get_completion_class(shell)
-    assert completion_class is not None  # click has a class for each of the three shells
-    script = completion_class(context.find_root().command, {}, "c3d", "_C3D_COMPLETE")
-    click.echo(script.source())
-    return 0
-
-
-for command in (extract, classify, status, convert, bench, completion):
+for command in (extract, classify, status, convert, bench, completion_command("c3d")):
     cli.add_command(command)

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import cv2
 import numpy as np
 
+from c3d_client.core.arguments import require_several
 from c3d_client.core.contract import CLASSIFY, CONTRACT_VERSION, FC6_FEATURES, Signature
 from c3d_client.core.errors import ContractMismatch, ServingError, UsageError, VideoTooShortError
 from c3d_client.core.provenance import ModelCard, Provenance
@@ -83,6 +84,7 @@ class C3DClient:
         self.model = ServedModel(self.serving, self.window)
         self._lock = threading.Lock()
         self._clips_answered = 0
+        self._closed = False
 
     def __enter__(self) -> C3DClient:
         return self
@@ -97,7 +99,17 @@ class C3DClient:
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self.serving.close()
+
+    def _require_open(self) -> None:
+        # Checked where a call begins: one that is running when another thread closes the client
+        # ends with a ServingError.
+        if self._closed:
+            raise UsageError(
+                f"the client of {self.serving.options.target} is closed; make another C3DClient, "
+                "or call it before its with block ends"
+            )
 
     def model_info(self) -> ModelInfo:
         """Return the served model; it is checked on first use and then remembered.
@@ -106,6 +118,7 @@ class C3DClient:
             ContractMismatch: the model is not a C3D servable that this client can use.
             ServingError: the request failed.
         """
+        self._require_open()
         return self.model.info()
 
     def versions(self) -> tuple[VersionStatus, ...]:
@@ -114,6 +127,7 @@ class C3DClient:
         Raises:
             ServingError: the request failed.
         """
+        self._require_open()
         return self.serving.versions()
 
     @property
@@ -127,6 +141,7 @@ class C3DClient:
         Raises:
             ContractMismatch, ServingError: as :meth:`model_info`.
         """
+        self._require_open()
         return self.model.provenance(self.model.info()).to_dict()
 
     def extract(
@@ -152,7 +167,9 @@ class C3DClient:
             OutputError: the disk is too full for the temporary file of its features.
             ServingError: the server failed, or the model is not usable.
             Cancelled: ``cancel`` was set.
+            UsageError: the source is neither a str nor an os.PathLike, or the client is closed.
         """
+        self._require_open()
         return self._extract(source, threads=threads, cancel=_renamed(cancel, unwanted))
 
     def _extract(
@@ -206,11 +223,13 @@ class C3DClient:
             One outcome for each source: its features, or the error of this video.
 
         Raises:
-            UsageError: workers is below 1.
+            UsageError: workers is below 1, ``sources`` is one path, or the client is closed.
             ContractMismatch: the model is not usable, or was replaced by another one meanwhile.
             ModelNotFound: the server does not have the model.
             ServingError: the server failed for several videos in a row.
         """
+        self._require_open()
+        require_several(sources, "sources", each="paths or URLs")
         count, threads = share_cores(workers)
         expected = self.model.provenance(self.model.info())
 
@@ -249,6 +268,7 @@ class C3DClient:
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}; give 1 or more")
+        self._require_open()
         cancel = _renamed(cancel, unwanted)
         inference, info, provenance = self._infer(
             source, CLASSIFY, threads=threads, cancel=cancel, watch=watch

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from c3d_client.client import C3DClient, Fingerprint
+from c3d_client.core.arguments import path_text, require_each
 from c3d_client.core.errors import (
     C3DError,
     OutputError,
@@ -112,7 +113,7 @@ class ExtractJob:
     def __init__(
         self,
         c3d: C3DClient,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         format: str = "npz",
         overwrite: bool = False,
@@ -120,13 +121,13 @@ class ExtractJob:
     ) -> None:
         usable_format(format)
         self._c3d = c3d
-        self._folder = folder
+        self._folder = Path(path_text(folder, "folder"))
         self._format = format
         self._overwrite = overwrite
         self._retry_failed = retry_failed
         self._expected = Provenance(c3d.provenance())
-        prepare_folder(folder)
-        self._earlier_failures = read_failures(folder)
+        prepare_folder(self._folder)
+        self._earlier_failures = read_failures(self._folder)
         # The fingerprint of each video whose output needs no work unless the video has changed.
         self._made_before: dict[str, str] = {}
 
@@ -154,13 +155,14 @@ class ExtractJob:
             One row for each video, as it ends; none for videos that were not started.
 
         Raises:
-            UsageError: workers is below 1.
+            UsageError: workers is below 1, or the sources are not those of :func:`expand`.
             ProvenanceError: outputs of these videos were made differently, and ``overwrite`` is
                 not set; nothing was requested or written.
             ContractMismatch, ModelNotFound: the model is not usable, or was replaced.
             ServingError: the server answered for none of several videos in a row.
             Exception: a defect; the video and every outcome so far are in ``failures.csv`` by then.
         """
+        require_each(sources, Source, "sources", made_by="what expand() returns")
         count, threads = share_cores(workers, videos=len(sources))
         if not self._overwrite:
             self._require_same(sources, workers=count, stop=stop, note=note)

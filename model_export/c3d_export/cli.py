@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 from c3d_client.core.cli import run_command
+from c3d_client.core.completion import PATH_OR_URL, completion_command
 from c3d_client.core.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
 from c3d_client.core.errors import UsageError
 from c3d_client.core.signals import exit_code, signal_event, sigterm_as_ctrl_c
@@ -71,11 +72,15 @@ def cli() -> None:
     """C3D as a verified SavedModel for TensorFlow Serving, and a local server for it."""
 
 
+cli.add_command(completion_command("c3d-export"))
+
+
 @cli.command()
 @click.option(
     "--weights",
     "weights_spec",
     required=True,
+    type=PATH_OR_URL,
     metavar="FILE|demo|random:SEED",
     help="The network's weights: any published C3D file, the demo's, or seeded ones.",
 )
@@ -84,6 +89,7 @@ def cli() -> None:
     "--mean",
     "mean_spec",
     default=None,
+    type=PATH_OR_URL,
     metavar="FILE|B,G,R",
     help="Mean cube (.binaryproto, .npy, .npy.bz2) or three numbers; Sports-1M's by default.",
 )
@@ -91,6 +97,7 @@ def cli() -> None:
     "--labels",
     "labels_path",
     default=None,
+    type=PATH_OR_URL,
     metavar="FILE",
     help="Class names, one per line; numbers by default.",
 )
@@ -257,7 +264,7 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
+@click.argument("source", metavar="IN", type=PATH_OR_URL)
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT.npz")
 @_checkpoint_options
 def convert(source: str, target: Path, channels: str | None, fc6_rows: str | None) -> None:
@@ -276,7 +283,7 @@ def convert(source: str, target: Path, channels: str | None, fc6_rows: str | Non
 
 
 @cli.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", type=PATH_OR_URL)
 @_checkpoint_options
 def inspect(source: str, channels: str | None, fc6_rows: str | None) -> None:
     """Show a weight file's format, layers, shapes, digests and classes, and what is missing."""

@@ -11,9 +11,10 @@ from typing import NoReturn
 
 import click
 from c3d_client.core.cli import run_command
+from c3d_client.core.completion import completion_command
 
 from c3d_pipelines.commands.cluster import compile_command, schedule, submit
-from c3d_pipelines.commands.dataset import merge, neighbours
+from c3d_pipelines.commands.dataset import export, merge, neighbours
 from c3d_pipelines.commands.estimate import estimate
 from c3d_pipelines.commands.plan import plan
 from c3d_pipelines.commands.run import run
@@ -30,5 +31,6 @@ def cli() -> None:
     """Bulk C3D extraction that accounts for every video."""
 
 
-for command in (plan, run, compile_command, submit, schedule, estimate, merge, neighbours):
+for command in (plan, run, compile_command, submit, schedule, estimate, merge, export, neighbours):
     cli.add_command(command)
+cli.add_command(completion_command("c3d-pipelines"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from c3d_client import C3DClient, ClipWindow, ServingOptions
+from c3d_client.core.arguments import path_text
 from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.errors import C3DError, UsageError
 from c3d_client.core.files import read_token
@@ -72,6 +73,7 @@ class JobSettings(Record):
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "out", path_text(self.out, "out"))
         if not self.out.strip():
             raise UsageError("out is empty; give the dataset's folder or bucket")
         if not _RUN_NAME.fullmatch(self.run):

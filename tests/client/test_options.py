@@ -86,13 +86,10 @@ REMOTE = [
     "0.0.0.0:8500",
     "localhost.example:8500",
     "127.0.0.1.example:8500",
-    "127.0.0.1:80@c3d.example:8500",
     "dns:///c3d:8500",
     "dns://10.0.0.53/localhost:8500",
     "ipv4:127.0.0.1:1,10.0.0.1:2",
-    "ipv4:127.0.0.1:1,",
     "xds:///localhost",
-    "localhost:8500,c3d:8500",
 ]
 
 
@@ -100,6 +97,14 @@ class TestToken:
     @pytest.mark.parametrize("target", LOCAL)
     def test_needs_no_tls_within_this_machine(self, target):
         assert ServingOptions(target, token=TOKEN).token == TOKEN
+
+    @pytest.mark.parametrize(
+        "target",
+        ["127.0.0.1:80@c3d.example:8500", "ipv4:127.0.0.1:1,", "localhost:8500,c3d:8500"],
+    )
+    def test_is_sent_to_no_address_that_begins_like_a_local_one(self, target):
+        with pytest.raises(UsageError, match="give HOST:PORT"):
+            ServingOptions(target, token=TOKEN, tls=True)
 
     @pytest.mark.parametrize("target", REMOTE)
     def test_needs_tls_to_another_machine(self, target):

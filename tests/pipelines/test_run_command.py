@@ -1,9 +1,9 @@
 """`c3d-pipelines run`: options of the pipelines' parameters, output, exit codes, interruption."""
 
 import contextlib
+import io
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -15,15 +15,17 @@ from types import SimpleNamespace
 import pytest
 from c3d_client.core.text import escape_bytes
 from c3d_client.core.uri import Uri
-from c3d_pipelines.commands.run import run
+from c3d_pipelines.commands.run import Display, run
 from c3d_pipelines.parameters import PARAMETERS
+from c3d_pipelines.run.local import RunState
 from support.fake_serving import FakeServing
+from support.terminals import run_in_terminal
 from support.videos import write_video
 
 _COMMAND = """
 import sys
 from c3d_client.core.cli import run_command
-from c3d_pipelines.commands.run import run
+from c3d_pipelines.commands.run import Display, run
 run_command(run, None, name="c3d-pipelines", interrupted="")
 """
 # Options that are not parameters of a run.
@@ -304,28 +306,52 @@ def test_ctrl_c_stops_everything_and_the_same_command_continues(tmp_path, number
     assert done <= set(out.glob("shards/*"))
 
 
-def test_terminal_shows_one_live_line_and_then_the_result(videos, narrow_server, tmp_path):
-    main, other = pty.openpty()
-    running = subprocess.Popen(
-        command(
-            *("--videos", videos, "--out", tmp_path / "out", "--server", narrow_server.target),
-            *("--max-failed", "2"),
-        ),
-        stdout=other,
-        stderr=other,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "140"},
-    )
-    os.close(other)
-    drawn = b""
-    with contextlib.suppress(OSError):  # the other end is closed
-        while part := os.read(main, 4096):
-            drawn += part
-    os.close(main)
-    assert running.wait() == 0
-    text = drawn.decode()
-    assert "4 videos to do in 1 shard" in text
-    # A step that ends before the line is drawn again is not visible.
-    assert any(step in text for step in ("preflight", "extract", "publish"))
-    for part in ("starting", "/4", "clips/s"):
-        assert part in text
-    assert "begins" not in text  # a line of the log
+def test_live_line_fits_every_terminal(videos, tmp_path):
+    with serving(FakeServing(on_predict=lambda *_: time.sleep(0.4))) as server:
+        rates = 0
+        for columns in (40, 60, 80, 200):
+            out = tmp_path / str(columns)
+            arguments = ("--videos", videos, "--out", out, "--server", server.target)
+            more = ("--max-failed", "2", "--batch-size", "1", "--workers", "1")
+            code, lines = run_in_terminal(command(*arguments, *more), columns=columns)
+            assert code == 0, columns
+            assert "c3d-pipelines: 4 videos to do in 1 shard" in lines, columns
+            drawn = [line.rstrip() for line in lines if line.rstrip().endswith(("left", "elapsed"))]
+            assert max(map(len, drawn)) < columns, columns
+            assert drawn[0].startswith("starting"), columns
+            # A step that ends before the line is drawn again is not visible.
+            extracting = [line for line in drawn if line.startswith("extract")]
+            assert re.match(r"extract [0-4]/4 videos", extracting[-1]), columns
+            assert all(re.search(r"[\d-]:[\d-]{2}:[\d-]{2} left", line) for line in extracting)
+            rates += sum(bool(re.search(r"\d+\.\d clips/s", line)) for line in drawn)
+            assert not any("begins" in line for line in lines), columns  # a line of the log
+        assert rates
+
+
+def test_elsewhere_a_plain_line_has_counts_and_the_time_left(monkeypatch):
+    monkeypatch.setattr("c3d_client.commands.progress.PLAIN_EVERY_S", 0.05)
+    stream = io.StringIO()
+    with Display(stream).shown(quiet=False) as display:
+        time.sleep(0.12)
+        display.show(RunState(step="plan", videos=4, skipped=1, shards=2))
+        display.show(RunState(step="extract", videos=4, skipped=1, shards=2))
+        time.sleep(0.02)
+        display.show(RunState("extract", 4, 1, 2, 0, done=2, ok=1, failed=1, clips=9))
+        time.sleep(0.12)
+        display.print("a note")
+    lines = stream.getvalue().splitlines()
+    assert re.fullmatch(r"c3d-pipelines: starting, 0:00:00 elapsed", lines[0])
+    assert "c3d-pipelines: 4 videos to do in 2 shards, 1 done or known before" in lines
+    pattern = r"c3d-pipelines: extract, 2 of 4 videos, 1 ok, 1 failed, [\d.]+ clips/s, 0:00:00 left"
+    assert sum(bool(re.fullmatch(pattern, line)) for line in lines) >= 2
+    assert lines[-1] == "a note"
+
+
+def test_quiet_shows_notes_only(monkeypatch):
+    monkeypatch.setattr("c3d_client.commands.progress.PLAIN_EVERY_S", 0.01)
+    stream = io.StringIO()
+    with Display(stream).shown(quiet=True) as display:
+        display.show(RunState(step="extract", videos=4, shards=2))
+        time.sleep(0.05)
+        display.print("a note")
+    assert stream.getvalue() == "a note\n"

@@ -210,6 +210,18 @@ def test_host_that_does_not_answer_is_reported(kfp, opened, caplog):
     refused(opened(kfp).check, "no-such-host.invalid:80: there is no such host")
 
 
+def test_address_of_the_server_is_checked_before_a_run_is_sent(kfp, opened, bulk):
+    backend = opened(kfp)
+    for server, problem in (("c3d:99999", "its port is '99999'"), ("grpc://c3d", "grpc://")):
+        refused(
+            lambda server=server: submit(backend, bulk, PARAMETERS | {"server": server}), problem
+        )
+    assert not kfp.runs
+    submit(backend, bulk, PARAMETERS | {"server": "configured"})
+    submit(backend, bulk, PARAMETERS | {"server": "dns:///c3d"})
+    assert len(kfp.runs) == 2
+
+
 def test_server_that_does_not_answer_in_time_is_given_up(kfp, opened, bulk):
     kfp.faults = [no_answer]
     refused(opened(kfp, answer_s=0.2).check, "no answer in time")

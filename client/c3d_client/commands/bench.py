@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Callable
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +18,22 @@ from c3d_client.commands.options import (
     request_options,
     server_options,
 )
+from c3d_client.commands.progress import terminal_columns
+from c3d_client.core.completion import PATH_OR_URL
 
 if TYPE_CHECKING:
     from c3d_client.bench import BatchSpeed, DecodeSpeed, ExtractSpeed, MessageSpeed
     from c3d_client.client import C3DClient
 
-_TABLE_ROW = "{:>6} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12}"
+_TABLE_ROW = "{:>5} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11}"
 _HEADER = ("batch", "clips/s", "alone", "p50", "p95", "p99", "in flight", "pushed back")
+
+# Lines that are longer than the terminal continue below the values.
+_INDENT = " " * 12
 
 
 @click.command()
-@click.argument("video", required=False)
+@click.argument("video", required=False, type=PATH_OR_URL)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -60,23 +66,67 @@ def bench(video: str | None, seconds: float, no_server: bool, as_json: bool, **c
         ("frames_per_core_s", "clips_per_s", "batch_size", "cores", "film")
     )
     results |= dict.fromkeys(("decode", "messages", "server", "extract"))
-    print_text: Callable[[str], None] = (lambda text: None) if as_json else click.echo
+    columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else None
+    output = _Output(columns=columns, silent=as_json)
     with tempfile.TemporaryDirectory(prefix="c3d-bench-") as folder, make_client(**client) as c3d:
         try:
             path = video or str(generate_video(Path(folder)))
             name = str(Uri.of(video)) if video else None
-            _measure_machine(results, print_text, c3d, path, name, seconds=seconds)
+            _measure_machine(results, output, c3d, path, name, seconds=seconds)
             if not no_server:
-                _measure_server(results, print_text, c3d, path, seconds=seconds)
+                _measure_server(results, output, c3d, path, seconds=seconds)
         finally:
             if as_json and results["decode"]:
                 click.echo(json.dumps(results, indent=2))
     return 0
 
 
+class _Output:
+    """The measurements as text.
+
+    Args:
+        columns: the width of the terminal; None for lines of any length.
+        silent: print nothing.
+    """
+
+    def __init__(self, *, columns: int | None, silent: bool) -> None:
+        self._columns = columns
+        self._silent = silent
+        self._is_wide = columns is None or columns > len(_TABLE_ROW.format(*_HEADER))
+
+    def text(self, text: str) -> None:
+        """Print lines of a name and its values; a line that is too long continues below them."""
+        for line in "" if self._silent else text.split("\n"):
+            if self._columns is not None and len(line) >= self._columns:
+                line = textwrap.fill(
+                    line,
+                    self._columns - 1,
+                    subsequent_indent=_INDENT,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            click.echo(line)
+
+    def header(self) -> None:
+        """Print the header of the table of batches, where it fits."""
+        if self._is_wide:
+            self.text(_TABLE_ROW.format(*_HEADER))
+
+    def batch(self, speed: BatchSpeed) -> None:
+        """Print a row of the table of batches, or the same values with their names."""
+        times = map(_duration, (speed.alone_s, speed.p50_s, speed.p95_s, speed.p99_s))
+        size, clips = speed.batch_size, _number(speed.clips_per_s)
+        values = (size, clips, *times, speed.window, speed.push_backs)
+        if self._is_wide:
+            self.text(_TABLE_ROW.format(*values))
+        else:
+            named = (f"{name} {value}" for name, value in zip(_HEADER[2:], values[2:], strict=True))
+            self.text(f"  batch {size:<4}{clips} clips/s, {', '.join(named)}")
+
+
 def _measure_machine(
     results: dict[str, Any],
-    print_text: Callable[[str], None],
+    output: _Output,
     c3d: C3DClient,
     video: str,
     name: str | None,
@@ -91,15 +141,15 @@ def _measure_machine(
     results["film"] = name
     results["frames_per_core_s"] = decode.fast if c3d.window.resize == "fast" else decode.exact
     results["decode"] = asdict(decode)
-    print_text(_decode_text(decode, name or "generated", results["cores"]))
+    output.text(_decode_text(decode, name or "generated", results["cores"]))
     messages = message_speed(seconds=seconds / 3)
     results["messages"] = asdict(messages)
-    print_text(_messages_text(messages))
+    output.text(_messages_text(messages))
 
 
 def _measure_server(
     results: dict[str, Any],
-    print_text: Callable[[str], None],
+    output: _Output,
     c3d: C3DClient,
     video: str,
     *,
@@ -115,20 +165,20 @@ def _measure_server(
         "version": info.version,
         "batches": [],
     }
-    print_text(f"\nserver      {options.target}, {options.model} version {info.version}")
-    print_text(_TABLE_ROW.format(*_HEADER))
+    output.text(f"\nserver      {options.target}, {options.model} version {info.version}")
+    output.header()
     for size in batch_sizes(info):
         rows.append(batch_speed(options, size, seconds=seconds))
         results["server"]["batches"].append(asdict(rows[-1]))
         best = max(rows, key=lambda row: row.clips_per_s)
         results["clips_per_s"], results["batch_size"] = best.clips_per_s, best.batch_size
-        print_text(_batch_text(rows[-1]))
+        output.batch(rows[-1])
     clips_per_s = results["clips_per_s"]
     cores = clips_per_s * c3d.window.stride / results["frames_per_core_s"]
-    print_text(f"            decoding for {_number(clips_per_s)} clips/s takes {cores:.2f} cores")
+    output.text(f"            decoding for {_number(clips_per_s)} clips/s takes {cores:.2f} cores")
     extract = extract_speed(c3d, video, seconds=seconds)
     results["extract"] = asdict(extract)
-    print_text(_extract_text(extract))
+    output.text(_extract_text(extract))
 
 
 def _decode_text(speed: DecodeSpeed, video: str, cores: int) -> str:
@@ -144,17 +194,6 @@ def _messages_text(speed: MessageSpeed) -> str:
     return (
         f"messages    {speed.gb_per_s:.1f} GB/s for {speed.clips} clips, made at "
         f"{speed.make_gb_per_s:.1f} and read at {speed.parse_gb_per_s:.1f} GB/s"
-    )
-
-
-def _batch_text(speed: BatchSpeed) -> str:
-    times = (speed.alone_s, speed.p50_s, speed.p95_s, speed.p99_s)
-    return _TABLE_ROW.format(
-        speed.batch_size,
-        _number(speed.clips_per_s),
-        *map(_duration, times),
-        speed.window,
-        speed.push_backs,
     )
 
 

@@ -18,21 +18,23 @@ from c3d_client.commands.options import (
     server_options,
     source_options,
 )
-from c3d_client.core.cli import print_error
+from c3d_client.commands.progress import run_progress, terminal_columns
+from c3d_client.core.cli import error_line, print_error
+from c3d_client.core.completion import PATH_OR_URL
 from c3d_client.core.errors import UsageError
-from c3d_client.core.text import escape_controls
+from c3d_client.core.text import escape_controls, shortened_middle
 
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
     from c3d_client.video.sources import Source
     from c3d_client.views.thumbnails import Thumbnails
 
-_BAR_WIDTH = 30
+_BAR_WIDTH, _SHORTEST_BAR = 30, 5
 _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PATH_OR_URL)
 @click.option("--top", "top_k", type=int, default=5, show_default=True, help="Classes to name.")
 @click.option("--per-clip", is_flag=True, help="Name the best classes of each clip too.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each video.")
@@ -101,12 +103,15 @@ def classify(
                 views.write(source, result, thumbnails)
             return result
 
-        for outcome in map_parallel(classify_video, sources, workers=count, in_order=True):
-            if outcome.result is None:
-                failed += 1
-                print_error("c3d", str(outcome.error))
-            else:
-                print_result(str(Uri.of(outcome.source.uri)), outcome.result)
+        with run_progress(len(sources), c3d, quiet=len(sources) == 1) as progress:
+            for outcome in map_parallel(classify_video, sources, workers=count, in_order=True):
+                if outcome.result is None:
+                    failed += 1
+                    progress.print(error_line("c3d", str(outcome.error)))
+                else:
+                    with progress.hidden():
+                        print_result(str(Uri.of(outcome.source.uri)), outcome.result)
+                progress.advance(failed=outcome.result is None)
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")
     if scan.left_out:
@@ -114,13 +119,25 @@ def classify(
     return 2 if failed == len(sources) else 1 if failed else 0
 
 
-def bars(classification: VideoClassification) -> str:
-    """Return the best classes as lines of a bar, a percentage and a label."""
+def bars(classification: VideoClassification, *, columns: int | None = None) -> str:
+    """Return the best classes as lines of a bar, a percentage and a label.
+
+    Args:
+        classification: of a video.
+        columns: the width of the terminal: the bars and then the labels become shorter, so that no
+            line wraps; None for lines of any length.
+    """
+    names = [f"{score.label} ({score.index})" for score in classification.top]
+    # Around bar and label are 12 characters: three gaps and the percentage.
+    spare = _BAR_WIDTH if columns is None else columns - 13 - max(map(len, names))
+    width = min(spare, _BAR_WIDTH) if spare >= _SHORTEST_BAR else 0
     lines = []
-    for score in classification.top:
-        filled = round(score.probability * _BAR_WIDTH)
-        bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
-        lines.append(f"  {bar} {score.probability:7.2%}  {score.label} ({score.index})")
+    for score, name in zip(classification.top, names, strict=True):
+        filled = round(score.probability * width)
+        bar = "█" * filled + "░" * (width - filled) + " " * bool(width)
+        start = f"  {bar}{score.probability:7.2%}  "
+        longest = len(name) if columns is None else columns - 1 - len(start)
+        lines.append(start + shortened_middle(name, longest))
     return "\n".join(lines)
 
 
@@ -151,8 +168,9 @@ def _printer(
         return lambda name, result: write_csv(sys.stdout, name, result, top_k=top_k)
 
     def print_text(name: str, result: VideoClassification) -> None:
+        columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else None
         click.echo(f"{escape_controls(name)}: {len(result.clip_starts)} clips")
-        click.echo(bars(result))
+        click.echo(bars(result, columns=columns))
         if per_clip:
             click.echo(clip_lines(result, top_k=top_k))
 

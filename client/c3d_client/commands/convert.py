@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from c3d_client.core.cli import print_error
 from c3d_client.core.text import escape_controls
+
+if TYPE_CHECKING:
+    from c3d_client.outputs import Conversion
+
+
+stride_option = click.option(
+    "--stride",
+    type=int,
+    metavar="FRAMES",
+    help="For sultani: the clips that start every so many frames; 16 in the original work.",
+)
+
+
+def sultani_note(stride: int) -> str:
+    """Return the note about a stride that is not that of the original work."""
+    from c3d_client.outputs.sultani import ORIGINAL_STRIDE
+
+    return (
+        f"note: sultani: the segments are of clips every {stride} frames; the original work has "
+        f"{ORIGINAL_STRIDE} (--stride {ORIGINAL_STRIDE})"
+    )
 
 
 @click.command()
@@ -28,7 +51,10 @@ from c3d_client.core.text import escape_controls
     metavar="PATH",
     help="Folder to write to; for activitynet, the file of all videos.",
 )
-def convert(inputs: tuple[Path, ...], to: str, format: str | None, out: Path) -> int:
+@stride_option
+def convert(
+    inputs: tuple[Path, ...], to: str, format: str | None, out: Path, stride: int | None
+) -> int:
     """Write features in another format.
 
     INPUT is a file of features, or a folder with such files.
@@ -37,14 +63,34 @@ def convert(inputs: tuple[Path, ...], to: str, format: str | None, out: Path) ->
     """
     from c3d_client.outputs import convert as convert_files
 
+    conversions = convert_files(inputs, out, to=to, format=format, stride=stride)
+    return print_conversions("c3d", conversions, to=to)
+
+
+def print_conversions(name: str, conversions: Iterable[Conversion], *, to: str) -> int:
+    """Print each conversion, and notes about all; return the exit code.
+
+    Args:
+        name: the command's name.
+        conversions: of :func:`c3d_client.outputs.convert` or ``export``.
+        to: the format that is written.
+    """
+    from c3d_client.outputs import read_provenance
+    from c3d_client.outputs.sultani import ORIGINAL_STRIDE, stride_of
+
     done = failed = 0
-    for source, target, error in convert_files(inputs, out, to=to, format=format):
+    strides: set[int | None] = set()
+    for source, target, error in conversions:
         if error is not None:
             failed += 1
-            print_error("c3d", str(error))
+            print_error(name, str(error))
         else:
             done += 1
             click.echo(escape_controls(f"{source} -> {target}"))
+        if target is not None and to == "sultani":
+            strides.add(stride_of(read_provenance(target)))
+    for stride in sorted(known for known in strides if known not in (None, ORIGINAL_STRIDE)):
+        print_error(name, sultani_note(stride))
     if failed:
-        print_error("c3d", f"{failed} of {done + failed} files failed")
+        print_error(name, f"{failed} of {done + failed} files failed")
     return 2 if not done else 1 if failed else 0

@@ -20,6 +20,7 @@ from c3d_client.commands.options import (
     source_options,
 )
 from c3d_client.core.cli import print_error
+from c3d_client.core.completion import PATH_OR_URL
 from c3d_client.core.errors import C3DError, ProvenanceError
 from c3d_client.core.signals import exit_code, handled
 
@@ -36,7 +37,7 @@ class _FormatOption(click.Option):
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PATH_OR_URL)
 @click.option(
     "--out",
     "folder",
@@ -76,8 +77,10 @@ def extract(
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
+    from c3d_client.commands.convert import sultani_note
     from c3d_client.commands.progress import run_progress
     from c3d_client.job import DONE, FAILED, SKIPPED, ExtractJob
+    from c3d_client.outputs.sultani import ORIGINAL_STRIDE
     from c3d_client.video.sources import Scan, expand, new_suffixes_text
 
     scan = Scan(any_file=any_file)
@@ -91,6 +94,8 @@ def extract(
         job = ExtractJob(c3d, folder, format=format, overwrite=overwrite, retry_failed=retry_failed)
         if not quiet:
             print_weights_note(c3d)
+            if format == "sultani" and c3d.window.stride != ORIGINAL_STRIDE:
+                print_error("c3d", sultani_note(c3d.window.stride))
         with (
             run_progress(len(sources), c3d, quiet=quiet) as progress,
             _stop_on_signal(progress.print) as (stop, signals),
@@ -109,7 +114,7 @@ def extract(
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
                         progress.print(f"c3d: {row.error}{note}")
-                    progress.advance()
+                    progress.advance(failed=row.status == FAILED)
             except ProvenanceError:  # before any work
                 raise
             except C3DError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from c3d_client.core.completion import FOLDER_OR_URL
 from c3d_client.core.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
 from c3d_client.core.files import read_token
 
@@ -126,6 +127,7 @@ _SOURCES = (
     ),
     click.option(
         "--root",
+        type=FOLDER_OR_URL,
         metavar="DIR",
         help="Outputs are named by the videos' paths below this folder.",
     ),

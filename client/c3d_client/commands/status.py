@@ -14,7 +14,7 @@ from c3d_client.commands.options import make_client, print_weights_note, server_
 def status(**client: Any) -> int:
     """Show the server's health and the model's versions and card."""
     with make_client(**client) as c3d:
-        click.echo(f"server     {client['server']}  {c3d.serving.health()}")
+        click.echo(f"server     {c3d.serving.options.target}  {c3d.serving.health()}")
         for version in c3d.versions():
             error = f"  {version.error}" if version.error else ""
             click.echo(f"version    {version.version}  {version.state}{error}")

@@ -50,4 +50,9 @@ def run_command(
 
 def print_error(name: str, message: str) -> None:
     """Print a message on standard error as one line, without line breaks and control characters."""
-    click.echo(f"{name}: {escape_controls(' '.join(message.split()))}", err=True)
+    click.echo(error_line(name, message), err=True)
+
+
+def error_line(name: str, message: str) -> str:
+    """Return a message as one line, with the command's name, without control characters."""
+    return f"{name}: {escape_controls(' '.join(message.split()))}"

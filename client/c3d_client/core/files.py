@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ def atomic_file(path: str | os.PathLike[str], *, text: bool = False) -> Iterator
 
     Raises:
         OSError: the file cannot be written, or cannot be renamed.
+        UsageError: the path is neither a str nor an os.PathLike.
     """
-    target = Path(path)
+    target = Path(path_text(path, "path"))
     unfinished = _temporary_path(target)
     mode, encoding, newline = ("x", "utf-8", "") if text else ("x+b", None, None)
     with open(unfinished, mode, encoding=encoding, newline=newline) as file:

@@ -52,3 +52,26 @@ def one_line(text: str) -> str:
     """Return a name or label without line breaks and control characters, and bytes escaped."""
     text = escape_bytes(text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def shortened_middle(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters, with an ellipsis for a part left out.
+
+    >>> shortened_middle("dns:///c3d-grpc.c3d.svc:8500", 13)
+    'dns://…c:8500'
+    """
+    if len(text) <= width:
+        return text
+    head = max(width, 1) // 2
+    tail = max(width, 1) - head - 1
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as ``h:mm:ss``.
+
+    >>> duration_text(75.2)
+    '0:01:15'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.text import escape_bytes
 
 # URL scheme -> kind of store. s3a:// and gcs:// are other spellings of s3:// and gs://.
@@ -51,8 +52,12 @@ class Uri:
 
     @classmethod
     def of(cls, value: UriLike) -> Uri:
-        """Return a path or URL as a Uri; a Uri is returned unchanged."""
-        return value if isinstance(value, Uri) else cls(os.fsdecode(value))
+        """Return a path or URL as a Uri; a Uri is returned unchanged.
+
+        Raises:
+            UsageError: it is neither a str nor an os.PathLike.
+        """
+        return value if isinstance(value, Uri) else cls(path_text(value, "a path or URL"))
 
     @classmethod
     def of_path(cls, path: str) -> Uri:

@@ -17,7 +17,7 @@ from typing import Any
 
 from c3d_client.core.errors import OutputError
 from c3d_client.core.files import TEMPORARY_PREFIX
-from c3d_client.outputs.conversion import Conversion, convert
+from c3d_client.outputs.conversion import Conversion, convert, export
 from c3d_client.outputs.npz import NPZ_KEYS
 from c3d_client.outputs.registry import (
     DEFAULT_FORMAT,
@@ -41,6 +41,7 @@ __all__ = [
     "Conversion",
     "Format",
     "convert",
+    "export",
     "format_named",
     "format_of",
     "output_path",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from c3d_client.core.arguments import path_text, require_several
 from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_client.core.provenance import Provenance, require_same
-from c3d_client.outputs import activitynet
+from c3d_client.outputs import activitynet, sultani
 from c3d_client.outputs.registry import (
     FORMATS,
     Format,
@@ -24,9 +26,13 @@ from c3d_client.outputs.registry import (
     output_errors,
     output_path,
     read_features,
+    usable_format,
     write_features,
 )
 from c3d_client.results import VideoFeatures
+
+# The files that make a folder a data set of c3d-pipelines.
+_DATASET_FILES = ("dataset.json", "index.parquet")
 
 
 class Conversion(NamedTuple):
@@ -49,6 +55,7 @@ def convert(
     *,
     to: str,
     format: str | None = None,
+    stride: int | None = None,
 ) -> Iterator[Conversion]:
     """Write features in another format. A file that cannot be read is reported and skipped.
 
@@ -61,6 +68,8 @@ def convert(
             last video, if there is any.
         to: one of :data:`c3d_client.outputs.FORMATS`.
         format: the format of the inputs; None for the format of their suffixes.
+        stride: for ``sultani``: use the clips that an extraction with this stride has, a multiple
+            of the stride of the features; None for all clips. The original work has 16.
 
     Returns:
         An iterator of one :class:`Conversion` for each video, as it is written; for a collection,
@@ -68,23 +77,65 @@ def convert(
 
     Raises:
         UsageError: before anything is written: there are no features, formats are mixed or
-            unknown, two inputs would be written to the same path, or means would be converted to
-            clips.
+            unknown, two inputs would be written to the same path, means would be converted to
+            clips, an input is a data set of c3d-pipelines, or a stride is given for another format
+            than ``sultani``.
         ProvenanceError: before anything is written: videos for one collection were made
             differently.
         OutputError: a folder cannot be searched, or a collection cannot be written.
     """
     target = format_named(to)
+    _check_stride(target, stride)
     source, inputs_found = _find_inputs(inputs, format)
-    if source.name == "sultani" and target is not source:
+    if source.name == "sultani" and (target is not source or stride is not None):
         raise UsageError("sultani holds 32 means and no clips; convert what they were made of")
     videos, failed = _list_videos(source, inputs_found)
-    if not target.many_videos:
-        _refuse_collisions(videos, lambda name: str(output_path(out, name, to)))
-        return _convert_each(videos, failed, Path(out), to)
-    _refuse_collisions(videos, activitynet.video_id)
-    videos, unreadable = _require_same_provenance(videos)
-    return _convert_to_collection(videos, failed + unreadable, Path(out))
+    if target.many_videos:
+        videos, unreadable = _require_same_provenance(videos)
+        failed += unreadable
+    return _convert_all(videos, failed, Path(out), target, stride=stride)
+
+
+def export(
+    videos: Mapping[str, Callable[[], VideoFeatures]],
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    to: str,
+    stride: int | None = None,
+) -> Iterator[Conversion]:
+    """Write features that are not in files, as :func:`convert` writes those of files.
+
+    Args:
+        videos: for each video, a function that returns its features, by the video's name, a
+            relative path. All were made in the same way.
+        source: what the features are read from, for messages.
+        out, to, stride: as for :func:`convert`.
+
+    Raises:
+        UsageError: before anything is written: two videos would be written to the same path, or
+            the format or the stride is wrong.
+        OutputError: a collection cannot be written.
+    """
+    target = usable_format(to)
+    _check_stride(target, stride)
+    listed = [_Video(Path(source, name), name, read, Provenance) for name, read in videos.items()]
+    return _convert_all(listed, [], Path(out), target, stride=stride)
+
+
+def _check_stride(target: Format, stride: int | None) -> None:
+    if stride is not None and (target.name != "sultani" or stride < 1):
+        raise UsageError(f"stride is {stride} for {target.name}; give 1 or more, for sultani alone")
+
+
+def _convert_all(
+    videos: list[_Video], failed: list[Conversion], out: Path, target: Format, *, stride: int | None
+) -> Iterator[Conversion]:
+    if target.many_videos:
+        _refuse_collisions(videos, activitynet.video_id)
+        return _convert_to_collection(videos, failed, out)
+    _refuse_collisions(videos, lambda name: str(output_path(out, name, target.name)))
+    return _convert_each(videos, failed, out, target.name, stride=stride)
 
 
 @dataclass(frozen=True)
@@ -114,9 +165,12 @@ def _find_inputs(
     inputs: Sequence[str | os.PathLike[str]], format: str | None
 ) -> tuple[Format, list[_Input]]:
     """Return the named features and those below the named folders, in order, with their format."""
+    require_several(inputs, "inputs", each="files or folders of features")
+    inputs = [path_text(entry, "an input") for entry in inputs]
     only = None if format is None else format_named(format)
     found: dict[Path, tuple[Format, _Input]] = {}
     for top in map(Path, inputs):
+        _refuse_dataset(top)
         for kind, path in _features_at(top, only):
             folder = top if path != top else path.parent
             name = path.relative_to(folder).as_posix().removesuffix(kind.suffix)
@@ -131,6 +185,22 @@ def _find_inputs(
         several = " and ".join(f"{path} ({name})" for name, path in sorted(paths.items()))
         raise UsageError(f"features of several formats, {several}; name the format to convert from")
     return format_named(next(iter(paths))), [input for _, input in found.values()]
+
+
+def _refuse_dataset(path: Path) -> None:
+    """Refuse the folder of a data set of c3d-pipelines, and the files in it.
+
+    Raises:
+        UsageError: the path is one of them.
+    """
+    # A data set's files of videos and clips are one folder below the data set.
+    for folder in (path, path.parent, path.parent.parent):
+        is_parquet = folder is path or path.suffix == ".parquet"
+        if is_parquet and all((folder / name).is_file() for name in _DATASET_FILES):
+            raise UsageError(
+                f"{folder}: is a data set of c3d-pipelines; write its features as files with "
+                f"c3d-pipelines export {shlex.quote(str(folder))} --to FORMAT --out DIR"
+            )
 
 
 def _features_at(path: Path, only: Format | None) -> Iterator[tuple[Format, Path]]:
@@ -149,6 +219,7 @@ def _features_below(top: Path, only: Format | None) -> Iterator[tuple[Format, Pa
         raise OutputError(error.filename, f"cannot be read ({error.strerror})") from error
 
     for folder, folders, files in os.walk(top, onerror=fail):
+        _refuse_dataset(Path(folder))
         folders[:] = sorted(name for name in folders if not name.startswith(TEMPORARY_PREFIX))
         for name in list(folders):
             if kind := _folder_format(Path(folder, name), only):
@@ -239,13 +310,15 @@ def _require_same_provenance(videos: list[_Video]) -> tuple[list[_Video], list[C
 
 
 def _convert_each(
-    videos: list[_Video], failed: list[Conversion], out: Path, to: str
+    videos: list[_Video], failed: list[Conversion], out: Path, to: str, *, stride: int | None
 ) -> Iterator[Conversion]:
     yield from failed
     for video in videos:
         target = output_path(out, video.name, to)
         try:
             features = video.read()
+            if stride is not None:
+                features = _with_stride(video, features, stride)
             with output_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             write_features(target, features, format=to)
@@ -253,6 +326,13 @@ def _convert_each(
             yield Conversion(video.path, None, error)
         else:
             yield Conversion(video.path, target)
+
+
+def _with_stride(video: _Video, features: VideoFeatures, stride: int) -> VideoFeatures:
+    try:
+        return sultani.with_stride(features, stride)
+    except ValueError as error:
+        raise OutputError(video.path, str(error)) from error
 
 
 def _convert_to_collection(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import C3DError, OutputError, UsageError
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.text import escape_bytes
@@ -322,6 +323,7 @@ def input_errors(path: str | os.PathLike[str], source: Format) -> Iterator[None]
 
 
 def _choose(path: str | os.PathLike[str], format: str | None) -> Format:
+    path_text(path, "path")
     return format_of(path) if format is None else format_named(format)
 
 

@@ -14,15 +14,17 @@ the same:
   a space after each number.
 - A clip that is zero everywhere, or not finite, is refused.
 
-Their clips of 16 frames do not overlap: extract with a stride of 16 for the same. The provenance is
-in the sidecar ``_C.txt.json``. Clips cannot be computed from means: a file is read as 32 clips,
-without starts and times.
+Their clips of 16 frames do not overlap: extract or convert with a stride of 16 for the same. The
+provenance and the stride of the clips are in the sidecar ``_C.txt.json``. Clips cannot be computed
+from means: a file is read as 32 clips, without starts and times.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,8 @@ from c3d_client.outputs.validation import make_features, provenance_json
 from c3d_client.results import RunningMean, VideoFeatures
 
 SEGMENTS = 32
+# Frames from one clip's start to the next in the original work: its clips do not overlap.
+ORIGINAL_STRIDE = 16
 _MAX_BYTES = SEGMENTS * FEATURE_SIZE * 32  # far more than the longest file of 32 lines
 
 
@@ -53,9 +57,55 @@ def write(path: Path, features: VideoFeatures) -> None:
     """
     provenance_json(features)  # refuses a provenance that is not JSON before anything is written
     lines = segment_means(features.clip_features)
-    with write_with_sidecar(path, {"provenance": features.provenance}) as file:
+    content = {"provenance": features.provenance, "stride": stride_of(features.provenance)}
+    with write_with_sidecar(path, content) as file:
         for line in lines:
             file.write(("%f " * FEATURE_SIZE % tuple(line.tolist()) + "\n").encode())
+
+
+def stride_of(provenance: Mapping[str, Any]) -> int | None:
+    """Return the frames from one clip's start to the next; None where it is not known."""
+    clips = provenance.get("clips")
+    stride = clips.get("stride") if isinstance(clips, Mapping) else None
+    return stride if isinstance(stride, int) else None
+
+
+def with_stride(features: VideoFeatures, stride: int) -> VideoFeatures:
+    """Return the clips that an extraction with a longer stride has.
+
+    Args:
+        features: of a video; all of its clips, one stride after the other.
+        stride: frames from one clip's start to the next: the stride of the features, or a multiple.
+
+    Raises:
+        ValueError: the stride of the features is not known, does not divide the other one, or an
+            extraction with the other one would have other clips.
+    """
+    made = stride_of(features.provenance)
+    starts = features.clip_starts
+    is_regular = len(starts) < 2 or bool((np.diff(starts) == made).all())
+    if made is None or starts[0] < 0 or not is_regular:
+        raise ValueError(
+            f"does not have clips at equal distances; extract the video with --stride {stride}"
+        )
+    if stride % made:
+        raise ValueError(
+            f"has clips every {made} frames, and {stride} is no multiple of that; "
+            f"extract the video with --stride {stride}"
+        )
+    clips = features.provenance["clips"]
+    if stride != made and len(starts) > 1 and clips.get("tail", "drop") != "drop":
+        raise ValueError(
+            f"was made with the tail {clips['tail']}, whose last clip depends on the stride; "
+            f"extract the video with --stride {stride}"
+        )
+    step = stride // made
+    return make_features(
+        clip_features=features.clip_features[::step],
+        clip_starts=starts[::step],
+        clip_times_s=features.clip_times_s[::step],
+        provenance=Provenance({**features.provenance, "clips": {**clips, "stride": stride}}),
+    )
 
 
 def segment_means(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from c3d_client.core.contract import DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
 from c3d_client.core.errors import UsageError
+from c3d_client.serving.address import checked_address
 
 _PLAIN_ADDRESS = re.compile(r"\[(?P<six>[^]]+)](:\d+)?|(?P<host>[^:\[\]]+)(:\d+)?")
 # Metadata that gRPC sends unchanged, from
@@ -26,8 +27,9 @@ class ServingOptions:
     """Options of the connection to the server.
 
     Args:
-        target: gRPC address: ``host:port``, ``dns:///host:port`` or
-            ``ipv4:address:port,address:port``; calls are spread over all addresses.
+        target: gRPC address: ``host:port``, ``dns:///host:port``,
+            ``ipv4:address:port,address:port``, ``ipv6:[address]:port`` or ``unix:path``; calls are
+            spread over all addresses. Without a port it is 8500.
         model: the served model's name.
         version: a numeric version; None for the newest.
         timeout_s: the timeout of one attempt, in seconds.
@@ -65,10 +67,7 @@ class ServingOptions:
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if not self.target or self.target.startswith(("http://", "https://")):
-            raise UsageError(
-                f"server is {self.target!r}; give a gRPC address such as {DEFAULT_TARGET}"
-            )
+        object.__setattr__(self, "target", checked_address(self.target))
         if self.version is not None and not 0 <= self.version < 2**63:
             raise UsageError(f"version is {self.version}; give 0 or more, below 2**63")
         if self.label is not None and (not self.label or self.version is not None):

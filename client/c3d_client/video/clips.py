@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from c3d_client.core.arguments import require_several
 from c3d_client.core.contract import CLIP_FRAMES, CLIP_SHAPE, CLIP_STRIDE, PREPROCESSING
 from c3d_client.core.errors import UsageError
 from c3d_client.video.decode import Frame
@@ -164,6 +165,7 @@ def iter_clips(frames: Iterable[Frame], window: ClipWindow | None = None) -> Ite
         unless ``window.short`` says otherwise.
     """
     window = window or ClipWindow()
+    require_several(frames, "frames", each="frames, such as decode_frames(path) yields")
     if window.fps is not None:
         frames = resample(frames, fps=window.fps)
     for batch in iter_batches(frames, window, size=1):

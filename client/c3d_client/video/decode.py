@@ -24,6 +24,7 @@ from av.format import Flags as FormatFlags
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
 from c3d_client.core.file_kinds import (
     START_BYTES,
@@ -138,6 +139,8 @@ def decode_source(
     stream: VideoStream | None = None
     has_frames = False
     with ExitStack() as stack:
+        if not hasattr(source, "read"):
+            path_text(source, "source")
         if isinstance(source, (str, os.PathLike)):
             name = str(Uri.of(source))
             opened: object = stack.enter_context(open_source(source, size=size))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import PurePath
 
+from c3d_client.core.arguments import path_text, require_several
 from c3d_client.core.errors import UsageError, VideoUnreadableError
 from c3d_client.core.text import escape_bytes, escape_controls
 from c3d_client.core.uri import Uri, UriLike
@@ -269,7 +270,7 @@ def expand(
     Raises:
         UsageError: a folder or pattern without videos, a folder that cannot be listed, an input
             that is not below `root`, two inputs of the same name or of names that lists show alike,
-            or a library that is missing.
+            a library that is missing, or one path instead of a list.
     """
     sources: dict[str, Source] = {}
     seen: set[Uri] = set()
@@ -415,8 +416,8 @@ def _inputs(
     scan: Scan,
 ) -> Iterator[tuple[Uri, str]]:
     """Yield the address of each video, and its name."""
-    for entry in inputs:
-        text = os.fsdecode(entry)
+    for entry in require_several(inputs, "inputs", each="paths, patterns or URLs"):
+        text = path_text(entry, "an input")
         if text != "-":
             yield from _videos_of(Uri(text), scan)
             continue

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from c3d_client.commands.options import adding
 from c3d_client.core.cli import print_error
+from c3d_client.core.completion import PATH_OR_URL
 from c3d_client.core.errors import UsageError
 from c3d_client.core.signals import exit_code
 
@@ -75,6 +76,7 @@ access_options = adding(
         ),
         click.option(
             "--token-file",
+            type=PATH_OR_URL,
             metavar="FILE",
             help="A bearer token; or give it in the variable KF_PIPELINES_TOKEN.",
         ),
@@ -83,7 +85,9 @@ access_options = adding(
             is_flag=True,
             help="Use the token that Kubeflow mounts into a notebook's pod.",
         ),
-        click.option("--ca", metavar="PEM", help="CAs to trust instead of the usual ones."),
+        click.option(
+            "--ca", type=PATH_OR_URL, metavar="PEM", help="CAs to trust instead of the usual ones."
+        ),
         click.option("--any-version", is_flag=True, help="Try an older Kubeflow Pipelines too."),
     )
 )

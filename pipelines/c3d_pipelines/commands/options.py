@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from c3d_client.commands.options import adding
+from c3d_client.core.completion import PATH_OR_URL
 
 from c3d_pipelines.parameters import PARAMETERS
 
@@ -44,6 +45,7 @@ def parameter_option(name: str, *flags: str, **changes: Any) -> Callable[[Any], 
 videos_option = click.option(
     "--videos",
     required=True,
+    type=PATH_OR_URL,
     metavar="FOLDER|PATTERN|FILE",
     help="A folder, a pattern, s3:// or gs://, or a manifest (CSV, JSONL or Parquet).",
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from c3d_client.commands.options import clip_options
+from c3d_client.core.completion import FOLDER_OR_URL, PATH_OR_URL
 
 from c3d_pipelines.commands.options import (
     any_option,
@@ -28,11 +29,13 @@ _MEGABYTE = 1_000_000
 @click.option(
     "--out",
     default="",
+    type=FOLDER_OR_URL,
     metavar="FOLDER|URL",
     help="The dataset; what it holds already is not to be done.",
 )
 @click.option(
     "--manifest",
+    type=PATH_OR_URL,
     metavar="FILE",
     help="Write the inputs with their keys to a .csv, .jsonl or .parquet file, for --videos.",
 )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from c3d_client.commands.options import clip_options, request_options
+from c3d_client.commands.progress import BAR, Pace, Part, live_line, plain_lines
 from c3d_client.core.cli import print_error
+from c3d_client.core.completion import FOLDER_OR_URL
 from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.signals import exit_code, sigterm_as_ctrl_c
+from c3d_client.core.text import duration_text
 
 from c3d_pipelines.commands.options import (
     PROGRAM,
@@ -36,7 +38,11 @@ _MOST_SHOWN = 20
 @click.command()
 @videos_option
 @click.option(
-    "--out", required=True, metavar="FOLDER|URL", help="The dataset: a folder, s3:// or gs://."
+    "--out",
+    required=True,
+    type=FOLDER_OR_URL,
+    metavar="FOLDER|URL",
+    help="The dataset: a folder, s3:// or gs://.",
 )
 @click.option(
     "--server",
@@ -103,13 +109,13 @@ def run(
         with sigterm_as_ctrl_c() as terminated, _terminal() as terminal:
             from c3d_pipelines.run.local import run_local
 
-            with show_progress(terminal, quiet=quiet) as show:
+            with Display(terminal).shown(quiet=quiet) as display:
                 result = run_local(
                     {**given, "fps": fps or 0.0},
                     answer="classes" if classify else "features",
                     keep_logs=keep_logs,
-                    show=show,
-                    note=lambda line: print(f"{PROGRAM}: {line}", file=terminal, flush=True),
+                    show=display.show,
+                    note=lambda line: display.print(f"{PROGRAM}: {line}"),
                     capture_output=True,
                 )
             if as_json and result.summary is not None:
@@ -181,80 +187,90 @@ def _terminal() -> Iterator[TextIO]:
         yield terminal
 
 
-@contextlib.contextmanager
-def show_progress(terminal: TextIO, *, quiet: bool) -> Iterator[Callable[[RunState], None]]:
-    """Show the progress of a run within the block.
+class Display:
+    """Progress of a run: the plan, then a live line on a terminal, elsewhere a line every 30 s.
 
     Args:
-        terminal: where to write: a live line on a terminal, a few lines elsewhere.
-        quiet: show nothing.
-
-    Yields:
-        The function to call with each new state.
+        terminal: where to write.
     """
-    if quiet:
-        yield lambda state: None
-    elif terminal.isatty():
-        with _live_line(terminal) as progress:
-            yield _Live(progress).show
-    else:
-        yield _Lines(terminal).show
-
-
-class _Lines:
-    """Progress for logs: one line for the plan, and one for each tenth of the videos."""
 
     def __init__(self, terminal: TextIO) -> None:
+        from c3d_pipelines.run.local import RunState
+
         self._terminal = terminal
-        self._tenths = -1
-        self._began = time.monotonic()
-
-    def show(self, state: RunState) -> None:
-        if state.videos is None:
-            return
-        if self._tenths < 0:
-            self._tenths = 0
-            self._print(_plan_text(state))
-        tenths = 10 * state.done // max(state.videos, 1)
-        if tenths > self._tenths:
-            self._tenths = tenths
-            rate = state.clips / max(time.monotonic() - self._began, 1e-9)
-            counts = _counts_text(state)
-            self._print(f"{state.done} of {state.videos} videos, {counts}, {rate:.1f} clips/s")
-
-    def _print(self, text: str) -> None:
-        print(f"{PROGRAM}: {text}", file=self._terminal, flush=True)
-
-
-class _Live:
-    """Progress for a terminal: one line that is drawn again and again."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task(
-            "", total=None, step="starting", ended="", rate="", shards=""
-        )
-        self._began: float | None = None
+        self._quiet = False
+        self._state = RunState()
+        self._pace = Pace(None)
+        self._live: Progress | None = None
         self._plan_shown = False
 
     def show(self, state: RunState) -> None:
-        if state.videos is not None and not self._plan_shown:
+        """Take a new state; the plan is printed when it is known."""
+        if state.step == "extract" and self._state.step != "extract":
+            self._pace.restart()
+        self._state = state
+        self._pace.total = state.videos
+        self._pace.reach(state.done)
+        if state.videos is not None and not self._plan_shown and not self._quiet:
             self._plan_shown = True
-            self._progress.console.print(
-                f"{PROGRAM}: {_plan_text(state)}", markup=False, highlight=False, soft_wrap=True
-            )
-        if state.step == "extract" and self._began is None:
-            self._began = time.monotonic()
-        seconds = time.monotonic() - self._began if self._began is not None else 0.0
-        self._progress.update(
-            self._task,
-            total=state.videos,
-            completed=state.done,
-            step=state.step or "starting",
-            ended=_counts_text(state) if state.done else "",
-            rate=f"{state.clips / seconds:.1f} clips/s" if state.clips and seconds else "",
-            shards=f"shard {state.shards_done} of {state.shards}" if state.shards else "",
-        )
+            self.print(f"{PROGRAM}: {_plan_text(state)}")
+
+    @contextlib.contextmanager
+    def shown(self, *, quiet: bool) -> Iterator[Display]:
+        """Show the progress while the block lasts, unless it is ``quiet``."""
+        self._quiet = quiet
+        if quiet:
+            yield self
+        elif self._terminal.isatty():
+            # Not redirected: the standard streams go to the run's log.
+            file = self._terminal
+            with live_line(self._parts, self._pace, file=file, redirect=False) as live:
+                self._live = live
+                try:
+                    yield self
+                finally:
+                    self._live = None
+        else:
+            with plain_lines(self._plain, self.print):
+                yield self
+
+    def print(self, line: str) -> None:
+        """Print a line above the display."""
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=self._terminal, flush=True)
+
+    def _parts(self) -> list[Part]:
+        state, pace = self._state, self._pace
+        videos = "" if state.videos is None else f" {state.done}/{state.videos} videos"
+        return [
+            Part(f"{state.step or 'starting'}{videos}", 0),
+            BAR,
+            Part(f"{state.failed} failed" if state.failed else "", 2),
+            Part(f"{state.ok} ok" if state.done else "", 5),
+            Part(self._rate(), 3),
+            Part(pace.text() if state.step == "extract" else "", 1),
+            Part(f"shard {state.shards_done} of {state.shards}" if state.shards else "", 4),
+            Part(f"{duration_text(pace.elapsed_s)} elapsed", 9),
+        ]
+
+    def _plain(self) -> str:
+        state = self._state
+        if state.videos is None:
+            elapsed = duration_text(self._pace.elapsed_s)
+            return f"{PROGRAM}: {state.step or 'starting'}, {elapsed} elapsed"
+        parts = [
+            f"{state.step}, {state.done} of {state.videos} videos",
+            _counts_text(state),
+            self._rate(),
+            self._pace.text(),
+        ]
+        return f"{PROGRAM}: {', '.join(filter(None, parts))}"
+
+    def _rate(self) -> str:
+        clips = self._state.clips
+        return f"{clips / self._pace.elapsed_s:.1f} clips/s" if clips else ""
 
 
 def _plan_text(state: RunState) -> str:
@@ -266,37 +282,3 @@ def _plan_text(state: RunState) -> str:
 
 def _counts_text(state: RunState) -> str:
     return f"{state.ok} ok" + (f", {state.failed} failed" if state.failed else "")
-
-
-@contextlib.contextmanager
-def _live_line(terminal: TextIO) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.fields[step]}", markup=False),
-        MofNCompleteColumn(),
-        TextColumn("videos"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[ended]}", markup=False),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TextColumn("{task.fields[shards]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns,
-        console=Console(file=terminal),
-        transient=True,
-        redirect_stdout=False,  # both go to the run's log
-        redirect_stderr=False,
-    ) as progress:
-        yield progress

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from c3d_client.core.arguments import require_several
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_client.core.uri import Uri
 
@@ -48,13 +49,14 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         out: the folder or address of the merged dataset.
 
     Raises:
-        UsageError: there are no paths.
+        UsageError: there are no paths, or one path instead of a list.
         ProvenanceError: the datasets were made differently, or hold different answers; nothing is
             written.
         ManifestError: different videos have the same id; nothing is written.
         ShardError: a shard is damaged.
         StorageError: a folder is not a dataset, cannot be read, or cannot be written.
     """
+    paths = list(require_several(paths, "paths", each="datasets"))
     if not paths:
         raise UsageError("merge of no datasets; give at least one")
     target = Storage(out)

@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from c3d_client import VideoFeatures
+from c3d_client import Timings, VideoFeatures
 from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import C3DError, ProvenanceError, UsageError
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.uri import Uri
 
 from c3d_pipelines.dataset.card import CARD_FILE, Card, read_card
 from c3d_pipelines.dataset.index import INDEX_FILE, read_published
@@ -230,6 +231,11 @@ class Dataset:
             yield from self._rows(others[start : start + _BATCH_ROWS], None)
 
     @property
+    def uri(self) -> Uri:
+        """The address of the dataset's folder."""
+        return self._storage.uri
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """One label per class, in the order of the probabilities; none for features."""
         return self.card.labels
@@ -351,6 +357,38 @@ class Dataset:
             clip_times_s=np.stack([clips["start_s"], clips["end_s"]], axis=1),
             clip_features=numbers if self.card.answer == "features" else None,
             clip_probabilities=numbers if self.card.answer == "classes" else None,
+        )
+
+    def features(self, video_id: str) -> VideoFeatures:
+        """Return the features of one video as the client returns and writes them.
+
+        The provenance is the dataset's, with the video's address and size; the timings are zero.
+
+        Raises:
+            UsageError: there is no video with this id, it is not ok, its clips are not stored, or
+                the dataset is of classes.
+            ShardError, StorageError: its shard cannot be read.
+        """
+        clips, row = self.clips(video_id), self.row(video_id)
+        if clips.clip_features is None or row.feature is None:
+            raise UsageError(f"{self._storage.uri}: holds classes, and no features")
+        video = {
+            "source": str(Uri(row.uri)),
+            "key": row.key,
+            "frames": row.n_frames,
+            "duration_s": row.duration_s,
+            "fps": row.fps,
+            "width": row.width,
+            "height": row.height,
+            "interlaced": row.interlaced,
+        }
+        return VideoFeatures(
+            clip_starts=clips.clip_starts,
+            clip_times_s=clips.clip_times_s,
+            clip_features=clips.clip_features,
+            video_feature=row.feature,
+            provenance=self.card.provenance.with_video(video).to_dict(),
+            timings=Timings(wall_s=0.0, decode_s=0.0, wire_s=0.0, queue_s=None, compute_s=None),
         )
 
     def nearest(

@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import UsageError
 from c3d_client.core.text import escape_bytes
 from c3d_client.core.uri import Uri
@@ -35,7 +36,9 @@ from c3d_pipelines.inputs.manifest import ManifestRow, is_manifest, read_manifes
 from c3d_pipelines.parameters import QUICK
 
 
-def list_inputs(videos: str, *, keys: str = QUICK, scan: Scan | None = None) -> list[ManifestRow]:
+def list_inputs(
+    videos: str | os.PathLike[str], *, keys: str = QUICK, scan: Scan | None = None
+) -> list[ManifestRow]:
     r"""List the inputs of a run, always in the same order.
 
     Args:
@@ -62,6 +65,7 @@ def list_inputs(videos: str, *, keys: str = QUICK, scan: Scan | None = None) -> 
         UsageError: an argument is out of its range.
     """
     check_kind(keys)
+    videos = path_text(videos, "videos")
     if not videos.strip():
         raise UsageError("videos is empty; give a folder, a pattern, a bucket or a manifest")
     scan = scan or Scan()

@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from c3d_client.core.arguments import require_each, require_several
 from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import ManifestError
@@ -149,7 +150,8 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) ->
     """
     uri = Uri.of(path)
     storage, name = _storage_of(uri)
-    rows = list(rows)
+    rows = list(require_several(rows, "rows", each="ManifestRow values"))
+    require_each(rows, ManifestRow, "rows", made_by="ManifestRow values")
     seen: dict[str, str] = {}
     problems = []
     for number, row in enumerate(rows, 1):

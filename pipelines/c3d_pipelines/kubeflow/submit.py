@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from c3d_client import ServingOptions
 from c3d_client.core.errors import UsageError
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import Uri, redact
@@ -157,6 +158,11 @@ class Package:
             problems += self._unmounted(name, effective.get(name))
             if isinstance(values.get(name), str) and redact(values[name]) != values[name]:
                 problems.append(f"{name} holds credentials, which all who see the run may read")
+        if isinstance(values.get("server"), str) and values["server"] != CONFIGURED:
+            try:
+                ServingOptions(values["server"])
+            except UsageError as error:
+                problems.append(str(error))
         size = _json_bytes(values)
         if size > MAX_PARAMETER_BYTES:
             longest = max(values, key=lambda name: _json_bytes(values[name]))

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from c3d_client.core.arguments import kind_of, path_text
 from c3d_client.core.errors import C3DError, UsageError
 from c3d_client.core.text import escape_bytes
 from c3d_client.core.uri import Uri, redact
@@ -144,6 +145,11 @@ def run_local(
         UsageError: an argument cannot be used.
         RunError: the run could not be started.
     """
+    if not isinstance(arguments, Mapping):
+        raise UsageError(
+            f"arguments is {kind_of(arguments)}; give a dict of parameters, such as "
+            '{"videos": "videos", "out": "dataset"}'
+        )
     checked = {
         name: _argument(name, value, compiled=pipeline is not None)
         for name, value in arguments.items()
@@ -170,6 +176,8 @@ def run_local(
 
 def _argument(name: str, value: Any, *, compiled: bool) -> Any:
     """Return a parameter's value, checked; folders as absolute paths."""
+    if name in _FOLDERS:
+        value = path_text(value, name)
     if not isinstance(value, str):
         return value
     if name in _FOLDERS and not Uri(value).scheme:

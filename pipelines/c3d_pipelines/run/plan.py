@@ -6,9 +6,11 @@ Planning is the run's first step. It writes nothing.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 from c3d_client import ClipWindow
+from c3d_client.core.arguments import path_text
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_client.core.provenance import Provenance, Severity
 from c3d_client.core.uri import Uri
@@ -36,8 +38,8 @@ _Known = tuple[str, str, str]
 
 
 def make_plan(
-    videos: str,
-    out: str,
+    videos: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     answer: str = "features",
     window: ClipWindow = ClipWindow(),  # noqa: B008  frozen
@@ -81,6 +83,7 @@ def make_plan(
         StorageError: the dataset or the manifest cannot be read.
         UsageError: an argument is out of its range.
     """
+    out = path_text(out, "out")
     if answer not in ANSWERS:
         raise UsageError(f"answer is {answer!r}; give one of {', '.join(ANSWERS)}")
     limits = {"shard_mb": shard_mb, "shard_minutes": shard_minutes}

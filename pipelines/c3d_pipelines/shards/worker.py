@@ -17,6 +17,7 @@ from functools import partial
 from typing import cast
 
 from c3d_client import Cancelled, ModelInfo
+from c3d_client.core.arguments import require_each
 from c3d_client.core.contract import CLASSIFY, FC6_FEATURES, FEATURE_SIZE
 from c3d_client.core.errors import (
     C3DError,
@@ -81,6 +82,7 @@ def do_shard(
     if halt is not None:
         warnings.warn("halt is called cancel now", DeprecationWarning, stacklevel=2)
         cancel = halt
+    require_each(rows, ManifestRow, "rows", made_by="the ManifestRow values of a plan's shard")
     if not settings.provenance:
         raise UsageError("the run's settings have no provenance; run the preflight step first")
     name, former_name = names_of(settings, rows)
