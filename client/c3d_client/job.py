@@ -16,7 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from c3d_client.client import C3DClient, Fingerprint
-from c3d_client.core.errors import C3DError, OutputError, VideoError, VideoUnreadableError
+from c3d_client.core.errors import (
+    C3DError,
+    OutputError,
+    VideoError,
+    VideoUnreadableError,
+    reason_of,
+)
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import Uri
@@ -49,6 +55,7 @@ class Row:
         clips: number of clips, where it was done.
         error: why it failed; empty otherwise.
         tried: False where the failure of an earlier run is repeated without a new attempt.
+        reason: the error without the video's address, in one line.
     """
 
     source: Source
@@ -57,6 +64,7 @@ class Row:
     clips: int = 0
     error: str = ""
     tried: bool = True
+    reason: str = ""
 
 
 class ExtractJob:
@@ -134,7 +142,13 @@ class ExtractJob:
                     assert outcome.error is not None
                     known = fingerprints.get(source.name, {})
                     failures[source.name] = _failure(source, outcome.error, known)
-                    row = Row(source, self._path(source), FAILED, error=str(outcome.error))
+                    row = Row(
+                        source,
+                        self._path(source),
+                        FAILED,
+                        error=str(outcome.error),
+                        reason=reason_of(outcome.error),
+                    )
                 if row.status != FAILED:
                     failures.pop(source.name, None)
                 yield row
@@ -154,7 +168,8 @@ class ExtractJob:
             and current
             and earlier.fingerprint == fingerprint_text(current)
         ):
-            return Row(source, path, FAILED, error=earlier.error, tried=False)
+            reason = earlier.error.removeprefix(f"{earlier.uri}: ")
+            return Row(source, path, FAILED, error=earlier.error, tried=False, reason=reason)
         features = self._c3d._extract(
             source.uri, threads=threads, cancel=cancel, fingerprint=current
         )

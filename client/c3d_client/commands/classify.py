@@ -19,7 +19,7 @@ from c3d_client.commands.options import (
     source_options,
 )
 from c3d_client.core.cli import print_error
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import UsageError, reason_of
 
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
@@ -99,11 +99,12 @@ def classify(
             return result
 
         for outcome in map_parallel(classify_video, sources, workers=count, in_order=True):
-            if outcome.result is None:
+            name = str(Uri.of(outcome.source.uri))
+            if outcome.error is not None:
                 failed += 1
-                print_error("c3d", str(outcome.error))
+                print_error("c3d", f"{name}: {reason_of(outcome.error)}")
             else:
-                print_result(str(Uri.of(outcome.source.uri)), outcome.result)
+                print_result(name, outcome.unwrap())
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")
     return 2 if failed == len(sources) else 1 if failed else 0

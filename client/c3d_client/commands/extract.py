@@ -82,7 +82,7 @@ def extract(
     counts = {"done": 0, "skipped": 0, "failed": 0}
     clips = 0
     fatal_error: C3DError | None = None
-    with make_client(**client) as c3d:
+    with make_client(**client, quiet=quiet) as c3d:
         job = ExtractJob(c3d, folder, format=format, overwrite=overwrite, retry_failed=retry_failed)
         if not quiet:
             print_weights_note(c3d)
@@ -96,7 +96,7 @@ def extract(
                     clips += row.clips
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
-                        progress.print(f"c3d: {row.error}{note}")
+                        progress.print(f"c3d: {row.source.name}: {row.reason}{note}")
                     progress.advance()
             except C3DError as error:
                 fatal_error = error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from c3d_client.client import C3DClient
+from c3d_client.commands.waits import unprinted_waits
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -48,6 +49,8 @@ class RunProgress:
         return f"{self._c3d.clips_answered / max(seconds, 1e-9):.1f} clips/s"
 
     def _server(self) -> str:
+        if waiting := self._c3d.serving.waiting:
+            return str(waiting)
         concurrency = self._c3d.serving.concurrency
         state = f"{concurrency.in_flight} of {concurrency.limit} in flight"
         return f"{state}, {concurrency.rejected} pushed back" if concurrency.rejected else state
@@ -98,5 +101,6 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
         TimeRemainingColumn(),
         FunctionColumn("server"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with unprinted_waits(), Progress(*columns, console=console, transient=True) as progress:
         yield RunProgress(progress, total, c3d)
