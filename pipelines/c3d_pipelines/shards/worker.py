@@ -216,6 +216,7 @@ class _Work:
         )
         self._running: set[AnyEvent] = set()
         self._lock = threading.Lock()
+        self._served_at = -math.inf
         self.retried = 0
         self.c3d = settings.client()
         # The server answered the preflight: it is not missing but starts, or loads its model.
@@ -281,18 +282,36 @@ class _Work:
 
     def _one(self, row: ManifestRow, cancel: threading.Event) -> _Done:
         either = AnyEvent(cancel, self._cancel)
+        began = time.monotonic()
         with self._counted(either):
             try:
                 result = ask_server(self.c3d, partial(self._result, row, either), either)
-                if result.timings.retries:
-                    self._count_retried()
-                return _Done(result)
             except ContractMismatch:
                 raise
+            except ServerGone as gone:
+                # A server that answered for other videos meanwhile, and answers now, fails this
+                # video only.
+                if gone.refuses or self._served_at < began or not self._answers(either):
+                    raise
+                self._count_retried()
+                return _Done(error=gone.error)
             except (VideoError, OutputError, ServingError, UsageError) as error:
                 if was_retried(error):
                     self._count_retried()
                 return _Done(error=error)
+        self._served_at = time.monotonic()
+        if result.timings.retries:
+            self._count_retried()
+        return _Done(result)
+
+    def _answers(self, cancel: threading.Event) -> bool:
+        try:
+            self.c3d.serving.model_info(cancel=cancel)
+        except ContractMismatch:
+            raise
+        except ServingError:
+            return False
+        return True
 
     def _count_retried(self) -> None:
         with self._lock:
