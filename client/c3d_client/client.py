@@ -19,13 +19,20 @@ import numpy as np
 
 from c3d_client.core.arguments import require_several
 from c3d_client.core.contract import CLASSIFY, CONTRACT_VERSION, FC6_FEATURES, Signature
-from c3d_client.core.errors import ContractMismatch, ServingError, UsageError, VideoTooShortError
+from c3d_client.core.errors import (
+    Cancelled,
+    ContractMismatch,
+    ServingError,
+    UsageError,
+    VideoTooShortError,
+)
 from c3d_client.core.provenance import ModelCard, Provenance
 from c3d_client.core.uri import Uri, UriLike
 from c3d_client.inference import VideoInference
 from c3d_client.parallel import Outcome, map_parallel, share_cores
 from c3d_client.results import VideoClassification, VideoFeatures, l2_normalise, top_classes
 from c3d_client.serving.client import ServingClient, VersionStatus
+from c3d_client.serving.concurrency import CANCEL_POLL_S
 from c3d_client.serving.model_info import ModelInfo
 from c3d_client.serving.options import ServingOptions
 from c3d_client.video.clips import ClipWindow
@@ -55,7 +62,7 @@ class C3DClient:
         target: the server's gRPC address; overrides the one in ``options``.
         stride: frames from one clip's start to the next; overrides the one in ``window``.
         window: how clips are cut from a video; as in the paper by default.
-        options: timeout, retries, batch size, requests in flight, credentials.
+        options: timeout, patience, batch size, requests in flight, credentials.
 
     Attributes:
         window: how clips are cut from a video.
@@ -307,7 +314,7 @@ class C3DClient:
         uri = Uri.of(source)
         versions: set[int] = set()
         for _ in range(_ATTEMPTS_PER_VIDEO):
-            info = self.model.info(signature)
+            info = self.model.info(signature, cancel=cancel)
             if known_fingerprint is None:
                 known_fingerprint = fingerprint(uri)
             size = known_fingerprint.get("size")
@@ -371,21 +378,31 @@ class ServedModel:
         """The server's address."""
         return self._serving.options.target
 
-    def info(self, signature: Signature | None = None) -> ModelInfo:
+    def info(
+        self, signature: Signature | None = None, *, cancel: threading.Event | None = None
+    ) -> ModelInfo:
         """Return the model; it is checked against the contract on first use and then remembered.
 
         Args:
             signature: a signature that the model must have.
+            cancel: set by another thread to end the wait for the server.
 
         Raises:
             UsageError: the model does not have the signature.
             ContractMismatch: the model is not a C3D servable that this client can use.
             ServingError: the request failed.
+            Cancelled: ``cancel`` was set.
         """
-        with self._lock:
+        # Another thread that requests the model may wait for the server for minutes.
+        while not self._lock.acquire(timeout=CANCEL_POLL_S):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled(f"{self.target}: the request was cancelled")
+        try:
             if self._info is None:
-                self._info = self._serving.model_info()
+                self._info = self._serving.model_info(cancel=cancel)
             info = self._info
+        finally:
+            self._lock.release()
         if signature is not None and signature.name not in info.signatures:
             raise UsageError(
                 f"the model at {self.target} has no signature {signature.name!r}: "

@@ -65,6 +65,7 @@ class VideoInference:
         self._latency_s = 0.0
         self._queue_s: float | None = None
         self._compute_s: float | None = None
+        self._retries = 0
         self._starts: list[int] = []
         self._times_s: list[tuple[float, float]] = []
         self.frames = 0
@@ -116,6 +117,7 @@ class VideoInference:
             wire_s=self._latency_s - (self._queue_s or 0.0) - (self._compute_s or 0.0),
             queue_s=self._queue_s,
             compute_s=self._compute_s,
+            retries=self._retries,
         )
 
     def _batches(self, batch_size: int) -> Iterator[npt.NDArray[np.uint8]]:
@@ -152,6 +154,7 @@ class VideoInference:
 
     def _add(self, answer: Answer) -> None:
         self._latency_s += answer.latency_s
+        self._retries += answer.retries
         if answer.queue_s is not None:
             self._queue_s = (self._queue_s or 0.0) + answer.queue_s
         if answer.compute_s is not None:

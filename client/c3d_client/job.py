@@ -26,6 +26,7 @@ from c3d_client.core.errors import (
     ProvenanceError,
     VideoError,
     VideoUnreadableError,
+    reason_of,
 )
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
@@ -68,6 +69,7 @@ class Row:
         clips: number of clips, where it was done.
         error: why it failed; empty otherwise.
         tried: False where the failure of an earlier run is repeated without a new attempt.
+        reason: the error without the video's address, in one line.
     """
 
     source: Source
@@ -76,6 +78,7 @@ class Row:
     clips: int = 0
     error: str = ""
     tried: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,13 @@ class ExtractJob:
                     assert outcome.error is not None
                     known = fingerprints.get(source.name, {})
                     failures[listed_name(source)] = _failure(source, outcome.error, known)
-                    row = Row(source, self._path(source), FAILED, error=str(outcome.error))
+                    row = Row(
+                        source,
+                        self._path(source),
+                        FAILED,
+                        error=str(outcome.error),
+                        reason=reason_of(outcome.error),
+                    )
                 if row.status != FAILED:
                     failures.pop(listed_name(source), None)
                 yield row
@@ -211,7 +220,8 @@ class ExtractJob:
             and current
             and earlier.fingerprint == fingerprint_text(current)
         ):
-            return Row(source, path, FAILED, error=earlier.error, tried=False)
+            reason = earlier.error.removeprefix(f"{earlier.uri}: ")
+            return Row(source, path, FAILED, error=earlier.error, tried=False, reason=reason)
         features = self._c3d._extract(
             source.uri, threads=threads, cancel=cancel, fingerprint=current
         )

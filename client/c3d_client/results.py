@@ -27,6 +27,7 @@ class Timings:
             including both where the server does not report them.
         queue_s: requests waiting in the server; None where the server does not report it.
         compute_s: the server computing; None where the server does not report it.
+        retries: how often requests were sent again because the server was away or full.
     """
 
     wall_s: float
@@ -34,6 +35,7 @@ class Timings:
     wire_s: float
     queue_s: float | None
     compute_s: float | None
+    retries: int = 0
 
 
 @dataclass(frozen=True)

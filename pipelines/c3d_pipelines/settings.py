@@ -137,6 +137,7 @@ class JobSettings(Record):
             version=version,
             label=label,
             timeout_s=self.timeout_s,
+            patience_s=self.patience_s,
             batch_size=self.batch_size,
             max_in_flight=self.max_in_flight,
             tls=environment["C3D_TLS"] in ("1", "true", "yes"),

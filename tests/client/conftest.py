@@ -7,15 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 from c3d_client import cli
-from c3d_client.serving import channel
+from c3d_client.serving import options, patience
 from support.fake_serving import FakeServing
 from support.videos import write_video
 
 
 @pytest.fixture(autouse=True)
-def short_backoff(monkeypatch):
-    """Shorten the pauses between retries, because tests only count the retries."""
-    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
+def short_waits(monkeypatch):
+    """Shorten the pauses between retries and the wait for a server that never answers."""
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(options, "FIRST_PATIENCE_S", 0.2)
+    # The advice for clients in a cluster has tests of its own.
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 import http.server
 import threading
+import time
 
 import grpc
 import numpy as np
 import pytest
 from c3d_client.core import errors
 from c3d_client.core.contract import FC6_FEATURES
-from c3d_client.serving import channel
+from c3d_client.serving import channel, patience
 from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.channel import Channel
 from c3d_client.serving.messages import predict_request
@@ -19,7 +20,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 # gRPC code -> error, and whether the request is retried.
 EXPECTED = {
-    "CANCELLED": (errors.ServingError, False),
+    "CANCELLED": (errors.ServingError, True),
     "UNKNOWN": (errors.ServingError, False),
     "INVALID_ARGUMENT": (errors.RequestRejected, False),
     "DEADLINE_EXCEEDED": (errors.ServingTimeout, True),
@@ -46,7 +47,7 @@ NO_LABEL = "Unrecognized servable version label: stable"
 
 def predict(target, **changes):
     """Send one clip and wait for the answer."""
-    options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 2, **changes})
+    options = ServingOptions(**{"target": target, "timeout_s": 30, "patience_s": 0.05, **changes})
     connection = Channel(options)
     spec = wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name)
     request = predict_request(spec, "clips", clips_of(0))
@@ -81,26 +82,26 @@ def test_grpc_code_becomes_its_error_after_all_attempts(fake_serving, code):
     assert message.startswith(f"{server.target}: ")
     assert message.endswith(f"[{code}: message of the server on two lines]")
     assert "\n" not in message
-    assert len(server.requests) == (3 if retried else 1)
+    assert (len(server.requests) > 1) is retried
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "kind", "attempts"),
+    ("code", "details", "kind", "retried"),
     [
-        ("UNAVAILABLE", QUEUE_FULL, errors.ServingOverloaded, 3),
-        ("UNAVAILABLE", "failed to connect to queue-1.example:8500", errors.ServingUnavailable, 3),
-        ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted", errors.ServingOverloaded, 3),
-        ("INVALID_ARGUMENT", NO_LABEL, errors.ModelNotFound, 1),
+        ("UNAVAILABLE", QUEUE_FULL, errors.ServingOverloaded, True),
+        ("UNAVAILABLE", "failed to connect to queue-1.test:8500", errors.ServingUnavailable, True),
+        ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted", errors.ServingOverloaded, True),
+        ("INVALID_ARGUMENT", NO_LABEL, errors.ModelNotFound, False),
     ],
 )
 def test_server_message_decides_where_the_code_is_ambiguous(
-    fake_serving, code, details, kind, attempts
+    fake_serving, code, details, kind, retried
 ):
     server = fake_serving(failing(code, details))
     with pytest.raises(errors.ServingError) as caught:
         predict(server.target)
     assert type(caught.value) is kind
-    assert len(server.requests) == attempts
+    assert (len(server.requests) > 1) is retried
 
 
 def test_error_without_details(fake_serving):
@@ -114,7 +115,7 @@ def test_third_attempt_succeeds(fake_serving):
             context.abort(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL)
 
     server = fake_serving(on_predict)
-    assert set(predict(server.target).outputs) == {"features"}
+    assert set(predict(server.target, patience_s=30).outputs) == {"features"}
     assert len(server.requests) == 3
     assert server.requests[0] == server.requests[1] == server.requests[2]
 
@@ -122,22 +123,18 @@ def test_third_attempt_succeeds(fake_serving):
 def test_without_retries_there_is_one_attempt(fake_serving):
     server = fake_serving(failing("UNAVAILABLE"))
     with pytest.raises(errors.ServingUnavailable):
-        predict(server.target, retries=0)
+        predict(server.target, patience_s=0)
     assert len(server.requests) == 1
 
 
-def test_pauses_grow_up_to_the_longest(fake_serving, monkeypatch):
-    longest = []
-
-    def uniform(low, high):
-        longest.append((low, high))
-        return 0.0
-
-    monkeypatch.setattr(channel.random, "uniform", uniform)
-    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.25)
-    with pytest.raises(errors.ServingUnavailable):
-        predict(fake_serving(failing("UNAVAILABLE")).target, retries=7)
-    assert longest == [(0, s) for s in (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0)]
+def test_pauses_grow_up_to_the_longest_and_are_never_near_zero(monkeypatch):
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.25)
+    for failures, longest_s in enumerate((0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0), 1):
+        pauses = [patience.pause_s(failures) for _ in range(200)]
+        assert longest_s / 2 <= min(pauses) < 0.6 * longest_s, failures
+        assert 0.9 * longest_s < max(pauses) <= longest_s, failures
+    # A float overflows after a thousand doublings: an hour of pauses of 5 s.
+    assert patience.pause_s(100_000) <= 5
 
 
 def test_no_answer_within_the_timeout(fake_serving):
@@ -145,10 +142,11 @@ def test_no_answer_within_the_timeout(fake_serving):
     server = fake_serving(lambda *_: release.wait(30) and None)
     try:
         with pytest.raises(errors.ServingTimeout, match=r"no answer within 0\.2 s") as caught:
-            predict(server.target, timeout_s=0.2, retries=1)
+            predict(server.target, timeout_s=0.2, patience_s=0.5)
     finally:
         release.set()
-    assert len(server.requests) == 2
+    # Attempts of 0.2 s until 0.5 s are over.
+    assert 2 <= len(server.requests) <= 4
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
@@ -165,11 +163,12 @@ def test_answers_may_be_larger_than_grpcs_default_of_4_mb(fake_serving):
 
 
 def test_message_that_is_too_large_is_not_retried(fake_serving, monkeypatch):
-    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 600)
-    monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 5)
     server = fake_serving(options=[("grpc.max_receive_message_length", 9999)])
+    began = time.monotonic()
     with pytest.raises(errors.RequestRejected, match="give a smaller batch_size") as caught:
-        predict(server.target)
+        predict(server.target, patience_s=30)
+    assert time.monotonic() - began < 2
     assert caught.value.code == "RESOURCE_EXHAUSTED"
 
 
@@ -189,16 +188,23 @@ class _Quiet(http.server.BaseHTTPRequestHandler):
         """Print nothing on standard error."""
 
 
-def test_restarted_server_is_found_by_the_next_attempt(fake_serving, monkeypatch):
-    # Attempts after 0.1, 0.3 and 0.7 s; by default gRPC reconnects after a second.
-    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.1)
-    monkeypatch.setattr(channel.random, "uniform", lambda _low, high: high)
+def test_restarted_server_is_found_soon_after_its_return(fake_serving, monkeypatch):
+    # By default gRPC reconnects after a second.
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.4)
     first = fake_serving()
     first.stop()
-    returns = threading.Timer(0.2, lambda: fake_serving(port=first.port))
+    returned = []
+
+    def restart():
+        fake_serving(port=first.port)
+        returned.append(time.monotonic())
+
+    returns = threading.Timer(0.2, restart)
     returns.start()
-    assert set(predict(first.target, retries=3).outputs) == {"features"}
+    assert set(predict(first.target, patience_s=30).outputs) == {"features"}
     returns.join()
+    assert time.monotonic() - returned[0] < 3
 
 
 def test_pings_are_rare_and_messages_may_be_large():

@@ -136,8 +136,8 @@ class TestExtract:
         code, _, stderr = run(*command)
         assert code == 1
         assert sorted(p.name for p in out.iterdir()) == ["failures.csv", "video.mp4.npz"]
-        too_short = f"c3d: {short}: has 15 frames; a clip needs 16"
-        missing = f"c3d: {absent}: no such file"
+        too_short = f"c3d: {short.name}: has 15 frames; a clip needs 16"
+        missing = f"c3d: {absent.name}: no such file"
         listed = f"listed in {out / 'failures.csv'}"
         assert sorted(stderr[:2]) == sorted([too_short, missing])
         assert stderr[2:] == [f"c3d: 1 videos done, 2 clips; 2 failed, {listed}"]
@@ -169,7 +169,8 @@ class TestExtract:
             video, out = make_video(tmp_path), tmp_path / make_video.__name__
             code, stdout, stderr = run("extract", video, "--out", out, "--server", server.target)
             assert (code, stdout, len(stderr)) == (2, "", 2), reason
-            assert stderr[0].startswith(f"c3d: {video}: ")
+            assert stderr[0].startswith(f"c3d: {video.name}: ")
+            assert stderr[0].count(video.name) == 1
             assert reason in stderr[0]
             assert [path.name for path in out.iterdir()] == ["failures.csv"], reason
 
@@ -188,7 +189,8 @@ class TestExtract:
             "extract", video, "--out", tmp_path / "out", "--server", fake_serving().target
         )
         assert (code, stdout) == (2, "")
-        assert stderr[0].startswith(f"c3d: {tmp_path / 'out' / 'video.mp4.npz'}: ")
+        path = tmp_path / "out" / "video.mp4.npz"
+        assert stderr[0].startswith(f"c3d: video.mp4: {path}: ")
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
             "failures.csv",
             "video.mp4.npz",

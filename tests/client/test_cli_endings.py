@@ -29,7 +29,9 @@ class TestUnusableServers:
         return run_commands
 
     def test_no_server(self, errors_of, closed_port):
-        assert all("no server answers" in line for line in errors_of("--server", closed_port))
+        for no_wait in (("--patience", "0"), ("--retries", "0")):
+            lines = errors_of("--server", closed_port, *no_wait)
+            assert all("no server answers" in line for line in lines), no_wait
 
     def test_server_without_the_model_or_version(self, errors_of, narrow_server):
         for options, expected in (
@@ -62,6 +64,9 @@ class TestUnusableServers:
             ("--cert", "absent.pem"),
             ("--token-file", "absent"),
             ("--retries", "-1"),
+            ("--patience", "-1"),
+            ("--patience", "inf"),
+            ("--patience", "soon"),
         ):
             errors_of(*options)
 

@@ -459,7 +459,7 @@ class TestExtractMany:
             outcomes.close()
 
     def test_without_a_server_no_video_is_started(self, closed_port, sixteen):
-        options = ServingOptions(closed_port, retries=0)
+        options = ServingOptions(closed_port, patience_s=0)
         with C3DClient(options=options) as c3d, pytest.raises(ServingUnavailable):
             c3d.extract_many([sixteen])
 

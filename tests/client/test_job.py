@@ -413,7 +413,7 @@ class TestServer:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
 
         server = fake_serving(on_predict)
-        options = ServingOptions(server.target, retries=0)
+        options = ServingOptions(server.target, patience_s=0)
         rows = []
         sources = list(expand([tmp_path / "in"]))
         with C3DClient(options=options) as c3d, pytest.raises(ServingUnavailable):

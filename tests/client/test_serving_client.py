@@ -70,7 +70,7 @@ class TestVersions:
                     request()
 
     def test_without_a_server_every_request_is_unavailable(self, connect, closed_port):
-        client = connect(closed_port, retries=1)
+        client = connect(closed_port)
         for request in (client.health, client.versions, client.model_info):
             with pytest.raises(ServingUnavailable):
                 request()
@@ -284,7 +284,7 @@ class TestStream:
                 cancelled.wait(WAIT_S)
 
             target = fake_serving(on_predict).target
-            client = connect(target, max_in_flight=1 if batches == 2 else 4, retries=10_000)
+            client = connect(target, max_in_flight=1 if batches == 2 else 4, patience_s=600)
             errors: list[Cancelled] = []
 
             def read(client=client, batches=batches, cancel=cancel, errors=errors):
@@ -338,7 +338,7 @@ def test_batch_size_and_lost_requests_do_not_change_answers(
     connect, narrow_server, reference, size
 ):
     proxy = LossyProxy(narrow_server.target, seed=size, share=0.4)
-    client = connect(proxy.target, retries=30)
+    client = connect(proxy.target)
     batches = (CLIPS[n : n + size] for n in range(0, len(CLIPS), size))
     try:
         features = np.concatenate([a.output for a in client.stream(FC6_FEATURES, batches)])
@@ -370,7 +370,7 @@ class TestSeveralServers:
 
         dying, living = fake_serving(die), fake_serving()
         relay = Relay(dying.target)
-        client = connect(f"ipv4:{relay.target},{living.target}", retries=10)
+        client = connect(f"ipv4:{relay.target},{living.target}")
         numbers = []
         # The other server may be connected first and receive all requests for a while.
         while not relay.is_cut and len(numbers) < 4000:
@@ -385,8 +385,8 @@ class TestSeveralServers:
 class TestClose:
     def test_waiting_threads_end_with_an_error(self, fake_serving, monkeypatch):
         # One request waits for its retry, two are in flight, three wait for a slot.
-        monkeypatch.setattr("c3d_client.serving.channel._FIRST_BACKOFF_S", 60)
-        monkeypatch.setattr("c3d_client.serving.channel.random.uniform", lambda _low, high: high)
+        monkeypatch.setattr("c3d_client.serving.patience._FIRST_PAUSE_S", 60)
+        monkeypatch.setattr("c3d_client.serving.patience._LONGEST_PAUSE_S", 60)
         release, ended = threading.Event(), []
 
         def on_predict(_request, rows, context):

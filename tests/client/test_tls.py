@@ -57,7 +57,7 @@ def mutual_server(ours):
 
 def predict(target, **changes):
     """Send one request and return a value of the answer."""
-    options = ServingOptions(**{"target": target, "timeout_s": 30, "retries": 1, **changes})
+    options = ServingOptions(**{"target": target, "timeout_s": 30, **changes})
     with ServingClient(options) as client:
         return client.predict(FC6_FEATURES, clips_of(6)).output[0, 0]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from c3d_client.serving import channel
+from c3d_client.serving import patience
 from c3d_pipelines import dataset
 from c3d_pipelines.dataset import Dataset
 from c3d_pipelines.inputs.manifest import ManifestRow
@@ -55,7 +55,8 @@ def rows(tmp_path) -> list[ManifestRow]:
 @pytest.fixture
 def short_pauses(monkeypatch):
     """Shorten the pauses before retries."""
-    monkeypatch.setattr(channel, "_FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.2)
     monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(retry, "_LONGEST_PAUSE_S", 0.2)
 

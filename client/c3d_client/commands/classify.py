@@ -21,7 +21,7 @@ from c3d_client.commands.options import (
 from c3d_client.commands.progress import run_progress, terminal_columns
 from c3d_client.core.cli import error_line, print_error
 from c3d_client.core.completion import PATH_OR_URL
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import UsageError, reason_of
 from c3d_client.core.text import escape_controls, shortened_middle
 
 if TYPE_CHECKING:
@@ -105,13 +105,14 @@ def classify(
 
         with run_progress(len(sources), c3d, quiet=len(sources) == 1) as progress:
             for outcome in map_parallel(classify_video, sources, workers=count, in_order=True):
-                if outcome.result is None:
+                name = str(Uri.of(outcome.source.uri))
+                if outcome.error is not None:
                     failed += 1
-                    progress.print(error_line("c3d", str(outcome.error)))
+                    progress.print(error_line("c3d", f"{name}: {reason_of(outcome.error)}"))
                 else:
                     with progress.hidden():
-                        print_result(str(Uri.of(outcome.source.uri)), outcome.result)
-                progress.advance(failed=outcome.result is None)
+                        print_result(name, outcome.unwrap())
+                progress.advance(failed=outcome.error is not None)
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")
     if scan.left_out:

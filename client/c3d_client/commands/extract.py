@@ -79,7 +79,7 @@ def extract(
     """
     from c3d_client.commands.convert import sultani_note
     from c3d_client.commands.progress import run_progress
-    from c3d_client.job import DONE, FAILED, SKIPPED, ExtractJob
+    from c3d_client.job import DONE, FAILED, SKIPPED, ExtractJob, listed_name
     from c3d_client.outputs.sultani import ORIGINAL_STRIDE
     from c3d_client.video.sources import Scan, expand, new_suffixes_text
 
@@ -90,7 +90,7 @@ def extract(
     counts = {"done": 0, "skipped": 0, "failed": 0}
     clips = 0
     fatal_error: C3DError | None = None
-    with make_client(**client) as c3d:
+    with make_client(**client, quiet=quiet) as c3d:
         job = ExtractJob(c3d, folder, format=format, overwrite=overwrite, retry_failed=retry_failed)
         if not quiet:
             print_weights_note(c3d)
@@ -113,7 +113,8 @@ def extract(
                     (new if is_new else known).append(row.source.name)
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
-                        progress.print(f"c3d: {row.error}{note}")
+                        name = listed_name(row.source)
+                        progress.print(f"c3d: {name}: {row.reason}{note}")
                     progress.advance(failed=row.status == FAILED)
             except ProvenanceError:  # before any work
                 raise

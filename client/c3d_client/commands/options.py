@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,12 +45,15 @@ _SERVER = (
         help="Timeout of one request.",
     ),
     click.option(
-        "--retries",
-        type=int,
-        default=4,
-        show_default=True,
-        help="Retries of a request when the server is unavailable, overloaded or slow.",
+        "--patience",
+        "patience_s",
+        type=float,
+        metavar="SECONDS",
+        help="How long to wait for a server that is away or full; 0 for one attempt. By default "
+        "300 once the server has answered, 20 before.",
     ),
+    # Replaced by --patience; 0 is --patience 0, and other numbers have no effect.
+    click.option("--retries", type=click.IntRange(min=0), hidden=True),
     click.option("--tls", is_flag=True, help="Use TLS; --ca, --cert and --key imply it."),
     click.option("--ca", type=_FILE, metavar="PEM", help="CA certificates to trust."),
     click.option("--cert", type=_FILE, metavar="PEM", help="Certificate of this client."),
@@ -157,6 +163,7 @@ clip_options = adding(_CLIPS)
 source_options = adding(_SOURCES)
 
 
+@contextlib.contextmanager
 def make_client(
     *,
     server: str,
@@ -164,7 +171,8 @@ def make_client(
     model_version: int | None,
     model_label: str | None,
     timeout_s: float,
-    retries: int,
+    patience_s: float | None,
+    retries: int | None,
     tls: bool,
     ca: Path | None,
     cert: Path | None,
@@ -173,24 +181,33 @@ def make_client(
     token_file: Path | None,
     batch_size: int = 8,
     max_in_flight: int = 16,
+    longest_patience_s: float = math.inf,
+    quiet: bool = False,
     **window: Any,
-) -> C3DClient:
-    """Return a client for the values of the options.
+) -> Iterator[C3DClient]:
+    """Open a client for the values of the options; its waits for the server are printed.
+
+    Args:
+        longest_patience_s: the command waits for the server no longer than this, in seconds.
+        quiet: print nothing about waits.
 
     Raises:
         UsageError: a value is out of its range, or a file cannot be read.
     """
     from c3d_client.client import C3DClient
+    from c3d_client.commands.waits import printed_waits
     from c3d_client.serving.options import ServingOptions
     from c3d_client.video.clips import ClipWindow
 
+    if patience_s is None and retries == 0:
+        patience_s = 0.0
     options = ServingOptions(
         target=server,
         model=model,
         version=model_version,
         label=model_label,
         timeout_s=timeout_s,
-        retries=retries,
+        patience_s=patience_s,
         tls=tls,
         ca=ca,
         cert=cert,
@@ -200,7 +217,11 @@ def make_client(
         batch_size=batch_size,
         max_in_flight=max_in_flight,
     )
-    return C3DClient(window=ClipWindow(**window), options=options)
+    if options.patience(answered=True) > longest_patience_s:
+        options = replace(options, patience_s=longest_patience_s)
+    c3d = C3DClient(window=ClipWindow(**window), options=options)
+    with printed_waits(quiet=quiet), c3d:
+        yield c3d
 
 
 def print_weights_note(c3d: C3DClient) -> None:

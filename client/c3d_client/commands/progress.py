@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from c3d_client.commands.waits import unprinted_waits
 from c3d_client.core.text import duration_text, escape_controls, shortened_middle
 
 if TYPE_CHECKING:
@@ -240,7 +241,8 @@ class RunProgress:
         if quiet:
             yield self
         elif sys.stderr.isatty():
-            with live_line(self._parts, self._pace, file=sys.stderr, redirect=True) as live:
+            line = live_line(self._parts, self._pace, file=sys.stderr, redirect=True)
+            with unprinted_waits(), line as live:
                 self._live = live
                 try:
                     yield self
@@ -258,7 +260,8 @@ class RunProgress:
             Part(f"{self._failed} failed" if self._failed else "", 2),
             Part(self._rate(), 3),
             Part(pace.text(), 1),
-            Part(self._server(), 4),
+            # A wait explains why nothing else changes.
+            Part(self._server(), 1 if self._c3d.serving.waiting else 4),
             Part(f"{duration_text(pace.elapsed_s)} elapsed", 9),
         ]
 
@@ -273,6 +276,8 @@ class RunProgress:
         return f"{self._c3d.clips_answered / self._pace.elapsed_s:.1f} clips/s"
 
     def _server(self) -> str:
+        if waiting := self._c3d.serving.waiting:
+            return str(waiting)
         concurrency = self._c3d.serving.concurrency
         state = f"{concurrency.in_flight} of {concurrency.limit} in flight"
         return f"{state}, {concurrency.rejected} pushed back" if concurrency.rejected else state

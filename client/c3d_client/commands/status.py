@@ -8,12 +8,17 @@ import click
 
 from c3d_client.commands.options import make_client, print_weights_note, server_options
 
+_LONGEST_WAIT_S = 5.0
+
 
 @click.command()
 @server_options
 def status(**client: Any) -> int:
-    """Show the server's health and the model's versions and card."""
-    with make_client(**client) as c3d:
+    """Show the server's health and the model's versions and card.
+
+    It waits for a server that is away or full for at most 5 seconds.
+    """
+    with make_client(**client, longest_patience_s=_LONGEST_WAIT_S) as c3d:
         click.echo(f"server     {c3d.serving.options.target}  {c3d.serving.health()}")
         for version in c3d.versions():
             error = f"  {version.error}" if version.error else ""

@@ -63,6 +63,11 @@ class VideoError(C3DError):
         return type(self), (self.source, self.reason), self.__dict__
 
 
+def reason_of(error: C3DError) -> str:
+    """Return an error's message for a line that names the video already, as one line."""
+    return " ".join((error.reason if isinstance(error, VideoError) else str(error)).split())
+
+
 class VideoDecodeError(VideoError):
     """The video cannot be opened, holds no video stream, is damaged, or ends early."""
 

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from c3d_client.core.contract import COMPUTE_TRAILER, MODEL_CARD, QUEUE_TRAILER, Signature
 from c3d_client.core.errors import ContractMismatch, UsageError
@@ -31,6 +31,7 @@ from c3d_client.serving.model_info import (
     signature_problem,
 )
 from c3d_client.serving.options import ServingOptions
+from c3d_client.serving.patience import Patience, Waiting
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -39,6 +40,8 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 
 # The number of rows of a request, and its call.
 _Pending: TypeAlias = tuple[int, Call[wire.PredictResponse]]
+
+_Response = TypeVar("_Response", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Answer:
         queue_s: seconds that the request waited in the server; None where the server does not
             report it.
         compute_s: seconds that the server computed; None where the server does not report it.
+        retries: how often the request was sent again.
     """
 
     output: npt.NDArray[Any]
@@ -68,6 +72,7 @@ class Answer:
     latency_s: float
     queue_s: float | None
     compute_s: float | None
+    retries: int = 0
 
 
 class ServingClient:
@@ -77,7 +82,7 @@ class ServingClient:
     their requests together. A forked process needs its own client.
 
     Args:
-        options: target, security, timeout, retries and limits.
+        options: target, security, timeout, patience and limits.
 
     Attributes:
         options: the options.
@@ -108,6 +113,19 @@ class ServingClient:
         """Close the connection; requests in flight, of any thread, end with a ServingError."""
         self._channel.close()
 
+    @property
+    def patience(self) -> Patience:
+        """What is known about a server that is away or full."""
+        return self._channel.patience
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """The wait for a server that is away or full, from its third second on; or None.
+
+        It is also logged, once, as a warning.
+        """
+        return self._channel.patience.waiting
+
     def health(self) -> str:
         """Return the server's health: ``SERVING``, ``NOT_SERVING`` or ``UNIMPLEMENTED``.
 
@@ -117,9 +135,8 @@ class ServingClient:
             ServingError: no server answers.
         """
         try:
-            response = self._channel.send(
-                _HEALTH, wire.HealthCheckRequest().SerializeToString(), wire.HealthCheckResponse
-            ).result()
+            request = wire.HealthCheckRequest().SerializeToString()
+            response = _result(self._channel.send(_HEALTH, request, wire.HealthCheckResponse))
         except ContractMismatch:
             return "UNIMPLEMENTED"
         return str(wire.HealthCheckResponse.ServingStatus.Name(response.status))
@@ -134,7 +151,7 @@ class ServingClient:
             ServingError: any other failure.
         """
         request = wire.GetModelStatusRequest(model_spec=self._spec()).SerializeToString()
-        response = self._channel.send(_STATUS, request, wire.GetModelStatusResponse).result()
+        response = _result(self._channel.send(_STATUS, request, wire.GetModelStatusResponse))
         return tuple(
             VersionStatus(
                 status.version,
@@ -144,24 +161,32 @@ class ServingClient:
             for status in response.model_version_status
         )
 
-    def model_info(self, signatures: Iterable[str] = ()) -> ModelInfo:
+    def model_info(
+        self, signatures: Iterable[str] = (), *, cancel: threading.Event | None = None
+    ) -> ModelInfo:
         """Check the served model against the contract and read its card, with new requests.
 
         With a label the version is the one that has the label now.
 
         Args:
             signatures: names that the model must have in addition to those of every C3D servable.
+            cancel: set by another thread to cancel the requests.
 
         Raises:
             ContractMismatch: a signature is missing or has another input or output, the card
                 cannot be read, or it has another contract version.
             ModelNotFound: the server has no such model or version.
             ServingError: any other failure.
+            Cancelled: ``cancel`` was set.
         """
         request = wire.GetModelMetadataRequest(
             model_spec=self._spec(), metadata_field=["signature_def"]
         ).SerializeToString()
-        response = self._channel.send(_METADATA, request, wire.GetModelMetadataResponse).result()
+        response = _result(
+            self._channel.send(
+                _METADATA, request, wire.GetModelMetadataResponse, model=True, cancel=cancel
+            )
+        )
         try:
             served = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
         except DecodeError as error:
@@ -169,7 +194,7 @@ class ServingClient:
         problem = signature_problem(served, signatures)
         if problem:
             raise self._mismatch(problem)
-        answer = self.predict(MODEL_CARD, np.zeros(1, np.int32))
+        answer = self.predict(MODEL_CARD, np.zeros(1, np.int32), cancel=cancel)
         try:
             card = ModelCard.from_json(answer.output[0])
         except ValueError as error:
@@ -183,17 +208,26 @@ class ServingClient:
             f"{problem}; export it again with this release's c3d-export build",
         )
 
-    def predict(self, signature: Signature, rows: npt.NDArray[Any]) -> Answer:
+    def predict(
+        self,
+        signature: Signature,
+        rows: npt.NDArray[Any],
+        *,
+        cancel: threading.Event | None = None,
+    ) -> Answer:
         """Send one batch to a signature and wait for the answer.
 
         Args:
             signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
             rows: the input, its first dimension the batch, at least one row.
+            cancel: set by another thread to cancel the request.
 
         Raises:
             ServingError: the request failed after all retries.
+            Cancelled: ``cancel`` was set.
         """
-        return self._answer(signature, *self._submit(signature, rows))
+        count, call = self._submit(signature, rows, cancel)
+        return self._answer(signature, count, call, _result(call))
 
     def stream(
         self,
@@ -220,8 +254,12 @@ class ServingClient:
         pending: deque[_Pending] = deque()
         try:
             for rows in batches:
+                # A request that is sent again goes before later batches, or it might never get a
+                # slot.
                 while pending and (
-                    len(pending) == self.options.max_in_flight or pending[0][1].is_done
+                    len(pending) == self.options.max_in_flight
+                    or pending[0][1].is_done
+                    or any(call.is_pausing for _, call in pending)
                 ):
                     yield self._first(signature, pending)
                 pending.append(self._submit(signature, rows, cancel))
@@ -232,10 +270,10 @@ class ServingClient:
                 call.cancel()
 
     def _first(self, signature: Signature, pending: deque[_Pending]) -> Answer:
-        # Later requests are retried now, and not only when their answers are read.
-        for _, call in pending:
-            call.retry_if_due()
-        answer = self._answer(signature, *pending[0])
+        rows, first = pending[0]
+        # Later requests are sent again meanwhile, and not only when their answers are read.
+        response = first.result([call for _, call in pending if call is not first])
+        answer = self._answer(signature, rows, first, response)
         pending.popleft()
         return answer
 
@@ -257,13 +295,19 @@ class ServingClient:
             _PREDICT,
             request,
             wire.PredictResponse,
+            model=True,
             concurrency=self.concurrency,
             cancel=cancel,
         )
         return len(rows), call
 
-    def _answer(self, signature: Signature, rows: int, call: Call[wire.PredictResponse]) -> Answer:
-        response = call.result()
+    def _answer(
+        self,
+        signature: Signature,
+        rows: int,
+        call: Call[wire.PredictResponse],
+        response: wire.PredictResponse,
+    ) -> Answer:
         name = signature.output.name
         if name not in response.outputs:
             raise self._mismatch(f"{signature.name} answered without {name!r}")
@@ -287,6 +331,7 @@ class ServingClient:
             latency_s=call.latency_s,
             queue_s=call.trailer_s(QUEUE_TRAILER),
             compute_s=call.trailer_s(COMPUTE_TRAILER),
+            retries=call.attempts - 1,
         )
 
     def _spec(self, signature_name: str = "") -> wire.ModelSpec:
@@ -296,3 +341,12 @@ class ServingClient:
         if self.options.label is not None:
             spec.version_label = self.options.label
         return spec
+
+
+def _result(call: Call[_Response]) -> _Response:
+    """Wait for the answer of a call, and cancel the call where the wait is interrupted."""
+    try:
+        return call.result()
+    except BaseException:
+        call.cancel()
+        raise

@@ -88,9 +88,8 @@ class ConcurrencyLimit:
             Cancelled: ``cancel`` was set before a slot was free.
         """
         with self._changed:
-            while not self._changed.wait_for(
-                self._has_free_slot, CANCEL_POLL_S if cancel else None
-            ):
+            # Ctrl-C interrupts the main thread between two waits.
+            while not self._changed.wait_for(self._has_free_slot, CANCEL_POLL_S):
                 if cancel is not None and cancel.is_set():
                     raise Cancelled("the request was cancelled before it was sent")
             return self._next_ticket()

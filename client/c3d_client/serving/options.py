@@ -7,12 +7,18 @@ import math
 import os
 import re
 import ssl
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from c3d_client.core.contract import DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
 from c3d_client.core.errors import UsageError
 from c3d_client.serving.address import checked_address
+
+# Longer than a full queue of the server holds work, and than a server takes to restart and load.
+PATIENCE_S = 300.0
+# Long enough for a server that is starting, and short enough for a mistyped address.
+FIRST_PATIENCE_S = 20.0
 
 _PLAIN_ADDRESS = re.compile(r"\[(?P<six>[^]]+)](:\d+)?|(?P<host>[^:\[\]]+)(:\d+)?")
 # Metadata that gRPC sends unchanged, from
@@ -33,7 +39,8 @@ class ServingOptions:
         model: the served model's name.
         version: a numeric version; None for the newest.
         timeout_s: the timeout of one attempt, in seconds.
-        retries: further attempts after UNAVAILABLE, DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED.
+        retries: the former option for attempts; 0 is ``patience_s=0``, and other numbers have no
+            effect. Ignored where ``patience_s`` is given.
         batch_size: clips in a request, 1 to 32.
         max_in_flight: the most requests in flight, of all threads together; the concurrency limit
             starts at 4 and adapts up to this (see :mod:`c3d_client.serving.concurrency`).
@@ -45,6 +52,10 @@ class ServingOptions:
         override_name: the name in the server's certificate, where the target has another name.
         token: sent as ``authorization: Bearer TOKEN``, only over TLS or within this machine.
         metadata: further pairs that are sent with every request; keys are lower-cased.
+        patience_s: how long a request is sent again, in seconds from its first failure, while the
+            server is away or full: after UNAVAILABLE, RESOURCE_EXHAUSTED, CANCELLED and
+            DEADLINE_EXCEEDED, and after NOT_FOUND once the model has answered. 0 for one attempt;
+            None for 20 s until the server has answered, and 300 s from then on.
 
     Raises:
         UsageError: a value is out of its range, or two values contradict each other.
@@ -54,7 +65,7 @@ class ServingOptions:
     model: str = MODEL_NAME
     version: int | None = None
     timeout_s: float = 60.0
-    retries: int = 4
+    retries: int | None = None
     batch_size: int = 8
     max_in_flight: int = 16
     label: str | None = None
@@ -65,6 +76,7 @@ class ServingOptions:
     override_name: str | None = None
     token: str | None = field(default=None, repr=False)
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    patience_s: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", checked_address(self.target))
@@ -76,14 +88,37 @@ class ServingOptions:
             )
         if not 0 < self.timeout_s < math.inf:
             raise UsageError(f"timeout_s is {self.timeout_s}; give more than 0 seconds, and an end")
-        if self.retries < 0:
-            raise UsageError(f"retries is {self.retries}; give 0 or more")
+        self._check_patience()
         if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
             raise UsageError(f"batch_size is {self.batch_size}; give 1 to {MAX_BATCH_SIZE} clips")
         if self.max_in_flight < 1:
             raise UsageError(f"max_in_flight is {self.max_in_flight}; give 1 or more")
         self._check_security()
         self._check_metadata()
+
+    def _check_patience(self) -> None:
+        if self.retries is not None and self.retries < 0:
+            raise UsageError(f"retries is {self.retries}; give 0 or more")
+        if self.patience_s is None and self.retries == 0:
+            object.__setattr__(self, "patience_s", 0.0)
+        elif self.retries:
+            warnings.warn(
+                "retries has no effect now; patience_s says how long to retry",
+                DeprecationWarning,
+                stacklevel=4,
+            )
+        if self.patience_s is not None and not 0 <= self.patience_s < math.inf:
+            raise UsageError(f"patience_s is {self.patience_s}; give 0 seconds or more, and an end")
+
+    def patience(self, *, answered: bool) -> float:
+        """Return how long a request is sent again, in seconds.
+
+        Args:
+            answered: whether the server has answered before.
+        """
+        if self.patience_s is not None:
+            return self.patience_s
+        return PATIENCE_S if answered else FIRST_PATIENCE_S
 
     def _check_security(self) -> None:
         if (self.cert is None) != (self.key is None):

@@ -93,7 +93,7 @@ def make_plan(
     scan = Scan(any_file=any_file, results=out if out.strip() else None)
     rows = list_inputs(videos, keys=keys, scan=scan)
     if notes is not None:
-        notes += _notes(scan, rows, known, is_listing=not is_manifest(videos))
+        notes += _notes(scan, rows, known, is_listing=not is_manifest(path_text(videos, "videos")))
     decisions = [_decision(row, known.get(row.video_id), retry_failed) for row in rows]
     originals = _originals(rows, decisions)
     to_do = [

@@ -5,8 +5,7 @@ A fault that would fail every shard is found here in seconds and reported once.
 
 from __future__ import annotations
 
-import contextlib
-import threading
+from dataclasses import replace
 
 import numpy as np
 from c3d_client import C3DClient
@@ -17,18 +16,17 @@ from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.dataset.card import require_same_dataset
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.retry import ServerGone, ServerRetry
 from c3d_pipelines.storage import Storage
 
-# Long enough for a server that is starting, and short enough for a mistyped address.
-_WAIT_S = 20.0
+# The client's default until the first answer.
+_FIRST_WAIT_S = 20.0
 _GREY = 128
 
 
 def preflight(settings: JobSettings) -> JobSettings:
     """Request the server's model and the answer for one clip, and check that the dataset fits.
 
-    A server that does not answer yet is retried for at most 20 seconds.
+    It waits at most 20 seconds for the first answer, so that a mistyped address is found soon.
 
     Returns:
         The settings with the provenance of all numbers that the run may make.
@@ -42,21 +40,11 @@ def preflight(settings: JobSettings) -> JobSettings:
     """
     storage = Storage(settings.out)
     signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
-    with (
-        settings.client() as c3d,
-        contextlib.closing(
-            ServerRetry(
-                c3d.serving.options,
-                wait_s=min(settings.patience_s, _WAIT_S),
-                check=lambda info: None,
-                restarts=False,
-            )
-        ) as server,
-    ):
-        try:
-            server.do(lambda: _request_one_clip(c3d, signature), threading.Event())
-        except ServerGone as error:
-            raise error.error from None
+    options = settings.serving()
+    if settings.patience_s > _FIRST_WAIT_S:
+        options = replace(options, patience_s=None)
+    with C3DClient(window=settings.window, options=options) as c3d:
+        _request_one_clip(c3d, signature)
         provenance = Provenance(c3d.provenance())
     require_same_dataset(storage, answer=settings.answer, provenance=provenance)
     probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"

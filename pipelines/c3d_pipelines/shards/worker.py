@@ -35,7 +35,7 @@ from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.commits import names_of, read_report, remove_stale
 from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
-from c3d_pipelines.shards.retry import ServerGone, ServerRetry, StoreRetry
+from c3d_pipelines.shards.retry import ServerGone, StoreRetry, ask_server, was_retried
 from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
 from c3d_pipelines.shards.writer import TIMINGS, Result, ShardWriter, writing_shard
 from c3d_pipelines.storage import Storage
@@ -145,7 +145,7 @@ def _report(
         ended_at=time.time(),
         timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
         clips_answered=work.c3d.clips_answered if work else 0,
-        retries=work.server.retried if work else 0,
+        retries=work.retried if work else 0,
         provenance=work.provenance if work else settings.provenance,
     )
 
@@ -195,7 +195,11 @@ class AnyEvent(threading.Event):
 
 
 class _Work:
-    """The connection, the retries and the cancel event that the videos of one shard share."""
+    """The connection and the cancel event that the videos of one shard share.
+
+    Attributes:
+        retried: videos for which a request was sent again, because the server was away or full.
+    """
 
     def __init__(
         self,
@@ -214,16 +218,16 @@ class _Work:
         )
         self._running: set[AnyEvent] = set()
         self._lock = threading.Lock()
+        self._served_at = -math.inf
+        self.retried = 0
         self.c3d = settings.client()
         # This process may have other versions of the software than the one of the preflight.
         self.provenance = settings.provenance
-        self.server = ServerRetry(
-            self.c3d.serving.options, wait_s=settings.patience_s, check=self._require_same_model
-        )
+        # The server answered the preflight: it is not missing but starts, or loads its model.
+        self.c3d.serving.patience.assume_model()
 
     def close(self) -> None:
-        """Close the connections."""
-        self.server.close()
+        """Close the connection."""
         self.c3d.close()
 
     def store_retry(self) -> StoreRetry:
@@ -232,7 +236,7 @@ class _Work:
 
     def write(self, storage: Storage, name: str, progress: ShardProgress) -> ShardWriter:
         """Write all videos into the shard's files."""
-        self.server.require_model(self._cancel)
+        self._require_same_model()
         software = self.c3d.provenance()["software"]
         self.provenance = Provenance({**self._settings.provenance, "software": software})
         labels = self.c3d.model.info(self._signature).labels
@@ -258,13 +262,13 @@ class _Work:
                     assert done.error is not None
                     progress.note(writer.add_failed(row, done.error))
                 if time.monotonic() - checked > _CHECK_MODEL_EVERY_S:
-                    self.server.require_model(self._cancel)
+                    self._require_same_model()
                     checked = time.monotonic()
             if self._cancel.is_set():
                 raise Cancelled
             # A restarted server may serve another model under the same version number. The numbers
             # are of one model only if that model is still served.
-            self.server.require_model(self._cancel)
+            self._require_same_model()
             # From here on, the files may differ from those that an earlier report describes.
             storage.remove(report_file(name))
         return writer
@@ -284,13 +288,40 @@ class _Work:
 
     def _one(self, row: ManifestRow, cancel: threading.Event) -> _Done:
         either = AnyEvent(cancel, self._cancel)
+        began = time.monotonic()
         with self._counted(either):
             try:
-                return _Done(self.server.do(partial(self._result, row, either), either))
+                result = ask_server(self.c3d, partial(self._result, row, either), either)
             except ContractMismatch:
                 raise
+            except ServerGone as gone:
+                # A server that answered for other videos meanwhile, and answers now, fails this
+                # video only.
+                if gone.refuses or self._served_at < began or not self._answers(either):
+                    raise
+                self._count_retried()
+                return _Done(error=gone.error)
             except (VideoError, OutputError, ServingError, UsageError) as error:
+                if was_retried(error):
+                    self._count_retried()
                 return _Done(error=error)
+        self._served_at = time.monotonic()
+        if result.timings.retries:
+            self._count_retried()
+        return _Done(result)
+
+    def _answers(self, cancel: threading.Event) -> bool:
+        try:
+            self.c3d.serving.model_info(cancel=cancel)
+        except ContractMismatch:
+            raise
+        except ServingError:
+            return False
+        return True
+
+    def _count_retried(self) -> None:
+        with self._lock:
+            self.retried += 1
 
     def _result(self, row: ManifestRow, cancel: threading.Event) -> Result:
         result: Result
@@ -301,8 +332,19 @@ class _Work:
         self.c3d.model.require_unchanged(self._settings.provenance, Provenance(result.provenance))
         return result
 
-    def _require_same_model(self, info: ModelInfo) -> None:
-        provenance = self.c3d.model.provenance(info)
+    def _require_same_model(self) -> None:
+        """Request the model's properties and check them.
+
+        Raises:
+            ContractMismatch: the model is another one.
+            ServerGone: the server did not come back in time.
+            Cancelled: the shard was cancelled.
+        """
+
+        def request() -> ModelInfo:
+            return self.c3d.serving.model_info(cancel=self._cancel)
+
+        provenance = self.c3d.model.provenance(ask_server(self.c3d, request, self._cancel))
         self.c3d.model.require_unchanged(self._settings.provenance, provenance)
 
     @contextlib.contextmanager
