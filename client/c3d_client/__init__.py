@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from c3d_client.video.clips import Clip, ClipWindow, iter_clips
     from c3d_client.video.decode import Frame, decode_frames
     from c3d_client.video.frame import Picture, prepare_frame
-    from c3d_client.video.sources import VIDEO_SUFFIXES, Source, expand
+    from c3d_client.video.sources import VIDEO_SUFFIXES, Scan, Source, expand
     from c3d_client.views.page import write_page
     from c3d_client.views.timeline import write_timeline
 
@@ -118,6 +118,7 @@ _MODULES = {
     ),
     "video.sources": (
         "VIDEO_SUFFIXES",
+        "Scan",
         "Source",
         "expand",
     ),
@@ -142,6 +143,7 @@ __all__ = [
     "Picture",
     "ProvenanceError",
     "RequestRejected",
+    "Scan",
     "ServingError",
     "ServingOptions",
     "ServingOverloaded",

@@ -13,6 +13,7 @@ from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_pipelines.errors import ManifestError
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import ManifestRow, write_manifest
+from c3d_pipelines.inputs.plan import read_notes, read_plan, write_plan
 from c3d_pipelines.run.plan import make_plan
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.worker import do_shard
@@ -281,3 +282,23 @@ def test_second_and_third_run_do_only_new_videos(narrow_server, tmp_path, out, k
     after = {"a.mp4": "done", "copy.mp4": copy, **failures, "short.mp4": "do", "new.mp4": "do"}
     assert run("three") == after
     assert [row.video_id for row in list_inputs(str(videos))] == sorted(after)
+
+
+def test_notes_count_what_was_left_out_and_are_read_back_from_the_plan(tmp_path):
+    videos, out = tmp_path / "videos", tmp_path / "videos" / "out"
+    out.mkdir(parents=True)
+    for path in (videos / "a.mp4", videos / "b.gif", videos / "c.bin", out / "of_the_data_set.bin"):
+        path.write_bytes(b"x")
+    notes: list[str] = []
+    planned = make_plan(str(videos), str(out), notes=notes)
+    assert [item.row.video_id for item in planned] == ["a.mp4", "b.gif"]
+    assert notes == ["1 file left out: 1 .bin; --any takes all"]
+    write_plan(tmp_path / "plan", planned, notes=notes)
+    assert read_notes(tmp_path / "plan") == notes
+    assert read_plan(tmp_path / "plan") == planned
+    write_plan(tmp_path / "plan", planned)
+    assert read_notes(tmp_path / "plan") == []
+    notes = []
+    everything = make_plan(str(videos), str(out), any_file=True, notes=notes)
+    assert [item.row.video_id for item in everything] == ["a.mp4", "b.gif", "c.bin"]
+    assert notes == []
