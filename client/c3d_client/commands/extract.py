@@ -23,6 +23,7 @@ from c3d_client.core.cli import print_error
 from c3d_client.core.completion import PATH_OR_URL
 from c3d_client.core.errors import C3DError, ProvenanceError
 from c3d_client.core.signals import exit_code, handled
+from c3d_client.core.text import escape_controls
 
 
 class _FormatOption(click.Option):
@@ -113,7 +114,7 @@ def extract(
                     (new if is_new else known).append(row.source.name)
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
-                        name = listed_name(row.source)
+                        name = escape_controls(listed_name(row.source))
                         progress.print(f"c3d: {name}: {row.reason}{note}")
                     progress.advance(failed=row.status == FAILED)
             except ProvenanceError:  # before any work
@@ -124,7 +125,7 @@ def extract(
     if fatal_error is not None:
         print_error("c3d", str(fatal_error))
     if not quiet or left:
-        click.echo(_summary(counts, clips, left, folder), err=True)
+        click.echo(escape_controls(_summary(counts, clips, left, folder)), err=True)
     if not quiet:
         # Only where a run of release 0.1.0 is continued, and by its next run no longer.
         if known and not new_suffixes_text(known) and (note := new_suffixes_text(new)):
