@@ -102,9 +102,9 @@ class TestCommands:
         shown = escape_controls(videos.name)
         code, _, lines = run()
         assert code == 1
-        failures = [line for line in lines if "cannot be opened" in line]
-        assert sorted(line.partition(": cannot be opened")[0] for line in failures) == sorted(
-            f"c3d: {shown}/{name}" for name in DAMAGED.values()
+        failures = [line for line in lines if "is cut short" in line]
+        assert sorted(line.partition(": is cut short")[0] for line in failures) == sorted(
+            f"c3d: {name}" for name in DAMAGED.values()
         )
         assert all(line.isprintable() for line in lines)
         assert lines[-2].startswith(f"c3d: {len(GOOD)} videos done, ")
@@ -115,7 +115,7 @@ class TestCommands:
         assert [row["video"] for row in rows] == sorted(expected)
         for row in rows:
             assert row["uri"] == f"{shown}/{row['video']}"
-            assert row["error"].startswith(f"{shown}/{expected[row['video']]}: cannot be opened")
+            assert row["error"].startswith(f"{shown}/{expected[row['video']]}: is cut short")
         outputs = {
             name: output_path(tmp_path, os.fsdecode(name), "npz").stat().st_mtime_ns
             for name in GOOD
