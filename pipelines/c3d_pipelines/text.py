@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 
+from c3d_client.core.text import JOINERS
+
 LONGEST = 4000  # characters of one text in a report; a message may hold a whole log
 _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -99,4 +101,6 @@ def shortened(value: str, longest: int) -> str:
 def visible(value: str) -> str:
     """Return a text with a mark for each character that cannot be seen, line ends included."""
     value = value.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return "".join(
+        c if c.isprintable() or c in JOINERS else "\N{REPLACEMENT CHARACTER}" for c in value
+    )
