@@ -56,7 +56,8 @@ class C3DClient:
         with C3DClient("localhost:8500") as c3d:
             feature = c3d.extract("video.mp4").video_feature   # float32 [4096], length 1
             for outcome in c3d.extract_many(["a.mp4", "b.mp4"]):
-                print(outcome.source, outcome.error or outcome.result.video_feature)
+                if outcome.result is not None:
+                    print(outcome.source, outcome.result.video_feature)
 
     Args:
         target: the server's gRPC address; overrides the one in ``options``.

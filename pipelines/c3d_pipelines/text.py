@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from c3d_client.core.text import escape_bytes
+from c3d_client.core.text import JOINERS, escape_bytes
 
 LONGEST = 4000  # characters of one text in a report; a message may hold a whole log
 _SIZES = ("bytes", "kB", "MB", "GB", "TB", "PB")
@@ -101,4 +101,6 @@ def shortened(value: str, longest: int) -> str:
 def visible(value: str) -> str:
     """Return a text with a mark for each character that cannot be seen, line ends included."""
     value = escape_bytes(value)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return "".join(
+        c if c.isprintable() or c in JOINERS else "\N{REPLACEMENT CHARACTER}" for c in value
+    )

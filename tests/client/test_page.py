@@ -253,3 +253,25 @@ def test_failed_page_leaves_no_file(tmp_path):
     with pytest.raises(UsageError, match="top_k is 0"):
         write_page(tmp_path / "page.html", answer, source="", top_k=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_any_script_are_whole(browser, tmp_path):
+    # Chinese, Arabic, Hindi with a joiner, Persian with a non-joiner, and an emoji of three.
+    names = [
+        "\u4f60\u597d",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "\u0915\u094d\u200d\u0937",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 surfing",
+    ]
+    answer = classified(random_probabilities(3, len(names)), labels=names, note=names[0])
+    name = " ".join(names)
+    write_page(tmp_path / "a.html", answer, source="", name=f"{name}.mp4", strip=Thumbnails())
+    browser.show(width=1280)
+    browser.open(tmp_path / "a.html")
+    assert browser.complaints == []
+    assert browser.texts("h1") == [f"{name}.mp4"]
+    assert browser.value("document.title") == f"{name}.mp4"
+    assert sorted(browser.texts("#best tbody .name")) == sorted(names)
+    assert sorted(displayed_classes(browser)[0]) == sorted(names)
+    assert names[0] in browser.texts(".note")[0]

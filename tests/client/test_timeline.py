@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import OutputError, UsageError, VideoDecodeError
+from c3d_client.core.text import one_line
 from c3d_client.video.decode import Frame
 from c3d_client.views import timeline
 from c3d_client.views.curves import LIGHT, best_curves
@@ -18,6 +19,9 @@ from support.sample_classification import HOSTILE, classified, random_probabilit
 from support.videos import write_video
 
 matplotlib = pytest.importorskip("matplotlib")
+from fontTools.fontBuilder import FontBuilder  # noqa: E402  matplotlib needs it
+from fontTools.pens.ttGlyphPen import TTGlyphPen  # noqa: E402
+from matplotlib import font_manager  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 # The left and right end of the plot in pixels.
@@ -131,7 +135,87 @@ def test_other_installed_fonts_provide_missing_characters():
     families, missing = timeline._fonts("a\u1d84\U0010fffd")
     assert families[0] == "DejaVu Sans"
     assert len(families) == 2
-    assert missing == {"\U0010fffd"}
+    assert missing["normal"] == {"\U0010fffd"}
+    # The bold font of STIX has neither.
+    assert missing["bold"] == {"\u1d84", "\U0010fffd"}
+
+
+@pytest.fixture
+def square_font(tmp_path):
+    """Install a font, for matplotlib alone, in which U+4F60 and U+597D are black squares."""
+    builder = FontBuilder(1000, isTTF=True)
+    pen = TTGlyphPen(None)
+    for move, point in zip(
+        (pen.moveTo, pen.lineTo, pen.lineTo, pen.lineTo),
+        ((0, 0), (0, 1000), (1000, 1000), (1000, 0)),
+        strict=True,
+    ):
+        move(point)
+    pen.closePath()
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({0x4F60: "square", 0x597D: "square"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=1000, descent=0)
+    builder.setupNameTable({"familyName": "C3D Squares", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "squares.ttf")
+    manager = font_manager.fontManager
+    manager.addfont(str(tmp_path / "squares.ttf"))
+    yield tmp_path
+    manager.ttflist = [entry for entry in manager.ttflist if entry.name != "C3D Squares"]
+    manager._findfont_cached.cache_clear()
+
+
+def dark(pixels):
+    """Return how many pixels of the title are black."""
+    return int((pixels[:60].max(axis=2) < 60).sum())
+
+
+def test_names_that_another_font_has_are_drawn_with_it(square_font):
+    # Missing glyphs are warnings of matplotlib, and warnings are errors of this test.
+    answer = classified(random_probabilities(3, 2), labels=["\u4f60\u597d", "\u4f60 surfing"])
+    squares = dark(draw(square_font, answer, name="\u4f60\u597d\u4f60\u597d", top_k=2))
+    # Four squares of 14 points at 120 dots per inch.
+    assert squares == pytest.approx(4 * (14 / 72 * 120) ** 2, rel=0.15)
+
+
+def texts_of(title, labels):
+    answer = classified(random_probabilities(3, len(labels)), labels=labels)
+    curves = best_curves(answer, top_k=len(labels))
+    figure = timeline._draw(answer, curves, coloured_strip(), title=title)
+    title, *rest = (text.get_text() for text in figure.texts)
+    return title, {text.partition("  ")[2] for text in rest}
+
+
+def test_characters_that_no_font_has_are_written_as_escapes(tmp_path):
+    answer = classified(random_probabilities(3, 2))
+    for name, expected in (
+        ("\U0010fffd a", "\\U0010fffd a"),
+        ("a\ue123b", "a\\ue123b"),
+    ):
+        assert texts_of(name, ["x", "y"])[0] == expected
+        draw(tmp_path, answer, name=name)
+    many = "\ue123" * 300
+    shortened = texts_of(many, ["x", "y"])[0]
+    assert shortened.startswith("\\ue123\\ue123")
+    assert "\N{HORIZONTAL ELLIPSIS}" in shortened
+
+
+def test_bold_title_has_no_missing_characters(tmp_path):
+    # The normal DejaVu Sans has the first character, the bold one does not; and the reverse.
+    answer = classified(random_probabilities(3, 2), labels=["\U0001d5a0", "\U0001d5d4"])
+    for character in ("\U0001d5a0", "\U0001d5d4", "\u1d84"):
+        draw(tmp_path, answer, name=character, top_k=2)
+
+
+def test_joiners_are_kept_in_names_and_are_not_drawn(tmp_path):
+    name = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert one_line(f" {name}\u200d\n") == name
+    assert one_line("a\u202eb") == "a b"  # turns the text around it
+    assert texts_of(name, ["x", "y"])[0] == name.replace("\u200c", "")
+    draw(tmp_path, classified(random_probabilities(3, 2)), name=f"{name} \u2640\ufe0f")
 
 
 def test_settings_of_matplotlib_change_nothing(tmp_path):

@@ -111,6 +111,26 @@ def test_python_blocks_run(code, working_folder, narrow_server, add_dataset):
     assert done.stdout
 
 
+def test_python_blocks_pass_mypy(tmp_path):
+    # With no settings but these, as in a user's project. pandas and datasets have no types.
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = True\ndisable_error_code = import-untyped\n"
+    )
+    names = []
+    for number, block in enumerate(blocks("python")):
+        names.append(f"block_{number}.py")
+        (tmp_path / names[-1]).write_text(f"# {block.id}\n{block.values[0]}")
+    assert len(names) > 8
+    cache = ROOT / ".mypy_cache" / "documents"
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", cache, *names],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("code", blocks("bash"))
 def test_shell_blocks_run(code, working_folder, narrow_server, add_dataset, kubeflow):
     add_dataset(code)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from c3d_pipelines.reports.page import chosen, to_html, to_markdown
@@ -202,6 +203,20 @@ def test_hostile_names_and_messages_are_text(show_page):
     assert HOSTILE[0] in page.texts(".pairs th")
     command = shlex.split(page.texts(".kind .command")[0])
     assert command[command.index("--out") + 1] == run.out
+
+
+def test_names_of_any_script_are_whole(show_page):
+    # Chinese, Arabic, Persian with a non-joiner, and an emoji of three.
+    name = (
+        "\u4f60\u597d \u0645\u0631\u062d\u0628\u0627 "
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 "
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467.mp4"
+    )
+    run = mixed()
+    failure = replace(run.failures[0], video_id=name, error_message=f"{name}: is damaged")
+    page = show_page(replace(run, failures=(failure, *run.failures[1:])))
+    assert name in page.texts("#failures tbody th bdi:first-child")
+    assert any(name in text for text in page.texts("#failures tbody td"))
 
 
 def test_injected_script_does_not_run(browser, tmp_path):

@@ -48,10 +48,15 @@ def weights_text(provenance: Mapping[str, Any]) -> tuple[str, str]:
     return str(weights.get("source") or ""), str(weights.get("note") or "")
 
 
+# Invisible, and part of words in Persian, Hindi and others, and of emoji: not to be replaced.
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+
+
 def one_line(text: str) -> str:
     """Return a name or label without line breaks and control characters, and bytes escaped."""
     text = escape_bytes(text)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = "".join(c if c.isprintable() or c in JOINERS else " " for c in text)
+    return " ".join(text.split()).strip(JOINERS)
 
 
 def shortened_middle(text: str, width: int) -> str:

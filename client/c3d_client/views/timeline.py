@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.core.files import atomic_file
-from c3d_client.core.text import one_line, weights_text
+from c3d_client.core.text import JOINERS, one_line, weights_text
 from c3d_client.views.curves import (
     LIGHT,
     Curve,
@@ -42,6 +42,9 @@ _PLOT_WIDTH = _WIDTH - _LEFT - _RIGHT
 _INK, _GREY, _LIGHT_GREY, _WARNING = "#1a1a1a", "#5a5a5a", "#e3e3e3", "#a33c00"
 _GRID: Any = {"color": _LIGHT_GREY, "linewidth": 0.8, "linestyle": "-", "marker": "", "zorder": 0}
 _FONT = "DejaVu Sans"  # part of matplotlib
+_WEIGHTS = ("normal", "bold")
+# And the two selectors between the forms of an emoji.
+_JOINERS = f"{JOINERS}\ufe0e\ufe0f"
 _MAX_DOTS = 60  # up to this many clips, a dot marks each
 
 
@@ -113,8 +116,11 @@ def _draw(
     notes = textwrap.wrap(f"Weights: {one_line(note)}", 135) if note else []
     scores = [curve.score for curve in curves]
     names = [f"{score.probability:.1%}  {label_text(score.label, score.index)}" for score in scores]
-    families, missing = _fonts(title + about + "".join(notes) + "".join(names))
-    replacements = str.maketrans(dict.fromkeys(missing, "\N{REPLACEMENT CHARACTER}"))
+    families, missing = _fonts(_without_joiners(title + about + "".join(notes) + "".join(names)))
+    escapes = {
+        weight: str.maketrans({character: _escape(character) for character in characters})
+        for weight, characters in missing.items()
+    }
 
     figure = Figure(figsize=(_WIDTH, 1), dpi=_DPI, facecolor="white")
     figure.set_layout_engine("none")
@@ -123,7 +129,12 @@ def _draw(
     def write(text: str, *, width: float, **style: Any) -> Text:
         style = {"color": _INK, "fontsize": 10, "fontfamily": families, "va": "center", **style}
         drawn = figure.text(
-            0, 0, text.translate(replacements), parse_math=False, usetex=False, **style
+            0,
+            0,
+            _without_joiners(text).translate(escapes[style.get("fontweight", "normal")]),
+            parse_math=False,
+            usetex=False,
+            **style,
         )
         _shorten(drawn, width)
         texts.append(drawn)
@@ -296,22 +307,54 @@ def _shorten(text: Text, width: float) -> None:
         text.set_text(f"{whole[:head]}…{whole[len(whole) - (keep - head) :]}")
 
 
-def _fonts(text: str) -> tuple[list[str], set[str]]:
-    """Return font families for a text's characters, and the characters that no font has."""
+def _fonts(text: str) -> tuple[list[str], dict[str, set[str]]]:
+    """Return font families for a text's characters, and the characters that no font has.
+
+    Returns:
+        The families, and for each weight the characters that none of their fonts has: a family's
+        bold font may lack characters that its normal one has.
+    """
     from matplotlib import font_manager
 
     def has(path: str, character: str) -> bool:
         font = font_manager.get_font(path)
         return bool(font.scalable and font.get_char_index(ord(character)))
 
-    default = font_manager.findfont(_FONT)
-    families, missing = [_FONT], {character for character in text if not has(default, character)}
+    def found_in(family: str, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        paths = {
+            weight: font_manager.findfont(
+                font_manager.FontProperties(family=[family], weight=weight)
+            )
+            for weight in _WEIGHTS
+        }
+        return {(weight, character) for weight, character in pairs if has(paths[weight], character)}
+
+    families = [_FONT]
+    missing = {(weight, character) for weight in _WEIGHTS for character in text}
+    missing -= found_in(_FONT, missing)
     for entry in font_manager.fontManager.ttflist if missing else ():
         try:
-            found = {character for character in missing if has(entry.fname, character)}
+            if entry.name in families or not any(has(entry.fname, each) for _, each in missing):
+                continue
+            found = found_in(entry.name, missing)
         except (OSError, RuntimeError):  # a listed file that is deleted or not readable
             continue
         if found:
             families.append(entry.name)
             missing -= found
-    return families, missing
+    return families, {
+        weight: {character for of, character in missing if of == weight} for weight in _WEIGHTS
+    }
+
+
+def _without_joiners(text: str) -> str:
+    """Return a text without the characters that only choose between forms of their neighbours.
+
+    matplotlib draws each character by itself.
+    """
+    return "".join(character for character in text if character not in _JOINERS)
+
+
+def _escape(character: str) -> str:
+    """Return a character that no font has as in Python's source: ``\\u4f60``."""
+    return character.encode("ascii", "backslashreplace").decode()
