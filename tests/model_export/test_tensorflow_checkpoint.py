@@ -155,7 +155,7 @@ class TestNames:
         for key, array in weight_files.canonical(net).items():
             assert np.array_equal(weights.arrays[key], array), key
 
-    def test_last_layer_named_out_is_told_apart_by_its_shape(self, tmp_path, net, in_process):
+    def test_last_layer_named_out_is_recognised_by_its_shape(self, tmp_path, net, in_process):
         arrays = port_arrays(net, rows="chw")
         arrays["weights/out"], arrays["biases/out"] = arrays.pop("wout"), arrays.pop("bout")
         path = write_checkpoint(tmp_path / "c3d.model", arrays, version="V2")

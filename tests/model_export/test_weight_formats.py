@@ -168,7 +168,7 @@ class TestOtherFiles:
     @pytest.mark.parametrize("name", ["weights.h5", "weights.caffemodel", "c3d.pickle", "weights"])
     def test_weights(self, tmp_path, name):
         for content, words in (
-            (LFS, "not a weight file: it is a git-lfs pointer; run `git lfs pull`"),
+            (LFS, "not a weight file of a known format: it is a git-lfs pointer; run `git lfs"),
             (PAGE, r'it is an HTML page \("Google Drive - Virus scan warning"\); open its address'),
             (PAGE.strip(), "it is an HTML page"),
             (zip_bytes(), "it is a zip archive; unpack it"),

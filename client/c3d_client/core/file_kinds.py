@@ -1,7 +1,7 @@
 """What a file is by its first bytes, in words, for messages about files that cannot be used.
 
-A download often is something other than its name says: a page that asks to sign in, an error of an
-object store, a git-lfs pointer, an archive. :func:`explain` names it and says what to do. It is
+A download often is something other than its name: a page that asks to sign in, an error of an
+object store, a git-lfs pointer, an archive. :func:`explain` names it and what to do. It is
 called after a reader has failed; it never decides whether a file can be read.
 """
 
