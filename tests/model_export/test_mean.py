@@ -150,8 +150,10 @@ class TestErrors:
 
     def test_other_content_is_an_error(self, write):
         match = "not a mean .not a protobuf message.; expected .npy, or .binaryproto as C3D-v1.0"
-        for content in (b"\xff" * 999, b"no mean here\n" * 99, b"\x89HDF\r\n\x1a\n" + bytes(99)):
+        for content in (b"\xff" * 999, b"no mean here\n" * 99):
             self.check(write(content), match)
+        hdf5 = b"\x89HDF\r\n\x1a\n" + bytes(99)
+        self.check(write(hdf5), "not a mean: it is an HDF5 file; give the mean itself")
 
     def test_empty_file_is_an_error(self, write):
         self.check(write(b""), r"it is empty \(0 bytes\); download it again")
