@@ -146,7 +146,7 @@ def _binaryproto(content: bytes, spec: str) -> npt.NDArray[Any]:
     try:
         return read_blob(memoryview(content))
     except BlobError as error:
-        explained = explain_path(spec, wanted="mean")
+        explained = explain_path(spec, wanted="mean", expects_text=True)
         raise AssetError(
             f"{spec}: not a mean: {explained}"
             if explained

@@ -308,8 +308,12 @@ def scrambled(content, *, start):
 def encrypted_matroska(content):
     """Return a Matroska file with a ContentEncryption in its track, and with changed pictures."""
     segment = content.index(b"\x18\x53\x80\x67")
-    tracks = content.index(b"\x16\x54\xae\x6b", segment)
-    entry = content.index(b"\xae", tracks + 4)
+    # Not the index's mention of the tracks, which comes before them.
+    tracks = content.rindex(b"\x16\x54\xae\x6b", 0, content.index(b"\x1f\x43\xb6\x75"))
+    entry = tracks + 4 + 8 - (content[tracks + 4].bit_length() - 1)
+    if content[entry] == 0xBF:  # a checksum
+        entry += 6
+    assert content[entry] == 0xAE
     encryption = b"\x50\x35\x84\x47\xe1\x81\x05"  # ContentEncAlgo 5, AES
     encoding = b"\x50\x31\x81\x00\x50\x32\x81\x01\x50\x33\x81\x01" + encryption
     inner = b"\x62\x40" + bytes([0x80 | len(encoding)]) + encoding

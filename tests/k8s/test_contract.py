@@ -61,5 +61,5 @@ def test_an_export_writes_to_the_folder_that_the_server_reads():
     assert command_default(build, "--out").name == contract.MODEL_NAME
     script = (K8S / "jobs" / "export-model" / "export.sh").read_text()
     assert re.search(r"MODEL_STORE:-([^}]+)}", script)[1] == BASE_PATH
-    used = set(re.findall(r"--[a-z-]+", script))
+    used = set(re.findall(r"--[a-z0-9-]+", script))
     assert used <= {option for p in build.params for option in p.opts}

@@ -109,7 +109,7 @@ class TestErrors:
 
     def test_path_that_cannot_be_read_is_an_error(self, tmp_path):
         self.check(str(tmp_path / "absent.npy"), "No such file")
-        self.check(str(tmp_path), "Is a directory")
+        self.check(str(tmp_path), "it is a folder; give the mean in it")
 
     def test_another_shape_is_an_error(self, write):
         expected = r"fits no C3D clip; expected \[16, 128, 171, 3\] or \[3, 16, 128, 171\]"
@@ -150,11 +150,13 @@ class TestErrors:
 
     def test_other_content_is_an_error(self, write):
         match = "not a mean .not a protobuf message.; expected .npy, or .binaryproto as C3D-v1.0"
-        for content in (b"\xff" * 999, b"no mean here\n" * 99, b"\x89HDF\r\n\x1a\n" + bytes(99)):
+        for content in (b"\xff" * 999, b"no mean here\n" * 99):
             self.check(write(content), match)
+        hdf5 = b"\x89HDF\r\n\x1a\n" + bytes(99)
+        self.check(write(hdf5), "not a mean: it is an HDF5 file; give the mean itself")
 
     def test_empty_file_is_an_error(self, write):
-        self.check(write(b""), "0 bytes of numbers")
+        self.check(write(b""), r"it is empty \(0 bytes\); download it again")
 
     def test_blob_with_too_few_numbers_for_its_shape_is_an_error(self, write):
         sizes = b"".join(integer(n, size) for n, size in enumerate((1, 3, 16, 128, 171), 1))

@@ -1,5 +1,7 @@
 """One set of random arrays, written in every published format, is read bit for bit the same."""
 
+import gzip
+import io
 import os
 import pickle
 import zipfile
@@ -7,11 +9,14 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from c3d_export.errors import WeightsError
+from c3d_export.errors import AssetError, WeightsError
+from c3d_export.labels import read_labels
+from c3d_export.mean import read_mean
 from c3d_export.weights import npz, random_weights, read_weights
 from c3d_export.weights.caffe import read_blob
 from support import weight_files
 from support.caffe_bytes import blob_bytes, later_dialect_net_bytes, net_bytes, random_net
+from support.tensorflow_files import port_arrays, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,14 @@ def lasagne(*, inputs_first):
     return lambda path, net: weight_files.write_lasagne(path, net, inputs_first=inputs_first)
 
 
+def checkpoint(version, rows):
+    def write(path, net):
+        arrays = port_arrays(net, rows=rows)
+        return write_checkpoint(path, {f"c3d/{k}": a for k, a in arrays.items()}, version=version)
+
+    return write
+
+
 WRITERS = {
     "caffe": write_caffe("packed"),
     "caffe, numbers in several pieces": write_caffe("split"),
@@ -66,6 +79,13 @@ WRITERS = {
     "lasagne": lasagne(inputs_first=True),
     "lasagne, as caffe": lasagne(inputs_first=False),
     "npz": write_npz,
+    "tensorflow v1": checkpoint("V1", "chw"),
+    "tensorflow v2": checkpoint("V2", "hwc"),
+}
+# What a format does not record.
+ORDERS = {
+    "tensorflow v1": {"channels": "bgr", "fc6_rows": "chw"},
+    "tensorflow v2": {"channels": "bgr", "fc6_rows": "hwc"},
 }
 
 
@@ -73,7 +93,8 @@ WRITERS = {
 def test_file_of_every_writer_has_the_same_arrays(tmp_path, net, canonical, name):
     # The file's name has no meaning: the content decides the format.
     path = WRITERS[name](tmp_path / "weights.bin", net)
-    weights = read_weights(str(path))
+    orders = ORDERS.get(name, {})
+    weights = read_weights(str(path), **orders)
     assert set(weights.arrays) == set(canonical)
     for key, array in canonical.items():
         assert weights.arrays[key].dtype == np.float32
@@ -84,7 +105,8 @@ def test_file_of_every_writer_has_the_same_arrays(tmp_path, net, canonical, name
     content = path.read_bytes()
     for share in (0.3, 0.9):
         path.write_bytes(content[: int(len(content) * share)])
-        check_error(path, r"damaged|ends early|not a (file|pickle|C3D|weight)|missing")
+        expected = r"damaged|ends early|not a (file|pickle|C3D|weight|TensorFlow)|missing"
+        check_error(path, expected, **orders)
 
 
 def test_blob_is_read_in_every_packing():
@@ -122,11 +144,81 @@ def test_converted_weights_keep_their_source_and_note(tmp_path):
     assert converted.source == "weights.npz from random:4"
 
 
-def check_error(path, match):
+def check_error(path, match, **orders):
     with pytest.raises(WeightsError, match=match) as caught:
-        read_weights(str(path))
-    assert str(path) in str(caught.value) or path.name in str(caught.value)
+        read_weights(str(path), **orders)
+    assert path.name.removesuffix(".index") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PAGE = b"\n<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title></html>"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 320000000\n"
+
+
+def zip_bytes():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("c3d.caffemodel", b"content")
+    return file.getvalue()
+
+
+class TestOtherFiles:
+    """Files that are named for what they are, whatever their names."""
+
+    @pytest.mark.parametrize("name", ["weights.h5", "weights.caffemodel", "c3d.pickle", "weights"])
+    def test_weights(self, tmp_path, name):
+        for content, words in (
+            (LFS, "not a weight file of a known format: it is a git-lfs pointer; run `git lfs"),
+            (PAGE, r'it is an HTML page \("Google Drive - Virus scan warning"\); open its address'),
+            (PAGE.strip(), "it is an HTML page"),
+            (zip_bytes(), "it is a zip archive; unpack it"),
+            (gzip.compress(b"weights"), "it is a gzip archive; unpack it"),
+            (b"<Error><Code>AccessDenied</Code></Error>", r"error of a store .*\(AccessDenied\)"),
+            (b'name: "C3D"\nlayers { }\n', "it is text; give the weight file itself"),
+            (bytes(5000), "it is a file that begins with 5,000 zero bytes"),
+            (b"", r"it is empty \(0 bytes\); download it again"),
+            (b"\x93NUMPY\x01\0" + bytes(99), "it is a NumPy array"),
+        ):
+            (tmp_path / name).write_bytes(content)
+            check_error(tmp_path / name, words)
+
+    def test_folder(self, tmp_path):
+        check_error(tmp_path, "it is a folder; give the weight file in it")
+        (tmp_path / "saved_model.pb").touch()
+        check_error(tmp_path, "it is the folder of a SavedModel; give the weights")
+
+    def test_mean(self, tmp_path):
+        path = tmp_path / "mean.binaryproto"
+        for content, words in (
+            (LFS, "not a mean: it is a git-lfs pointer"),
+            (PAGE, "not a mean: it is an HTML page"),
+            (zip_bytes(), "not a mean: it is a zip archive"),
+            (bytes(99), "it is a file that begins with 99 zero bytes"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(AssetError, match=words):
+                read_mean(str(path))
+        with pytest.raises(AssetError, match="it is a folder; give the mean in it"):
+            read_mean(str(tmp_path))
+
+    def test_labels(self, tmp_path):
+        path = tmp_path / "labels.txt"
+        for content, words in (
+            (LFS, "it is a git-lfs pointer"),
+            (PAGE, "it is an HTML page"),
+            (zip_bytes(), "it is a zip archive"),
+            (b"tennis\nbasketball\n", "2 labels, and the network has 487 classes"),
+            (b"tennis\n\nbasketball\n", "line 2 is empty"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(AssetError, match=words) as caught:
+                read_labels(path, classes=487)
+            assert "\n" not in str(caught.value)
+        with pytest.raises(AssetError, match="it is a folder; give the labels file in it"):
+            read_labels(tmp_path, classes=487)
+        # Odd names of classes are labels, as long as there are as many as classes.
+        path.write_bytes(b"#!shout\n<html>\n")
+        assert read_labels(path, classes=2) == ["#!shout", "<html>"]
 
 
 class RunsCode:

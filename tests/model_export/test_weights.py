@@ -159,12 +159,16 @@ class TestNpz:
 def test_path_without_a_weight_file_is_an_error(tmp_path):
     with pytest.raises(WeightsError, match=r"absent.h5: cannot be read \(No such file"):
         read_weights(str(tmp_path / "absent.h5"))
-    with pytest.raises(WeightsError, match=r"cannot be read \(Is a directory"):
+    with pytest.raises(WeightsError, match="it is a folder; give the weight file in it"):
         read_weights(str(tmp_path))
     path = tmp_path / "weights.h5"
-    for content in (b"", b"weights\n" * 99):
+    for content, message in (
+        (b"", r"known format: it is empty \(0 bytes\)"),
+        (b"weights\n" * 99, "known format: it is text; give the weight file itself"),
+        (b"\xfe\1\2\3" * 99, r"known format \(Keras HDF5, torch, C3D .*, TensorFlow checkpoint\)"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"not .* known format \(Keras HDF5, torch, C3D .n"):
+        with pytest.raises(WeightsError, match=message):
             read_weights(str(path))
 
 

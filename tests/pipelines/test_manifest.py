@@ -204,6 +204,9 @@ def test_thousands_of_bad_rows_are_counted_and_twenty_reported(tmp_path):
     assert message.endswith("line 20: has no uri; and 4980 more")
 
 
+GIT_LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 320000000\n"
+
+
 def test_file_that_is_not_a_manifest_is_one_line(tmp_path):
     for name, content, message_part in [
         ("m.csv", b"", "is empty (0 bytes)"),
@@ -219,6 +222,14 @@ def test_file_that_is_not_a_manifest_is_one_line(tmp_path):
         ("m.csv", b'uri\na\n"b\nc\n', "line 3: cannot be read as CSV (unexpected end of data)"),
         ("m.csv", b"uri\n" + b"x" * 200_000, "line 2: cannot be read as CSV (field larger"),
         ("m.parquet", b"uri\na\n", "cannot be read as Parquet"),
+        ("m.csv", b"<!DOCTYPE html>\n<title>Sign in</title>", 'it is an HTML page ("Sign in"); '),
+        ("m.jsonl", GIT_LFS, "it is a git-lfs pointer; run `git lfs pull`"),
+        ("m.parquet", GIT_LFS, "it is a git-lfs pointer; run `git lfs pull`"),
+        (
+            "m.csv",
+            b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml",
+            "it is a document of an office",
+        ),
         ("m.parquet", b"PAR1" + b"x" * 100 + b"PAR1", "cannot be read as Parquet"),
     ]:
         assert refusal(written(tmp_path / name, content)).startswith(message_part), (

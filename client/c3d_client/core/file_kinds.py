@@ -1,7 +1,7 @@
 """What a file is by its first bytes, in words, for messages about files that cannot be used.
 
-A download often is something other than its name says: a page that asks to sign in, an error of an
-object store, a git-lfs pointer, an archive. :func:`explain` names it and says what to do. It is
+A download often is something other than its name: a page that asks to sign in, an error of an
+object store, a git-lfs pointer, an archive. :func:`explain` names it and what to do. It is
 called after a reader has failed; it never decides whether a file can be read.
 """
 
@@ -32,7 +32,7 @@ class Group(enum.Enum):
     """Kinds of files that readers treat alike."""
 
     OTHER = "a file of another purpose"
-    TEXT = "text or JSON as such, which may be a list"
+    TEXT = "text, JSON or addresses as such, which may be a list that a reader expects"
     PICTURE = "one picture, which FFmpeg decodes as a video of one frame"
     HIDDEN = "encrypted or unfinished: the content may be what was expected, and may begin well"
 
@@ -272,6 +272,8 @@ def _unfinished(name: str) -> FileKind | None:
 
 
 def _by_signature(start: bytes) -> FileKind | None:
+    if start.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in start[:_TEXT_BYTES]:
+        return FileKind("a document of an office program", _GIVE)
     for name, advice, words in _SIGNATURES:
         for magic, word in words.items():
             if start.startswith(magic):
@@ -464,7 +466,9 @@ def _playlist(body: str) -> FileKind | None:
     if re.match(r"v=0\r?\no=", body):
         return FileKind("the description of a live stream (SDP)", _SAVE)
     if re.match(r"(https?|s3|gs|rtsp|ftp)://\S+\s*(\n|\Z)", body):
-        return FileKind("a list of addresses", "give each address, or the list on standard input")
+        return FileKind(
+            "a list of addresses", "give each address, or the list on standard input", Group.TEXT
+        )
     return None
 
 

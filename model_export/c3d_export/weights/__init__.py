@@ -126,6 +126,7 @@ def read_weights(
         raise WeightsError(f"{spec}: {reason}") from error
     if orders_given:
         raise WeightsError(f"{spec}: not a TensorFlow checkpoint, or cut short; {_ORDERS_REFUSED}")
+    unknown = f"{spec}: not a {_WANTED} of a known format"
     for known in _FORMATS:
         if known.recognises(start, path):
             try:
@@ -134,9 +135,9 @@ def read_weights(
                 explained = explain_path(path, wanted=_WANTED, expects_text=True)
                 if known.is_certain or explained is None:
                     raise
-                raise WeightsError(f"{spec}: not a {_WANTED}: {explained}") from error
+                raise WeightsError(f"{unknown}: {explained}") from error
     explained = explain_path(path, wanted=_WANTED)
     if explained is not None:
-        raise WeightsError(f"{spec}: not a {_WANTED}: {explained}")
+        raise WeightsError(f"{unknown}: {explained}")
     names = ", ".join((*(known.name for known in _FORMATS), "TensorFlow checkpoint"))
-    raise WeightsError(f"{spec}: not a {_WANTED} of a known format ({names})")
+    raise WeightsError(f"{unknown} ({names})")

@@ -10,9 +10,8 @@ the user must give both:
 - The channel order of the frames that the network was trained on: BGR for weights converted from
   Caffe, RGB for those that the port trained.
 - The order of the rows of wd1, which are fc6's inputs. The port transposes pool5 to (channel,
-  height, width) before it flattens it, as Caffe does. But its README (October 2017) says to leave
-  the transpose out for the files that were converted from Caffe: their rows are (height, width,
-  channel).
+  height, width) before it flattens it, as Caffe does. But by its README, the files that
+  were converted from Caffe are used without the transpose: their rows are (height, width, channel).
 
 The reader is tested with files that the tests write; no published file was at hand.
 """

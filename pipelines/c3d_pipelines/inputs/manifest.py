@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from c3d_client.core.arguments import require_each, require_several
+from c3d_client.core.file_kinds import START_BYTES, explain
 from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import ManifestError
@@ -130,12 +131,21 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
                 rows.append(row)
     except _FormatError as error:
         if not problems:
-            raise ManifestError(f"{uri}: {error}") from error
+            raise ManifestError(f"{uri}: {_other_file(data, name) or error}") from error
         problems.append(f"{error}; the rest of the file was not read")
+    if problems and not rows and (explained := _other_file(data, name)):
+        raise ManifestError(f"{uri}: {explained}")
     _refuse(uri, problems)
     if not rows:
         raise ManifestError(f"{uri}: holds no rows; there is nothing to do")
     return rows
+
+
+def _other_file(data: bytes, name: str) -> str | None:
+    """Return what a file is that is no manifest, such as a web page; None if nothing shows it."""
+    if data.startswith(b"PAR1"):  # Parquet that is damaged, or has other columns
+        return None
+    return explain(data[:START_BYTES], wanted="manifest", name=name, expects_text=True)
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[ManifestRow]) -> None:
