@@ -368,12 +368,20 @@ class TestFilesThatWereMadeDifferently:
         run_job(server.target, library, out)
         assert sorted(paths) == ["a.avi.npz", "a.mp4.npz", "b.mp4.npz"]
 
-    def test_are_not_compared_once_the_run_is_stopped(self, fake_serving, library, out, make):
+    def test_are_no_error_once_the_run_is_stopped(
+        self, fake_serving, library, out, make, monkeypatch
+    ):
         server = fake_serving()
         make(server, stride=16)
         stop = threading.Event()
-        stop.set()
+
+        def stop_here(path, **options):
+            stop.set()
+            return read_provenance(path, **options)
+
+        monkeypatch.setattr("c3d_client.job.read_provenance", stop_here)
         assert run_job(server.target, library, out, stop=stop) == {}
+        assert server.requests == []
 
 
 class TestExistingFiles:

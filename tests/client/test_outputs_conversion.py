@@ -1,5 +1,6 @@
 """Conversion between formats, and how files that fail are reported."""
 
+import json
 import shutil
 from itertools import permutations
 
@@ -217,9 +218,20 @@ class TestCollection:
     def test_refuses_videos_that_were_made_differently(self, folder, collection):
         other = sample_features(provenance={**PROVENANCE, "clips": {"frames": 16, "stride": 16}})
         write_features(folder / "v_d.mp4.npz", other)
-        with pytest.raises(ProvenanceError, match=r"made differently.*clips: .*'stride': 16"):
+        with pytest.raises(ProvenanceError, match=r"made differently.*clips.stride: 16 aga"):
             convert([folder], collection, to="activitynet")
         assert names_in(collection.parent) == ["in"]
+
+    def test_has_videos_of_several_versions_of_the_software(self, folder, collection):
+        other = sample_features(provenance={**PROVENANCE, "software": {"pyav": "14.0.0"}})
+        write_features(folder / "v_d.mp4.npz", other)
+        conversions = list(convert([folder], collection, to="activitynet"))
+        assert [each.error for each in conversions] == [None] * len(conversions)
+        with h5py.File(collection) as file:
+            versions = [
+                json.loads(each.attrs["provenance"]).get("software") for each in file.values()
+            ]
+        assert {"pyav": "14.0.0"} in versions
 
     def test_full_disk_is_an_error_and_keeps_the_earlier_collection(self, folder, collection):
         collection.write_bytes(b"earlier")

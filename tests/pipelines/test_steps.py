@@ -261,6 +261,16 @@ class TestReport:
         statuses = read_index(Storage(str(run.out)))["status"].to_pylist()
         assert sorted(statuses) == ["failed", "ok"]
 
+    def test_cancelled_run_says_what_it_added(self, run):
+        shards = run.plan(shard_mb=0.001)
+        run.preflight()
+        run.extract(shards[0])
+        for state in ("CANCELED", "CANCELLED"):
+            summary = run.report(state, "cancelled by a person")
+            assert summary.state == "CANCELLED"
+            assert summary.verdict == "1 of 2 videos has features; 1 does not; this run added 1"
+            assert "1 of 2 videos with features" in run.read("report.md")
+
     def test_dataset_that_cannot_be_published_is_reported_and_fails(self, run):
         run.plan()
         run.preflight()
