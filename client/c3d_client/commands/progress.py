@@ -49,8 +49,6 @@ class RunProgress:
         return f"{self._c3d.clips_answered / max(seconds, 1e-9):.1f} clips/s"
 
     def _server(self) -> str:
-        if waiting := self._c3d.serving.waiting:
-            return str(waiting)
         concurrency = self._c3d.serving.concurrency
         state = f"{concurrency.in_flight} of {concurrency.limit} in flight"
         return f"{state}, {concurrency.rejected} pushed back" if concurrency.rejected else state
@@ -68,7 +66,7 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
     if quiet or not sys.stderr.isatty():
         yield RunProgress(None, total, c3d)
         return
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -91,6 +89,14 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
         def render(self, task: Task) -> Text:
             return Text(task.fields[self._field]())
 
+    class WaitingProgress(Progress):
+        """A display with a line below it while the server is away or full."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if waiting := c3d.serving.waiting:
+                yield Text(str(waiting), no_wrap=True, overflow="ellipsis")
+
     columns = (
         MofNCompleteColumn(),
         TextColumn("videos"),
@@ -102,5 +108,5 @@ def run_progress(total: int, c3d: C3DClient, *, quiet: bool) -> Iterator[RunProg
         FunctionColumn("server"),
     )
     console = Console(stderr=True)
-    with unprinted_waits(), Progress(*columns, console=console, transient=True) as progress:
+    with unprinted_waits(), WaitingProgress(*columns, console=console, transient=True) as progress:
         yield RunProgress(progress, total, c3d)
