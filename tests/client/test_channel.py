@@ -47,7 +47,7 @@ NO_LABEL = "Unrecognized servable version label: stable"
 
 def predict(target, **changes):
     """Send one clip and wait for the answer."""
-    options = ServingOptions(**{"target": target, "timeout_s": 30, "patience_s": 0.05, **changes})
+    options = ServingOptions(**{"target": target, "timeout_s": 30, "patience_s": 0.4, **changes})
     connection = Channel(options)
     spec = wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name)
     request = predict_request(spec, "clips", clips_of(0))

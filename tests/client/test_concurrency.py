@@ -216,7 +216,7 @@ class TestWithServers:
         def on_predict(_request, _rows, context):
             context.abort(grpc.StatusCode[code], details)
 
-        client = connect(fake_serving(on_predict).target, patience_s=0.05)
+        client = connect(fake_serving(on_predict).target, patience_s=0.4)
         with pytest.raises(ServingError):
             client.predict(FC6_FEATURES, clips_of(0))
         assert (client.concurrency.rejected > 1) is is_rejected
@@ -225,7 +225,7 @@ class TestWithServers:
     def test_timeout_counts_as_rejected(self, connect, fake_serving):
         release = threading.Event()
         server = fake_serving(lambda *_: release.wait(WAIT_S) and None)
-        client = connect(server.target, timeout_s=0.1, patience_s=0.05)
+        client = connect(server.target, timeout_s=0.1, patience_s=0.4)
         try:
             with pytest.raises(ServingTimeout):
                 list(client.stream(FC6_FEATURES, map(clips_of, range(8))))
@@ -237,7 +237,7 @@ class TestWithServers:
         def on_predict(_request, _rows, context):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
 
-        client = connect(fake_serving(on_predict).target, patience_s=0.05)
+        client = connect(fake_serving(on_predict).target, patience_s=0.4)
         with pytest.raises(ServingOverloaded):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
         assert client.concurrency.in_flight == 0

@@ -33,6 +33,8 @@ def test_defaults_are_those_of_the_settings_and_of_the_client():
     assert settings.window == JobParameters().window == ClipWindow()
     for name in ("batch_size", "max_in_flight", "timeout_s", "model"):
         assert getattr(settings.serving(), name) == getattr(ServingOptions(), name), name
+    # A worker waits longer than a command, and the client does all of its waiting.
+    assert settings.serving().patience_s == settings.patience_s == 600
 
 
 def test_arguments_of_kubeflow_are_converted():

@@ -84,11 +84,14 @@ def require_close(stored, expected):
 
 def test_lost_server_ends_the_shard_in_one_line_and_a_later_run_does_it(started, rows, out):
     server = started()
-    settings = job(out, server.target, patience_s=0.5)
+    settings = job(out, server.target, patience_s=2.0)
+    began = time.monotonic()
     with pytest.raises(ShardError) as failed:
         do_shard(settings, rows, 7, on_progress=after(1, server.stop))
+    # The waits of the client and of the worker, or of several videos, do not add up.
+    assert 2.0 <= time.monotonic() - began < 3.9
     message = str(failed.value)
-    assert message.startswith("shard 7: the server did not come back within 0.5 s (127.0.0.1:")
+    assert message.startswith("shard 7: the server did not come back within 2 s (127.0.0.1:")
     assert server.target in message
     assert message.endswith(
         "start the run again when the server answers: shards that are done are not done again"

@@ -115,6 +115,7 @@ def live_line(
     *,
     file: TextIO,
     redirect: bool,
+    below: Callable[[], str] = str,
 ) -> Iterator[Progress]:
     """Draw a line again and again, no longer than the terminal is wide, while the block lasts.
 
@@ -123,8 +124,9 @@ def live_line(
         pace: how many videos are done of how many.
         file: the terminal.
         redirect: show what the program prints to standard error above the line.
+        below: called for the text of a second line, which is shown unless it is empty.
     """
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress, ProgressColumn, Task
     from rich.progress_bar import ProgressBar
     from rich.table import Column, Table
@@ -159,7 +161,15 @@ def live_line(
             grid.add_row(*cells)
             return grid
 
-    with Progress(
+    class Lines(Progress):
+        """The line of progress, and the text below it."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if text := below():
+                yield Text(text, no_wrap=True, overflow="ellipsis")
+
+    with Lines(
         Line(),
         console=console,
         transient=True,
@@ -241,7 +251,9 @@ class RunProgress:
         if quiet:
             yield self
         elif sys.stderr.isatty():
-            line = live_line(self._parts, self._pace, file=sys.stderr, redirect=True)
+            line = live_line(
+                self._parts, self._pace, file=sys.stderr, redirect=True, below=self._waiting
+            )
             with unprinted_waits(), line as live:
                 self._live = live
                 try:
@@ -260,8 +272,7 @@ class RunProgress:
             Part(f"{self._failed} failed" if self._failed else "", 2),
             Part(self._rate(), 3),
             Part(pace.text(), 1),
-            # A wait explains why nothing else changes.
-            Part(self._server(), 1 if self._c3d.serving.waiting else 4),
+            Part(self._server(), 4),
             Part(f"{duration_text(pace.elapsed_s)} elapsed", 9),
         ]
 
@@ -275,9 +286,10 @@ class RunProgress:
     def _rate(self) -> str:
         return f"{self._c3d.clips_answered / self._pace.elapsed_s:.1f} clips/s"
 
+    def _waiting(self) -> str:
+        return str(self._c3d.serving.waiting or "")
+
     def _server(self) -> str:
-        if waiting := self._c3d.serving.waiting:
-            return str(waiting)
         concurrency = self._c3d.serving.concurrency
         state = f"{concurrency.in_flight} of {concurrency.limit} in flight"
         return f"{state}, {concurrency.rejected} pushed back" if concurrency.rejected else state

@@ -10,7 +10,7 @@
     │   ├ ServingUnavailable          no server answers           (retried before it is raised)
     │   ├ ServingTimeout              no answer within the timeout           (retried)
     │   ├ ServingOverloaded           the server is overloaded               (retried)
-    │   ├ ModelNotFound               the server does not have this model    (never retried)
+    │   ├ ModelNotFound               the server does not have this model    (retried if it had it)
     │   ├ RequestRejected             the server rejects this request        (never retried)
     │   └ ContractMismatch            model and client disagree: stop the job
     ├ OutputError(.path)              a result cannot be written or read

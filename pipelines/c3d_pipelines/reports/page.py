@@ -198,7 +198,7 @@ def _tiles(summary: RunSummary) -> list[tuple[str, str, str]]:
             ("Hours of video an hour", significant(hours), f"{length(summary.video_s)} in all"),
             ("Read", size(summary.bytes_in), "of videos"),
             ("Written", size(summary.bytes_out), "of shards"),
-            ("Retried", count(summary.retries, "video"), "server or store was away"),
+            ("Retried", count(summary.retries, "video"), "server was away or full"),
         ]
     return tiles
 

@@ -88,7 +88,7 @@ class ShardSummary(Record):
         clips: clips that the server computed for it.
         seconds: from its start to its end; None where it is missing.
         bytes: size of its files; None where it is missing.
-        retries: videos that were retried because the server or the store was away.
+        retries: videos with requests that were sent again, as the server was away or full.
     """
 
     index: int

@@ -155,7 +155,7 @@ class ShardReport(Record):
         started_at, ended_at: seconds since 1970, UTC.
         timings: seconds, summed over its videos: wall_s, decode_s, wire_s, queue_s, compute_s.
         clips_answered: clips that the server computed for it, stored or not.
-        retries: videos that were retried because the server or the store was away.
+        retries: videos with requests that were sent again, as the server was away or full.
         provenance: how the numbers were made.
 
     Raises:
