@@ -648,7 +648,7 @@ def test_file_that_is_replaced_is_read_to_its_end(made, tmp_path):
 def long(tmp_path_factory):
     """Return longer files, of some kinds, so that they have many blocks."""
     folder = tmp_path_factory.mktemp("long")
-    return functools.cache(lambda name: write(folder / "file", KINDS[name], frames=100))
+    return functools.cache(lambda name: write(folder / "file", KINDS[name], frames=120))
 
 
 def scale_down(monkeypatch):
@@ -697,10 +697,10 @@ REMOTE = [
 def test_check_of_a_remote_file_costs_at_most_two_ranges(web, long, name):
     web.files["/a"] = long(name)
     assert len(web.files["/a"]) > 10 * stores._BLOCK_BYTES
-    assert decode_without_check(f"{web.url}/a") == 100
+    assert decode_without_check(f"{web.url}/a") == 120
     plain = ranges(web)
     web.requests.clear()
-    assert sum(1 for _ in decode_frames(f"{web.url}/a")) == 100
+    assert sum(1 for _ in decode_frames(f"{web.url}/a")) == 120
     assert ranges(web) <= plain + 2
 
 
@@ -735,10 +735,10 @@ def test_check_on_s3_costs_at_most_two_ranges(long, monkeypatch, tmp_path_factor
         for name in ("mp4", "ogg", "mp4 in fragments without an index"):
             files.pipe("videos/whole", long(name))
             proxy.requests.clear()
-            assert decode_without_check("s3://videos/whole") == 100
+            assert decode_without_check("s3://videos/whole") == 120
             plain = sum(request.startswith("GET") for request in proxy.requests)
             proxy.requests.clear()
-            assert sum(1 for _ in decode_frames("s3://videos/whole")) == 100
+            assert sum(1 for _ in decode_frames("s3://videos/whole")) == 120
             assert sum(request.startswith("GET") for request in proxy.requests) <= plain + 2
             files.pipe("videos/cut", long(name)[: len(long(name)) * 2 // 3])
             with pytest.raises(VideoDecodeError, match="s3://videos/cut: is cut short"):
