@@ -26,6 +26,7 @@ from c3d_client.job import (
     write_failures,
 )
 from c3d_client.outputs import read_provenance
+from c3d_client.video.decode import decode_source
 from c3d_client.video.sources import Source, expand, fingerprint
 from support.errors import error_of
 from support.fake_serving import model_card
@@ -192,6 +193,27 @@ class TestSecondRun:
         rows = run_job(narrow_server.target, videos, out, retry_failed=True)
         assert rows["torn.mp4"].status == "failed"
         assert rows["torn.mp4"].tried
+
+    def test_video_that_changes_while_it_is_read_is_tried_again(
+        self, narrow_server, videos, out, done, monkeypatch
+    ):
+        """Its last version may be complete when the failure is recorded."""
+        path = videos / "a.mp4"
+        write_video(path, 48)
+
+        def decode_and_change(source, **options):
+            for number, frame in enumerate(decode_source(source, **options)):
+                if number == 3:
+                    os.utime(path, ns=(1, 1))
+                yield frame
+
+        with monkeypatch.context() as patch:
+            patch.setattr("c3d_client.inference.decode_source", decode_and_change)
+            row = run_job(narrow_server.target, path, out)["a.mp4"]
+        assert row.status == "failed"
+        assert "was changed while it was read" in row.error
+        assert read_failures(out)["a.mp4"].error_type == "VideoUnreadableError"
+        assert run_job(narrow_server.target, path, out)["a.mp4"].status == "done"
 
     def test_repaired_video_is_done_and_no_longer_listed(self, narrow_server, videos, out, done):
         shutil.copy(videos / "a.mp4", videos / "torn.mp4")

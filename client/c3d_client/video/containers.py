@@ -619,6 +619,7 @@ def _duration_s(children: list[tuple[int, bytes]]) -> float:
 # FLV: tags of a header of 11 bytes and their data, each followed by its size.
 
 _FLV_TAGS = (8, 9, 18)
+_FLV_AVC = (b"\x17", b"\x27")  # H.264, a keyframe or another
 _FLV_TIME_SLACK_S = 0.1
 
 
@@ -639,23 +640,26 @@ def _flv(size: int) -> _Scan:
     tail = yield size - 4, 4
     last_bytes = _u32(tail)
     last = b"" if last_bytes + 4 > size else (yield size - 4 - last_bytes, 11)
-    if not _is_flv_tag(last, last_bytes - 11):
-        at, last = first, b""
-        while at < size:
-            tag = yield at, 11
-            if tag[0] & 0x1F not in _FLV_TAGS or tag[8:11] != b"\0\0\0"[: len(tag[8:11])]:
-                # Other bytes after the last tag, or damage.
-                return _cut(int(recorded), size, what) if recorded > size else _UNKNOWN
-            end = at + 11 + int.from_bytes(tag[1:4], "big")
-            if len(tag) < 11 or end > size:
-                if recorded > size:
-                    return _cut(int(recorded), size, what)
-                return _unfinished("within a tag", size)
-            at, last = end + 4, tag
-    if recorded > size:
-        time_s = int.from_bytes(last[7:8] + last[4:7], "big") / 1000
-        if duration_s and time_s >= duration_s - _FLV_TIME_SLACK_S:
-            return _UNKNOWN
+    ends_with_tag = _is_flv_tag(last, last_bytes - 11)
+    if recorded > size and not ends_with_tag:
+        return _cut(int(recorded), size, what)
+    if recorded <= size and ends_with_tag:
+        return _WHOLE if recorded == size else _UNKNOWN
+    at, latest_ms = first, 0
+    while at < size:
+        tag = yield at, 16
+        if tag[0] & 0x1F not in _FLV_TAGS or any(tag[8:11]):
+            return _UNKNOWN  # other bytes after the last tag, or damage
+        end = at + 11 + int.from_bytes(tag[1:4], "big")
+        if len(tag) < 11 or end > size:
+            return _unfinished("within a tag", size)
+        time_ms = int.from_bytes(tag[7:8] + tag[4:7], "big")
+        if tag[0] == 9 and tag[11:12] in _FLV_AVC and tag[12:13] == b"\1":
+            time_ms += int.from_bytes(tag[13:16], "big", signed=True)  # presentation is later
+        latest_ms = max(latest_ms, time_ms)
+        at = end + 4
+    is_early = not duration_s or latest_ms / 1000 < duration_s - _FLV_TIME_SLACK_S
+    if recorded > size and is_early:
         return _cut(int(recorded), size, what)
     return _WHOLE if recorded == size else _UNKNOWN
 
