@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from c3d_client.client import C3DClient, Fingerprint
 from c3d_client.core.errors import C3DError, OutputError, VideoError, VideoUnreadableError
@@ -87,6 +88,7 @@ class ExtractJob:
     ) -> None:
         usable_format(format)
         self._c3d = c3d
+        self._stream = c3d.window.stream
         self._folder = folder
         self._format = format
         self._overwrite = overwrite
@@ -132,7 +134,8 @@ class ExtractJob:
                     row = outcome.result
                 else:
                     assert outcome.error is not None
-                    known = fingerprints.get(source.name, {})
+                    # Another stream of the same file may be intact: the next run tries again.
+                    known = {} if self._stream is not None else fingerprints.get(source.name, {})
                     failures[source.name] = _failure(source, outcome.error, known)
                     row = Row(source, self._path(source), FAILED, error=str(outcome.error))
                 if row.status != FAILED:
@@ -150,6 +153,7 @@ class ExtractJob:
         earlier = self._earlier_failures.get(source.name)
         if (
             not self._retry_failed
+            and self._stream is None
             and earlier is not None
             and current
             and earlier.fingerprint == fingerprint_text(current)
@@ -180,6 +184,7 @@ class ExtractJob:
             ) from error
         video = provenance.video
         if video.get("fingerprint") == current:
+            _require_stream(path, video, self._stream)
             return not self._expected.differences(provenance)
         uri = Uri.of(source.uri)
         if video.get("source") != str(uri):
@@ -189,6 +194,20 @@ class ExtractJob:
                 "use another folder or --overwrite",
             )
         return False
+
+
+def _require_stream(path: Path, video: Mapping[str, Any], stream: int | None) -> None:
+    """Check that an output is of the stream that was asked for; None for any.
+
+    Raises:
+        OutputError: it is of another stream, or of an unknown one, as those of release 0.1.0.
+    """
+    if stream is not None and video.get("stream") != stream:
+        raise OutputError(
+            path,
+            f"holds the features of stream {video.get('stream', '(unknown)')}, not of stream "
+            f"{stream}; use another folder or --overwrite",
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from c3d_client.commands.options import (
     make_client,
     request_options,
     server_options,
+    stream_option,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _HEADER = ("batch", "clips/s", "alone", "p50", "p95", "p99", "in flight", "pushe
 @click.option("--no-server", is_flag=True, help="Measure this machine alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @clip_options
+@stream_option
 @request_options
 @server_options
 def bench(video: str | None, seconds: float, no_server: bool, as_json: bool, **client: Any) -> int:
@@ -86,7 +88,7 @@ def _measure_machine(
     from c3d_client.bench import decode_speed, message_speed
     from c3d_client.parallel import core_count
 
-    decode = decode_speed(video, seconds=seconds)
+    decode = decode_speed(video, seconds=seconds, stream=c3d.window.stream)
     results["cores"] = core_count()
     results["film"] = name
     results["frames_per_core_s"] = decode.fast if c3d.window.resize == "fast" else decode.exact

@@ -17,6 +17,7 @@ from c3d_client.commands.options import (
     request_options,
     server_options,
     source_options,
+    stream_option,
 )
 from c3d_client.core.cli import print_error
 from c3d_client.core.errors import UsageError
@@ -50,6 +51,7 @@ _PATH = click.Path(path_type=Path)
 )
 @source_options
 @clip_options
+@stream_option
 @request_options
 @server_options
 def classify(

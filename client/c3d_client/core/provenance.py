@@ -51,7 +51,6 @@ ADDED_FIELDS: tuple[tuple[FieldPath, Any, Severity], ...] = (
     (("damage",), "error", Severity.METHOD),
     (("layer",), "fc6", Severity.METHOD),
     (("pca",), None, Severity.METHOD),
-    (("stream",), "first", Severity.METHOD),
 )
 
 # The fields of a model card's weights and mean that are copied to every result.

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError
@@ -77,13 +78,16 @@ class Clock:
 class Display:
     """Converts decoded frames to pictures that are rotated as the display matrix requires.
 
+    A matrix holds until the next one: that of a container comes with every frame, that of a message
+    in H.264 or HEVC with one frame.
+
     Args:
         name: of the video, for error messages.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._angle: int | None = None
+        self._matrix = b""
         self._rotation = 0
         self._mirror: tuple[bool, int, int] | None = None
 
@@ -93,8 +97,9 @@ class Display:
         Raises:
             VideoDecodeError: the rotation is not a multiple of a quarter turn.
         """
-        if frame.rotation != self._angle:
-            self._read_matrix(frame)
+        matrix = _display_matrix(frame)
+        if matrix and matrix != self._matrix:
+            self._read_matrix(frame, matrix)
         if self._mirror is None:
             return Picture(frame, rotation=self._rotation, name=self._name)
         transposed, row_step, column_step = self._mirror
@@ -102,21 +107,42 @@ class Display:
         pixels = (pixels.swapaxes(0, 1) if transposed else pixels)[::row_step, ::column_step]
         return Picture.from_pixels(np.ascontiguousarray(pixels))
 
-    def _read_matrix(self, frame: av.VideoFrame) -> None:
-        self._angle = frame.rotation
-        self._rotation = round(self._angle / 90) * 90 % 360
-        if abs((self._angle - self._rotation + 180) % 360 - 180) > _ANGLE_SLACK:
+    def _read_matrix(self, frame: av.VideoFrame, matrix: bytes) -> None:
+        self._matrix = matrix
+        angle = frame.rotation
+        self._rotation = round(angle / 90) * 90 % 360
+        if abs((angle - self._rotation + 180) % 360 - 180) > _ANGLE_SLACK:
             raise VideoDecodeError(
                 self._name,
-                f"is to be shown rotated by about {self._angle} degrees; "
+                f"is to be shown rotated by about {angle} degrees; "
                 "only quarter turns are supported",
             )
         self._mirror = None
-        for data in cast(Any, frame.side_data):
-            if data.type.name == "DISPLAYMATRIX":
-                # Nine numbers in rows, which map (x, y) to (a x + c y, b x + d y).
-                a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
-                if a * d - b * c < 0:
-                    transposed = abs(b) > abs(a)
-                    x, y = (c, b) if transposed else (a, d)
-                    self._mirror = transposed, -1 if y < 0 else 1, -1 if x < 0 else 1
+        # Nine numbers in rows, which map (x, y) to (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(matrix, "<i4")[:5].tolist()
+        if a * d - b * c < 0:
+            transposed = abs(b) > abs(a)
+            x, y = (c, b) if transposed else (a, d)
+            self._mirror = transposed, -1 if y < 0 else 1, -1 if x < 0 else 1
+
+
+def _display_matrix(frame: av.VideoFrame) -> bytes:
+    """Return the display matrix of a frame; empty without one."""
+    try:
+        side_data = frame.side_data
+    except ValueError:
+        # FFmpeg has kinds of side data that PyAV has no name for, such as EXIF in JPEG, and PyAV
+        # then lists none of a frame's.
+        cast(Any, Type)._missing_ = classmethod(_unnamed)
+        side_data = frame.side_data
+    for data in cast(Any, side_data):
+        if data.type is Type.DISPLAYMATRIX:
+            return bytes(data)
+    return b""
+
+
+def _unnamed(cls: type[Type], value: int) -> Type:
+    """Return a member for a kind of side data that PyAV does not know."""
+    member = cast(Any, object.__new__(cls))
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return cast(Type, member)
