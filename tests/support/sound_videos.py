@@ -45,13 +45,6 @@ _CODECS_OF: dict[str, tuple[str, ...] | None] = {
     "wtv": _MPEG[:1] + _MPEG[2:] + ("msmpeg4", "wmv1"),
 }
 
-# Pairs that a muxer takes and whose files FFmpeg cannot read.
-_NOT_READABLE = {
-    # Without the number that says how its pixels are packed.
-    ("mov", "tiff"),
-    ("apng", "png"),
-}
-
 _SUFFIXES = {
     "matroska": "mkv",
     "mpegts": "ts",
@@ -206,10 +199,7 @@ def _pairs() -> Iterator[_Recipe]:
     """Every codec in every container, with 1 to 40 frames in turn."""
     lengths = count()
     for container in containers():
-        codecs = _CODECS_OF[container]
         for codec in encoders():
-            if (codecs is not None and codec not in codecs) or (container, codec) in _NOT_READABLE:
-                continue
             if not _takes(container, codec):
                 continue
             frames = 1 + next(lengths) * 7 % 40
@@ -223,6 +213,9 @@ def _pairs() -> Iterator[_Recipe]:
 
 def _takes(container: str, codec: str) -> bool:
     """Whether the muxer takes the codec; found out without encoding."""
+    codecs = _CODECS_OF[container]
+    if codecs is not None and codec not in codecs:
+        return False
     with av.open(_Unseekable(), "w", format=container) as output:
         try:
             output.add_stream(codec, rate=_FPS)
@@ -248,6 +241,7 @@ _AUDIO = {
     "ogg": ("flac", "libopus", "vorbis"),
     "f4v": ("aac",),
     "wtv": ("mp2",),
+    "rm": ("ac3",),
 }
 _CODEC_WITH_AUDIO = {
     "3gp": "mpeg4",
@@ -260,6 +254,7 @@ _CODEC_WITH_AUDIO = {
     "webm": "libvpx",
     "ogg": "libvpx",
     "wtv": "mpeg2video",
+    "rm": "rv20",
 }
 
 
@@ -328,8 +323,7 @@ def _reordered() -> Iterator[_Recipe]:
     names += ("nut", "ogg", "ivf", "h264", "hevc", "mpeg2video", "m4v", "obu", "f4v", "ismv", "wtv")
     for codec, settings in _REORDERINGS.items():
         for container in names:
-            codecs = _CODECS_OF[container]
-            if (codecs is None or codec in codecs) and _takes(container, codec):
+            if _takes(container, codec):
                 for feature, options in settings.items():
                     yield _Recipe(container, codec, feature, frames=40, options=options)
 
@@ -390,6 +384,24 @@ def _coded_differently() -> Iterator[_Recipe]:
             frames=20,
             options={"bf": "1", "b_strategy": "0"},
             packets=_packed,
+        )
+    for container in ("avi", "matroska", "mp4", "nut"):
+        # Of every four pictures one is not coded: the picture before it is shown for longer.
+        yield _Recipe(
+            container, "mpeg4", "pictures not coded", frames=20, shown=15, packets=_not_coded
+        )
+    for container in ("avi", "mov", "matroska", "mjpeg"):
+        yield _Recipe(container, "mjpeg", "EXIF", packets=_with_exif)
+        if container == "mjpeg":
+            continue  # without a container, every field is a picture
+        yield _Recipe(
+            container,
+            "mjpeg",
+            "two fields in a packet",
+            frames=20,
+            shown=10,
+            size=(64, 24),
+            packets=_in_fields,
         )
     yield _Recipe("asf", "wmv2", "small packets", muxer={"packet_size": "400"}, frames=40)
     yield _Recipe("asf", "wmv1", "large packets", muxer={"packet_size": "32000"}, frames=40)
@@ -461,8 +473,7 @@ def _of_other_pixels() -> Iterator[_Recipe]:
     odd = {"libx264": "yuv444p", "libx265": "yuv444p", "gif": "rgb8", "mjpeg": "yuvj420p"}
     for codec in ("libx264", "libx265", "mpeg4", "mpeg2video", "libvpx", "libvpx-vp9", "ffv1"):
         for container in ("mp4", "matroska", "avi", "nut", "mpegts", "webm"):
-            codecs = _CODECS_OF[container]
-            if (codecs is None or codec in codecs) and _takes(container, codec):
+            if _takes(container, codec):
                 pix_fmt = odd.get(codec)
                 yield _Recipe(container, codec, "63x47", size=(63, 47), pix_fmt=pix_fmt)
     for container, codec in (("gif", "gif"), ("avi", "mjpeg"), ("avi", "msvideo1")):
@@ -719,10 +730,10 @@ def _video_packets(container: av.container.OutputContainer, recipe: _Recipe) -> 
     stream.width, stream.height = recipe.size or _SIZES.get(codec, (64, 48))
     stream.pix_fmt = recipe.pix_fmt or _first_format(codec)
     stream.options = {**_OPTIONS.get(codec, {}), **recipe.options}
-    if codec == "libx265":
+    if codec == "libx265":  # its threads now and then wait for each other for ever
         stream.options = {
             **stream.options,
-            "x265-params": f"{stream.options['x265-params']}:log-level=none:pools=1",
+            "x265-params": f"{stream.options['x265-params']}:log-level=none:pools=none",
         }
     stream.codec_context.thread_count = 1  # starting threads takes longer than these pictures
     if recipe.rotation is not None:
@@ -774,6 +785,8 @@ def _audio_packets(
     rate = {"libopencore_amrnb": 8000, "wmav2": 44100}.get(codec, 48000)
     layout = "stereo" if codec in ("vorbis", "wmav2") else "mono"
     stream = container.add_stream(codec, rate=rate, layout=layout)
+    if codec == "wmav2":
+        stream.bit_rate = 64_000
     if codec == "vorbis":
         stream.options = {"strict": "experimental"}
     resampler = av.AudioResampler(stream.format, layout, rate)
@@ -863,6 +876,43 @@ def _packed(packets: list[av.Packet]) -> list[av.Packet]:
         packet.is_keyframe = number == 0
         packed.append(packet)
     return packed
+
+
+def _not_coded(packets: list[av.Packet]) -> list[av.Packet]:
+    """Replace every fourth MPEG-4 picture by one that says that it is not coded."""
+    return [
+        _changed(packet, b"\0\0\1\xb6\x50\xcf") if number % 4 == 2 else packet
+        for number, packet in enumerate(packets)
+    ]
+
+
+def _with_exif(packets: list[av.Packet]) -> list[av.Packet]:
+    """Give JPEG pictures the EXIF data of a camera."""
+    data = b"Exif\0\0MM\0*\0\0\0\x08\0\1" + b"\1\x12\0\3\0\0\0\1\0\1\0\0" + bytes(4)
+    segment = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data
+    return [_changed(packet, bytes(packet)[:2] + segment + bytes(packet)[2:]) for packet in packets]
+
+
+def _in_fields(packets: list[av.Packet]) -> list[av.Packet]:
+    """Join each two JPEG pictures to one of two fields, as capture cards write them."""
+    fields = []
+    for number, packet in enumerate(packets):
+        # The segment of Motion JPEG in AVI, with the field's number.
+        segment = b"\xff\xe0\0\x10AVI1" + bytes([1 + number % 2]) + bytes(9)
+        fields.append(bytes(packet)[:2] + segment + bytes(packet)[2:])
+    result = []
+    for number, packet in enumerate(packets[: len(packets) // 2]):
+        result.append(_changed(packet, fields[2 * number] + fields[2 * number + 1]))
+    return result
+
+
+def _changed(packet: av.Packet, data: bytes) -> av.Packet:
+    """Return a packet with other bytes."""
+    changed = av.Packet(data)
+    changed.pts, changed.dts, changed.duration = packet.pts, packet.dts, packet.duration
+    changed.time_base, changed.stream = packet.time_base, packet.stream
+    changed.is_keyframe = packet.is_keyframe
+    return changed
 
 
 def _append(data: bytes) -> Callable[[Path], None]:
