@@ -7,6 +7,7 @@ it was made, not from decoding it.
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from av.format import formats_available
 from av.stream import Disposition
 
 from support.videos import write_edit_list
+
+# SVT-AV1 prints its settings otherwise, past FFmpeg's own logging.
+os.environ.setdefault("SVT_LOG", "1")
 
 _MPEG = ("libx264", "libx265", "mpeg1video", "mpeg2video", "mpeg4")
 _SWF = ("flashsv", "flv", "mjpeg")
