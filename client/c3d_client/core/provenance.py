@@ -206,7 +206,7 @@ class Provenance(Mapping[str, Any]):
 
     @property
     def video(self) -> Mapping[str, Any]:
-        """The video: source, fingerprint, frames, duration, size; empty without a video."""
+        """The video: source, fingerprint, frames, duration, size, stream; empty without a video."""
         return self._part("video")
 
     @property
