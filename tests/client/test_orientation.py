@@ -1,10 +1,12 @@
 """Rotation and mirroring within a video: each holds until the next one."""
 
+import gc
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.decode import decode_frames
 from support.videos import noise
 
@@ -159,6 +161,43 @@ def test_matrix_of_the_container_turns_all_frames(tmp_path, name):
     turned = write_turned(tmp_path / f"turned-{name}", "libx264", {}, rotation=90)
     plain = write_turned(tmp_path / f"plain-{name}", "libx264", {})
     assert_turned(turned, plain, [LEFT] * 18)
+
+
+def test_matrix_of_the_container_takes_precedence_over_messages(tmp_path):
+    # As in libavcodec since FFmpeg 7.1, and in players.
+    units = {6: message("libx264", LEFT), 12: message("libx264", UPRIGHT)}
+    turned = write_turned(tmp_path / "a.mp4", "libx264", units, rotation=180)
+    plain = write_turned(tmp_path / "b.mp4", "libx264", {})
+    assert_turned(turned, plain, [DOWN] * 18)
+
+
+@pytest.mark.parametrize("units", [{0: 30}, {0: 90, 6: 30}])
+def test_message_with_another_angle_is_an_error(tmp_path, units):
+    messages = {
+        number: message("libx264", (0, 0, degrees * 65536 // 360))
+        for number, degrees in units.items()
+    }
+    path = write_turned(tmp_path / "a.mp4", "libx264", messages)
+    with pytest.raises(VideoDecodeError, match="rotated by about (29|30) degrees"):
+        list(decode_frames(path))
+
+
+def test_frames_are_freed_without_the_garbage_collector(tmp_path):
+    # PyAV's list of a frame's side data refers to the frame, and the frame to the list.
+    units = {number: message("libx264", (LEFT, UPRIGHT)[number % 2]) for number in range(18)}
+    paths = [
+        write_turned(tmp_path / "a.mp4", "libx264", units),
+        write_turned(tmp_path / "b.mp4", "libx264", {}, rotation=90),
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for path in paths:
+            assert len(list(decode_frames(path))) == 18
+        cycles = sum(type(value).__name__ == "SideDataContainer" for value in gc.get_objects())
+    finally:
+        gc.enable()
+    assert cycles <= 2  # of each video's first frame
 
 
 def exif(orientation):

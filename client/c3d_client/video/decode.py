@@ -212,10 +212,12 @@ class _Reading:
 
 
 def _decode(
-    packets: Iterable[Packet[Stream]], stream: VideoStream, reading: _Reading
+    packets: Iterable[Packet[Stream]],
+    stream: VideoStream,
+    reading: _Reading,
+    messages: OrientationMessages,
 ) -> Iterator[av.VideoFrame]:
     video_index, decode, ends = stream.index, stream.codec_context.decode, reading.ends
-    messages = OrientationMessages(stream.codec_context)
     # All streams are read, though one is decoded: an audio track may be longer than the video
     # stream, and only the end of all streams shows whether the file was cut short.
     for packet in packets:
@@ -231,7 +233,7 @@ def _decode(
             if end > ends.get(index, end - 1):
                 ends[index] = end
         if index == video_index:
-            messages.report_upright(packet)
+            messages.prepare(packet)
             yield from decode(packet)
     yield from decode(None)
 
@@ -240,13 +242,14 @@ def _frames(
     container: InputContainer, stream: VideoStream, name: str, packets: Iterable[Packet[Stream]]
 ) -> Iterator[Frame]:
     clock = Clock(stream, jumps=bool(container.format.flags & _bit(FormatFlags.ts_discont)))
-    display = Display(name)
+    messages = OrientationMessages(stream.codec_context)
+    display = Display(name, messages)
     reading = _Reading()
     index = 0
     time_s = 0.0
     picture: Picture | None = None
     try:
-        for frame in _decode(packets, stream, reading):
+        for frame in _decode(packets, stream, reading, messages):
             # Set where libavcodec concealed damage with other pixels; ffmpeg -xerror fails too.
             if frame.is_corrupt:
                 raise ValueError(f"frame {index} cannot be decoded whole")

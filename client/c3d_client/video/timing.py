@@ -11,12 +11,17 @@ from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.frame import Picture
+from c3d_client.video.orientation import OrientationMessages
 
 # Time stamps that decrease by less are an error of the muxer; by more, they start a new count. In
 # formats that allow new counts every decrease starts one, and so does an increase as long as the
 # ffmpeg command requires for one (-dts_delta_threshold).
 _BACKWARD_JUMP_S = 1.0
 _FORWARD_JUMP_S = 10.0
+
+# How a picture is mirrored left to right and then turned counter-clockwise by so many quarters:
+# whether rows and columns change places, and then the steps in which they are read.
+_MIRRORED = ((False, 1, -1), (True, 1, 1), (False, -1, 1), (True, -1, -1))
 
 # How far a display matrix may be from a quarter turn, in degrees; as in the ffmpeg command.
 _ANGLE_SLACK = 1
@@ -78,16 +83,20 @@ class Clock:
 class Display:
     """Converts decoded frames to pictures that are rotated as the display matrix requires.
 
-    A matrix holds until the next one: that of a container comes with every frame, that of a message
-    in H.264 or HEVC with one frame.
+    An orientation holds until the next one: the matrix of a container comes with every frame, that
+    of a message in H.264 or HEVC with one. Where a file has both, libavcodec decides which a frame
+    gets; after a message, frames without one are turned as the message says.
 
     Args:
         name: of the video, for error messages.
+        messages: of the video's packets.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, messages: OrientationMessages) -> None:
         self._name = name
-        self._matrix = b""
+        self._messages = messages
+        self._has_message = False
+        self._angle: int | None = None
         self._rotation = 0
         self._mirror: tuple[bool, int, int] | None = None
 
@@ -97,9 +106,9 @@ class Display:
         Raises:
             VideoDecodeError: the rotation is not a multiple of a quarter turn.
         """
-        matrix = _display_matrix(frame)
-        if matrix and matrix != self._matrix:
-            self._read_matrix(frame, matrix)
+        if frame.rotation != self._angle:
+            self._angle = frame.rotation
+            self._read_orientation(frame)
         if self._mirror is None:
             return Picture(frame, rotation=self._rotation, name=self._name)
         transposed, row_step, column_step = self._mirror
@@ -107,17 +116,26 @@ class Display:
         pixels = (pixels.swapaxes(0, 1) if transposed else pixels)[::row_step, ::column_step]
         return Picture.from_pixels(np.ascontiguousarray(pixels))
 
-    def _read_matrix(self, frame: av.VideoFrame, matrix: bytes) -> None:
-        self._matrix = matrix
+    def _read_orientation(self, frame: av.VideoFrame) -> None:
         angle = frame.rotation
-        self._rotation = round(angle / 90) * 90 % 360
-        if abs((angle - self._rotation + 180) % 360 - 180) > _ANGLE_SLACK:
+        message = self._messages.orientation(angle)
+        if message is not None:
+            self._has_message = True
+            quarters, is_mirrored = message
+            self._rotation = 90 * quarters
+            self._mirror = _MIRRORED[quarters] if is_mirrored else None
+            return
+        rotation = round(angle / 90) * 90 % 360
+        if abs((angle - rotation + 180) % 360 - 180) > _ANGLE_SLACK:
             raise VideoDecodeError(
                 self._name,
                 f"is to be shown rotated by about {angle} degrees; "
                 "only quarter turns are supported",
             )
-        self._mirror = None
+        matrix = b"" if self._has_message else _display_matrix(frame)
+        if not matrix:
+            return
+        self._rotation, self._mirror = rotation, None
         # Nine numbers in rows, which map (x, y) to (a x + c y, b x + d y).
         a, b, _, c, d = np.frombuffer(matrix, "<i4")[:5].tolist()
         if a * d - b * c < 0:
