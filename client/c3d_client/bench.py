@@ -137,22 +137,29 @@ class ExtractSpeed:
     bottleneck: str
 
 
-def decode_speed(video: str | os.PathLike[str], *, seconds: float) -> DecodeSpeed:
+def decode_speed(
+    video: str | os.PathLike[str], *, seconds: float, stream: int | None = None
+) -> DecodeSpeed:
     """Decode the start of a video on one core, without and with preparing its frames.
+
+    Args:
+        video: as for :func:`c3d_client.decode_frames`.
+        seconds: how long to measure.
+        stream: as for :func:`c3d_client.decode_frames`.
 
     Raises:
         VideoDecodeError: the video cannot be decoded.
     """
     until = time.process_time() + seconds / _ROUNDS / 3
     frames, width, height = 0, 0, 0
-    for frame in _repeated_frames(video):
+    for frame in _repeated_frames(video, stream):
         frame.picture.prepared()
         frames, width, height = frames + 1, frame.picture.width, frame.picture.height
         if frames >= _MIN_FRAMES and time.process_time() >= until:
             break
 
     def decode(prepare: Callable[[Frame], object] | None) -> None:
-        for frame in itertools.islice(_repeated_frames(video), frames):
+        for frame in itertools.islice(_repeated_frames(video, stream), frames):
             if prepare is not None:
                 prepare(frame)
 
@@ -170,9 +177,9 @@ def decode_speed(video: str | os.PathLike[str], *, seconds: float) -> DecodeSpee
     return DecodeSpeed(width, height, frames, frames / decode_s, frames / exact_s, frames / fast_s)
 
 
-def _repeated_frames(video: str | os.PathLike[str]) -> Iterator[Frame]:
+def _repeated_frames(video: str | os.PathLike[str], stream: int | None) -> Iterator[Frame]:
     while True:
-        yield from decode_frames(video, threads=1)
+        yield from decode_frames(video, threads=1, stream=stream)
 
 
 def message_speed(*, seconds: float) -> MessageSpeed:

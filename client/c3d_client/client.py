@@ -347,6 +347,7 @@ class C3DClient:
                 "width": inference.width,
                 "height": inference.height,
                 "interlaced": inference.interlaced,
+                "stream": inference.stream,
             }
             return inference, info, self.model.provenance(info).with_video(video)
         raise ContractMismatch(

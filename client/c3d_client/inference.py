@@ -38,6 +38,7 @@ class VideoInference:
         height, width: of the last frame, as shown.
         interlaced: whether any frame consists of two interlaced fields.
         end_s: when the last frame ends.
+        stream: the index of the decoded stream among all streams of the file.
         rows: the outputs of the clips.
         mean: the mean of the outputs.
     """
@@ -73,6 +74,7 @@ class VideoInference:
         self.width = 0
         self.interlaced = False
         self.end_s = 0.0
+        self.stream = 0
         self.rows = RowStore()
         self.mean = RunningMean()
 
@@ -121,7 +123,13 @@ class VideoInference:
         )
 
     def _batches(self, batch_size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        frames = decode_source(self._source, threads=self._threads, size=self._size)
+        frames = decode_source(
+            self._source,
+            threads=self._threads,
+            size=self._size,
+            stream=self._window.stream,
+            on_stream=self._set_stream,
+        )
         if self._watch is not None:
             frames = self._watch(frames)
         if self._window.fps is not None:
@@ -133,6 +141,9 @@ class VideoInference:
             self._starts += batch.start_frames
             self._times_s += batch.times_s
             yield batch.pixels
+
+    def _set_stream(self, index: int) -> None:
+        self.stream = index
 
     def _next(self, batches: Iterator[ClipBatch]) -> ClipBatch | None:
         started = time.perf_counter()

@@ -125,6 +125,7 @@ class ExtractJob:
         usable_format(format)
         self._c3d = c3d
         self._folder = Path(path_text(folder, "folder"))
+        self._stream = c3d.window.stream
         self._format = format
         self._overwrite = overwrite
         self._retry_failed = retry_failed
@@ -189,7 +190,8 @@ class ExtractJob:
                     row = outcome.result
                 else:
                     assert outcome.error is not None
-                    known = fingerprints.get(source.name, {})
+                    # Another stream of the same file may be intact: the next run tries again.
+                    known = {} if self._stream is not None else fingerprints.get(source.name, {})
                     failures[listed_name(source)] = _failure(source, outcome.error, known)
                     row = Row(
                         source,
@@ -216,6 +218,7 @@ class ExtractJob:
         earlier = self._earlier_failures.get(listed_name(source))
         if (
             not self._retry_failed
+            and self._stream is None
             and earlier is not None
             and current
             and earlier.fingerprint == fingerprint_text(current)
@@ -257,12 +260,12 @@ class ExtractJob:
             if existing is None:  # there is none, or its error is the outcome of its video
                 continue
             done += 1
-            name = outcome.source.name
+            name = listed_name(outcome.source)
             if existing.difference:
                 different.setdefault(existing.difference, []).append(name)
                 continue
             if existing.fingerprint is not None:
-                self._made_before[name] = existing.fingerprint
+                self._made_before[outcome.source.name] = existing.fingerprint
             if existing.note:
                 noted.setdefault(existing.note, []).append(name)
         if stop is not None and stop.is_set():
@@ -284,14 +287,18 @@ class ExtractJob:
         if not provenance.video:  # a file of another program
             return None
         made_of = provenance.video.get("fingerprint")
-        differences = provenance.differences(self._expected)
+        differences = [difference.phrase for difference in provenance.differences(self._expected)]
+        # Release 0.1.0 did not record the stream.
+        if self._stream is not None and (found := provenance.video.get("stream")) != self._stream:
+            found = "an unknown stream" if found is None else f"stream {found}"
+            differences.append(f"{found}, not {self._stream}")
         if differences:
             with contextlib.suppress(VideoError):  # a video that is away may be the same
                 if fingerprint(source.uri) != made_of:
                     return None
         return _Existing(
             None if made_of is None else fingerprint_text(made_of),
-            " and ".join(difference.phrase for difference in differences),
+            " and ".join(differences),
             " and ".join(difference.phrase for difference in provenance.notes(self._expected)),
         )
 

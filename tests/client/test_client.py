@@ -254,6 +254,7 @@ class TestProvenance:
             "width": 176,
             "height": 144,
             "interlaced": False,
+            "stream": 0,
         }
         assert provenance == {**c3d.provenance(), "video": provenance["video"]}
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video.clips import MAX_FPS, MIN_FPS, ClipWindow, iter_batches, iter_clips, resample
 from c3d_client.video.decode import Frame, decode_frames
 from c3d_client.video.frame import Picture
@@ -316,11 +316,31 @@ def test_resampled_frames_have_new_indices_and_times():
 
 
 def test_resampled_times_do_not_drift():
-    # Three hours of one picture, then another.
+    # Three hours of pictures that are shown for ten minutes each, then another.
     hours_s = 10_800.0
-    for frame in resample(timed_frames([0, hours_s], last_s=0.1), fps=NTSC):
+    stamps = np.arange(0, hours_s + 1, 600).tolist()
+    for frame in resample(timed_frames(stamps, last_s=0.1), fps=NTSC):
         assert frame.time_s == frame.index * 1001 / 30000
     assert frame.time_s == pytest.approx(hours_s + 0.1, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "last_s", "made", "gap"),
+    [
+        ([0, 0.5, 601, 601.5], 0.1, 13, r"from 0\.50 s to 601\.00 s, for 600\.50 s"),
+        ([0, 86_400], 0.1, 0, r"from 0\.00 s to 86400\.00 s, for 86400\.00 s"),
+        ([0, 0.5], 700, 13, r"from 0\.50 s to 700\.50 s, for 700\.00 s"),
+    ],
+)
+def test_picture_that_would_be_repeated_for_more_than_600_s_is_an_error(stamps, last_s, made, gap):
+    frames = []
+    with pytest.raises(VideoDecodeError, match=gap):
+        frames.extend(resample(timed_frames(stamps, last_s=last_s), fps=25))
+    assert len(frames) == made  # none of the gap
+
+
+def test_picture_of_600_s_is_repeated():
+    assert len(list(resample(timed_frames([0, 600], last_s=600), fps=1))) == 1200
 
 
 def test_repeated_frames_share_one_picture():

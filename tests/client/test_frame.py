@@ -277,8 +277,45 @@ def test_unknown_resize_is_an_error_that_names_the_known_ones():
 
 
 @pytest.mark.parametrize("make", ["pixels", "prepared"])
-def test_colours_that_ffmpeg_cannot_convert_are_a_decode_error(make):
+@pytest.mark.parametrize(("matrix", "name"), [(8, "YCgCo"), (10, "BT.2020 with"), (14, "ICtCp")])
+def test_matrix_that_ffmpeg_cannot_convert_is_a_decode_error(make, matrix, name):
     frame = noise("yuv420p", 320, 240)
-    frame.colorspace = 8  # YCgCo
-    with pytest.raises(VideoDecodeError, match=r"a\.mp4: FFmpeg does not convert .*space 8"):
+    frame.colorspace, frame.color_trc = matrix, 9
+    with pytest.raises(VideoDecodeError, match=rf"a\.mp4: .* {name}.*_coefficients {matrix}\)"):
         getattr(Picture(frame, name="a.mp4"), make)()
+
+
+# Labels that do not concern the conversion to RGB
+
+# libswscale refuses the transfer characteristics 0, 3, 9, 10 and the primaries 0, 3.
+LABELS = [("color_trc", value) for value in range(25)]
+LABELS += [("color_primaries", value) for value in range(25)]
+
+
+@pytest.mark.parametrize("matrix", [1, 2, 5, 9])
+@pytest.mark.parametrize(
+    "format", ["yuv420p", "yuvj420p", "yuv444p", "yuv420p10le", "gbrp", "gray"]
+)
+def test_transfer_and_primaries_change_no_pixel(format, matrix):
+    def labelled(attribute=None, value=None):
+        frame = noise(format, 320, 240)
+        frame.colorspace = matrix
+        if attribute:
+            setattr(frame, attribute, value)
+        return frame
+
+    expected, crop = Picture(labelled()).pixels(), opencv(labelled())
+    fast = Picture(labelled()).prepared("fast")
+    for attribute, value in LABELS:
+        case = f"{attribute} {value}"
+        assert np.array_equal(Picture(labelled(attribute, value)).pixels(), expected), case
+        assert np.array_equal(Picture(labelled(attribute, value)).prepared(), crop), case
+        assert np.array_equal(Picture(labelled(attribute, value)).prepared("fast"), fast), case
+
+
+@pytest.mark.parametrize("format", ["yuv420p", "yuv444p"])
+def test_reserved_matrix_is_converted_as_an_unspecified_one(format):
+    reserved, unspecified = noise(format, 320, 240), noise(format, 320, 240)
+    reserved.colorspace, unspecified.colorspace = 3, 2
+    assert np.array_equal(Picture(reserved).pixels(), Picture(unspecified).pixels())
+    assert np.array_equal(Picture(reserved).prepared(), Picture(unspecified).prepared())

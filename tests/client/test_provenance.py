@@ -195,12 +195,9 @@ class TestTableInTheDocuments:
 class TestAddedFields:
     """Fields that later releases compare, and that older files lack."""
 
-    DEFAULTS = {"damage": "error", "layer": "fc6", "pca": None, "stream": "first"}
-    KINDS = {
-        **dict.fromkeys(("damage", "stream"), Severity.CLIPS),
-        **dict.fromkeys(("layer", "pca"), Severity.MODEL),
-    }
-    OTHERS = {"damage": "skip", "layer": "fc7", "pca": "ef" * 32, "stream": "all"}
+    DEFAULTS = {"damage": "error", "layer": "fc6", "pca": None}
+    KINDS = {"damage": Severity.CLIPS, **dict.fromkeys(("layer", "pca"), Severity.MODEL)}
+    OTHERS = {"damage": "skip", "layer": "fc7", "pca": "ef" * 32}
 
     def test_a_file_without_a_field_equals_one_with_the_default(self):
         assert {path: default for path, default, _ in ADDED_FIELDS} == {

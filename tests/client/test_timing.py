@@ -5,6 +5,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from c3d_client.core.errors import VideoDecodeError
+from c3d_client.video.clips import resample
 from c3d_client.video.decode import decode_frames
 from support.videos import write_edit_list, write_timed, write_video
 
@@ -112,6 +114,48 @@ def test_stamps_in_decoding_order_are_corrected(tmp_path):
                 target.mux(packet)
     # Both stamps may be wrong for the first few frames, and an edit list hides the last frame.
     assert np.diff(times(wrong)[3:25]) == pytest.approx(0.04)
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("at", [1, 12])
+@pytest.mark.parametrize(
+    ("name", "codec", "jump_ms"),
+    [
+        *((name, "libx264", DAY_MS) for name in ("a.mkv", "a.mp4", "a.mov", "a.nut", "a.flv")),
+        ("a.wmv", "wmv2", DAY_MS),
+        ("a.avi", "mpeg4", 700_000),
+    ],
+)
+def test_clock_that_was_set_is_kept_and_no_picture_fills_the_gap(
+    tmp_path, name, codec, jump_ms, at
+):
+    stamps = REGULAR[:at] + [jump_ms + stamp for stamp in REGULAR[at:]]
+    path = tmp_path / name
+    base = Fraction(1, 1000)
+    if name == "a.avi":  # it has no stamps, but an empty packet for each frame that is left out
+        stamps, base = [stamp // 40 for stamp in stamps], Fraction(1, 25)
+    write_timed(path, stamps, codec=codec, time_base=base, options={"bf": "0"})
+    expected = [stamp * float(base) for stamp in stamps]
+    assert times(path) == pytest.approx(expected, abs=0.002)
+    gap = f"from {expected[at - 1]:.2f} s to {expected[at]:.2f} s, for "
+    with pytest.raises(VideoDecodeError, match=gap) as caught:
+        list(resample(decode_frames(path), fps=25))
+    assert caught.value.source == str(path)
+
+
+def test_clock_of_a_transport_stream_continues_after_a_jump(tmp_path):
+    stamps = REGULAR[:12] + [DAY_MS // 2 + stamp for stamp in REGULAR[12:]]
+    path = write_timed(tmp_path / "a.ts", stamps, options={"bf": "0"})
+    assert_25_fps(path)
+    assert len(list(resample(decode_frames(path), fps=25))) == 30
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.mp4", "mpeg4")])
+def test_picture_of_ten_minutes_is_repeated_at_a_frame_rate(tmp_path, name, codec):
+    path = write_timed(tmp_path / name, [0, 600_000], codec=codec, options={"bf": "0"})
+    assert len(list(resample(decode_frames(path), fps=1))) == 601
 
 
 def read_number(pixels):

@@ -17,6 +17,7 @@ from c3d_client.commands.options import (
     make_client,
     request_options,
     server_options,
+    stream_option,
 )
 from c3d_client.commands.progress import terminal_columns
 from c3d_client.core.completion import PATH_OR_URL
@@ -44,6 +45,7 @@ _INDENT = " " * 12
 @click.option("--no-server", is_flag=True, help="Measure this machine alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @clip_options
+@stream_option
 @request_options
 @server_options
 def bench(video: str | None, seconds: float, no_server: bool, as_json: bool, **client: Any) -> int:
@@ -136,7 +138,7 @@ def _measure_machine(
     from c3d_client.bench import decode_speed, message_speed
     from c3d_client.parallel import core_count
 
-    decode = decode_speed(video, seconds=seconds)
+    decode = decode_speed(video, seconds=seconds, stream=c3d.window.stream)
     results["cores"] = core_count()
     results["film"] = name
     results["frames_per_core_s"] = decode.fast if c3d.window.resize == "fast" else decode.exact

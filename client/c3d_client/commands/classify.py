@@ -17,6 +17,7 @@ from c3d_client.commands.options import (
     request_options,
     server_options,
     source_options,
+    stream_option,
 )
 from c3d_client.commands.progress import run_progress, terminal_columns
 from c3d_client.core.cli import error_line, print_error
@@ -53,6 +54,7 @@ _PATH = click.Path(path_type=Path)
 )
 @source_options
 @clip_options
+@stream_option
 @request_options
 @server_options
 def classify(

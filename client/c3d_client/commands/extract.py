@@ -18,6 +18,7 @@ from c3d_client.commands.options import (
     request_options,
     server_options,
     source_options,
+    stream_option,
 )
 from c3d_client.core.cli import print_error
 from c3d_client.core.completion import PATH_OR_URL
@@ -54,6 +55,7 @@ class _FormatOption(click.Option):
 @click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 @source_options
 @clip_options
+@stream_option
 @request_options
 @server_options
 def extract(

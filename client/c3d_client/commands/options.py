@@ -124,6 +124,14 @@ _CLIPS = (
     ),
 )
 
+# Not among the options of clips: the streams of a data set's videos need not have the same order.
+stream_option = click.option(
+    "--stream",
+    type=click.IntRange(min=0),
+    metavar="INDEX",
+    help="Video stream, by its index in ffprobe; chosen for each video by default.",
+)
+
 _SOURCES = (
     click.option(
         "--any",

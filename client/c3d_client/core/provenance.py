@@ -51,7 +51,6 @@ ADDED_FIELDS: tuple[tuple[FieldPath, Any, Severity], ...] = (
     (("damage",), "error", Severity.CLIPS),
     (("layer",), "fc6", Severity.MODEL),
     (("pca",), None, Severity.MODEL),
-    (("stream",), "first", Severity.CLIPS),
 )
 
 # Differences of these severities are refused; others are accepted and noted.
@@ -228,7 +227,7 @@ class Provenance(Mapping[str, Any]):
 
     @property
     def video(self) -> Mapping[str, Any]:
-        """The video: source, fingerprint, frames, duration, size; empty without a video."""
+        """The video: source, fingerprint, frames, duration, size, stream; empty without a video."""
         return self._part("video")
 
     @property

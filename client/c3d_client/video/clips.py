@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from c3d_client.core.arguments import require_several
 from c3d_client.core.contract import CLIP_FRAMES, CLIP_SHAPE, CLIP_STRIDE, PREPROCESSING
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video.decode import Frame
 from c3d_client.video.frame import RESIZES
 
@@ -32,6 +32,10 @@ MAX_FPS = 1000.0
 # The value of preprocessing.resize in a provenance for the fast resize; PREPROCESSING has the
 # value for the exact one.
 _FAST_RESIZE = "171x128 opencv-linear on Y, U and V, then colours"
+
+# With `fps`, a picture that is shown for longer is an error: hours of one repeated picture are not
+# the video, but a camera's clock that was set.
+_MAX_REPEATED_S = 600.0
 
 # Matroska and Flash store whole milliseconds, so a time stamp may be that far from the true time.
 # Without this tolerance, resampling a video at its own rate would repeat some frames and drop the
@@ -55,6 +59,9 @@ class ClipWindow:
             and differs by about one level of 255.
         fps: resample the video to this rate by its time stamps, 0.01 to 1000 frames a second; None
             for each frame of the file.
+        stream: the index of the video stream among all streams of a file, as ffprobe counts them;
+            None to choose one as :func:`c3d_client.decode_frames` does. Not part of the clips'
+            provenance: the stream of each video is in its provenance under ``video``.
 
     Raises:
         UsageError: a value is not one of these.
@@ -66,6 +73,7 @@ class ClipWindow:
     short: str = "error"
     resize: str = "exact"
     fps: float | None = None
+    stream: int | None = None
 
     def __post_init__(self) -> None:
         for name, number in (("stride", self.stride), ("frame_step", self.frame_step)):
@@ -80,6 +88,10 @@ class ClipWindow:
                 raise UsageError(f"{name} is {value!r}; give one of {', '.join(known)}")
         if self.fps is not None:
             _check_fps(self.fps)
+        if self.stream is not None and (not isinstance(self.stream, int) or self.stream < 0):
+            raise UsageError(
+                f"stream is {self.stream!r}; give the index of a stream, 0 or more, or None"
+            )
 
     @property
     def span(self) -> int:
@@ -267,6 +279,8 @@ def resample(frames: Iterable[Frame], *, fps: float | Fraction) -> Iterator[Fram
 
     Raises:
         UsageError: fps is not a number in that range; raised by this call, before any frame.
+        VideoDecodeError: one picture is shown for more than 600 s; raised where it would be
+            repeated.
     """
     _check_fps(fps)
     return _resampled(frames, Fraction(fps))
@@ -286,15 +300,33 @@ def _resampled(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
     shown: Frame | None = None
     for frame in frames:
         if shown is not None:
+            _check_gap(shown, frame.time_s)
             while time_s + _STAMP_ERROR_S < frame.time_s:
                 yield Frame(index, time_s, interval_s, shown.picture)
                 index += 1
                 time_s = index * denominator / numerator
         shown = frame
     if shown is not None:
+        _check_gap(shown, shown.time_s + shown.duration_s)
         end_s = shown.time_s + shown.duration_s - _STAMP_ERROR_S
         # The first frame is in the result even where the video is shorter than a millisecond.
         while not index or time_s < end_s:
             yield Frame(index, time_s, interval_s, shown.picture)
             index += 1
             time_s = index * denominator / numerator
+
+
+def _check_gap(shown: Frame, end_s: float) -> None:
+    """Check how long a picture is shown.
+
+    Raises:
+        VideoDecodeError: for more than 600 s.
+    """
+    length_s = end_s - shown.time_s
+    if length_s > _MAX_REPEATED_S:
+        raise VideoDecodeError(
+            shown.picture.name,
+            f"shows one picture from {shown.time_s:.2f} s to {end_s:.2f} s, for {length_s:.2f} s; "
+            f"with a frame rate (fps) it would be repeated, and {_MAX_REPEATED_S:.0f} s is the "
+            "most; leave the frame rate out, or cut the video at the gap",
+        )

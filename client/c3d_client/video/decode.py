@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Flag
@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from av.container import Flags, InputContainer
 from av.format import Flags as FormatFlags
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from c3d_client.core.arguments import path_text
@@ -36,8 +37,10 @@ from c3d_client.core.file_kinds import (
 from c3d_client.core.uri import Uri
 from c3d_client.video.containers import EndCheck
 from c3d_client.video.frame import Picture
+from c3d_client.video.orientation import OrientationMessages
 from c3d_client.video.sources import open_source
 from c3d_client.video.stores import RemoteFile
+from c3d_client.video.streams import choose_stream
 from c3d_client.video.timing import Clock, Display
 
 # Where no size shows whether a file is whole, its duration is compared with the end of its packets.
@@ -97,9 +100,12 @@ def decoder_versions() -> dict[str, str]:
 
 
 def decode_frames(
-    source: str | os.PathLike[str] | BinaryIO, *, threads: int = 0
+    source: str | os.PathLike[str] | BinaryIO, *, threads: int = 0, stream: int | None = None
 ) -> Iterator[Frame]:
-    """Decode the first real video stream of a source, one frame at a time.
+    """Decode a video stream of a source, one frame at a time.
+
+    Of several video streams one is chosen as :func:`c3d_client.video.streams.choose_stream` does:
+    never a cover, nor a still or a silent stream where another one sends pictures.
 
     Frames that an edit list cuts out are left out, and a display matrix turns the others.
     Interlaced frames contain both fields, as with OpenCV and Caffe's tool. Where the frame size
@@ -111,6 +117,8 @@ def decode_frames(
         threads: decoder threads; 0 for as many as there are cores, 1 where several videos are
             decoded at the same time. With one thread, damage in H.264 is detected alike each time;
             with more, libavcodec loses a few of its marks of damage in a race.
+        stream: the index of the stream among all streams of the file, as ffprobe counts them; None
+            to choose one.
 
     Yields:
         Frames with pixels uint8 ``[height, width, 3]`` RGB, at the file's own frame rate.
@@ -121,11 +129,16 @@ def decode_frames(
             its recorded duration. Frames before the damage have been yielded by then: treat the
             whole video as failed.
     """
-    return decode_source(source, threads=threads)
+    return decode_source(source, threads=threads, stream=stream)
 
 
 def decode_source(
-    source: str | os.PathLike[str] | BinaryIO, *, threads: int = 0, size: int | None = None
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    threads: int = 0,
+    size: int | None = None,
+    stream: int | None = None,
+    on_stream: Callable[[int], None] | None = None,
 ) -> Iterator[Frame]:
     """Decode a source as :func:`decode_frames` does.
 
@@ -134,9 +147,11 @@ def decode_source(
         threads: as in :func:`decode_frames`.
         size: the size in bytes of a video on a web server; see
             :func:`c3d_client.video.sources.open_source`.
+        stream: as in :func:`decode_frames`.
+        on_stream: called with the index of the stream before the first frame.
     """
     container: InputContainer | None = None
-    stream: VideoStream | None = None
+    chosen: VideoStream | None = None
     has_frames = False
     with ExitStack() as stack:
         if not hasattr(source, "read"):
@@ -153,15 +168,17 @@ def decode_source(
         _check_cut(check, name)
         try:
             container = stack.enter_context(_open(opened, name))
-            stream = _video_stream(container, name)
+            chosen, packets = choose_stream(container, name=name, index=stream)
+            if on_stream is not None:
+                on_stream(chosen.index)
             # Frame threads: the decoder may use every core. Order and pixels stay the same.
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = threads
-            for frame in _frames(container, stream, name, check):
+            chosen.thread_type = "AUTO"
+            chosen.codec_context.thread_count = threads
+            for frame in _frames(container, chosen, name, packets, check):
                 has_frames = True
                 yield frame
         except VideoDecodeError as error:
-            explained = _explained(error, opened, container, stream, has_frames=has_frames)
+            explained = _explained(error, opened, container, chosen, has_frames=has_frames)
             if explained is None:
                 raise
             raise explained from error
@@ -300,20 +317,6 @@ def _open(file: object, name: str) -> InputContainer:
     return container
 
 
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    for stream in container.streams.video:
-        # The cover of a music file is a video stream of one picture.
-        if stream.disposition & Disposition.attached_pic:
-            continue
-        if stream.codec_context is None:
-            raise VideoDecodeError(name, "its pictures are in a codec that FFmpeg does not know")
-        return stream
-    kinds = ", ".join(
-        f"{s.type} {s.codec_context.name}" if s.codec_context else s.type for s in container.streams
-    )
-    raise VideoDecodeError(name, f"has no video stream (it holds: {kinds or 'nothing'})")
-
-
 @dataclass
 class _Reading:
     """The state of reading packets.
@@ -328,12 +331,15 @@ class _Reading:
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, reading: _Reading
+    packets: Iterable[Packet[Stream]],
+    stream: VideoStream,
+    reading: _Reading,
+    messages: OrientationMessages,
 ) -> Iterator[av.VideoFrame]:
     video_index, decode, ends = stream.index, stream.codec_context.decode, reading.ends
     # All streams are read, though one is decoded: an audio track may be longer than the video
     # stream, and only the end of all streams shows whether the file was cut short.
-    for packet in container.demux():
+    for packet in packets:
         # An empty packet means the video's end to a decoder; PyAV sends one for each stream.
         if not packet.size:
             continue
@@ -346,21 +352,27 @@ def _decode(
             if end > ends.get(index, end - 1):
                 ends[index] = end
         if index == video_index:
+            messages.prepare(packet)
             yield from decode(packet)
     yield from decode(None)
 
 
 def _frames(
-    container: InputContainer, stream: VideoStream, name: str, check: EndCheck
+    container: InputContainer,
+    stream: VideoStream,
+    name: str,
+    packets: Iterable[Packet[Stream]],
+    check: EndCheck,
 ) -> Iterator[Frame]:
     clock = Clock(stream, jumps=bool(container.format.flags & _bit(FormatFlags.ts_discont)))
-    display = Display(name)
+    messages = OrientationMessages(stream.codec_context)
+    display = Display(name, messages)
     reading = _Reading()
     index = 0
     time_s = 0.0
     picture: Picture | None = None
     try:
-        for frame in _decode(container, stream, reading):
+        for frame in _decode(packets, stream, reading, messages):
             # Set where libavcodec concealed damage with other pixels; ffmpeg -xerror fails too.
             if frame.is_corrupt:
                 raise ValueError(f"frame {index} cannot be decoded whole")

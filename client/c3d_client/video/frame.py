@@ -26,6 +26,22 @@ from c3d_client.video.fast_crop import ExactCrop, FastCrop, Shape
 
 RESIZES = ("exact", "fast")
 
+# FFmpeg's numbers of labels without a meaning.
+_RESERVED, _UNSPECIFIED = 3, 2
+
+# The matrices that FFmpeg does not convert, by their numbers (AVColorSpace).
+_UNSUPPORTED_MATRICES = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE ST 2085",
+    12: "derived from the primaries",
+    13: "derived from the primaries, with constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
+
 
 class Picture:
     """A decoded picture, which is converted to pixels when they are requested.
@@ -42,6 +58,11 @@ class Picture:
     __slots__ = ("_frame", "_name", "_quarters")
 
     def __init__(self, frame: av.VideoFrame, *, rotation: int = 0, name: str = "picture") -> None:
+        # FFmpeg refuses some transfer characteristics and primaries, and needs neither of them to
+        # convert to RGB; with the same labels on both sides they change no pixel.
+        frame.color_trc = frame.color_primaries = _UNSPECIFIED
+        if frame.colorspace == _RESERVED:
+            frame.colorspace = _UNSPECIFIED
         self._frame = frame
         self._quarters = rotation // 90 % 4
         self._name = name
@@ -58,6 +79,11 @@ class Picture:
                 f"pixels are {pixels.dtype} {list(pixels.shape)}; give uint8 [height, width, 3]"
             )
         return cls(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"))
+
+    @property
+    def name(self) -> str:
+        """The video's name, for error messages."""
+        return self._name
 
     @property
     def height(self) -> int:
@@ -121,11 +147,16 @@ class Picture:
         return prepare_frame(self.pixels())
 
     def _not_converted(self) -> VideoDecodeError:
-        frame = self._frame
+        matrix = _UNSUPPORTED_MATRICES.get(int(self._frame.colorspace))
+        if matrix is None:
+            problem = f"their pixel format is {self._frame.format.name}; give a video in yuv420p"
+        else:
+            problem = (
+                f"their colour matrix is {matrix} (matrix_coefficients "
+                f"{int(self._frame.colorspace)}); give a video with the matrix of BT.709"
+            )
         return VideoDecodeError(
-            self._name,
-            f"FFmpeg does not convert its pictures to RGB: pixel format {frame.format.name}, "
-            f"colour space {int(frame.colorspace)} (AVColorSpace); give a video in BT.709",
+            self._name, f"FFmpeg does not convert its pictures to RGB: {problem}"
         )
 
 

@@ -6,16 +6,22 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.frame import Picture
+from c3d_client.video.orientation import OrientationMessages
 
 # Time stamps that decrease by less are an error of the muxer; by more, they start a new count. In
 # formats that allow new counts every decrease starts one, and so does an increase as long as the
 # ffmpeg command requires for one (-dts_delta_threshold).
 _BACKWARD_JUMP_S = 1.0
 _FORWARD_JUMP_S = 10.0
+
+# How a picture is mirrored left to right and then turned counter-clockwise by so many quarters:
+# whether rows and columns change places, and then the steps in which they are read.
+_MIRRORED = ((False, 1, -1), (True, 1, 1), (False, -1, 1), (True, -1, -1))
 
 # How far a display matrix may be from a quarter turn, in degrees; as in the ffmpeg command.
 _ANGLE_SLACK = 1
@@ -77,12 +83,19 @@ class Clock:
 class Display:
     """Converts decoded frames to pictures that are rotated as the display matrix requires.
 
+    An orientation holds until the next one: the matrix of a container comes with every frame, that
+    of a message in H.264 or HEVC with one. Where a file has both, libavcodec decides which a frame
+    gets; after a message, frames without one are turned as the message says.
+
     Args:
         name: of the video, for error messages.
+        messages: of the video's packets.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, messages: OrientationMessages) -> None:
         self._name = name
+        self._messages = messages
+        self._has_message = False
         self._angle: int | None = None
         self._rotation = 0
         self._mirror: tuple[bool, int, int] | None = None
@@ -94,7 +107,8 @@ class Display:
             VideoDecodeError: the rotation is not a multiple of a quarter turn.
         """
         if frame.rotation != self._angle:
-            self._read_matrix(frame)
+            self._angle = frame.rotation
+            self._read_orientation(frame)
         if self._mirror is None:
             return Picture(frame, rotation=self._rotation, name=self._name)
         transposed, row_step, column_step = self._mirror
@@ -102,21 +116,51 @@ class Display:
         pixels = (pixels.swapaxes(0, 1) if transposed else pixels)[::row_step, ::column_step]
         return Picture.from_pixels(np.ascontiguousarray(pixels))
 
-    def _read_matrix(self, frame: av.VideoFrame) -> None:
-        self._angle = frame.rotation
-        self._rotation = round(self._angle / 90) * 90 % 360
-        if abs((self._angle - self._rotation + 180) % 360 - 180) > _ANGLE_SLACK:
+    def _read_orientation(self, frame: av.VideoFrame) -> None:
+        angle = frame.rotation
+        message = self._messages.orientation(angle)
+        if message is not None:
+            self._has_message = True
+            quarters, is_mirrored = message
+            self._rotation = 90 * quarters
+            self._mirror = _MIRRORED[quarters] if is_mirrored else None
+            return
+        rotation = round(angle / 90) * 90 % 360
+        if abs((angle - rotation + 180) % 360 - 180) > _ANGLE_SLACK:
             raise VideoDecodeError(
                 self._name,
-                f"is to be shown rotated by about {self._angle} degrees; "
+                f"is to be shown rotated by about {angle} degrees; "
                 "only quarter turns are supported",
             )
-        self._mirror = None
-        for data in cast(Any, frame.side_data):
-            if data.type.name == "DISPLAYMATRIX":
-                # Nine numbers in rows, which map (x, y) to (a x + c y, b x + d y).
-                a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
-                if a * d - b * c < 0:
-                    transposed = abs(b) > abs(a)
-                    x, y = (c, b) if transposed else (a, d)
-                    self._mirror = transposed, -1 if y < 0 else 1, -1 if x < 0 else 1
+        matrix = b"" if self._has_message else _display_matrix(frame)
+        if not matrix:
+            return
+        self._rotation, self._mirror = rotation, None
+        # Nine numbers in rows, which map (x, y) to (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(matrix, "<i4")[:5].tolist()
+        if a * d - b * c < 0:
+            transposed = abs(b) > abs(a)
+            x, y = (c, b) if transposed else (a, d)
+            self._mirror = transposed, -1 if y < 0 else 1, -1 if x < 0 else 1
+
+
+def _display_matrix(frame: av.VideoFrame) -> bytes:
+    """Return the display matrix of a frame; empty without one."""
+    try:
+        side_data = frame.side_data
+    except ValueError:
+        # FFmpeg has kinds of side data that PyAV has no name for, such as EXIF in JPEG, and PyAV
+        # then lists none of a frame's.
+        cast(Any, Type)._missing_ = classmethod(_unnamed)
+        side_data = frame.side_data
+    for data in cast(Any, side_data):
+        if data.type is Type.DISPLAYMATRIX:
+            return bytes(data)
+    return b""
+
+
+def _unnamed(cls: type[Type], value: int) -> Type:
+    """Return a member for a kind of side data that PyAV does not know."""
+    member = cast(Any, object.__new__(cls))
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return cast(Type, member)

@@ -75,7 +75,8 @@ def write_page(
         OutputError: the file cannot be written.
     """
     curves = best_curves(classification, top_k=top_k)
-    strip = strip or read_thumbnails(source)
+    stream = classification.provenance.get("video", {}).get("stream")
+    strip = strip or read_thumbnails(source, stream=stream)
     title = one_line(name) if name else video_title(source)
     text = _render(classification, curves, strip, title=title, top_k=top_k)
     try:

@@ -115,19 +115,23 @@ class Thumbnails:
 
 
 def read_thumbnails(
-    source: str | os.PathLike[str] | BinaryIO, *, count: int = MAX_THUMBNAILS
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    count: int = MAX_THUMBNAILS,
+    stream: int | None = None,
 ) -> Thumbnails:
     """Decode a video for its thumbnails; only those frames are converted to pixels.
 
     Args:
         source: as for :func:`c3d_client.video.decode.decode_frames`.
         count: as for :class:`Thumbnails`.
+        stream: as for :func:`c3d_client.video.decode.decode_frames`.
 
     Raises:
         VideoDecodeError: the video cannot be decoded to its end.
     """
     thumbnails = Thumbnails(count=count)
-    for _ in thumbnails.watch(decode_frames(source)):
+    for _ in thumbnails.watch(decode_frames(source, stream=stream)):
         pass
     return thumbnails
 

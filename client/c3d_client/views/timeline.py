@@ -91,7 +91,9 @@ def write_timeline(
 
     curves = best_curves(classification, top_k=top_k)
     title = one_line(name) if name else video_title(source)
-    figure = _draw(classification, curves, strip or read_thumbnails(source), title=title)
+    stream = classification.provenance.get("video", {}).get("stream")
+    strip = strip or read_thumbnails(source, stream=stream)
+    figure = _draw(classification, curves, strip, title=title)
     try:
         with atomic_file(path) as file:
             # Not savefig, which follows matplotlib's settings.
