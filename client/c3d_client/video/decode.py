@@ -178,6 +178,8 @@ def decode_source(
                 has_frames = True
                 yield frame
         except VideoDecodeError as error:
+            if stream is not None and container is not None and chosen is None:
+                raise  # the error is about the index
             explained = _explained(error, opened, container, chosen, has_frames=has_frames)
             if explained is None:
                 raise
