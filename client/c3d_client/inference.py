@@ -17,6 +17,7 @@ from c3d_client.core.uri import Uri
 from c3d_client.results import RowStore, RunningMean, Timings
 from c3d_client.serving.client import Answer, ServingClient
 from c3d_client.video.clips import ClipBatch, ClipWindow, iter_batches, resample
+from c3d_client.video.damage import Accounts
 from c3d_client.video.decode import Frame, decode_source
 
 
@@ -38,6 +39,8 @@ class VideoInference:
         height, width: of the last frame, as shown.
         interlaced: whether any frame consists of two interlaced fields.
         end_s: when the last frame ends.
+        clips_left_out: number of clips that touch a damaged stretch of the video.
+        accounts: the packets of the video and the pictures that came from them.
         rows: the outputs of the clips.
         mean: the mean of the outputs.
     """
@@ -72,6 +75,8 @@ class VideoInference:
         self.width = 0
         self.interlaced = False
         self.end_s = 0.0
+        self.clips_left_out = 0
+        self.accounts = Accounts()
         self.rows = RowStore()
         self.mean = RunningMean()
 
@@ -119,18 +124,32 @@ class VideoInference:
         )
 
     def _batches(self, batch_size: int) -> Iterator[npt.NDArray[np.uint8]]:
-        frames = decode_source(self._source, threads=self._threads, size=self._size)
+        frames = decode_source(
+            self._source,
+            threads=self._threads,
+            size=self._size,
+            damage=self._window.damage,
+            accounts=self.accounts,
+        )
         if self._watch is not None:
             frames = self._watch(frames)
         if self._window.fps is not None:
             frames = resample(frames, fps=self._window.fps)
-        batches = iter_batches(self._recorded(frames), self._window, size=batch_size)
+        batches = iter_batches(
+            self._recorded(frames),
+            self._window,
+            size=batch_size,
+            on_left_out=self._count_left_out,
+        )
         while (batch := self._next(batches)) is not None:
             if self._cancel is not None and self._cancel.is_set():
                 raise Cancelled(f"{Uri.of(self._source)}: was cancelled")
             self._starts += batch.start_frames
             self._times_s += batch.times_s
             yield batch.pixels
+
+    def _count_left_out(self) -> None:
+        self.clips_left_out += 1
 
     def _next(self, batches: Iterator[ClipBatch]) -> ClipBatch | None:
         started = time.perf_counter()

@@ -114,6 +114,11 @@ class JobParameters:
         "OpenCV's pixels, or nearly the same pixels in less time",
         choices=("exact", "fast"),
     )
+    damage: str = _declare(
+        "error",
+        "a video with damaged pictures; skip leaves out the clips that touch them",
+        choices=("error", "skip"),
+    )
     clip_rows: bool = _declare(True, "store the numbers of each clip, not only of each video")
     keys: str = _declare(
         QUICK,
@@ -173,6 +178,7 @@ class JobParameters:
             short=self.short,
             resize=self.resize,
             fps=self.fps or None,
+            damage=self.damage,
         )
 
 

@@ -12,6 +12,7 @@ import click
 
 from c3d_client.commands.options import (
     clip_options,
+    left_out_note,
     make_client,
     print_weights_note,
     request_options,
@@ -103,7 +104,14 @@ def classify(
                 failed += 1
                 print_error("c3d", str(outcome.error))
             else:
-                print_result(str(Uri.of(outcome.source.uri)), outcome.result)
+                name = str(Uri.of(outcome.source.uri))
+                print_result(name, outcome.result)
+                video = outcome.result.provenance["video"]
+                note = left_out_note(
+                    frames=video.get("frames_left_out", 0), clips=video.get("clips_left_out", 0)
+                )
+                if note:
+                    print_error("c3d", f"{name}: {note}")
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")
     return 2 if failed == len(sources) else 1 if failed else 0

@@ -13,6 +13,7 @@ import click
 
 from c3d_client.commands.options import (
     clip_options,
+    left_out_note,
     make_client,
     print_weights_note,
     request_options,
@@ -97,6 +98,9 @@ def extract(
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
                         progress.print(f"c3d: {row.error}{note}")
+                    note = left_out_note(frames=row.frames_left_out, clips=row.clips_left_out)
+                    if note and not quiet:
+                        progress.print(f"c3d: {row.source.name}: {note}")
                     progress.advance()
             except C3DError as error:
                 fatal_error = error

@@ -61,6 +61,8 @@ _CANVAS_DECODERS = frozenset(["cinepak", "flashsv", "msrle", "msvideo1", "qtrle"
 _MOST_DELAYED = 32
 # Most places between a picture's position in decoding order and in presentation order.
 _MOST_REORDERED = 16
+# The interval between pictures is known after this many.
+_FEWEST_SHOWN = 8
 # A packet's time belongs to a picture that is as close as this, in intervals between pictures.
 _CLOSE = 0.25
 # No picture is missing between pictures as far apart as this; telecine has 1.5 intervals.
@@ -79,6 +81,8 @@ _HEVC_SKIPPED_LEADING = (8, 9)
 _HEVC_BROKEN_LINK = (16, 17, 18)
 _HEVC_IRAP = range(16, 24)
 _HEVC_ENDS = (b"\0\0\1\x48\x01", b"\0\0\1\x4a\x01")
+
+_DAMAGED_UNIT = 0x3E  # type 30 of H.264 and 31 of HEVC, which nothing uses
 
 _NO_TYPE, _INTRA = 0, 1  # AVPictureType
 
@@ -108,6 +112,12 @@ class Sent:
         if self.pts is None or other.pts is None:
             return self.number <= other.number + _MOST_REORDERED
         return self.pts < other.pts
+
+    def surely_precedes(self, other: Sent) -> bool:
+        """Whether its picture is shown before the picture of another packet, a keyframe."""
+        if self.number < other.number:
+            return True
+        return self.pts is not None and other.pts is not None and self.pts < other.pts
 
 
 class _Shown(NamedTuple):
@@ -213,6 +223,8 @@ class Accounts:
             self.is_certain = True
         self._pictures += 1
         self._shown.append(_Shown(sent, bool(frame.interlaced_frame), index, time_s))
+        if len(self._shown) < _FEWEST_SHOWN:
+            return
         for other in list(self._waiting.values()):
             if other.number > sent.number:
                 break
@@ -248,11 +260,18 @@ class Accounts:
         first = self._first
         if sent.number in self.damaged:
             return
-        if first is None or sent.number < first.number or self._is_leading(sent, first):
+        if first is None and self._has_errors:
+            self._damage(sent, "")
+            return
+        if first is None or sent.number < first.number:
             self.left_out += 1
             return
         before, is_covered = self._surroundings(sent)
-        if not is_covered:
+        if is_covered:
+            return
+        if self._is_leading(sent, first):
+            self.left_out += 1
+        else:
             self._lost[sent.number] = sent
             self._damage(sent, "", before)
 
@@ -279,8 +298,10 @@ class Accounts:
             for start, end in zip(order, order[1:], strict=False)
             if not start <= time < end
         ]
-        if before is None or not intervals:
-            return before, False
+        if before is None:
+            return None, False
+        if not intervals:  # of a video of one or two pictures
+            return before, before.interlaced and sent.number == before.sent.number + 1
         interval = min(intervals)
         since = time - earlier[-1]
         until = later[0] - time if later else None
@@ -329,18 +350,19 @@ def stretches(
         accounts: of the same video; complete when ``pictures`` ends.
     """
     held: deque[_AnyPicture] = deque()
-    stretch, is_damaged = 0, False
+    stretch = 0
+    current: list[Sent] = []  # the damage since the last intact keyframe
 
     def released(picture: _AnyPicture) -> tuple[_AnyPicture, int]:
-        nonlocal stretch, is_damaged
-        begun = [sent for sent in accounts.new if sent.may_precede(picture.sent)]
-        if begun:
-            accounts.new = [sent for sent in accounts.new if sent not in begun]
-            is_damaged = True
-        if is_damaged and picture.is_key and picture.sent.number not in accounts.damaged:
-            is_damaged = False
+        nonlocal stretch
+        sent = picture.sent
+        current.extend(damaged for damaged in accounts.new if damaged.may_precede(sent))
+        accounts.new = [damaged for damaged in accounts.new if damaged not in current]
+        is_end = picture.is_key and all(damaged.surely_precedes(sent) for damaged in current)
+        if current and is_end:
+            current.clear()
             stretch += 1
-        return picture, DAMAGED if is_damaged else stretch
+        return picture, DAMAGED if current else stretch
 
     for picture in pictures:
         held.append(picture)
@@ -489,7 +511,8 @@ class _Units:
         while at + self._length_bytes < len(data):
             size = int.from_bytes(data[at : at + self._length_bytes], "big")
             at += self._length_bytes
-            yield data[at]
+            # A unit longer than its packet is damage, whatever its type.
+            yield data[at] if at + size <= len(data) else _DAMAGED_UNIT
             at += size
 
 
