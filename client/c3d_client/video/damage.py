@@ -76,6 +76,7 @@ _SEQUENCE_END = b"\0\0\1\xb7"
 # Types of units without a picture: parameters, delimiters, ends, filler data.
 _NOT_PICTURES = {"h264": range(6, 16), "hevc": range(32, 41)}
 _H264_PICTURES = range(1, 6)
+_H264_IDR = 5
 _HEVC_PICTURES = range(32)
 _HEVC_SKIPPED_LEADING = (8, 9)
 _HEVC_BROKEN_LINK = (16, 17, 18)
@@ -96,13 +97,15 @@ class Sent:
         pts: its presentation stamp, in the stream's time base.
         dts: its decoding stamp, in the same unit.
         is_keyframe: whether the container marks it as a keyframe.
+        is_entry: whether a decoder that begins with it must return its picture.
         has_picture: whether its picture was returned.
     """
 
     number: int
     pts: int | None
     dts: int | None
-    is_keyframe: bool
+    is_keyframe: bool = False
+    is_entry: bool = False
     has_picture: bool = False
 
     def may_precede(self, other: Sent) -> bool:
@@ -158,24 +161,25 @@ class Accounts:
     _shown: deque[_Shown] = field(default_factory=lambda: deque(maxlen=2 * _MOST_DELAYED))
     _first: Sent | None = None
     _start_error: str = ""
-    _has_start_key: bool = False
+    _has_entry: bool = False
     _has_errors: bool = False
 
-    def add_packet(self, packet: _Packet, *, is_hidden: bool) -> Sent:
+    def add_packet(self, packet: _Packet, *, is_hidden: bool, is_entry: bool) -> Sent:
         """Note a packet that is sent to the decoder, and mark it so that its picture names it.
 
         Args:
             packet: the packet.
             is_hidden: whether no picture comes from it.
+            is_entry: as in :class:`Sent`.
         """
-        sent = Sent(self.sent, packet.pts, packet.dts, packet.is_keyframe)
+        sent = Sent(self.sent, packet.pts, packet.dts, packet.is_keyframe, is_entry)
         self.sent += 1
         # PyAV finds the object by its address, so that an int, which packets may share, is lost.
         packet.opaque = sent
         if not is_hidden:
             self._waiting[sent.number] = sent
-            if self._first is None and sent.is_keyframe:
-                self._has_start_key = True
+            if self._first is None and is_entry:
+                self._has_entry = True
         return sent
 
     def add_error(self, sent: Sent | None, reason: str) -> None:
@@ -185,7 +189,7 @@ class Accounts:
             sent: the packet that caused it; None where that is not known.
             reason: the error.
         """
-        if self._first is None and not self._has_start_key:
+        if self._first is None and not self._has_entry:
             # Between keyframes there is nothing to decode yet.
             self._start_error = self._start_error or reason
             return
@@ -196,7 +200,7 @@ class Accounts:
         """Return the packet of a picture; None where the picture precedes the first keyframe."""
         sent = frame.opaque
         if not isinstance(sent, Sent):  # the decoder does not pass the mark on
-            sent = next(iter(self._waiting.values()), Sent(self.sent, None, None, False))
+            sent = next(iter(self._waiting.values()), Sent(self.sent, None, None))
         was_waiting = self._waiting.pop(sent.number, None) is not None
         if self._first is None and not _can_be_first(frame, sent, decoder):
             self.left_out += was_waiting
@@ -264,7 +268,10 @@ class Accounts:
             self._damage(sent, "")
             return
         if first is None or sent.number < first.number:
-            self.left_out += 1
+            if sent.is_entry:
+                self._damage(sent, "")
+            else:
+                self.left_out += 1
             return
         before, is_covered = self._surroundings(sent)
         if is_covered:
@@ -408,7 +415,8 @@ class Decoder:
         if packet is not None:
             # The decoder returns no picture of a packet that an edit list discards.
             is_hidden = packet.is_discard or self._units.is_hidden(packet)
-            sent = self._accounts.add_packet(packet, is_hidden=is_hidden)
+            is_entry = packet.is_keyframe and not self._units.begins_recovery
+            sent = self._accounts.add_packet(packet, is_hidden=is_hidden, is_entry=is_entry)
         try:
             if not self._messages:
                 return self._context.decode(packet)
@@ -468,6 +476,9 @@ class _Units:
         # Whether HEVC's decoder skips leading pictures, because the pictures before are missing.
         self._skips_leading = False
         self._was_end = False
+        # Whether H.264's last packet has no IDR picture: pictures may follow only when all of their
+        # macroblocks have been refreshed.
+        self.begins_recovery = False
 
     def is_hidden(self, packet: _Packet) -> bool:
         """Whether no picture comes from a packet. Packets come in order of decoding."""
@@ -487,10 +498,11 @@ class _Units:
     def _has_no_picture(self, data: bytes) -> bool:
         is_hevc = self._decoder == "hevc"
         was_end, self._was_end = self._was_end, is_hevc and data[-16:].count(_HEVC_ENDS[0]) > 0
-        only_others = False
+        only_others = self.begins_recovery = False
         for first in self._first_bytes(data):
             kind = first >> 1 & 63 if is_hevc else first & 31
             if kind in (_HEVC_PICTURES if is_hevc else _H264_PICTURES):
+                self.begins_recovery = not is_hevc and kind != _H264_IDR
                 if kind in _HEVC_IRAP:
                     self._skips_leading = is_hevc and (was_end or kind in _HEVC_BROKEN_LINK)
                 return is_hevc and self._skips_leading and kind in _HEVC_SKIPPED_LEADING
