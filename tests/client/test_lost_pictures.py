@@ -8,9 +8,14 @@ import av
 import av.logging
 import numpy as np
 import pytest
-from c3d_client.core.errors import VideoDecodeError
+from c3d_client import C3DClient, ClipWindow, iter_clips, read_features
+from c3d_client.core.errors import UsageError, VideoDecodeError
+from c3d_client.core.provenance import Provenance
+from c3d_client.job import ExtractJob
+from c3d_client.video.clips import resample
 from c3d_client.video.damage import DAMAGED, Accounts
-from c3d_client.video.decode import decode_frames, decode_source
+from c3d_client.video.decode import Frame, decode_frames, decode_source
+from c3d_client.video.sources import expand
 from support.videos import (
     dropped,
     edit_packets,
@@ -173,11 +178,11 @@ def logged_videos(folder):
             yield f"{codec} {suffix}", path, edit_packets(path, damaged, changed(16)), message
 
 
-def changed(damaged):
-    """Return an ``edit`` that changes some bytes in the second half of one packet."""
+def changed(*damaged):
+    """Return an ``edit`` that changes some bytes in the second half of packets."""
 
     def edit(number, content):
-        if number != damaged:
+        if number not in damaged:
             return content
         copy = bytearray(content)
         for position in range(len(content) // 2, len(content) - 20, 7):
@@ -404,7 +409,7 @@ class TestSoundVideos:
 
     def test_edit_lists(self, tmp_path):
         """Packets that the file says are not to be shown."""
-        for codec, options in (("libx264", X264), ("libx264", X264_OPEN), ("mpeg4", {"bf": "2"})):
+        for codec, options in (("libx264", X264), ("libx264", X264_OPEN), ("libx265", X265)):
             whole = write_video(tmp_path / "a.mp4", 60, codec=codec, options=options)
             for edits, shown in (
                 ([(1400, 1024 + 12800)], 35),
@@ -437,13 +442,14 @@ class TestStart:
             for suffix in suffixes:
                 case = f"{codec} {options} {suffix}"
                 whole = write(tmp_path / f"w.{suffix}", codec, options=options, pix_fmt=pix_fmt)
-                # Matroska cannot begin with a packet whose decoding stamp is negative.
-                path = tmp_path / f"a.{'mp4' if suffix == 'mkv' else suffix}"
-                edit_packets(whole, path, dropped(0))
+                if codec in ("libx264", "libx265") and suffix == "mkv":
+                    continue  # it cannot begin with a negative time stamp
+                path = edit_packets(whole, tmp_path / f"a.{suffix}", dropped(0))
                 accounts = Accounts()
                 found = list(decode_source(path, accounts=accounts))
                 assert {frame.stretch for frame in found} == {0}, case
-                assert len(found) + accounts.left_out == FRAMES - 1, case
+                hidden = sum(packet.is_discard for packet in packets_of(path))
+                assert len(found) + accounts.left_out == FRAMES - 1 - hidden, case
                 assert 1 <= accounts.left_out <= 13, case
                 assert found[0].index == 0, case
                 assert found[0].time_s == 0.0, case
@@ -492,3 +498,205 @@ class TestStart:
                 assert str(outcome(path, threads=threads)).startswith("is damaged"), codec
             intact, _ = outcome(path, damage="skip")
             assert 24 <= intact <= 36, codec
+
+
+class TestSkip:
+    """With ``damage="skip"``, clips that touch damage are left out and all others are as before."""
+
+    @pytest.fixture
+    def videos(self, tmp_path):
+        """A sound video of 60 frames, and one whose frames from 26 to 35 depend on damage."""
+        sound = write_video(
+            tmp_path / "sound.mp4", 60, draw=lambda n: drawn(n % 48), width=176, height=144,
+            options={**X264, "bf": "0"},
+        )  # fmt: skip
+        return sound, edit_packets(sound, tmp_path / "damaged.mp4", changed(26))
+
+    def test_frames_between_damage_and_the_next_keyframe_are_marked(self, videos):
+        _, damaged = videos
+        frames = list(decode_frames(damaged, damage="skip"))
+        assert [frame.index for frame in frames] == list(range(60))
+        assert [frame.stretch for frame in frames] == [0] * 26 + [DAMAGED] * 10 + [1] * 24
+
+    @pytest.mark.parametrize(
+        ("window", "starts"),
+        [
+            ({}, [0, 8, 40]),
+            ({"stride": 4}, [0, 4, 8, 36, 40, 44]),
+            ({"frame_step": 2, "stride": 2}, []),
+            ({"stride": 16, "tail": "pad"}, [0, 48]),
+            ({"stride": 16, "tail": "loop"}, [0, 48]),
+        ],
+    )
+    def test_clips_that_touch_damage_are_left_out(self, videos, window, starts):
+        window = ClipWindow(damage="skip", **window)
+        sound, damaged = (
+            {clip.start_frame: clip for clip in iter_clips(frames, window)}
+            for frames in (
+                decode_frames(videos[0], damage="skip"),
+                decode_frames(videos[1], damage="skip"),
+            )
+        )
+        assert list(damaged) == (starts or [])
+        assert len(sound) == window.count(60)
+        for start, clip in damaged.items():
+            assert np.array_equal(clip.pixels, sound[start].pixels), start
+            assert (clip.start_s, clip.end_s) == (sound[start].start_s, sound[start].end_s), start
+
+    def test_frames_are_not_joined_across_missing_pictures(self, tmp_path):
+        """One picture of a codec without prediction is missing: no frame is marked, clips end."""
+        for suffix in ("avi", "mov", "mkv"):
+            whole = write(tmp_path / f"a.{suffix}", "mjpeg", pix_fmt="yuvj420p")
+            path = edit_packets(whole, tmp_path / f"b.{suffix}", overwritten(20, start=0.0))
+            frames = list(decode_frames(path, damage="skip"))
+            assert [frame.stretch for frame in frames] == [0] * 20 + [1] * 27, suffix
+            assert [frame.index for frame in frames] == list(range(47)), suffix
+            # The picture before the gap is not shown in place of the missing one.
+            assert frames[19].duration_s == pytest.approx(0.04), suffix
+            assert frames[20].time_s == pytest.approx(21 * 0.04), suffix
+            clips = list(iter_clips(frames, ClipWindow(stride=4)))
+            assert [clip.start_frame for clip in clips] == [0, 4, 20, 24, 28], suffix
+
+    def test_pictures_shown_before_damage_and_decoded_after_it_are_marked(self, tmp_path):
+        """B-frames are shown before the picture that they are predicted from."""
+        order = "bframes=3:b-adapt=0:b-pyramid=0"
+        options = {"x264-params": f"keyint=24:min-keyint=24:scenecut=0:{order}"}
+        for suffix in ("mp4", "mkv", "ts"):
+            whole = write(tmp_path / f"a.{suffix}", "libx264", options={**options, "g": "24"})
+            order = sorted(packets_of(whole), key=lambda packet: packet.pts)
+            numbers = [packet.dts for packet in packets_of(whole)]
+            shown = [numbers.index(packet.dts) for packet in order]
+            # The third P-frame; three B-frames follow in the file and precede it on the screen.
+            number = shown[12]
+            path = edit_packets(whole, tmp_path / f"b.{suffix}", changed(number))
+            stretches = [frame.stretch for frame in decode_frames(path, damage="skip")]
+            assert stretches == [0] * 9 + [DAMAGED] * 15 + [1] * 24, suffix
+
+    def test_resampling_repeats_no_picture_across_a_hole(self):
+        def frames():
+            for index, (time_s, stretch) in enumerate(
+                [(0.0, 0), (0.1, 0), (0.5, 1), (0.6, 1), (0.7, DAMAGED), (0.8, 2)]
+            ):
+                pixels = np.full((4, 4, 3), index, np.uint8)
+                frame = Frame.from_pixels(index, time_s, 0.1, pixels)
+                yield Frame(index, time_s, 0.1, frame.picture, stretch)
+
+        resampled = [
+            (frame.stretch, int(frame.pixels[0, 0, 0])) for frame in resample(frames(), fps=20)
+        ]
+        intact = [(stretch, picture) for stretch, picture in resampled if stretch != DAMAGED]
+        assert intact == [(0, 0)] * 2 + [(0, 1)] * 2 + [(1, 2)] * 2 + [(1, 3)] * 2 + [(2, 5)] * 2
+        assert [stretch for stretch, _ in resampled[4:10]] == [DAMAGED] * 6
+
+    def test_sound_videos_have_the_same_clips_with_both_policies(self, videos):
+        for window in ({}, {"fps": 10.0}, {"tail": "pad", "stride": 7}):
+            both = [
+                list(
+                    iter_clips(
+                        decode_frames(videos[0], damage=damage),
+                        ClipWindow(damage=damage, **window),
+                    )
+                )
+                for damage in ("error", "skip")
+            ]
+            assert len(both[0]) == len(both[1]) > 0
+            for one, other in zip(*both, strict=True):
+                assert (one.start_frame, one.start_s, one.end_s) == (
+                    other.start_frame, other.start_s, other.end_s
+                )  # fmt: skip
+                assert np.array_equal(one.pixels, other.pixels)
+
+    def test_video_that_ends_early_is_an_error_all_the_same(self, videos, tmp_path):
+        content = videos[0].read_bytes()
+        for name, whole, part in (
+            ("a.avi", write(tmp_path / "w.avi", "mjpeg", pix_fmt="yuvj420p").read_bytes(), 0.7),
+            ("a.mp4", content, 0.7),
+        ):
+            path = tmp_path / name
+            path.write_bytes(whole[: int(len(whole) * part)])
+            assert isinstance(outcome(path, damage="skip"), str), name
+
+    def test_unknown_policy(self, videos):
+        for call in (
+            lambda: ClipWindow(damage="ignore"),
+            lambda: decode_frames(videos[0], damage="ignore"),
+        ):
+            with pytest.raises(UsageError, match="damage is 'ignore'; give one of error, skip"):
+                call()
+
+
+class TestClient:
+    """What is left out is in the provenance, in the run's rows, and on the terminal."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "videos"
+        folder.mkdir()
+        draw = {"draw": lambda n: drawn(n % 48), "width": 176, "height": 144}
+        whole = write_video(folder / "whole.mp4", 60, options={**X264, "bf": "0"}, **draw)
+        edit_packets(whole, folder / "damaged.mp4", changed(26))
+        edit_packets(whole, folder / "hopeless.mp4", changed(6, 18, 30, 42, 54))
+        late = write_video(tmp_path / "late.avi", 60, codec="mpeg4", options={"g": "20"}, **draw)
+        edit_packets(late, folder / "late.avi", dropped(0))
+        return folder
+
+    def rows(self, target, folder, out, **window):
+        with C3DClient(target, window=ClipWindow(**window)) as c3d:
+            rows = ExtractJob(c3d, out, retry_failed=True).run(list(expand([folder])), workers=2)
+            return {row.source.name: row for row in rows}
+
+    def test_rows_and_provenance(self, fake_serving, folder, tmp_path):
+        target = fake_serving().target
+        rows = self.rows(target, folder, tmp_path / "out", damage="skip")
+        found = {name: (row.status, row.clips, row.clips_left_out) for name, row in rows.items()}
+        assert found == {
+            "whole.mp4": ("done", 6, 0),
+            "damaged.mp4": ("done", 3, 3),
+            "hopeless.mp4": ("failed", 0, 0),
+            "late.avi": ("done", 4, 0),
+        }
+        assert rows["late.avi"].frames_left_out == 19
+        assert rows["hopeless.mp4"].error.endswith(
+            "hopeless.mp4: is damaged: 5 of 60 pictures could not be decoded; no clip is left of 6"
+        )
+        for name, left_out in (("whole.mp4", 0), ("damaged.mp4", 3)):
+            features = read_features(rows[name].path)
+            assert features.provenance["damage"] == "skip"
+            assert features.provenance["video"]["clips_left_out"] == left_out
+            assert "frames_left_out" not in features.provenance["video"]
+        late = read_features(rows["late.avi"].path).provenance["video"]
+        assert (late["frames"], late["frames_left_out"]) == (40, 19)
+
+    def test_error_is_the_default_and_its_provenance_is_as_before(
+        self, fake_serving, folder, tmp_path
+    ):
+        rows = self.rows(fake_serving().target, folder, tmp_path / "out")
+        assert {name: row.status for name, row in rows.items()} == {
+            "whole.mp4": "done",
+            "damaged.mp4": "failed",
+            "hopeless.mp4": "failed",
+            "late.avi": "done",
+        }
+        provenance = read_features(rows["whole.mp4"].path).provenance
+        assert "damage" not in provenance
+        assert "clips_left_out" not in provenance["video"]
+        skipped = self.rows(fake_serving().target, folder, tmp_path / "skip", damage="skip")
+        other = read_features(skipped["whole.mp4"].path).provenance
+        (difference,) = Provenance(provenance).differences(Provenance(other))
+        assert (difference.field, difference.one, difference.other) == ("damage", "error", "skip")
+
+    def test_commands_name_what_is_left_out(self, fake_serving, folder, tmp_path, run):
+        target = fake_serving().target
+        code, _, lines = run(
+            "extract", folder, "--out", tmp_path / "out", "--server", target, "--damage", "skip"
+        )
+        assert code == 1
+        assert "c3d: damaged.mp4: left out: 3 clips with damaged pictures" in lines
+        assert "c3d: late.avi: left out: 19 pictures before the first keyframe" in lines
+        assert not any(line.startswith("c3d: whole.mp4") for line in lines)
+        code, out, lines = run(
+            "classify", folder / "damaged.mp4", "--server", target, "--damage", "skip"
+        )
+        assert code == 0
+        assert "3 clips" in out
+        assert lines[-1].endswith("damaged.mp4: left out: 3 clips with damaged pictures")

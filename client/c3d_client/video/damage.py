@@ -48,12 +48,18 @@ _MESSAGES: dict[str, tuple[str, ...]] = {
 if int(av.library_versions["libavcodec"][0]) < 62:
     _MESSAGES["hevc"] = ("Could not find ref with POC",)
 
-# Decoders that return pictures before the first keyframe, on a grey or black canvas. The first
-# group marks keyframes in the pictures; for the second group only the container marks them.
+# Decoders that return pictures before the first keyframe, on a grey or black canvas, and mark
+# keyframes in the pictures.
 _MARKING_DECODERS = frozenset(
     ("flv", "h261", "h263", "h263p", "mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2")
     + ("rv10", "rv20", "wmv1", "wmv2")
 )
+# Other decoders return nothing before the first keyframe. These report errors.
+_FAILING_DECODERS = frozenset(
+    ("ffv1", "libdav1d", "snow", "svq1", "svq3", "vp3", "vp5", "vp6", "vp6f", "vp7", "vp8", "vp9")
+    + ("av1", "theora", "zmbv")
+)
+# These return pictures on a canvas too; only the container marks their keyframes.
 _CANVAS_DECODERS = frozenset(["cinepak", "flashsv", "msrle", "msvideo1", "qtrle", "rpza", "smc"])
 
 # Most packets that a decoder reads after a packet before it returns that packet's picture: H.264
@@ -146,6 +152,7 @@ class Accounts:
         is_certain: whether the video is damaged whatever pictures follow. Until then a missing
             picture may still come, because the decoder's order is not always that of the times.
         sent: number of packets.
+        may_fail_at_start: whether the decoder reports a missing keyframe as an error.
     """
 
     left_out: int = 0
@@ -155,13 +162,13 @@ class Accounts:
     after: tuple[int, float] | None = None
     is_certain: bool = False
     sent: int = 0
+    may_fail_at_start: bool = False
     _pictures: int = 0
     _waiting: dict[int, Sent] = field(default_factory=dict)
     _lost: dict[int, Sent] = field(default_factory=dict)
     _shown: deque[_Shown] = field(default_factory=lambda: deque(maxlen=2 * _MOST_DELAYED))
     _first: Sent | None = None
     _start_error: str = ""
-    _has_entry: bool = False
     _has_errors: bool = False
 
     def add_packet(self, packet: _Packet, *, is_hidden: bool, is_entry: bool) -> Sent:
@@ -178,8 +185,6 @@ class Accounts:
         packet.opaque = sent
         if not is_hidden:
             self._waiting[sent.number] = sent
-            if self._first is None and is_entry:
-                self._has_entry = True
         return sent
 
     def add_error(self, sent: Sent | None, reason: str) -> None:
@@ -189,8 +194,8 @@ class Accounts:
             sent: the packet that caused it; None where that is not known.
             reason: the error.
         """
-        if self._first is None and not self._has_entry:
-            # Between keyframes there is nothing to decode yet.
+        if self._first is None and self.may_fail_at_start:
+            # Of a packet between keyframes; if it is not, its missing picture shows that.
             self._start_error = self._start_error or reason
             return
         self._has_errors = self.is_certain = True
@@ -269,7 +274,7 @@ class Accounts:
             return
         if first is None or sent.number < first.number:
             if sent.is_entry:
-                self._damage(sent, "")
+                self._damage(sent, self._start_error)
             else:
                 self.left_out += 1
             return
@@ -402,6 +407,7 @@ class Decoder:
         stream.thread_type = "AUTO"
         self._context.thread_count = 1 if self._is_single else threads
         self._context.copy_opaque = True
+        accounts.may_fail_at_start = self.name in _FAILING_DECODERS
         self._units = _Units(self.name, self._context.extradata or b"")
 
     @property
@@ -415,7 +421,7 @@ class Decoder:
         if packet is not None:
             # The decoder returns no picture of a packet that an edit list discards.
             is_hidden = packet.is_discard or self._units.is_hidden(packet)
-            is_entry = packet.is_keyframe and not self._units.begins_recovery
+            is_entry = self._units.is_entry
             sent = self._accounts.add_packet(packet, is_hidden=is_hidden, is_entry=is_entry)
         try:
             if not self._messages:
@@ -476,12 +482,12 @@ class _Units:
         # Whether HEVC's decoder skips leading pictures, because the pictures before are missing.
         self._skips_leading = False
         self._was_end = False
-        # Whether H.264's last packet has no IDR picture: pictures may follow only when all of their
-        # macroblocks have been refreshed.
-        self.begins_recovery = False
+        # Whether a decoder that begins with the last packet must return its picture.
+        self.is_entry = False
 
     def is_hidden(self, packet: _Packet) -> bool:
         """Whether no picture comes from a packet. Packets come in order of decoding."""
+        self.is_entry = packet.is_keyframe
         if self._decoder in ("h264", "hevc"):
             return self._has_no_picture(bytes(packet))
         data = memoryview(packet)
@@ -498,11 +504,13 @@ class _Units:
     def _has_no_picture(self, data: bytes) -> bool:
         is_hevc = self._decoder == "hevc"
         was_end, self._was_end = self._was_end, is_hevc and data[-16:].count(_HEVC_ENDS[0]) > 0
-        only_others = self.begins_recovery = False
+        only_others = False
+        self.is_entry = True  # also of a packet that is damaged
         for first in self._first_bytes(data):
             kind = first >> 1 & 63 if is_hevc else first & 31
             if kind in (_HEVC_PICTURES if is_hevc else _H264_PICTURES):
-                self.begins_recovery = not is_hevc and kind != _H264_IDR
+                # Other pictures of H.264 may be the first only of a gradual refresh.
+                self.is_entry = kind in _HEVC_IRAP if is_hevc else kind == _H264_IDR
                 if kind in _HEVC_IRAP:
                     self._skips_leading = is_hevc and (was_end or kind in _HEVC_BROKEN_LINK)
                 return is_hevc and self._skips_leading and kind in _HEVC_SKIPPED_LEADING
