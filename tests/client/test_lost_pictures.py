@@ -20,6 +20,7 @@ from support.videos import (
     dropped,
     edit_packets,
     keyframes,
+    moving_texture,
     overwritten,
     write_edit_list,
     write_field_pairs,
@@ -35,13 +36,6 @@ X265 = {"x265-params": "log-level=none:keyint=12:min-keyint=12:scenecut=0"}
 X265_OPEN = {"x265-params": "log-level=none:keyint=12:min-keyint=12:open-gop=1:bframes=4:radl=0"}
 
 
-def drawn(number):
-    """A texture that moves by four pixels a frame, so that codecs have motion to predict."""
-    texture = np.random.default_rng(0).integers(0, 256, (18, 56, 3), dtype=np.uint8)
-    texture = texture.repeat(8, 0).repeat(8, 1)
-    return np.ascontiguousarray(texture[:, 4 * number : 4 * number + 176])
-
-
 def write(path, codec, *, options=None, stamps=EVERY_40_MS, pix_fmt="yuv420p", **more):
     """Write a video with a keyframe at least every twelve frames."""
     options = {"g": "12", **(options or {})}
@@ -50,9 +44,15 @@ def write(path, codec, *, options=None, stamps=EVERY_40_MS, pix_fmt="yuv420p", *
     if stamps is EVERY_40_MS:
         stamps = range(FRAMES)
     return write_timed(
-        path, stamps, codec=codec, options=options, pix_fmt=pix_fmt, time_base=base, draw=drawn,
+        path,
+        stamps,
+        codec=codec,
+        options=options,
+        pix_fmt=pix_fmt,
+        time_base=base,
+        draw=moving_texture,
         **more,
-    )  # fmt: skip
+    )
 
 
 def outcome(path, **options):
@@ -426,7 +426,7 @@ class TestSoundVideos:
         for codec, options in (("mpeg4", {}), ("mpeg4", {"bf": "2"}), ("libx264", X264)):
             path = write_timed(
                 tmp_path / "a.avi", [stamp // 40 for stamp in stamps], codec=codec,
-                options=options, time_base=Fraction(1, 25), draw=drawn,
+                options=options, time_base=Fraction(1, 25), draw=moving_texture,
             )  # fmt: skip
             assert_sound(path, FRAMES, codec)
 
@@ -507,9 +507,13 @@ class TestSkip:
     def videos(self, tmp_path):
         """A sound video of 60 frames, and one whose frames from 26 to 35 depend on damage."""
         sound = write_video(
-            tmp_path / "sound.mp4", 60, draw=lambda n: drawn(n % 48), width=176, height=144,
+            tmp_path / "sound.mp4",
+            60,
+            draw=moving_texture,
+            width=176,
+            height=144,
             options={**X264, "bf": "0"},
-        )  # fmt: skip
+        )
         return sound, edit_packets(sound, tmp_path / "damaged.mp4", changed(26))
 
     def test_frames_between_damage_and_the_next_keyframe_are_marked(self, videos):
@@ -632,7 +636,7 @@ class TestClient:
     def folder(self, tmp_path):
         folder = tmp_path / "videos"
         folder.mkdir()
-        draw = {"draw": lambda n: drawn(n % 48), "width": 176, "height": 144}
+        draw = {"draw": moving_texture, "width": 176, "height": 144}
         whole = write_video(folder / "whole.mp4", 60, options={**X264, "bf": "0"}, **draw)
         edit_packets(whole, folder / "damaged.mp4", changed(26))
         edit_packets(whole, folder / "hopeless.mp4", changed(6, 18, 30, 42, 54))

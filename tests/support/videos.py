@@ -83,6 +83,13 @@ def noise(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
     return blocks.repeat(8, 0).repeat(8, 1)
 
 
+def moving_texture(number: int) -> np.ndarray:
+    """Return 176x144 pixels that move by four pixels a frame, for up to 68 frames."""
+    texture = np.random.default_rng(0).integers(0, 256, (18, 56, 3), dtype=np.uint8)
+    texture = texture.repeat(8, 0).repeat(8, 1)
+    return np.ascontiguousarray(texture[:, 4 * number : 4 * number + 176])
+
+
 def write_sound(path: Path) -> Path:
     """Write a file with a second of audio and without video."""
     with av.open(str(path), "w") as container:
