@@ -128,6 +128,27 @@ def test_overwritten_packets_are_damage_and_the_other_frames_are_right(tmp_path)
             assert assert_intact_frames_are_right(sound, damaged, case) >= fewest, case
 
 
+def test_damage_in_av1(tmp_path):
+    """Its packets cannot be copied with PyAV, so the bytes of one are changed in the file.
+
+    dav1d notices damage in headers only.
+    """
+    options = {"preset": "12", "svtav1-params": "keyint=12"}
+    for suffix in ("mp4", "mkv", "webm"):
+        sound = write(tmp_path / f"a.{suffix}", "libsvtav1", options=options)
+        assert_sound(sound, FRAMES, suffix)
+        packet = bytes(packets_of(sound)[keyframes(sound)[1]])
+        content = bytearray(sound.read_bytes())
+        start = content.index(packet) + 8
+        content[start : start + len(packet) - 8] = bytes(len(packet) - 8)
+        damaged = tmp_path / f"b.{suffix}"
+        damaged.write_bytes(content)
+        for threads in (0, 1):
+            lost, _ = counts(outcome(damaged, threads=threads))
+            assert 1 <= lost <= 14, suffix
+        assert assert_intact_frames_are_right(sound, damaged, suffix) >= 20
+
+
 def test_lost_keyframe_of_hevc_is_counted(tmp_path):
     for suffix in ("mkv", "mp4", "ts", "mov"):
         whole = write(tmp_path / f"a.{suffix}", "libx265", options=X265)
@@ -575,6 +596,10 @@ class TestSkip:
             path = edit_packets(whole, tmp_path / f"b.{suffix}", changed(number))
             stretches = [frame.stretch for frame in decode_frames(path, damage="skip")]
             assert stretches == [0] * 9 + [DAMAGED] * 15 + [1] * 24, suffix
+            # The last B-frame before it is lost, and precedes it on the screen alone.
+            path = edit_packets(whole, tmp_path / f"c.{suffix}", overwritten(shown[11], start=0.0))
+            stretches = [frame.stretch for frame in decode_frames(path, damage="skip")]
+            assert stretches == [0] * 11 + [DAMAGED] * 12 + [1] * 24, suffix
 
     def test_resampling_repeats_no_picture_across_a_hole(self):
         def frames():

@@ -13,6 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import not_
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import av
@@ -368,8 +370,9 @@ def stretches(
     def released(picture: _AnyPicture) -> tuple[_AnyPicture, int]:
         nonlocal stretch
         sent = picture.sent
-        current.extend(damaged for damaged in accounts.new if damaged.may_precede(sent))
-        accounts.new = [damaged for damaged in accounts.new if damaged not in current]
+        begun = [damaged.may_precede(sent) for damaged in accounts.new]
+        current.extend(compress(accounts.new, begun))
+        accounts.new = list(compress(accounts.new, map(not_, begun)))
         is_end = picture.is_key and all(damaged.surely_precedes(sent) for damaged in current)
         if current and is_end:
             current.clear()
