@@ -24,6 +24,7 @@ from c3d_client.core.errors import (
     ContractMismatch,
     ServingError,
     UsageError,
+    VideoDecodeError,
     VideoTooShortError,
 )
 from c3d_client.core.provenance import ModelCard, Provenance
@@ -170,7 +171,8 @@ class C3DClient:
             unwanted: the former name of ``cancel``; accepted until release 0.3.
 
         Raises:
-            VideoDecodeError: the video cannot be decoded to its end.
+            VideoDecodeError: the video cannot be decoded to its end; with ``damage="skip"``, it
+                ends early, or no clip is left.
             VideoTooShortError: the video has too few frames for one clip.
             OutputError: the disk is too full for the temporary file of its features.
             ServingError: the server failed, or the model is not usable.
@@ -335,6 +337,12 @@ class C3DClient:
                 self.model.forget(info)
                 continue
             if not inference.rows.count:
+                if inference.clips_left_out:
+                    raise VideoDecodeError(
+                        str(uri),
+                        f"is damaged: {inference.accounts.summary}; "
+                        f"no clip is left of {inference.clips_left_out}",
+                    )
                 raise VideoTooShortError(
                     str(uri), f"has {inference.frames} frames; a clip needs {self.window.span}"
                 )
@@ -349,6 +357,10 @@ class C3DClient:
                 "interlaced": inference.interlaced,
                 "stream": inference.stream,
             }
+            if inference.accounts.left_out:
+                video["frames_left_out"] = inference.accounts.left_out
+            if self.window.damage == "skip":
+                video["clips_left_out"] = inference.clips_left_out
             return inference, info, self.model.provenance(info).with_video(video)
         raise ContractMismatch(
             self.model.target,

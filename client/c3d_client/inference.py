@@ -17,6 +17,7 @@ from c3d_client.core.uri import Uri
 from c3d_client.results import RowStore, RunningMean, Timings
 from c3d_client.serving.client import Answer, ServingClient
 from c3d_client.video.clips import ClipBatch, ClipWindow, iter_batches, resample
+from c3d_client.video.damage import Accounts
 from c3d_client.video.decode import Frame, decode_source
 
 
@@ -39,6 +40,8 @@ class VideoInference:
         interlaced: whether any frame consists of two interlaced fields.
         end_s: when the last frame ends.
         stream: the index of the decoded stream among all streams of the file.
+        clips_left_out: number of clips that touch a damaged stretch of the video.
+        accounts: the packets of the video and the pictures that came from them.
         rows: the outputs of the clips.
         mean: the mean of the outputs.
     """
@@ -75,6 +78,8 @@ class VideoInference:
         self.interlaced = False
         self.end_s = 0.0
         self.stream = 0
+        self.clips_left_out = 0
+        self.accounts = Accounts()
         self.rows = RowStore()
         self.mean = RunningMean()
 
@@ -129,12 +134,19 @@ class VideoInference:
             size=self._size,
             stream=self._window.stream,
             on_stream=self._set_stream,
+            damage=self._window.damage,
+            accounts=self.accounts,
         )
         if self._watch is not None:
             frames = self._watch(frames)
         if self._window.fps is not None:
             frames = resample(frames, fps=self._window.fps)
-        batches = iter_batches(self._recorded(frames), self._window, size=batch_size)
+        batches = iter_batches(
+            self._recorded(frames),
+            self._window,
+            size=batch_size,
+            on_left_out=self._count_left_out,
+        )
         while (batch := self._next(batches)) is not None:
             if self._cancel is not None and self._cancel.is_set():
                 raise Cancelled(f"{Uri.of(self._source)}: was cancelled")
@@ -144,6 +156,9 @@ class VideoInference:
 
     def _set_stream(self, index: int) -> None:
         self.stream = index
+
+    def _count_left_out(self) -> None:
+        self.clips_left_out += 1
 
     def _next(self, batches: Iterator[ClipBatch]) -> ClipBatch | None:
         started = time.perf_counter()

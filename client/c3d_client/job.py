@@ -70,6 +70,10 @@ class Row:
         error: why it failed; empty otherwise.
         tried: False where the failure of an earlier run is repeated without a new attempt.
         reason: the error without the video's address, in one line.
+        clips_left_out: number of clips that touch a damaged stretch of the video, where it was done
+            with ``damage="skip"``.
+        frames_left_out: number of pictures before the first one that can be decoded, where it was
+            done.
     """
 
     source: Source
@@ -79,6 +83,8 @@ class Row:
     error: str = ""
     tried: bool = True
     reason: str = ""
+    clips_left_out: int = 0
+    frames_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,15 @@ class ExtractJob:
         self._c3d.model.require_unchanged(self._expected, Provenance(features.provenance))
         prepare_folder(path.parent)
         write_features(path, features, format=self._format)
-        return Row(source, path, DONE, clips=len(features.clip_starts))
+        video = features.provenance["video"]
+        return Row(
+            source,
+            path,
+            DONE,
+            clips=len(features.clip_starts),
+            clips_left_out=video.get("clips_left_out", 0),
+            frames_left_out=video.get("frames_left_out", 0),
+        )
 
     def _path(self, source: Source) -> Path:
         return output_path(self._folder, source.name, self._format)

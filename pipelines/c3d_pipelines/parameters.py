@@ -114,6 +114,11 @@ class JobParameters:
         "OpenCV's pixels, or nearly the same pixels in less time",
         choices=("exact", "fast"),
     )
+    damage: str = _declare(
+        "error",
+        "a video with damaged pictures; skip leaves out the clips that touch them",
+        choices=("error", "skip"),
+    )
     any_file: bool = _declare(
         False, "take the files of every suffix in folders, prefixes and patterns"
     )
@@ -176,6 +181,7 @@ class JobParameters:
             short=self.short,
             resize=self.resize,
             fps=self.fps or None,
+            damage=self.damage,
         )
 
 

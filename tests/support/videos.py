@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,6 +81,13 @@ def noise(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
         0, 256, (height // 8, width // 8, 3), dtype=np.uint8
     )
     return blocks.repeat(8, 0).repeat(8, 1)
+
+
+def moving_texture(number: int) -> np.ndarray:
+    """Return 176x144 pixels that move by four pixels a frame, for up to 68 frames."""
+    texture = np.random.default_rng(0).integers(0, 256, (18, 56, 3), dtype=np.uint8)
+    texture = texture.repeat(8, 0).repeat(8, 1)
+    return np.ascontiguousarray(texture[:, 4 * number : 4 * number + 176])
 
 
 def write_sound(path: Path) -> Path:
@@ -173,4 +180,108 @@ def write_edit_list(path: Path, video: Path, edits: Sequence[tuple[int, int]]) -
         longer = 8 + len(elst) - (edts[1] - edts[0])
         struct.pack_into(">I", data, start, end - start + longer)
     path.write_bytes(data)
+    return path
+
+
+def edit_packets(
+    source: Path,
+    target: Path,
+    edit: Callable[[int, bytes], bytes | None],
+    *,
+    container: str | None = None,
+    interval: Fraction | None = None,
+) -> Path:
+    """Copy the first video stream's packets into another file, changed by ``edit``.
+
+    Args:
+        edit: gets each packet's number and content; returns the new content, or None to drop it.
+        container: FFmpeg's name of the target's format, where the suffix does not decide it.
+        interval: seconds from packet to packet, where the source has no time stamps.
+    """
+    with av.open(str(source)) as opened, av.open(str(target), "w", format=container) as output:
+        stream = opened.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        packets = [packet for packet in opened.demux(stream) if packet.size]
+        for number, packet in enumerate(packets):
+            content = edit(number, bytes(packet))
+            if content is None:
+                continue
+            edited = av.Packet(content)
+            edited.pts, edited.dts = packet.pts, packet.dts
+            edited.duration, edited.time_base = packet.duration, packet.time_base
+            if interval is not None:
+                edited.pts = edited.dts = number
+                edited.duration, edited.time_base = 1, interval
+            edited.is_keyframe = packet.is_keyframe
+            edited.stream = copy
+            output.mux(edited)
+    return target
+
+
+def dropped(*numbers: int) -> Callable[[int, bytes], bytes | None]:
+    """Return an ``edit`` that drops packets."""
+    return lambda number, content: None if number in numbers else content
+
+
+def overwritten(*numbers: int, start: float = 0.5) -> Callable[[int, bytes], bytes]:
+    """Return an ``edit`` that overwrites packets with noise from a part of their length on."""
+
+    def edit(number: int, content: bytes) -> bytes:
+        if number not in numbers:
+            return content
+        kept = int(len(content) * start)
+        return content[:kept] + np.random.default_rng(number).bytes(len(content) - kept)
+
+    return edit
+
+
+def keyframes(path: Path) -> list[int]:
+    """Return the numbers of the packets that a file marks as keyframes."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        return [number for number, packet in enumerate(packets) if packet.is_keyframe]
+
+
+def write_field_pairs(path: Path, frames: int) -> Path:
+    """Write H.264 whose pictures are two fields each, a packet for each field.
+
+    FFmpeg has no encoder for such video. All macroblocks are uncompressed: 32x32 pixels, of which
+    the luma of frame n is 40 + n.
+    """
+
+    def unit(header: int, *fields: tuple[int, int]) -> bytes:
+        text = "".join(f"{value:0{bits}b}" for value, bits in fields) + "1"
+        text += "0" * (-len(text) % 8)
+        return b"\0\0\0\1" + bytes([header]) + int(text, 2).to_bytes(len(text) // 8, "big")
+
+    def golomb(value: int) -> tuple[int, int]:
+        return value + 1, 2 * (value + 1).bit_length() - 1
+
+    one, zero = (1, 1), (0, 1)
+    # Main profile, level 3; one reference, 2 x 1 macroblocks in a field, pictures in the order of
+    # decoding, not only frames.
+    sequence = unit(
+        0x67, (77, 8), (0, 8), (30, 8), golomb(0), golomb(0), golomb(2), golomb(1), zero,
+        golomb(1), golomb(0), zero, zero, one, zero, zero,
+    )  # fmt: skip
+    # Deblocking is controlled by the slices, which switch it off.
+    parameters = unit(
+        0x68, golomb(0), golomb(0), zero, zero, golomb(0), golomb(0), golomb(0), zero, (0, 2),
+        golomb(0), golomb(0), golomb(0), one, zero, zero,
+    )  # fmt: skip
+    content = b""
+    for frame in range(frames):
+        for is_bottom in (0, 1):
+            is_start = frame == is_bottom == 0
+            fields = [golomb(0), golomb(7), golomb(0), (frame % 16, 4), one, (is_bottom, 1)]
+            fields += [golomb(0), zero, zero] if is_start else [zero]
+            fields += [golomb(0), golomb(1)]
+            for _ in range(2):
+                fields.append(golomb(25))
+                fields.append((0, -sum(bits for _, bits in fields) % 8))
+                fields += [(40 + frame, 8)] * 256 + [(128, 8)] * 128
+            if is_start:
+                content += sequence + parameters
+            content += unit(0x65 if is_start else 0x61, *(f for f in fields if f[1]))
+    path.write_bytes(content)
     return path

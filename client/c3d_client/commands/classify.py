@@ -12,6 +12,7 @@ import click
 
 from c3d_client.commands.options import (
     clip_options,
+    left_out_note,
     make_client,
     print_weights_note,
     request_options,
@@ -112,8 +113,16 @@ def classify(
                     failed += 1
                     progress.print(error_line("c3d", f"{name}: {reason_of(outcome.error)}"))
                 else:
+                    result = outcome.unwrap()
                     with progress.hidden():
-                        print_result(name, outcome.unwrap())
+                        print_result(name, result)
+                    video = result.provenance["video"]
+                    note = left_out_note(
+                        frames=video.get("frames_left_out", 0),
+                        clips=video.get("clips_left_out", 0),
+                    )
+                    if note:
+                        progress.print(error_line("c3d", f"{name}: {note}"))
                 progress.advance(failed=outcome.error is not None)
     if failed and len(sources) > 1:
         print_error("c3d", f"{failed} of {len(sources)} videos failed")

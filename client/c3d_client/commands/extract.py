@@ -13,6 +13,7 @@ import click
 
 from c3d_client.commands.options import (
     clip_options,
+    left_out_note,
     make_client,
     print_weights_note,
     request_options,
@@ -114,10 +115,13 @@ def extract(
                     clips += row.clips
                     is_new = row.status == DONE or (row.status == FAILED and row.tried)
                     (new if is_new else known).append(row.source.name)
+                    name = escape_controls(listed_name(row.source))
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
-                        name = escape_controls(listed_name(row.source))
                         progress.print(f"c3d: {name}: {row.reason}{note}")
+                    note = left_out_note(frames=row.frames_left_out, clips=row.clips_left_out)
+                    if note and not quiet:
+                        progress.print(f"c3d: {name}: {note}")
                     progress.advance(failed=row.status == FAILED)
             except ProvenanceError:  # before any work
                 raise

@@ -122,6 +122,13 @@ _CLIPS = (
         show_default=True,
         help="exact: OpenCV's pixels; fast: nearly the same pixels in less time.",
     ),
+    click.option(
+        "--damage",
+        type=click.Choice(["error", "skip"]),
+        default="error",
+        show_default=True,
+        help="What to do with a video that has damaged pictures; skip leaves out their clips.",
+    ),
 )
 
 # Not among the options of clips: the streams of a data set's videos need not have the same order.
@@ -230,6 +237,21 @@ def make_client(
     c3d = C3DClient(window=ClipWindow(**window), options=options)
     with printed_waits(quiet=quiet), c3d:
         yield c3d
+
+
+def left_out_note(*, frames: int, clips: int) -> str:
+    """Return what is left out of a video, for a line after its name; empty for nothing.
+
+    Args:
+        frames: pictures before the first one that can be decoded.
+        clips: clips that touch damaged pictures.
+    """
+    parts = []
+    if frames:
+        parts.append(f"{frames} pictures before the first keyframe")
+    if clips:
+        parts.append(f"{clips} clips with damaged pictures")
+    return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def print_weights_note(c3d: C3DClient) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from c3d_client.core.arguments import require_several
 from c3d_client.core.contract import CLIP_FRAMES, CLIP_SHAPE, CLIP_STRIDE, PREPROCESSING
 from c3d_client.core.errors import UsageError, VideoDecodeError
+from c3d_client.video.damage import DAMAGE_POLICIES, DAMAGED
 from c3d_client.video.decode import Frame
 from c3d_client.video.frame import RESIZES
 
@@ -59,6 +60,9 @@ class ClipWindow:
             and differs by about one level of 255.
         fps: resample the video to this rate by its time stamps, 0.01 to 1000 frames a second; None
             for each frame of the file.
+        damage: what is done with a video in which pictures are damaged or missing: ``error``; or
+            ``skip``, which leaves out the clips that touch a damaged stretch, from the first
+            damaged or missing picture to the next keyframe.
         stream: the index of the video stream among all streams of a file, as ffprobe counts them;
             None to choose one as :func:`c3d_client.decode_frames` does. Not part of the clips'
             provenance: the stream of each video is in its provenance under ``video``.
@@ -73,6 +77,7 @@ class ClipWindow:
     short: str = "error"
     resize: str = "exact"
     fps: float | None = None
+    damage: str = "error"
     stream: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +88,7 @@ class ClipWindow:
             ("tail", self.tail, TAIL_POLICIES),
             ("short", self.short, SHORT_POLICIES),
             ("resize", self.resize, RESIZES),
+            ("damage", self.damage, DAMAGE_POLICIES),
         ):
             if value not in known:
                 raise UsageError(f"{name} is {value!r}; give one of {', '.join(known)}")
@@ -113,7 +119,10 @@ class ClipWindow:
         preprocessing = dict(PREPROCESSING)
         if self.resize == "fast":
             preprocessing["resize"] = _FAST_RESIZE
+        # An absent field means "error", as in files of releases without it.
+        damage = {} if self.damage == "error" else {"damage": self.damage}
         return {
+            **damage,
             "preprocessing": preprocessing,
             "clips": {
                 "frames": CLIP_FRAMES,
@@ -173,8 +182,9 @@ def iter_clips(frames: Iterable[Frame], window: ClipWindow | None = None) -> Ite
             resampled to that rate first, and ``start_frame`` counts the resampled frames.
 
     Yields:
-        Each clip as soon as its last frame is decoded. A video shorter than a clip yields nothing
-        unless ``window.short`` says otherwise.
+        Each clip as soon as its last frame is decoded, without those whose frames are not all of
+        one intact stretch (see :attr:`c3d_client.video.decode.Frame.stretch`). A video shorter than
+        a clip yields nothing unless ``window.short`` says otherwise.
     """
     window = window or ClipWindow()
     require_several(frames, "frames", each="frames, such as decode_frames(path) yields")
@@ -185,19 +195,31 @@ def iter_clips(frames: Iterable[Frame], window: ClipWindow | None = None) -> Ite
         yield Clip(batch.start_frames[0], start_s, end_s, batch.pixels[0])
 
 
-def iter_batches(frames: Iterable[Frame], window: ClipWindow, *, size: int) -> Iterator[ClipBatch]:
+def iter_batches(
+    frames: Iterable[Frame],
+    window: ClipWindow,
+    *,
+    size: int,
+    on_left_out: Callable[[], None] | None = None,
+) -> Iterator[ClipBatch]:
     """Cut a stream of frames into batches of so many clips; the last batch may have fewer.
 
     Args:
         frames: consecutive frames, already at the rate ``window.fps``: see :func:`resample`.
         window: how to cut.
         size: clips in a batch.
+        on_left_out: called for each clip that is left out because its frames are not all of one
+            intact stretch.
     """
     pixels = np.empty((size, *CLIP_SHAPE), np.uint8)
     clips: list[list[_PreparedFrame]] = []
     for clip in _clips(frames, window):
+        if clip[0].stretch == DAMAGED or any(frame.stretch != clip[0].stretch for frame in clip):
+            if on_left_out is not None:
+                on_left_out()
+            continue
         for index, frame in enumerate(clip):
-            assert frame.pixels is not None  # the frames of clips are always prepared
+            assert frame.pixels is not None  # the intact frames of clips are always prepared
             pixels[len(clips), index] = frame.pixels
         clips.append(clip)
         if len(clips) == size:
@@ -215,6 +237,7 @@ class _PreparedFrame(NamedTuple):
     number: int
     start_s: float
     end_s: float
+    stretch: int
     pixels: npt.NDArray[np.uint8] | None
 
 
@@ -235,13 +258,13 @@ def _clips(frames: Iterable[Frame], window: ClipWindow) -> Iterator[list[_Prepar
     picture = pixels = None
     count = 0
     for frame in frames:
-        if not is_used[frame.index % stride]:
+        if not is_used[frame.index % stride] or frame.stretch == DAMAGED:
             pixels = None
         elif pixels is None or frame.picture is not picture:  # resampling repeats pictures
             pixels = frame.picture.prepared(window.resize)
         picture = frame.picture
         end_s = frame.time_s + frame.duration_s
-        latest.append(_PreparedFrame(frame.index, frame.time_s, end_s, pixels))
+        latest.append(_PreparedFrame(frame.index, frame.time_s, end_s, frame.stretch, pixels))
         count = frame.index + 1
         first = count - span
         if first >= 0 and first % stride == 0:
@@ -273,7 +296,8 @@ def resample(frames: Iterable[Frame], *, fps: float | Fraction) -> Iterator[Fram
         fps: frames a second, from 0.01 to 1000; ``Fraction(30000, 1001)`` is exactly NTSC's rate.
 
     Returns:
-        Frames counted from 0, with time k/fps and duration 1/fps, each as soon as it is known. Each
+        Frames counted from 0, with time k/fps and duration 1/fps, each as soon as it is known. A
+        frame after the end of an intact stretch is marked as damaged. Each
         time is computed from k by one division, so that no error adds up over hours. Repeated
         frames share one picture, and dropped frames are never converted to pixels.
 
@@ -296,22 +320,25 @@ def _check_fps(fps: float | Fraction) -> None:
 def _resampled(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
     numerator, denominator = rate.numerator, rate.denominator
     interval_s = denominator / numerator
-    index, time_s = 0, 0.0
+    index, time_s, end_s = 0, 0.0, 0.0
     shown: Frame | None = None
     for frame in frames:
         if shown is not None:
             _check_gap(shown, frame.time_s)
             while time_s + _STAMP_ERROR_S < frame.time_s:
-                yield Frame(index, time_s, interval_s, shown.picture)
+                stretch = shown.stretch
+                if stretch != frame.stretch and time_s + _STAMP_ERROR_S > end_s:
+                    stretch = DAMAGED  # the picture for this time is missing
+                yield Frame(index, time_s, interval_s, shown.picture, stretch)
                 index += 1
                 time_s = index * denominator / numerator
-        shown = frame
+        shown, end_s = frame, frame.time_s + frame.duration_s
     if shown is not None:
         _check_gap(shown, shown.time_s + shown.duration_s)
         end_s = shown.time_s + shown.duration_s - _STAMP_ERROR_S
         # The first frame is in the result even where the video is shorter than a millisecond.
         while not index or time_s < end_s:
-            yield Frame(index, time_s, interval_s, shown.picture)
+            yield Frame(index, time_s, interval_s, shown.picture, shown.stretch)
             index += 1
             time_s = index * denominator / numerator
 

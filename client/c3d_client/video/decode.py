@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Flag
 from io import RawIOBase
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import av
 import av.error
@@ -26,7 +26,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from c3d_client.core.arguments import path_text
-from c3d_client.core.errors import VideoDecodeError, VideoUnreadableError
+from c3d_client.core.errors import UsageError, VideoDecodeError, VideoUnreadableError
 from c3d_client.core.file_kinds import (
     START_BYTES,
     FileKind,
@@ -36,6 +36,8 @@ from c3d_client.core.file_kinds import (
 )
 from c3d_client.core.uri import Uri
 from c3d_client.video.containers import EndCheck
+from c3d_client.video.damage import DAMAGE_POLICIES, Accounts, Decoder, Sent, stretches
+from c3d_client.video.damage import reason_of as _reason
 from c3d_client.video.frame import Picture
 from c3d_client.video.orientation import OrientationMessages
 from c3d_client.video.sources import open_source
@@ -71,12 +73,16 @@ class Frame:
         time_s: presentation time in seconds from the first frame shown; never decreases.
         duration_s: how long the frame is shown, in seconds: until the next frame.
         picture: the decoded picture; its pixels are converted when they are requested.
+        stretch: number of the intact stretch of the video that the frame is in, from 0. There is
+            more than one only with ``damage="skip"``: damage separates stretches. -1 for a frame
+            between damage and the next keyframe, whose pixels may be wrong.
     """
 
     index: int
     time_s: float
     duration_s: float
     picture: Picture
+    stretch: int = 0
 
     @classmethod
     def from_pixels(
@@ -100,7 +106,11 @@ def decoder_versions() -> dict[str, str]:
 
 
 def decode_frames(
-    source: str | os.PathLike[str] | BinaryIO, *, threads: int = 0, stream: int | None = None
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    threads: int = 0,
+    stream: int | None = None,
+    damage: str = "error",
 ) -> Iterator[Frame]:
     """Decode a video stream of a source, one frame at a time.
 
@@ -109,16 +119,22 @@ def decode_frames(
 
     Frames that an edit list cuts out are left out, and a display matrix turns the others.
     Interlaced frames contain both fields, as with OpenCV and Caffe's tool. Where the frame size
-    changes within the video, later frames have the new size.
+    changes within the video, later frames have the new size. A video that begins between keyframes
+    begins at the first picture that can be decoded.
 
     Args:
         source: a path, a URL as :mod:`c3d_client.video.sources` opens it, or a binary file open for
             reading, which stays open.
         threads: decoder threads; 0 for as many as there are cores, 1 where several videos are
             decoded at the same time. With one thread, damage in H.264 is detected alike each time;
-            with more, libavcodec loses a few of its marks of damage in a race.
+            with more, libavcodec loses a few of its marks of damage in a race. Codecs whose damage
+            FFmpeg only logs, such as MJPEG and FFV1, are decoded with one thread.
         stream: the index of the stream among all streams of the file, as ffprobe counts them; None
             to choose one.
+        damage: what is done with a video in which pictures are damaged or missing: ``error``; or
+            ``skip``, which marks the frames from the damage to the next keyframe (see
+            :attr:`Frame.stretch`) and decodes with one thread. A video that ends early is an error
+            with both.
 
     Yields:
         Frames with pixels uint8 ``[height, width, 3]`` RGB, at the file's own frame rate.
@@ -127,9 +143,12 @@ def decode_frames(
         VideoUnreadableError: the source does not exist, or cannot be read to its end.
         VideoDecodeError: the source is not a video, has no video stream, is damaged, or ends before
             its recorded duration. Frames before the damage have been yielded by then: treat the
-            whole video as failed.
+            whole video as failed. The rest is decoded to say how many pictures are damaged.
+        UsageError: ``damage`` has another value.
     """
-    return decode_source(source, threads=threads, stream=stream)
+    if damage not in DAMAGE_POLICIES:
+        raise UsageError(f"damage is {damage!r}; give one of {', '.join(DAMAGE_POLICIES)}")
+    return decode_source(source, threads=threads, stream=stream, damage=damage)
 
 
 def decode_source(
@@ -139,6 +158,8 @@ def decode_source(
     size: int | None = None,
     stream: int | None = None,
     on_stream: Callable[[int], None] | None = None,
+    damage: str = "error",
+    accounts: Accounts | None = None,
 ) -> Iterator[Frame]:
     """Decode a source as :func:`decode_frames` does.
 
@@ -149,6 +170,8 @@ def decode_source(
             :func:`c3d_client.video.sources.open_source`.
         stream: as in :func:`decode_frames`.
         on_stream: called with the index of the stream before the first frame.
+        damage: as in :func:`decode_frames`.
+        accounts: new accounts, which are complete when the frames end.
     """
     container: InputContainer | None = None
     chosen: VideoStream | None = None
@@ -171,10 +194,10 @@ def decode_source(
             chosen, packets = choose_stream(container, name=name, index=stream)
             if on_stream is not None:
                 on_stream(chosen.index)
-            # Frame threads: the decoder may use every core. Order and pixels stay the same.
-            chosen.thread_type = "AUTO"
-            chosen.codec_context.thread_count = threads
-            for frame in _frames(container, chosen, name, packets, check):
+            accounts = Accounts() if accounts is None else accounts
+            decoder = Decoder(chosen, accounts, threads=threads, skip=damage == "skip")
+            reading = _Reading(container, chosen, packets, name, check)
+            for frame in _frames(reading, decoder, accounts):
                 has_frames = True
                 yield frame
         except VideoDecodeError as error:
@@ -321,27 +344,34 @@ def _open(file: object, name: str) -> InputContainer:
 
 @dataclass
 class _Reading:
-    """The state of reading packets.
+    """An opened video, and the state of reading its packets.
 
     Args:
+        container: the opened container.
+        stream: the stream that is decoded.
+        packets: all packets of the container, in its order.
+        name: of the video, for error messages.
+        check: of the container's sizes and end marks.
         is_cut: whether the last packet is incomplete.
         ends: stream index -> end of the stream so far, in the stream's time base.
     """
 
+    container: InputContainer
+    stream: VideoStream
+    packets: Iterable[Packet[Stream]]
+    name: str
+    check: EndCheck
     is_cut: bool = False
     ends: dict[int, int] = field(default_factory=dict)
 
 
 def _decode(
-    packets: Iterable[Packet[Stream]],
-    stream: VideoStream,
-    reading: _Reading,
-    messages: OrientationMessages,
+    reading: _Reading, decoder: Decoder, messages: OrientationMessages
 ) -> Iterator[av.VideoFrame]:
-    video_index, decode, ends = stream.index, stream.codec_context.decode, reading.ends
+    video_index, decode, ends = reading.stream.index, decoder.decode, reading.ends
     # All streams are read, though one is decoded: an audio track may be longer than the video
     # stream, and only the end of all streams shows whether the file was cut short.
-    for packet in packets:
+    for packet in reading.packets:
         # An empty packet means the video's end to a decoder; PyAV sends one for each stream.
         if not packet.size:
             continue
@@ -359,49 +389,111 @@ def _decode(
     yield from decode(None)
 
 
-def _frames(
-    container: InputContainer,
-    stream: VideoStream,
-    name: str,
-    packets: Iterable[Packet[Stream]],
-    check: EndCheck,
-) -> Iterator[Frame]:
-    clock = Clock(stream, jumps=bool(container.format.flags & _bit(FormatFlags.ts_discont)))
-    messages = OrientationMessages(stream.codec_context)
-    display = Display(name, messages)
-    reading = _Reading()
+class _Decoded(NamedTuple):
+    """A decoded picture and its time.
+
+    Args:
+        sent: its packet.
+        is_key: whether pictures from this one on do not depend on earlier ones.
+        position: counted from 0 in order of presentation.
+        time_s: when it is shown.
+        own_s: how long it is shown, in seconds, as far as its packet says.
+        picture: the picture.
+    """
+
+    sent: Sent
+    is_key: bool
+    position: int
+    time_s: float
+    own_s: float
+    picture: Picture
+
+
+def _pictures(
+    frames: Iterator[av.VideoFrame],
+    *,
+    decoder: Decoder,
+    accounts: Accounts,
+    clock: Clock,
+    display: Display,
+) -> Iterator[_Decoded]:
     index = 0
-    time_s = 0.0
-    picture: Picture | None = None
+    for frame in frames:
+        sent = accounts.receive(frame, decoder.name)
+        if sent is None:
+            continue
+        time_s = clock.time_s(frame)
+        accounts.add_picture(frame, sent, index=index, time_s=time_s)
+        is_key = decoder.is_key(frame, sent)
+        own_s = clock.last_duration_s()
+        yield _Decoded(sent, is_key, index, time_s, own_s, display.picture(frame))
+        index += 1
+    accounts.finish()
+
+
+def _intact(pictures: Iterator[_Decoded], accounts: Accounts) -> Iterator[tuple[_Decoded, int]]:
+    """Yield the pictures before the damage; the others are decoded, so that they are counted."""
+    for picture in pictures:
+        if not accounts.is_certain:
+            yield picture, 0
+
+
+def _frames(reading: _Reading, decoder: Decoder, accounts: Accounts) -> Iterator[Frame]:
+    container, name = reading.container, reading.name
+    jumps = bool(container.format.flags & _bit(FormatFlags.ts_discont))
+    messages = OrientationMessages(reading.stream.codec_context)
+    pictures = _pictures(
+        _decode(reading, decoder, messages),
+        decoder=decoder,
+        accounts=accounts,
+        clock=Clock(reading.stream, jumps=jumps),
+        display=Display(name, messages),
+    )
+    last: _Decoded | None = None
+    stretch = 0
     try:
-        for frame in _decode(packets, stream, reading, messages):
-            # Set where libavcodec concealed damage with other pixels; ffmpeg -xerror fails too.
-            if frame.is_corrupt:
-                raise ValueError(f"frame {index} cannot be decoded whole")
-            next_s = clock.time_s(frame)
-            if picture is not None:
-                yield Frame(index - 1, time_s, next_s - time_s, picture)
-            picture = display.picture(frame)
-            time_s = next_s
-            index += 1
+        parts = stretches if decoder.skips else _intact
+        for picture, next_stretch in parts(pictures, accounts):
+            if last is not None:
+                duration_s = picture.time_s - last.time_s
+                if next_stretch != stretch:  # the time of missing pictures is not this one's
+                    duration_s = min(duration_s, last.own_s)
+                yield Frame(last.position, last.time_s, duration_s, last.picture, stretch)
+            last, stretch = picture, next_stretch
     except (av.error.FFmpegError, OSError, ValueError) as error:
         what = "is cut short" if reading.is_cut else "is damaged"
         kind = VideoDecodeError
         if _is_read_error(error):
             what, kind = "cannot be read to its end", VideoUnreadableError
+        frames, time_s = _end(last)
         raise kind(
             name,
-            f"{what}: decoding stopped after {index} frames, at {time_s:.2f} s ({_reason(error)})",
+            f"{what}: decoding stopped after {frames} frames, at {time_s:.2f} s ({_reason(error)})",
         ) from error
     if reading.is_cut:
+        frames, time_s = _end(last)
         raise VideoDecodeError(
             name,
-            f"is cut short: its last packet is incomplete, after {index} frames, at {time_s:.2f} s",
+            f"is cut short: its last packet is incomplete, after {frames} frames, at {time_s:.2f} "
+            "s",
         )
-    _check_end(container, stream, name, ends=reading.ends, check=check)
-    if picture is None:
-        raise VideoDecodeError(name, "holds no frame that can be shown")
-    yield Frame(index - 1, time_s, clock.last_duration_s(), picture)
+    _check_end(reading)
+    if accounts.summary and (last is None or not decoder.skips):
+        frames, time_s = accounts.after or (0, 0.0)
+        reasons = "; ".join(text for text in (accounts.reason, accounts.summary) if text)
+        raise VideoDecodeError(
+            name,
+            f"is damaged: decoding stopped after {frames} frames, at {time_s:.2f} s ({reasons})",
+        )
+    if last is None:
+        why = f": {accounts.left_out} pictures, and no keyframe" if accounts.left_out else ""
+        raise VideoDecodeError(name, f"holds no frame that can be shown{why}")
+    yield Frame(last.position, last.time_s, last.own_s, last.picture, stretch)
+
+
+def _end(last: _Decoded | None) -> tuple[int, float]:
+    """Return the number of frames up to a picture, and its time in seconds."""
+    return (0, 0.0) if last is None else (last.position + 1, last.time_s)
 
 
 def _check_cut(check: EndCheck, name: str) -> None:
@@ -409,32 +501,26 @@ def _check_cut(check: EndCheck, name: str) -> None:
         raise VideoDecodeError(name, f"is cut short: {check.ending.cut}")
 
 
-def _check_end(
-    container: InputContainer,
-    stream: VideoStream,
-    name: str,
-    *,
-    ends: dict[int, int],
-    check: EndCheck,
-) -> None:
+def _check_end(reading: _Reading) -> None:
     """Compare the end of the packets with what the container records.
 
     Sizes and end marks decide. Only where they show nothing, the duration does.
     """
-    _check_cut(check, name)  # a remote file may show it only now
+    container, stream, check = reading.container, reading.stream, reading.check
+    _check_cut(check, reading.name)  # a remote file may show it only now
     estimates = _bit(FormatFlags.no_timestamps) | _bit(FormatFlags.ts_discont)
     is_estimate = container.format.flags & estimates
     if check.ending.is_whole or container.duration is None or is_estimate:
         return
     recorded_s = container.duration / av.time_base
     bases = [stream.time_base or 0 for stream in container.streams]
-    end_s = max((float(end * bases[index]) for index, end in ends.items()), default=0.0)
+    end_s = max((float(end * bases[index]) for index, end in reading.ends.items()), default=0.0)
     # Matroska counts its duration from 0, other formats from the start of the first stream.
     end_s -= min(0, container.start_time or 0) / av.time_base
     frames_s = float(_SLACK_FRAMES / stream.average_rate) if stream.average_rate else 0.0
     if end_s < recorded_s - max(_DURATION_SLACK_S, frames_s):
         raise VideoDecodeError(
-            name, f"is cut short: it says {recorded_s:.2f} s and ends at {end_s:.2f} s"
+            reading.name, f"is cut short: it says {recorded_s:.2f} s and ends at {end_s:.2f} s"
         )
 
 
@@ -445,8 +531,3 @@ def _bit(flag: Flag) -> int:
 def _is_read_error(error: BaseException) -> bool:
     """Whether an error comes from Python reading the file, and not from FFmpeg."""
     return isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
-
-
-def _reason(error: BaseException) -> str:
-    """Return FFmpeg's message without its error number and function name."""
-    return str(getattr(error, "strerror", None) or error)

@@ -283,7 +283,7 @@ def readme(card: Card, *, name: str) -> str:
         what=_WHAT[card.answer],
         of_clip=_OF_CLIP[card.answer],
         clip_files="" if card.clip_rows else " (this dataset stores none)",
-        meaning="\n".join(f"- {line}." for line in _meaning(provenance.clips)),
+        meaning="\n".join(f"- {line}." for line in _meaning(provenance)),
         weights=_weights(provenance.weights),
         precision=provenance.model.get("precision"),
         digest=card.provenance_digest,
@@ -304,7 +304,8 @@ def _configs(card: Card) -> str:
     return "\n".join(f"- config_name: {name}\n  data_files: {files}" for name, files in parts)
 
 
-def _meaning(clips: Mapping[str, Any]) -> list[str]:
+def _meaning(provenance: Provenance) -> list[str]:
+    clips = provenance.clips
     step, fps = clips.get("frame_step"), clips.get("fps")
     rate = f"sampled at {fps:g} frames per second" if fps else "each frame of the file"
     steps = "consecutive frames" if step == 1 else f"one frame in {step}"
@@ -315,6 +316,11 @@ def _meaning(clips: Mapping[str, Any]) -> list[str]:
         "`start_s` and `end_s` are seconds of presentation time from the video's first frame",
         f"The end: {_TAIL.get(str(clips.get('tail')), clips.get('tail'))}",
         f"Short ones: {_SHORT.get(str(clips.get('short')), clips.get('short'))}",
+        *(
+            ["Damaged ones: clips that touch damaged pictures are left out"]
+            if provenance.get("damage") == "skip"
+            else []
+        ),
     ]
 
 

@@ -50,6 +50,7 @@ class DatasetRow:
             classes.
         probabilities: float32 ``[classes]`` with the sum 1; None where the video is not ok, or the
             answer is features.
+        clips_left_out: number of clips that touch damaged pictures; None unless the run skips them.
     """
 
     video_id: str
@@ -74,6 +75,7 @@ class DatasetRow:
     top_probability: float | None
     feature: npt.NDArray[np.float32] | None = None
     probabilities: npt.NDArray[np.float32] | None = None
+    clips_left_out: int | None = None
 
 
 _COLUMNS = [column.name for column in fields(DatasetRow) if column.name not in NUMBERS.values()]

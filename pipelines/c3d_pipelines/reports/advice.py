@@ -151,4 +151,6 @@ def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
     exact = PREPROCESSING["resize"]
     if summary.provenance.preprocessing.get("resize", exact) != exact:
         arguments += ["--resize", "fast"]
+    if summary.provenance.get("damage", "error") != "error":
+        arguments += ["--damage", str(summary.provenance["damage"])]
     return shlex.join([*arguments, *more])

@@ -57,6 +57,8 @@ VIDEO_FIELDS = (
     pa.field("queue_s", pa.float64()),
     pa.field("compute_s", pa.float64()),
     pa.field("first_clip_row", pa.int64()),  # in the shard's file of clips; null without one
+    # Clips that touch damaged pictures; null unless the run skips damage.
+    pa.field("clips_left_out", pa.int64()),
 )
 CLIP_FIELDS = (
     pa.field("video_id", pa.string(), nullable=False),

@@ -140,6 +140,7 @@ class ShardWriter:
             **{name: video[name] for name in ("fps", "duration_s", "width", "height")},
             "interlaced": video["interlaced"],
             "first_clip_row": None if self._clips is None else self.clips,
+            "clips_left_out": video.get("clips_left_out"),
             **timings,
         }
         if isinstance(result, VideoFeatures):
