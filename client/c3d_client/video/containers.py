@@ -29,16 +29,19 @@ class Ending:
     Attributes:
         cut: what was expected and what is there, for the message; empty where nothing is missing.
         is_whole: whether the file records a size or an end mark and reaches it.
+        is_live: whether it is a recording whose sizes and durations were never written.
     """
 
     cut: str = ""
     is_whole: bool = False
+    is_live: bool = False
 
 
 _Scan = Generator[tuple[int, int], bytes, Ending]
 
 _UNKNOWN = Ending()
 _WHOLE = Ending(is_whole=True)
+_LIVE = Ending(is_live=True)
 
 _HEAD_BYTES = 1024
 # Most pieces that a container function looks at: 24 hours of fragments of 0.2 s are 860,000. It
@@ -248,7 +251,8 @@ def _avi(size: int) -> _Scan:
             return _WHOLE if size < 1 << 32 else _UNKNOWN
         length = _u32le(head, 4)
         if length in _NO_SIZES:
-            return _UNKNOWN
+            # Without a frame count, the durations are placeholders too: FFmpeg writes the longest.
+            return _UNKNOWN if frames else _LIVE
         end = at + 8 + length
         if end > size:
             break

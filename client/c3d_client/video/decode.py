@@ -510,7 +510,8 @@ def _check_end(reading: _Reading) -> None:
     _check_cut(check, reading.name)  # a remote file may show it only now
     estimates = _bit(FormatFlags.no_timestamps) | _bit(FormatFlags.ts_discont)
     is_estimate = container.format.flags & estimates
-    if check.ending.is_whole or container.duration is None or is_estimate:
+    says_nothing = check.ending.is_whole or check.ending.is_live or is_estimate
+    if says_nothing or container.duration is None:
         return
     recorded_s = container.duration / av.time_base
     bases = [stream.time_base or 0 for stream in container.streams]
