@@ -125,7 +125,7 @@ def test_one_message_turns_all_frames(tmp_path, codec, name, orientation):
 
 @pytest.mark.parametrize("threads", [0, 1])
 @pytest.mark.parametrize(("codec", "name"), CONTAINERS)
-def test_message_holds_until_the_next_one_also_if_that_says_upright(tmp_path, codec, name, threads):
+def test_message_holds_until_the_next_one_also_an_upright_one(tmp_path, codec, name, threads):
     order = {3: LEFT, 6: UPRIGHT, 9: DOWN, 10: MIRRORED, 13: UPRIGHT, 15: FLIPPED, 17: UPRIGHT}
     units = {number: message(codec, orientation) for number, orientation in order.items()}
     turned = write_turned(tmp_path / f"turned-{name}", codec, units)

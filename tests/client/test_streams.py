@@ -105,7 +105,7 @@ class TestChoice:
 
     @pytest.mark.parametrize("name", ["a.ts", "a.avi", "a.wmv", "a.mkv"])
     def test_larger_pictures_decide_between_equal_streams(self, tmp_path, name):
-        # Among equals in size the first is decoded, as ever.
+        # Among equals in size the first is decoded.
         assert chosen(write_streams(tmp_path / name, SMALL, MOVING, SMALL)) == (30, (176, 144))
         longer = {**SMALL, "frames": 40}
         assert chosen(write_streams(tmp_path / name, SMALL, longer))[0] == 30
@@ -230,7 +230,7 @@ class TestIndex:
             f"{path}: {problem}; its video streams are: 0 (mpeg4 176x144), 2 (mjpeg 320x240, cover)"
         )
 
-    def test_file_without_video_says_so(self, tmp_path):
+    def test_file_without_video_is_an_error(self, tmp_path):
         path = write_sound(tmp_path / "a.m4a")
         with pytest.raises(VideoDecodeError, match="of type audio; its video streams are: none"):
             list(decode_frames(path, stream=0))

@@ -883,7 +883,7 @@ def _packed(packets: list[av.Packet]) -> list[av.Packet]:
 
 
 def _not_coded(packets: list[av.Packet]) -> list[av.Packet]:
-    """Replace every fourth MPEG-4 picture by one that says that it is not coded."""
+    """Replace every fourth MPEG-4 picture by one that is marked as not coded."""
     return [
         _changed(packet, b"\0\0\1\xb6\x50\xcf") if number % 4 == 2 else packet
         for number, packet in enumerate(packets)

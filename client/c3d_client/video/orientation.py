@@ -1,6 +1,6 @@
 """Display orientation messages in the packets of H.264 and HEVC.
 
-libavcodec gives the picture of a message a display matrix, but none where the message says that the
+libavcodec gives the picture of a message a display matrix, but none where the message is that the
 picture is upright, and the pictures that follow have none either. A message holds until the next
 one, so a video that is turned back needs the messages that libavcodec drops. And PyAV makes a cycle
 of references of each frame whose matrix is read: only the angle can be read from every frame.
@@ -62,7 +62,7 @@ class OrientationMessages:
             packet.update(bytes(changed))
 
     def orientation(self, angle: int) -> tuple[int, bool] | None:
-        """Return what the message of a frame says; None where the angle is of no message.
+        """Return the message of a frame; None where the angle is of no message.
 
         Args:
             angle: the frame's ``rotation``, degrees counter-clockwise.

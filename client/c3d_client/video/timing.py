@@ -85,7 +85,7 @@ class Display:
 
     An orientation holds until the next one: the matrix of a container comes with every frame, that
     of a message in H.264 or HEVC with one. Where a file has both, libavcodec decides which a frame
-    gets; after a message, frames without one are turned as the message says.
+    gets; after a message, frames without one are turned as that message requires.
 
     Args:
         name: of the video, for error messages.
