@@ -29,7 +29,7 @@ class Ending:
     Attributes:
         cut: what was expected and what is there, for the message; empty where nothing is missing.
         is_whole: whether the file records a size or an end mark and reaches it.
-        is_live: whether it is a recording whose sizes and durations were never written.
+        is_live: whether it is a recording whose sizes and duration were never written.
     """
 
     cut: str = ""
@@ -700,8 +700,10 @@ def _realmedia(size: int) -> _Scan:
         kind, length = head[:4], _u32(head, 4)
         if kind not in (b".RMF", b"PROP", b"MDPR", b"CONT", b"DATA", b"INDX", b"RMMD"):
             break
-        if kind == b"DATA" and (length < 18 or not _u32(head, 10)):
-            return _UNKNOWN  # a live recording
+        if kind == b"DATA" and not _u32(head, 10):
+            return _LIVE
+        if kind == b"DATA" and length < 18:
+            return _UNKNOWN
         if length < 8:
             return _UNKNOWN
         if at + length > size:
@@ -714,7 +716,7 @@ def _realmedia(size: int) -> _Scan:
     return _WHOLE if has_data else _UNKNOWN
 
 
-# IVF: a header with the number of frames, which live recordings leave out, and a size a frame.
+# IVF: a header with the length of the video, which live recordings leave out, and a size a frame.
 
 
 def _ivf(size: int) -> _Scan:
@@ -723,6 +725,7 @@ def _ivf(size: int) -> _Scan:
     at = int.from_bytes(head[6:8], "little")
     if at < 32:
         return _UNKNOWN
+    is_live = _u32le(head, 24) in _NO_SIZES
     frames = 0
     while at < size:
         head = yield at, 12
@@ -730,7 +733,7 @@ def _ivf(size: int) -> _Scan:
         if len(head) < 12 or at > size:
             return _unfinished(f"within frame {frames}", size)
         frames += 1
-    return _UNKNOWN
+    return _LIVE if is_live else _UNKNOWN
 
 
 # MXF: partitions; each names the offset of the last one, the footer, once that is known.
