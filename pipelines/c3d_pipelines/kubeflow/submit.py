@@ -26,6 +26,7 @@ from c3d_pipelines.parameters import CONFIGURED
 
 EXPERIMENT = "c3d"
 ASK = "ask"
+_SERVER_PATIENCE_S = 5.0  # as `c3d status` waits
 MAX_PARAMETER_BYTES = 10_000  # the backend's own limit
 _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _FOLDERS = ("videos", "out", "store")  # parameters that name a folder or bucket
@@ -366,7 +367,10 @@ def served_model(arguments: Mapping[str, Any]) -> str:
     if server == CONFIGURED:
         raise UsageError("model_digest is 'ask' and no server is named; give server=HOST:PORT")
     model = {name: arguments[name] for name in ("model", "model_version") if name in arguments}
-    with JobSettings(out=os.devnull, run=ASK, server=server, **model).client() as client:
+    settings = JobSettings(
+        out=os.devnull, run=ASK, server=server, patience_s=_SERVER_PATIENCE_S, **model
+    )
+    with settings.client() as client:
         return digest_of_model(Provenance(client.provenance()))
 
 
