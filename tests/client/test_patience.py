@@ -213,7 +213,7 @@ class TestTogether:
                 outcomes_of_all = c3d.extract_many(sorted(videos.iterdir()), workers=workers)
                 with pytest.raises(ServingUnavailable):
                     outcomes.extend(outcomes_of_all)
-                assert 2.0 <= time.monotonic() - began < 3.7, workers
+                assert 2.0 <= time.monotonic() - began < 5.5, workers
             assert [type(outcome.error) for outcome in outcomes] == [ServingUnavailable] * 3
 
     def test_videos_wait_for_a_server_that_comes_back(self, fake_serving, videos, brisk):
@@ -252,15 +252,15 @@ class TestTogether:
         self, connect, fake_serving, brisk
     ):
         server = fake_serving()
-        client = connect(server.target, patience_s=0.6)
+        client = connect(server.target, patience_s=1.5)
         client.predict(FC6_FEATURES, clips_of(0))
         server.stop()
         first_s, _ = seconds(client.predict, FC6_FEATURES, clips_of(0))
         assert client.patience.is_over
         next_s, _ = seconds(client.predict, FC6_FEATURES, clips_of(0))
-        assert next_s < 0.5 < first_s
+        assert next_s < 1.4 < first_s
         fake_serving(port=server.port)
-        time.sleep(0.7)  # nothing is known about this time
+        time.sleep(1.6)  # nothing is known about this time
         client.predict(FC6_FEATURES, clips_of(0))
         assert not client.patience.is_over
 

@@ -188,8 +188,8 @@ def decode_source(
             name, opened = str(getattr(source, "name", "stream")), source
         stack.enter_context(_unchanged(opened, name))
         check = EndCheck(opened)
-        _check_cut(check, name)
         try:
+            _check_cut(check, name)
             container = stack.enter_context(_open(opened, name))
             chosen, packets = choose_stream(container, name=name, index=stream)
             if on_stream is not None:
@@ -203,7 +203,8 @@ def decode_source(
         except VideoDecodeError as error:
             if stream is not None and container is not None and chosen is None:
                 raise  # the error is about the index
-            explained = _explained(error, opened, container, chosen, has_frames=has_frames)
+            is_video = has_frames or bool(check.ending.cut)
+            explained = _explained(error, opened, container, chosen, is_video=is_video)
             if explained is None:
                 raise
             raise explained from error
@@ -215,7 +216,7 @@ def _explained(
     container: InputContainer | None,
     stream: VideoStream | None,
     *,
-    has_frames: bool,
+    is_video: bool,
 ) -> VideoDecodeError | None:
     """Return the error of a file that is no video, with words for what the file is.
 
@@ -224,27 +225,27 @@ def _explained(
         file: the open file, or an address that FFmpeg opened itself.
         container: None where FFmpeg could not open the file.
         stream: None where the file has no video stream.
-        has_frames: whether frames were decoded.
+        is_video: whether frames were decoded, or the sizes of a video were read.
 
     Returns:
         An error of the same type; None where the file's first bytes do not explain the error.
     """
     if isinstance(error, VideoUnreadableError):
         return None
-    kind = file_kind(_start(file, has_frames=has_frames), name=error.source)
+    kind = file_kind(_start(file, is_video=is_video), name=error.source)
     if kind is None and stream is None and container is not None and container.streams.audio:
         kind = FileKind("an audio file", "give the {wanted} itself")
     if kind is None:
         return None
     reason = error.reason
-    if container is None:
-        if kind.name == "text" and reason == "is text, not a video":
-            return None
-        reason = "cannot be opened as a video"  # without FFmpeg's "Invalid data found"
-    elif has_frames:
+    if is_video:
         # The first bytes say nothing about damage further back.
         if kind.group is not Group.HIDDEN:
             return None
+    elif container is None:
+        if kind.name == "text" and reason == "is text, not a video":
+            return None
+        reason = "cannot be opened as a video"  # without FFmpeg's "Invalid data found"
     elif stream is not None:
         if kind.group is Group.PICTURE:
             return None
@@ -252,12 +253,12 @@ def _explained(
     return type(error)(error.source, f"{reason}: {kind.text('video')}")
 
 
-def _start(file: object, *, has_frames: bool) -> bytes:
+def _start(file: object, *, is_video: bool) -> bytes:
     """Return the first bytes of an open file; none where they would have to be fetched again."""
     if isinstance(file, io.IOBase):
         with suppress(OSError, ValueError):
             return bytes(read_start(cast(BinaryIO, file)))
-    elif isinstance(file, RemoteFile) and not has_frames:
+    elif isinstance(file, RemoteFile) and not is_video:
         file.seek(0)
         return file.read(START_BYTES)
     return b""
