@@ -3,6 +3,7 @@
 import re
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import av.logging
@@ -13,7 +14,7 @@ from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.core.provenance import Provenance
 from c3d_client.job import ExtractJob
 from c3d_client.video.clips import resample
-from c3d_client.video.damage import DAMAGED, Accounts, _Units
+from c3d_client.video.damage import DAMAGED, Accounts, _Units, marked
 from c3d_client.video.decode import Frame, decode_frames, decode_source
 from c3d_client.video.h264 import PictureNumbers
 from c3d_client.video.sources import expand
@@ -522,6 +523,23 @@ class TestTransportStreams:
             assert sum(packet.is_corrupt for packet in packets_of(path)) > FRAMES // 2
             assert_sound(path, FRAMES, codec)
 
+    def test_marks_of_other_containers(self):
+        """Their packets bear their own marks; the caller decides about the last one."""
+        for kinds, expected in (
+            ("K..!..K", [3]),  # K for a keyframe, ! for a mark
+            ("K..!K..", []),
+            ("K.!!K..", [2]),
+            ("K....!", []),
+            ("!!!!!!", []),
+        ):
+            packets = [
+                SimpleNamespace(is_keyframe=kind == "K", is_corrupt=kind == "!", pos=None)
+                for kind in kinds
+            ]
+            found = list(marked(packets))
+            assert [packet for packet, _ in found] == packets, kinds
+            assert [number for number, (_, is_hit) in enumerate(found) if is_hit] == expected, kinds
+
 
 def reference_pictures(path):
     """Return the numbers of the packets of H.264 that others refer to, without keyframes."""
@@ -566,6 +584,27 @@ class TestAbsentPictures:
                     intact, damaged = outcome(path, damage="skip")
                     assert 1 <= damaged <= 28, case
                     assert 0 <= FRAMES - len(absent) - intact - damaged <= 1, case
+
+    def test_parameters_that_change_within_the_video(self, tmp_path):
+        """Pictures of the second part have numbers of another size, which FLV writes before it."""
+        parts = []
+        for references in (1, 16):
+            options = {"x264-params": f"{self.VARIANTS[0]}:ref={references}"}
+            path = write(tmp_path / f"{references}.flv", "libx264", options=options)
+            parts.append(path.read_bytes())
+        tags = bytearray()
+        at = 13  # after the header
+        while at < len(parts[1]):
+            size = 11 + int.from_bytes(parts[1][at + 1 : at + 4], "big") + 4
+            tag = bytearray(parts[1][at : at + size])
+            time_ms = int.from_bytes(tag[4:7], "big") + 40 * FRAMES
+            tag[4:7] = time_ms.to_bytes(3, "big")
+            tags += tag if tag[0] == 9 else b""
+            at += size
+        path = tmp_path / "joined.flv"
+        path.write_bytes(parts[0] + tags)
+        assert any(packet.has_sidedata("new_extradata") for packet in packets_of(path))
+        assert_sound(path, 2 * FRAMES, "flv")
 
     def test_gaps_before_keyframes_are_no_damage(self, tmp_path):
         """A part of another video, or of the same one, may begin there."""
