@@ -526,14 +526,15 @@ class TestTransportStreams:
     def test_marks_of_other_containers(self):
         """Their packets bear their own marks; the caller decides about the last one."""
         for kinds, expected in (
-            ("K..!..K", [3]),  # K for a keyframe, ! for a mark
+            ("K..!..K", [3]),  # K for a keyframe, ! for a mark, # for both
             ("K..!K..", []),
             ("K.!!K..", [2]),
+            ("K..!#..K", [3, 4]),  # a keyframe that is marked too
             ("K....!", []),
             ("!!!!!!", []),
         ):
             packets = [
-                SimpleNamespace(is_keyframe=kind == "K", is_corrupt=kind == "!", pos=None)
+                SimpleNamespace(is_keyframe=kind in "K#", is_corrupt=kind in "!#", pos=None)
                 for kind in kinds
             ]
             found = list(marked(packets))
@@ -588,7 +589,7 @@ class TestAbsentPictures:
     def test_parameters_that_change_within_the_video(self, tmp_path):
         """Pictures of the second part have numbers of another size, which FLV writes before it."""
         parts = []
-        for references in (1, 16):
+        for references in (16, 1):
             options = {"x264-params": f"{self.VARIANTS[0]}:ref={references}"}
             path = write(tmp_path / f"{references}.flv", "libx264", options=options)
             parts.append(path.read_bytes())
