@@ -676,6 +676,13 @@ class TestPictureNumbers:
         assert self.lost(self.numbers(), 14, 15, 0, 1, 1, 4, 5, 2) == [0, 0, 0, 0, 0, 2, 0, 2]
         assert self.lost(self.numbers(gaps="1"), 1, 2, 6, 9) == [0] * 4
 
+    def test_pictures_that_no_other_refers_to_do_not_advance_the_number(self):
+        numbers = self.numbers()
+        assert self.lost(numbers, 3) == [0]
+        other = self.unit(0x01, 0, 5, 0, "0100", "0" * 40)
+        assert numbers.absent(other, is_keyframe=False) == 0
+        assert self.lost(numbers, 5) == [1]
+
     def test_operations_that_set_the_number_to_0(self):
         assert self.lost(self.numbers(), 7, 8, (9, (5,)), 1, 2) == [0] * 5
         assert self.lost(self.numbers(), 7, 8, (9, (1, 4)), 1, 2) == [0, 0, 0, 1, 0]
