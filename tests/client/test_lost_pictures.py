@@ -3,6 +3,7 @@
 import re
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import av.logging
@@ -13,8 +14,9 @@ from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.core.provenance import Provenance
 from c3d_client.job import ExtractJob
 from c3d_client.video.clips import resample
-from c3d_client.video.damage import DAMAGED, Accounts
+from c3d_client.video.damage import DAMAGED, Accounts, _Units, marked
 from c3d_client.video.decode import Frame, decode_frames, decode_source
+from c3d_client.video.h264 import PictureNumbers
 from c3d_client.video.sources import expand
 from support.videos import (
     dropped,
@@ -450,6 +452,271 @@ class TestSoundVideos:
                 options=options, time_base=Fraction(1, 25), draw=moving_texture,
             )  # fmt: skip
             assert_sound(path, FRAMES, codec)
+
+
+class TestTransportStreams:
+    """Their counters show lost packets."""
+
+    CODECS = (
+        ("libx264", X264),
+        ("libx264", X264_OPEN),
+        ("libx265", X265),
+        ("mpeg2video", {"bf": "2"}),
+    )
+
+    @staticmethod
+    def packets(path, step):
+        """Return the packets, and the numbers of those of the video and of its pictures' starts."""
+        content = path.read_bytes()
+        packets = [content[at : at + step] for at in range(0, len(content), step)]
+        with av.open(str(path)) as container:
+            pid = container.streams.video[0].id
+        heads = [int.from_bytes(packet[step - 188 :][:4], "big") for packet in packets]
+        video = [number for number, head in enumerate(heads) if head >> 8 & 0x1FFF == pid]
+        return packets, video, [number for number in video if heads[number] >> 22 & 1]
+
+    def test_lost_packets_are_damage(self, tmp_path):
+        for codec, options in self.CODECS:
+            for suffix, step in (("ts", 188), ("m2ts", 192)):
+                case = f"{codec} {options} {suffix}"
+                sound = write(tmp_path / f"a.{suffix}", codec, options={"g": "12", **options})
+                packets, video, starts = self.packets(sound, step)
+                assert len(starts) == FRAMES, case
+                key = starts[keyframes(sound)[2]]
+                after = {number: video[video.index(number) + 1] for number in video[:-1]}
+                for name, lost in (
+                    ("the first picture", after[starts[0]]),
+                    ("a keyframe", after[key]),
+                    ("a keyframe's start", key),
+                    ("the picture after it", starts[keyframes(sound)[2] + 1]),
+                ):
+                    path = tmp_path / f"b.{suffix}"
+                    path.write_bytes(b"".join(packets[:lost] + packets[lost + 1 :]))
+                    for threads in (0, 1):
+                        message = outcome(path, threads=threads)
+                        assert str(message).startswith("is damaged"), f"{case} {name} {message}"
+                    intact = assert_intact_frames_are_right(sound, path, f"{case} {name}")
+                    assert intact >= FRAMES - 28, f"{case} {name}"
+
+    def test_joined_streams_are_sound(self, tmp_path):
+        """The counters begin again, which marks the last packet before."""
+        for codec, options in self.CODECS:
+            one = write(tmp_path / "a.ts", codec, options=options).read_bytes()
+            shorter = {name: text.replace("=12", "=8") for name, text in options.items()}
+            other = write(tmp_path / "b.ts", codec, options={"g": "8", **shorter}).read_bytes()
+            marked = 0
+            for parts in ((one, other), (other, one), (one, one, one)):
+                path = tmp_path / "c.ts"
+                path.write_bytes(b"".join(parts))
+                marked += sum(packet.is_corrupt for packet in packets_of(path))
+                assert_sound(path, FRAMES * len(parts), codec)
+            assert marked, codec
+
+    def test_counters_that_do_not_count_are_no_damage(self, tmp_path):
+        for codec, options in self.CODECS:
+            path = write(tmp_path / "a.ts", codec, options=options)
+            packets, video, _ = self.packets(path, 188)
+            for number in video:
+                packet = packets[number]
+                packets[number] = packet[:3] + bytes([packet[3] & 0xF0]) + packet[4:]
+            path.write_bytes(b"".join(packets))
+            assert sum(packet.is_corrupt for packet in packets_of(path)) > FRAMES // 2
+            assert_sound(path, FRAMES, codec)
+
+    def test_marks_of_other_containers(self):
+        """Their packets bear their own marks; the caller decides about the last one."""
+        for kinds, expected in (
+            ("K..!..K", [3]),  # K for a keyframe, ! for a mark, # for both
+            ("K..!K..", []),
+            ("K.!!K..", [2]),
+            ("K..!#..K", [3, 4]),  # a keyframe that is marked too
+            ("K....!", []),
+            ("!!!!!!", []),
+        ):
+            packets = [
+                SimpleNamespace(is_keyframe=kind in "K#", is_corrupt=kind in "!#", pos=None)
+                for kind in kinds
+            ]
+            found = list(marked(packets))
+            assert [packet for packet, _ in found] == packets, kinds
+            assert [number for number, (_, is_hit) in enumerate(found) if is_hit] == expected, kinds
+
+
+def reference_pictures(path):
+    """Return the numbers of the packets of H.264 that others refer to, without keyframes."""
+    found = []
+    for number, packet in enumerate(packets_of(path)):
+        units = _Units("h264", packet.stream.codec_context.extradata or b"")
+        content = bytes(packet)
+        slices = [content[at] for at in units._starts(content) if content[at] & 31 in (1, 5)]
+        if slices[0] >> 5 & 3 and not packet.is_keyframe:
+            found.append(number)
+    return found
+
+
+class TestAbsentPictures:
+    """H.264 numbers its pictures, so that it shows which are absent."""
+
+    VARIANTS = (
+        "keyint=12:min-keyint=12:scenecut=0:bframes=0",
+        "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-pyramid=normal:weightp=2",
+        "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-pyramid=strict:open-gop=1",
+        "keyint=12:min-keyint=12:scenecut=0:bframes=2:interlaced=1",
+        "keyint=12:min-keyint=12:scenecut=0:slices=4:ref=1:bframes=1",
+    )
+
+    def test_absent_references_are_damage_and_the_other_frames_are_right(self, tmp_path):
+        for variant in self.VARIANTS:
+            for suffix in ("mp4", "mkv", "ts", "flv", "avi"):
+                case = f"{variant} {suffix}"
+                options = {"x264-params": variant}
+                sound = write(tmp_path / f"a.{suffix}", "libx264", options=options)
+                first, second = reference_pictures(sound)[3:5]
+                for absent in ((first,), (first, second)):
+                    if set(range(first, second)) & set(keyframes(sound)):
+                        continue
+                    path = edit_packets(sound, tmp_path / f"b.{suffix}", dropped(*absent))
+                    for threads in (0, 1):
+                        message = outcome(path, threads=threads)
+                        assert message.startswith("is damaged"), case
+                        number = f"at least {len(absent)} (of {FRAMES} pictures )?(is|are) missing"
+                        assert re.search(number, message), f"{case} {message}"
+                    assert_intact_frames_are_right(sound, path, case)
+                    intact, damaged = outcome(path, damage="skip")
+                    assert 1 <= damaged <= 28, case
+                    assert 0 <= FRAMES - len(absent) - intact - damaged <= 1, case
+
+    def test_parameters_that_change_within_the_video(self, tmp_path):
+        """Pictures of the second part have numbers of another size, which FLV writes before it."""
+        parts = []
+        for references in (16, 1):
+            options = {"x264-params": f"{self.VARIANTS[0]}:ref={references}"}
+            path = write(tmp_path / f"{references}.flv", "libx264", options=options)
+            parts.append(path.read_bytes())
+        tags = bytearray()
+        at = 13  # after the header
+        while at < len(parts[1]):
+            size = 11 + int.from_bytes(parts[1][at + 1 : at + 4], "big") + 4
+            tag = bytearray(parts[1][at : at + size])
+            time_ms = int.from_bytes(tag[4:7], "big") + 40 * FRAMES
+            tag[4:7] = time_ms.to_bytes(3, "big")
+            tags += tag if tag[0] == 9 else b""
+            at += size
+        path = tmp_path / "joined.flv"
+        path.write_bytes(parts[0] + tags)
+        assert any(packet.has_sidedata("new_extradata") for packet in packets_of(path))
+        assert_sound(path, 2 * FRAMES, "flv")
+
+    def test_gaps_before_keyframes_are_no_damage(self, tmp_path):
+        """A part of another video, or of the same one, may begin there."""
+        for variant in self.VARIANTS:
+            for suffix in ("mp4", "mkv", "ts", "flv"):
+                options = {"x264-params": variant}
+                sound = write(tmp_path / f"a.{suffix}", "libx264", options=options)
+                first, second, third = keyframes(sound)[1:4]
+                for absent in (range(first + 1, third), range(second), range(first, second)):
+                    path = edit_packets(sound, tmp_path / f"b.{suffix}", dropped(*absent))
+                    message = outcome(path, threads=1)
+                    assert "missing in the file" not in str(message), f"{variant} {suffix}"
+
+    def test_absent_pictures_that_no_other_refers_to_are_no_damage(self, tmp_path):
+        for suffix in ("mp4", "mkv", "ts", "flv"):
+            options = {"x264-params": self.VARIANTS[1]}
+            sound = write(tmp_path / f"a.{suffix}", "libx264", options=options)
+            needed = {*reference_pictures(sound), *keyframes(sound)}
+            others = [number for number in range(FRAMES - 4) if number not in needed]
+            path = edit_packets(sound, tmp_path / f"b.{suffix}", dropped(*others))
+            assert_sound(path, FRAMES - len(others), suffix)
+
+
+class TestPictureNumbers:
+    """Headers of H.264 that encoders here do not write."""
+
+    @staticmethod
+    def unit(header, *fields):
+        """Return a unit: a number is ue(v), a text is bits."""
+        bits = ""
+        for value in fields:
+            if isinstance(value, int):
+                digits = f"{value + 1:b}"
+                value = "0" * (len(digits) - 1) + digits
+            bits += value
+        bits += "1"
+        bits += "0" * (-len(bits) % 8)
+        payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
+        for last in range(4):
+            payload = payload.replace(bytes([0, 0, last]), bytes([0, 0, 3, last]))
+        return bytes([header]) + payload
+
+    def numbers(self, *, profile=66, order=(2,), gaps="0", high=()):
+        numbers = PictureNumbers()
+        numbers.add_unit(
+            self.unit(
+                0x67, f"{profile:08b}", "0" * 16, 0, *high, 0, *order, 1, gaps, 19, 14, "1", "1000"
+            )
+        )
+        # Picture 0 of sequence 0, one reference, weights of P pictures.
+        numbers.add_unit(self.unit(0x68, 0, 0, "00", 0, 0, 0, "100", 0, 0, 0, "000"))
+        return numbers
+
+    def lost(self, numbers, *found, order=""):
+        """Return how many are absent before each: the number, and the operations."""
+        result = []
+        for number in found:
+            number, operations = number if isinstance(number, tuple) else (number, ())
+            marking = ("1", *operations, 0) if operations else ("0",)
+            weights = (0, 0, "1", 3, 4, "0")
+            first = self.unit(
+                0x41, 0, 5, 0, f"{number:04b}", order, "0", "0", *weights, *marking, 26, "0" * 200
+            )
+            result.append(numbers.absent(first, is_keyframe=False))
+        return result
+
+    def test_numbers_in_turn_and_with_gaps(self):
+        assert self.lost(self.numbers(), 14, 15, 0, 1, 1, 4, 5, 2) == [0, 0, 0, 0, 0, 2, 0, 2]
+        assert self.lost(self.numbers(gaps="1"), 1, 2, 6, 9) == [0] * 4
+
+    def test_pictures_that_no_other_refers_to_do_not_advance_the_number(self):
+        numbers = self.numbers()
+        assert self.lost(numbers, 3) == [0]
+        other = self.unit(0x01, 0, 5, 0, "0100", "0" * 40)
+        assert numbers.absent(other, is_keyframe=False) == 0
+        assert self.lost(numbers, 5) == [1]
+
+    def test_operations_that_set_the_number_to_0(self):
+        assert self.lost(self.numbers(), 7, 8, (9, (5,)), 1, 2) == [0] * 5
+        assert self.lost(self.numbers(), 7, 8, (9, (1, 4)), 1, 2) == [0, 0, 0, 1, 0]
+        assert self.lost(self.numbers(), 7, 8, (9, (3, 0, 5, 5)), 0) == [0, 0, 0, 0]
+        for order, bits in (((0, 2), "010101"), ((1, "0", 0, 0, 1, 0), "1")):
+            numbers = self.numbers(order=order)
+            assert self.lost(numbers, 7, (8, (5,)), 1, 4, order=bits) == [0, 0, 0, 2]
+
+    def test_scaling_lists(self):
+        lists = ("0", "1", *[0] * 16, "1", 16, "0" * 6)  # all equal; the last 0 at once; none
+        numbers = self.numbers(profile=100, high=(1, 0, 0, "0", "1", *lists[1:]))
+        assert self.lost(numbers, 3, 4, 7) == [0, 0, 2]
+
+    def test_what_cannot_be_read_shows_nothing(self):
+        unknown = self.numbers(profile=118)
+        layers = self.numbers()
+        layers.add_unit(b"\x6e\x00\x00")
+        bare = PictureNumbers()
+        for numbers in (unknown, layers, bare):
+            assert self.lost(numbers, 3, 9, 12) == [0, 0, 0]
+        numbers = self.numbers()
+        assert self.lost(numbers, 3) == [0]
+        numbers.skip(is_empty=False)
+        assert self.lost(numbers, 9, 12) == [0, 0]  # the picture before 9 is damaged
+
+    def test_leading_pictures_may_be_absent_where_a_part_begins(self):
+        numbers = self.numbers()
+        self.lost(numbers, 3, 4)
+        first = self.unit(0x41, 0, 7, 0, "1010", "0")
+        assert numbers.absent(first, is_keyframe=True) == 0
+        assert self.lost(numbers, 13, 14, 0) == [0, 0, 1]
+        message = self.unit(0x06, "00000110", "00000001", "10000000")
+        numbers.add_unit(message)
+        assert self.lost(numbers, 9) == [0]
 
 
 class TestStart:

@@ -48,6 +48,7 @@ _HEAD_BYTES = 1024
 # limits the time that a hostile file takes to a few seconds.
 _MOST_REQUESTS = 1_000_000
 _MOST_BYTES = 1 << 16  # of one request
+_MOST_COUNTED_BYTES = 1 << 22  # of a transport stream
 # A small read gets so many bytes, because the next one is often near.
 _READ_BYTES = 1 << 14
 # Blocks of a remote file that are requested for the check, besides its first.
@@ -844,3 +845,52 @@ def _mpeg_ts(size: int) -> _Scan:
     if 0 < rest < 188:
         return _unfinished(f"within a packet, of which it has {rest} of 188 bytes", size)
     return _UNKNOWN
+
+
+def transport_gaps(file: object, pid: int, start: int, end: int) -> tuple[int, int] | None:
+    """Compare the counters of one stream's packets in a part of a transport stream.
+
+    Args:
+        file: an open file, whose position is restored.
+        pid: of the stream.
+        start: the offset of the first packet in bytes.
+        end: the offset of the last packet in bytes.
+
+    Returns:
+        How many counters do not continue the one before, and how many were compared. None where the
+        bytes cannot be read without another request to a server.
+    """
+    most = file.block_bytes if isinstance(file, RemoteFile) else _MOST_COUNTED_BYTES
+    if not 0 <= start < end < most - _HEAD_BYTES:
+        return None
+    opened = cast(Any, file)
+    try:
+        if not getattr(opened, "seekable", lambda: True)():
+            return None
+        position = opened.tell()
+        opened.seek(start)
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        data = opened.read(end - start + _HEAD_BYTES)
+    except OSError:
+        return None  # the decoder meets the same error and reports it
+    finally:
+        opened.seek(position)
+    found = _ts_packet_bytes(data)
+    if found is None:
+        return None
+    step, first = found
+    gaps = compared = 0
+    last: int | None = None
+    for at in range(first, min(end - start + step, len(data) - 188), step):
+        header = int.from_bytes(data[at : at + 4], "big")
+        if header >> 8 & 0x1FFF != pid:
+            continue
+        counter, has_payload, is_extended = header & 15, header >> 4 & 1, header >> 5 & 1
+        is_reset = is_extended and data[at + 4] and data[at + 5] & 0x80
+        if last is not None and not is_reset:
+            compared += 1
+            gaps += counter != (last + has_payload) % 16
+        last = counter
+    return gaps, compared

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from operator import not_
@@ -21,6 +21,8 @@ import av
 import av.error
 import av.logging
 from av.video.stream import VideoStream
+
+from c3d_client.video import h264
 
 _Packet: TypeAlias = "av.Packet[Any]"
 
@@ -76,6 +78,9 @@ _CLOSE = 0.25
 # No picture is missing between pictures as far apart as this; telecine has 1.5 intervals.
 _REGULAR = 1.75
 
+# If more than one of so many counters of a transport stream is wrong, they do not count packets.
+_WRONG_COUNTERS = 4
+
 # An MPEG-4 packet of up to this size repeats the picture before, or has its picture in the packet
 # before; FFmpeg's mpeg4_unpack_bframes has the same limit.
 _MOST_NOT_CODED_BYTES = 19
@@ -84,14 +89,11 @@ _SEQUENCE_END = b"\0\0\1\xb7"
 # Types of units without a picture: parameters, delimiters, ends, filler data.
 _NOT_PICTURES = {"h264": range(6, 16), "hevc": range(32, 41)}
 _H264_PICTURES = range(1, 6)
-_H264_IDR = 5
 _HEVC_PICTURES = range(32)
 _HEVC_SKIPPED_LEADING = (8, 9)
 _HEVC_BROKEN_LINK = (16, 17, 18)
 _HEVC_IRAP = range(16, 24)
 _HEVC_ENDS = (b"\0\0\1\x48\x01", b"\0\0\1\x4a\x01")
-
-_DAMAGED_UNIT = 0x3E  # type 30 of H.264 and 31 of HEVC, which nothing uses
 
 _NO_TYPE, _INTRA = 0, 1  # AVPictureType
 
@@ -154,6 +156,8 @@ class Accounts:
         is_certain: whether the video is damaged whatever pictures follow. Until then a missing
             picture may still come, because the decoder's order is not always that of the times.
         sent: number of packets.
+        absent: number of pictures, at least, that the file does not have although others refer to
+            them.
         may_fail_at_start: whether the decoder reports a missing keyframe as an error.
     """
 
@@ -164,6 +168,7 @@ class Accounts:
     after: tuple[int, float] | None = None
     is_certain: bool = False
     sent: int = 0
+    absent: int = 0
     may_fail_at_start: bool = False
     _pictures: int = 0
     _waiting: dict[int, Sent] = field(default_factory=dict)
@@ -172,6 +177,7 @@ class Accounts:
     _first: Sent | None = None
     _start_error: str = ""
     _has_errors: bool = False
+    _has_entry: bool = False
 
     def add_packet(self, packet: _Packet, *, is_hidden: bool, is_entry: bool) -> Sent:
         """Note a packet that is sent to the decoder, and mark it so that its picture names it.
@@ -183,6 +189,7 @@ class Accounts:
         """
         sent = Sent(self.sent, packet.pts, packet.dts, packet.is_keyframe, is_entry)
         self.sent += 1
+        self._has_entry |= is_entry
         # PyAV finds the object by its address, so that an int, which packets may share, is lost.
         packet.opaque = sent
         if not is_hidden:
@@ -202,6 +209,25 @@ class Accounts:
             return
         self._has_errors = self.is_certain = True
         self._damage(sent, reason)
+
+    def add_mark(self, sent: Sent) -> None:
+        """Note a packet of which the container says that it is damaged."""
+        if self._first is None and not self._has_entry:
+            return  # no picture before the first keyframe is shown
+        self.is_certain = True
+        self._damage(sent, "parts of packets are missing in the file")
+
+    def add_absent(self, sent: Sent, number: int) -> None:
+        """Note pictures that the file does not have.
+
+        Args:
+            sent: the packet after them, whose picture depends on them.
+            number: how many there are at least.
+        """
+        self.absent += number
+        self.is_certain = True
+        self.new.append(sent)
+        self._note("", None)
 
     def receive(self, frame: av.VideoFrame, decoder: str) -> Sent | None:
         """Return the packet of a picture; None where the picture precedes the first keyframe."""
@@ -259,11 +285,22 @@ class Accounts:
 
     @property
     def summary(self) -> str:
-        """How much is damaged, such as "29 of 99 pictures could not be decoded"; or empty."""
+        """How much is damaged, such as "29 of 99 pictures could not be decoded"; or empty.
+
+        Pictures that the file does not have are counted apart: "at least 1 of 99 pictures is
+        missing in the file".
+        """
         damaged = max(len(self.damaged), int(self._has_errors))
         missing = sum(not sent.has_picture for sent in self.damaged.values())
-        pictures = max(self._pictures + missing, damaged)
-        return f"{damaged} of {pictures} pictures could not be decoded" if damaged else ""
+        pictures = max(self._pictures + missing, damaged) + self.absent
+        parts = []
+        if damaged:
+            parts.append(f"{damaged} of {pictures} pictures could not be decoded")
+        if self.absent:
+            verb = "is" if self.absent == 1 else "are"
+            all_ = "" if damaged else f" of {pictures} pictures"
+            parts.append(f"at least {self.absent}{all_} {verb} missing in the file")
+        return ", and ".join(parts)
 
     def _judge(self, sent: Sent) -> None:
         """Decide what a packet without a picture means."""
@@ -329,6 +366,10 @@ class Accounts:
         if sent is not None and sent.number not in self.damaged:
             self.damaged[sent.number] = sent
             self.new.append(sent)
+        self._note(reason, before)
+
+    def _note(self, reason: str, before: _Shown | None) -> None:
+        """Keep the first reason, and the place of the first damage."""
         self.reason = self.reason or reason
         if self.after is None:
             if before is None and self._shown:
@@ -387,6 +428,49 @@ def stretches(
         yield released(held.popleft())
 
 
+def marked(
+    packets: Iterable[_Packet], gaps: Callable[[int, int], tuple[int, int] | None] | None = None
+) -> Iterator[tuple[_Packet, bool]]:
+    """Yield the packets of a video, and whether the container says that parts of them are missing.
+
+    The last packet before a keyframe is not counted: where transport streams are joined their
+    counters begin again, as if parts of that packet were missing. Nor does it count if every packet
+    is marked: then the counters are wrong. Of a video's last packet the caller decides.
+
+    Args:
+        packets: of the video, in order of decoding.
+        gaps: given for a transport stream. FFmpeg takes one of its packets, with the mark, and
+            returns the one before, whose end it now knows: a mark is one packet too early, and the
+            first has none. The function returns how many counters between two offsets are wrong, of
+            how many; None where it is not known.
+    """
+    held: list[_Packet] = []  # the pictures of one packet of the transport stream
+    is_delayed = gaps is not None
+    is_next = is_first = is_delayed
+    has_whole = False
+    for packet in packets:
+        is_hit = is_next if is_delayed else packet.is_corrupt
+        is_next = packet.is_corrupt
+        # Only the first picture of a transport stream's packet has a position.
+        if held and (packet.pos is not None or not is_delayed):
+            is_damaged = has_whole and (is_hit or not packet.is_keyframe)
+            if is_first and gaps is not None:
+                start, end = held[0].pos, packet.pos
+                known = None if start is None or end is None else gaps(start, end)
+                wrong, compared = known or (0, 0)
+                is_damaged = wrong > 0 and (not is_hit or _WRONG_COUNTERS * wrong <= compared)
+                has_whole = has_whole or is_damaged or (compared > 0 and not wrong)
+                is_first = False
+            yield from ((other, is_damaged) for other in held)
+            held.clear()
+        has_whole = has_whole or not is_hit
+        if is_hit or held:
+            held.append(packet)
+        else:
+            yield packet, False
+    yield from ((packet, has_whole and is_delayed and not is_first) for packet in held)
+
+
 class Decoder:
     """Decoder of one video stream, whose errors and log become entries of the accounts.
 
@@ -418,14 +502,23 @@ class Decoder:
         """FFmpeg's name of the decoder."""
         return str(self._context.name)
 
-    def decode(self, packet: _Packet | None) -> list[av.VideoFrame]:
-        """Send a packet, or the end of the video, and return the pictures that are ready."""
+    def decode(self, packet: _Packet | None, *, is_marked: bool = False) -> list[av.VideoFrame]:
+        """Send a packet, or the end of the video, and return the pictures that are ready.
+
+        Args:
+            packet: the packet; None for the end.
+            is_marked: whether the container says that the packet is damaged.
+        """
         sent = None
         if packet is not None:
             # The decoder returns no picture of a packet that an edit list discards.
-            is_hidden = packet.is_discard or self._units.is_hidden(packet)
+            is_hidden = self._units.is_hidden(packet) or packet.is_discard
             is_entry = self._units.is_entry
             sent = self._accounts.add_packet(packet, is_hidden=is_hidden, is_entry=is_entry)
+            if is_marked:
+                self._accounts.add_mark(sent)
+            elif self._units.absent:
+                self._accounts.add_absent(sent, self._units.absent)
         try:
             if not self._messages:
                 return self._context.decode(packet)
@@ -477,22 +570,36 @@ class _Units:
 
     def __init__(self, decoder: str, extradata: bytes) -> None:
         self._decoder = decoder
+        self._numbers = h264.PictureNumbers()
         self._length_bytes = 0
-        if decoder == "h264" and len(extradata) > 6 and extradata[0] == 1:
-            self._length_bytes = (extradata[4] & 3) + 1
-        elif decoder == "hevc" and len(extradata) > 22 and extradata[0] == 1:
-            self._length_bytes = (extradata[21] & 3) + 1
         # Whether HEVC's decoder skips leading pictures, because the pictures before are missing.
         self._skips_leading = False
         self._was_end = False
         # Whether a decoder that begins with the last packet must return its picture.
         self.is_entry = False
+        # How many pictures at least are absent before the last packet, which depends on them.
+        self.absent = 0
+        self._set_parameters(extradata)
+
+    def _set_parameters(self, extradata: bytes) -> None:
+        if self._decoder == "h264":
+            self._numbers.add_parameters(extradata)
+        self._length_bytes = 0
+        if self._decoder == "h264" and len(extradata) > 6 and extradata[0] == 1:
+            self._length_bytes = (extradata[4] & 3) + 1
+        elif self._decoder == "hevc" and len(extradata) > 22 and extradata[0] == 1:
+            self._length_bytes = (extradata[21] & 3) + 1
 
     def is_hidden(self, packet: _Packet) -> bool:
         """Whether no picture comes from a packet. Packets come in order of decoding."""
         self.is_entry = packet.is_keyframe
         if self._decoder in ("h264", "hevc"):
-            return self._has_no_picture(bytes(packet))
+            if packet.has_sidedata("new_extradata"):
+                self._set_parameters(bytes(packet.get_sidedata("new_extradata")))
+            content = bytes(packet)
+            if self._decoder == "h264":
+                return self._has_no_h264(content, is_keyframe=packet.is_keyframe)
+            return self._has_no_hevc(content)
         data = memoryview(packet)
         if self._decoder == "vp8":
             return not data[0] >> 4 & 1  # an alternate reference
@@ -504,30 +611,53 @@ class _Units:
             return bytes(data[:4]) == _SEQUENCE_END
         return False
 
-    def _has_no_picture(self, data: bytes) -> bool:
-        is_hevc = self._decoder == "hevc"
-        was_end, self._was_end = self._was_end, is_hevc and data[-16:].count(_HEVC_ENDS[0]) > 0
+    def _has_no_h264(self, data: bytes, *, is_keyframe: bool) -> bool:
+        self.is_entry = True  # also of a packet that is damaged
+        self.absent = 0
+        unit = None  # the start of the unit before
+        is_empty = False
+        for at in self._starts(data):
+            if unit is not None:
+                self._numbers.add_unit(data[unit : at - (self._length_bytes or 3)])
+            unit = None
+            kind = data[at] & 31 if at >= 0 else -1
+            if kind in _H264_PICTURES:
+                # Other pictures may be the first only of a gradual refresh.
+                self.is_entry = kind == h264.IDR_SLICE
+                first = data[at : at + h264.HEADER_BYTES]
+                self.absent = self._numbers.absent(first, is_keyframe=is_keyframe)
+                return False
+            is_empty = kind in _NOT_PICTURES["h264"]
+            if not is_empty:
+                break
+            unit = at
+        if unit is not None:
+            self._numbers.add_unit(data[unit:])
+        self._numbers.skip(is_empty=is_empty)
+        return is_empty
+
+    def _has_no_hevc(self, data: bytes) -> bool:
+        was_end, self._was_end = self._was_end, data[-16:].count(_HEVC_ENDS[0]) > 0
         only_others = False
         self.is_entry = True  # also of a packet that is damaged
-        for first in self._first_bytes(data):
-            kind = first >> 1 & 63 if is_hevc else first & 31
-            if kind in (_HEVC_PICTURES if is_hevc else _H264_PICTURES):
-                # Other pictures of H.264 may be the first only of a gradual refresh.
-                self.is_entry = kind in _HEVC_IRAP if is_hevc else kind == _H264_IDR
-                if kind in _HEVC_IRAP:
-                    self._skips_leading = is_hevc and (was_end or kind in _HEVC_BROKEN_LINK)
-                return is_hevc and self._skips_leading and kind in _HEVC_SKIPPED_LEADING
-            if kind not in _NOT_PICTURES[self._decoder]:
+        for at in self._starts(data):
+            kind = data[at] >> 1 & 63 if at >= 0 else -1
+            if kind in _HEVC_PICTURES:
+                self.is_entry = kind in _HEVC_IRAP
+                if self.is_entry:
+                    self._skips_leading = was_end or kind in _HEVC_BROKEN_LINK
+                return self._skips_leading and kind in _HEVC_SKIPPED_LEADING
+            if kind not in _NOT_PICTURES["hevc"]:
                 return False
             only_others = True
         return only_others
 
-    def _first_bytes(self, data: bytes) -> Iterator[int]:
-        """Yield the first byte of each unit."""
+    def _starts(self, data: bytes) -> Iterator[int]:
+        """Yield where each unit starts; -1 for one that is damaged."""
         if not self._length_bytes:
             at = data.find(b"\0\0\1")
             while 0 <= at < len(data) - 3:
-                yield data[at + 3]
+                yield at + 3
                 at = data.find(b"\0\0\1", at + 3)
             return
         at = 0
@@ -535,7 +665,7 @@ class _Units:
             size = int.from_bytes(data[at : at + self._length_bytes], "big")
             at += self._length_bytes
             # A unit longer than its packet is damage, whatever its type.
-            yield data[at] if at + size <= len(data) else _DAMAGED_UNIT
+            yield at if at + size <= len(data) else -1
             at += size
 
 

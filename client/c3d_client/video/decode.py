@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Flag
+from functools import partial
 from io import RawIOBase
 from typing import BinaryIO, NamedTuple, cast
 
@@ -35,8 +36,15 @@ from c3d_client.core.file_kinds import (
     read_start,
 )
 from c3d_client.core.uri import Uri
-from c3d_client.video.containers import EndCheck
-from c3d_client.video.damage import DAMAGE_POLICIES, Accounts, Decoder, Sent, stretches
+from c3d_client.video.containers import EndCheck, transport_gaps
+from c3d_client.video.damage import (
+    DAMAGE_POLICIES,
+    Accounts,
+    Decoder,
+    Sent,
+    marked,
+    stretches,
+)
 from c3d_client.video.damage import reason_of as _reason
 from c3d_client.video.frame import Picture
 from c3d_client.video.orientation import OrientationMessages
@@ -196,7 +204,7 @@ def decode_source(
                 on_stream(chosen.index)
             accounts = Accounts() if accounts is None else accounts
             decoder = Decoder(chosen, accounts, threads=threads, skip=damage == "skip")
-            reading = _Reading(container, chosen, packets, name, check)
+            reading = _Reading(opened, container, chosen, packets, name, check)
             for frame in _frames(reading, decoder, accounts):
                 has_frames = True
                 yield frame
@@ -348,6 +356,7 @@ class _Reading:
     """An opened video, and the state of reading its packets.
 
     Args:
+        file: the open file, or an address that FFmpeg opened itself.
         container: the opened container.
         stream: the stream that is decoded.
         packets: all packets of the container, in its order.
@@ -357,6 +366,7 @@ class _Reading:
         ends: stream index -> end of the stream so far, in the stream's time base.
     """
 
+    file: object
     container: InputContainer
     stream: VideoStream
     packets: Iterable[Packet[Stream]]
@@ -369,7 +379,17 @@ class _Reading:
 def _decode(
     reading: _Reading, decoder: Decoder, messages: OrientationMessages
 ) -> Iterator[av.VideoFrame]:
-    video_index, decode, ends = reading.stream.index, decoder.decode, reading.ends
+    decode = decoder.decode
+    is_transport = reading.container.format.name == "mpegts"
+    gaps = partial(transport_gaps, reading.file, reading.stream.id) if is_transport else None
+    for packet, is_marked in marked(_video_packets(reading), gaps):
+        messages.prepare(packet)
+        yield from decode(packet, is_marked=is_marked)
+    yield from decode(None)
+
+
+def _video_packets(reading: _Reading) -> Iterator[Packet[Stream]]:
+    video_index, ends = reading.stream.index, reading.ends
     # All streams are read, though one is decoded: an audio track may be longer than the video
     # stream, and only the end of all streams shows whether the file was cut short.
     for packet in reading.packets:
@@ -385,9 +405,7 @@ def _decode(
             if end > ends.get(index, end - 1):
                 ends[index] = end
         if index == video_index:
-            messages.prepare(packet)
-            yield from decode(packet)
-    yield from decode(None)
+            yield packet
 
 
 class _Decoded(NamedTuple):
