@@ -20,7 +20,7 @@ from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
 from c3d_export.weights import random_weights, read_weights
 from c3d_export.weights.demo import DEMO_LABELS, demo_weights
-from support.videos import h264_sample
+from support.videos import h264_sample, restore_scheduling
 
 # A shell's background jobs and their children ignore SIGINT, which tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -67,6 +67,13 @@ def spec(weights, **changes) -> ServableSpec:
         "batch_sizes": (1, 8),
     }
     return ServableSpec(**{**parts, **changes})
+
+
+@pytest.fixture(autouse=True)
+def ordinary_scheduling():
+    """Keep the tests' threads from being real-time after one of them has encoded AV1."""
+    yield
+    restore_scheduling()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from av.error import FFmpegError
 from av.format import formats_available
 from av.stream import Disposition
 
-from support.videos import write_edit_list
+from support.videos import restore_scheduling, write_edit_list
 
 # SVT-AV1 prints its settings otherwise, past FFmpeg's own logging.
 os.environ.setdefault("SVT_LOG", "1")
@@ -722,6 +722,7 @@ def _write(path: Path, recipe: _Recipe) -> None:
         packets.sort(key=lambda packet: (packet.dts or 0) * packet.time_base)
         for packet in packets:
             container.mux(packet)
+    restore_scheduling()
     if isinstance(output, _Unseekable):
         path.write_bytes(output.data)
     if recipe.after is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -72,7 +73,17 @@ def write_video(
             picture = draw(number) if draw else index_frame(number, width=width, height=height)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
+    restore_scheduling()
     return path
+
+
+def restore_scheduling() -> None:
+    """Undo what SVT-AV1's encoder does where it may: it makes the thread that calls it real-time.
+
+    Such a thread, and every process that it starts, keeps other processes from the cores.
+    """
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def noise(number: int, *, width: int = 320, height: int = 240) -> np.ndarray:
