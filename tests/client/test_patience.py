@@ -214,7 +214,9 @@ class TestTogether:
                 with pytest.raises(ServingUnavailable):
                     outcomes.extend(outcomes_of_all)
                 assert 2.0 <= time.monotonic() - began < 5.5, workers
-            assert [type(outcome.error) for outcome in outcomes] == [ServingUnavailable] * 3
+            assert {type(outcome.error) for outcome in outcomes} == {ServingUnavailable}
+            # Outcomes that other threads have by then come first.
+            assert 3 <= len(outcomes) < 3 + workers
 
     def test_videos_wait_for_a_server_that_comes_back(self, fake_serving, videos, brisk):
         server = fake_serving()
