@@ -384,18 +384,19 @@ class TestSeveralServers:
 
 class TestClose:
     def test_waiting_threads_end_with_an_error(self, fake_serving, monkeypatch):
-        # One request waits for its retry, two are in flight, three wait for a slot.
+        # One request waits for its retry, two are in flight, three wait for a slot or the retry.
         monkeypatch.setattr("c3d_client.serving.patience._FIRST_PAUSE_S", 60)
         monkeypatch.setattr("c3d_client.serving.patience._LONGEST_PAUSE_S", 60)
-        release, ended = threading.Event(), []
+        refuse, release, ended = threading.Event(), threading.Event(), []
 
         def on_predict(_request, rows, context):
             if rows[0, 0, 0, 0, 0] == 0:
+                refuse.wait(WAIT_S)
                 context.abort(grpc.StatusCode.UNAVAILABLE, "try later")
             release.wait(WAIT_S)
 
         server = fake_serving(on_predict)
-        client = ServingClient(ServingOptions(server.target, max_in_flight=2))
+        client = ServingClient(ServingOptions(server.target, max_in_flight=3, patience_s=600))
 
         def predict(number):
             with pytest.raises(ServingError, match="the connection was closed") as caught:
@@ -403,11 +404,13 @@ class TestClose:
             ended.append((type(caught.value), caught.value.code))
 
         threads = [threading.Thread(target=predict, args=(number,)) for number in range(6)]
-        threads[0].start()
-        wait_until(lambda: len(server.requests) == 1 and client.concurrency.in_flight == 0)
-        for thread in threads[1:]:
+        for thread in threads[:3]:
             thread.start()
         wait_until(lambda: len(server.requests) == 3)
+        for thread in threads[3:]:
+            thread.start()
+        refuse.set()
+        wait_until(lambda: client.patience.pause_ends > time.perf_counter())
         started = time.monotonic()
         client.close()
         for thread in threads:
