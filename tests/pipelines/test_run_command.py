@@ -132,7 +132,7 @@ def test_names_of_any_bytes_have_one_row_each(narrow_server, tmp_path):
         done = call("--videos", folder, "--out", out, "--server", narrow_server.target)
         assert done.returncode == code, done.stderr
         lines = done.stdout.splitlines()
-        shown = [line.split(": cannot be opened")[0] for line in lines if line.startswith("  ")]
+        shown = [line.split(": is cut")[0] for line in lines if line.startswith("  c")]
         assert sorted(shown) == sorted(f"  corrupt     {text}" for text in damaged.values())
         assert lines[-1] == "note        1 file left out: 1 .bin; --any takes all"
         assert all(line.isprintable() for line in lines)
