@@ -102,8 +102,10 @@ class Patience:
             How long no request has been answered, in seconds.
         """
         with self._lock:
-            # Without attempts nothing is known about the time between two failures.
-            if self._away_since is None or sent_at - self._failed_at > patience_s:
+            # Without attempts nothing is known about the time between two failures; the pause
+            # between them may be as long as the patience.
+            known_until = max(self._failed_at, self._pause_ends)
+            if self._away_since is None or sent_at - known_until > patience_s:
                 self._is_noticed = False
                 # Before the first answer, the time of an attempt to connect is a wait too.
                 self._away_since = done_at if self.has_answered else sent_at
