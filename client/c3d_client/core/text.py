@@ -18,7 +18,7 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 def escape_bytes(text: str) -> str:
     r"""Return a text that UTF-8 can hold: ``\xNN`` for each byte of a name that is not UTF-8.
 
-    Other text is returned unchanged. A lone surrogate that stands for no byte is ``\uNNNN``.
+    Other text is returned unchanged. A lone surrogate that encodes no byte is ``\uNNNN``.
 
     >>> print(escape_bytes(b"caf\xe9.mp4".decode("utf-8", "surrogateescape")))
     caf\xe9.mp4

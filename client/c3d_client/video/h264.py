@@ -7,6 +7,7 @@ another one, without a mark.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -321,6 +322,15 @@ def _picture(bits: _Bits) -> tuple[int, _Parameters]:
 def _is_recovery_point(unit: bytes) -> bool:
     """Whether a unit of messages has one about a point from which decoding may begin."""
     payload = unit[1:].replace(b"\0\0\3", b"\0\0")
+    return any(kind == _RECOVERY_POINT for kind, _, _ in messages_in(payload))
+
+
+def messages_in(payload: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield type, start and size in bytes of each message of a unit; HEVC has the same form.
+
+    Args:
+        payload: the unit after its header, without the bytes that keep start codes out.
+    """
     at = 0
     while at + 2 <= len(payload):
         numbers = []
@@ -332,7 +342,6 @@ def _is_recovery_point(unit: bytes) -> bool:
                 if payload[at - 1] != 255:
                     break
             numbers.append(number)
-        if numbers[0] == _RECOVERY_POINT:
-            return True
-        at += numbers[1]
-    return False
+        kind, size = numbers
+        yield kind, at, size
+        at += size

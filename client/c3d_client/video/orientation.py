@@ -17,6 +17,8 @@ from av.codec.context import CodecContext
 from av.packet import Packet
 from av.stream import Stream
 
+from c3d_client.video.h264 import messages_in
+
 # The type of the message, in both standards.
 _DISPLAY_ORIENTATION = 47
 
@@ -124,18 +126,7 @@ def _change_messages(data: bytearray, start: int, end: int) -> bool:
     ]
     payload = bytes(data[position] for position in kept)
     is_found = False
-    at = 0
-    while at + 2 <= len(payload):
-        numbers = []
-        for _ in ("type", "size"):  # each the sum of bytes up to the first that is not 255
-            number = 0
-            while at < len(payload):
-                number += payload[at]
-                at += 1
-                if payload[at - 1] != 255:
-                    break
-            numbers.append(number)
-        kind, size = numbers
+    for kind, at, size in messages_in(payload):
         if kind == _DISPLAY_ORIENTATION and 3 <= size <= len(payload) - at:
             angle = _changed_angle(int.from_bytes(payload[at : at + 3], "big"))
             if angle is not None:
@@ -146,7 +137,6 @@ def _change_messages(data: bytearray, start: int, end: int) -> bool:
                 data[third] &= 31
                 if third > second + 1:  # the 3 between them now belongs to the message
                     data[first - 1] += 1
-        at += size
     return is_found
 
 
