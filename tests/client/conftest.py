@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from c3d_client import cli
 from c3d_client.serving import options, patience
+from c3d_client.serving.client import ServingClient
+from c3d_client.serving.options import ServingOptions
 from support.fake_serving import FakeServing
 from support.videos import write_video
 
@@ -66,3 +68,17 @@ def video(tmp_path):
 def sixteen(tmp_path_factory):
     """A video of exactly one clip."""
     return write_video(tmp_path_factory.mktemp("films") / "sixteen.mp4", 16)
+
+
+@pytest.fixture
+def connect():
+    """Make ServingClients; they are closed after the test."""
+    opened = []
+
+    def open_client(target, **changes):
+        opened.append(ServingClient(ServingOptions(target, **changes)))
+        return opened[-1]
+
+    yield open_client
+    for client in opened:
+        client.close()

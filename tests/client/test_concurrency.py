@@ -7,9 +7,7 @@ import grpc
 import pytest
 from c3d_client.core.contract import FC6_FEATURES
 from c3d_client.core.errors import RequestRejected, ServingError, ServingOverloaded, ServingTimeout
-from c3d_client.serving.client import ServingClient
 from c3d_client.serving.concurrency import ConcurrencyLimit, Feedback
-from c3d_client.serving.options import ServingOptions
 from support.fake_serving import clips_of
 
 WAIT_S = 30  # a timeout that passes only if the code is wrong
@@ -116,20 +114,6 @@ class TestLimit:
         assert answers_until_growth(limit) <= usual
         assert limit.limit == 4
         assert answers_until_growth(limit) > 6 * usual
-
-
-@pytest.fixture
-def connect():
-    """Make ServingClients; they are closed after the test."""
-    opened = []
-
-    def open_client(target, **changes):
-        opened.append(ServingClient(ServingOptions(target, **changes)))
-        return opened[-1]
-
-    yield open_client
-    for client in opened:
-        client.close()
 
 
 def numbers(answers):

@@ -19,6 +19,7 @@ from c3d_client.video.decode import Frame, decode_frames, decode_source
 from c3d_client.video.h264 import PictureNumbers
 from c3d_client.video.sources import expand
 from support.videos import (
+    changed,
     dropped,
     edit_packets,
     keyframes,
@@ -199,20 +200,6 @@ def logged_videos(folder):
                 write(path, codec, options=options, pix_fmt=pix_fmt)
             damaged = folder / f"{codec}-damaged.{suffix}"
             yield f"{codec} {suffix}", path, edit_packets(path, damaged, changed(16)), message
-
-
-def changed(*damaged):
-    """Return an ``edit`` that changes some bytes in the second half of packets."""
-
-    def edit(number, content):
-        if number not in damaged:
-            return content
-        copy = bytearray(content)
-        for position in range(len(content) // 2, len(content) - 20, 7):
-            copy[position] ^= 0x55
-        return bytes(copy)
-
-    return edit
 
 
 def test_damage_that_ffmpeg_only_logs_is_an_error(tmp_path):

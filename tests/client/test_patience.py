@@ -19,7 +19,6 @@ from c3d_client.core.errors import (
 )
 from c3d_client.serving import options, patience
 from c3d_client.serving.channel import failure_of
-from c3d_client.serving.client import ServingClient
 from c3d_client.serving.options import ServingOptions
 from c3d_client.serving.patience import Patience
 from support.bounded_queue import bounded_server, run_together
@@ -29,20 +28,6 @@ from support.web_page import WebPage
 
 WAIT_S = 30  # a timeout that passes only if the code is wrong
 LOGGER = "c3d_client.serving.patience"
-
-
-@pytest.fixture
-def connect():
-    """Make ServingClients; they are closed after the test."""
-    opened = []
-
-    def open_client(target, **changes):
-        opened.append(ServingClient(ServingOptions(target, **changes)))
-        return opened[-1]
-
-    yield open_client
-    for client in opened:
-        client.close()
 
 
 @pytest.fixture

@@ -28,20 +28,6 @@ from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 WAIT_S = 30  # a timeout that passes only if the code is wrong
 
 
-@pytest.fixture
-def connect():
-    """Make ServingClients; they are closed after the test."""
-    opened = []
-
-    def open_client(target, **changes):
-        opened.append(ServingClient(ServingOptions(target, **changes)))
-        return opened[-1]
-
-    yield open_client
-    for client in opened:
-        client.close()
-
-
 class TestVersions:
     def test_healthy_server_has_its_version(self, connect, narrow_server):
         client = connect(narrow_server.target)

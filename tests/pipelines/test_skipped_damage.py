@@ -14,7 +14,7 @@ from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
 from support.sample_shards import A, B, C, commit, settings, to_do
 from support.shard_runs import job, read_clips, read_videos, row
-from support.videos import edit_packets, moving_texture, write_video
+from support.videos import changed, edit_packets, moving_texture, write_video
 
 COLUMN = "clips_left_out"
 X264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0", "bf": "0"}
@@ -23,17 +23,6 @@ X264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0", "bf": "0"}
 @pytest.fixture
 def rows(tmp_path):
     """Sound; with one damaged picture of 60; and with one in each group of pictures."""
-
-    def changed(*damaged):
-        def edit(number, content):
-            if number not in damaged:
-                return content
-            copy = bytearray(content)
-            for position in range(len(content) // 2, len(content) - 20, 7):
-                copy[position] ^= 0x55
-            return bytes(copy)
-
-        return edit
 
     sound = write_video(
         tmp_path / "sound.mp4", 60, draw=moving_texture, width=176, height=144, options=X264

@@ -234,6 +234,20 @@ def dropped(*numbers: int) -> Callable[[int, bytes], bytes | None]:
     return lambda number, content: None if number in numbers else content
 
 
+def changed(*numbers: int) -> Callable[[int, bytes], bytes]:
+    """Return an ``edit`` that changes some bytes in the second half of packets."""
+
+    def edit(number: int, content: bytes) -> bytes:
+        if number not in numbers:
+            return content
+        copy = bytearray(content)
+        for position in range(len(content) // 2, len(content) - 20, 7):
+            copy[position] ^= 0x55
+        return bytes(copy)
+
+    return edit
+
+
 def overwritten(*numbers: int, start: float = 0.5) -> Callable[[int, bytes], bytes]:
     """Return an ``edit`` that overwrites packets with noise from a part of their length on."""
 
