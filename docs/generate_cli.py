@@ -48,16 +48,22 @@ def reference(page: str) -> str:
     """Return one page: the output of `--help` for the command and for each subcommand."""
     name, module, purpose = PAGES[page]
     group: click.Group = importlib.import_module(module).cli
-    parent = _context(group, name, None)
-    sections = [_HEAD.format(name=name, purpose=purpose), _section(name, parent)]
-    for subcommand in sorted(group.commands):
-        context = _context(group.commands[subcommand], subcommand, parent)
-        sections.append(_section(f"{name} {subcommand}", context))
+    sections = [_HEAD.format(name=name, purpose=purpose), *_sections(group, name, None)]
     return "\n".join(sections)
 
 
+def _sections(command: click.Command, name: str, parent: click.Context | None) -> list[str]:
+    """Return the section of a command, then those of its subcommands."""
+    context = _context(command, name, parent)
+    sections = [_section(context.command_path, context)]
+    if isinstance(command, click.Group):
+        for subcommand in sorted(command.commands):
+            sections += _sections(command.commands[subcommand], subcommand, context)
+    return sections
+
+
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
-    return click.Context(
+    return command.context_class(
         command,
         info_name=name,
         parent=parent,

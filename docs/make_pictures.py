@@ -48,11 +48,9 @@ def classify_page(folder: Path) -> Path:
     os.chdir(folder)
     first_run.OUT.mkdir(parents=True, exist_ok=True)
     moving_square.render(folder / "film.mp4")
-    with first_run.server(first_run.servable()) as target:
-        command = [str(Path(sys.executable).with_name("c3d")), "classify", "film.mp4"]
-        subprocess.run(
-            [*command, "--top", "3", "--html", "page.html", "--server", target], check=True
-        )
+    target = f"local:{ROOT / first_run.servable()}"
+    command = [str(Path(sys.executable).with_name("c3d")), "classify", "film.mp4"]
+    subprocess.run([*command, "--top", "3", "--html", "page.html", "--server", target], check=True)
     return folder / "page.html"
 
 

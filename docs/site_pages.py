@@ -21,10 +21,14 @@ _PAGES = {
     "index.md": "README.md",
     "kubernetes.md": "k8s/README.md",
     "alerts.md": "k8s/ALERTS.md",
+    "benchmarks.md": "BENCHMARKS.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_INLINE_CODE = re.compile(r"<code>[^<>\n]*</code>")
+# A browser breaks lines at the hyphens of --option and in {field}.
+_WORD = re.compile(r"(?<![^\s>])(?=[^\s<]*[-{])[^\s<>]{2,28}(?![^\s<])")
 _MERMAID = re.compile(r"```mermaid\n.*?```", re.DOTALL)
 
 
@@ -57,3 +61,10 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     # A browser would need a script of another host to draw the diagram; the image is the same.
     markdown = _MERMAID.sub("![The steps of a bulk run](img/bulk-run.svg)", markdown)
     return _LINK.sub(adapt, markdown)
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep each option, command and field in a text on one line."""
+    return _INLINE_CODE.sub(
+        lambda code: _WORD.sub(r'<span class="word">\g<0></span>', code.group()), html
+    )

@@ -9,13 +9,10 @@ checked.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from c3d_client import (
@@ -35,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 OUT = ROOT / "out" / "example"
 CACHE = Path("build") / "example"  # below ROOT, where the commands run
-# Standard error of the export command and of the server.
-LOG = OUT / "server.log"
+# Standard error of the export command.
+LOG = OUT / "export.log"
 # No others are requested here, and each size prolongs the start of the server.
 BATCH_SIZES = "1,8"
 
@@ -54,20 +51,23 @@ def main() -> int:
             video = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
             say(f"video       {video}, rendered: a square moves right, then down, then left")
         next(decode_frames(video))  # fails before the build if the file is not a video
-        with server(servable()) as target:
-            show_results(target, video)
+        base = servable()
+        with C3DClient.local(ROOT / base) as c3d:
+            started = time.perf_counter()
+            c3d.model_info()
+            say(f"server      of {base}, after {time.perf_counter() - started:.1f} s")
+            show_results(c3d, video)
     except C3DError as error:
         print(f"example: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def show_results(target: str, video: str) -> None:
+def show_results(c3d: C3DClient, video: str) -> None:
     """Classify one video, extract its features, and print both."""
-    with C3DClient(target) as c3d:
-        card = c3d.model_info().card
-        classification = c3d.classify(video, top_k=5)
-        features = c3d.extract(video)
+    card = c3d.model_info().card
+    classification = c3d.classify(video, top_k=5)
+    features = c3d.extract(video)
     path = OUT / f"{Path(video).stem}.npz"
     write_npz(path, features)
     say(f"classify    {len(classification.clip_starts)} clips of 16 frames, every 8")
@@ -135,46 +135,18 @@ def servable() -> Path:
         say("servable    building and verifying the full network, about 15 seconds")
         with LOG.open("w") as log:
             code = subprocess.run(
-                [*export(), "build", *arguments, "--out", str(base)], stderr=log, cwd=ROOT
+                [sys.executable, "-m", "c3d_export", "build", *arguments, "--out", str(base)],
+                stderr=log,
+                cwd=ROOT,
             ).returncode
         if code:
             raise C3DError(last_line(LOG))
     return base
 
 
-@contextlib.contextmanager
-def server(base: Path) -> Iterator[str]:
-    """Run the local server on a free port, yield its address, and stop it at the end."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [*export(), "serve", str(base), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=LOG.open("a"),
-        text=True,
-        cwd=ROOT,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        ready = re.match(r"ready: .* at (\S+),", line)
-        if not ready:
-            process.wait(timeout=60)
-            raise C3DError(last_line(LOG))
-        say(f"server      at {ready.group(1)}, after {time.perf_counter() - started:.1f} s")
-        yield ready.group(1)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
 def last_line(log: Path) -> str:
     """Return the last line, which is the error; TensorFlow's log is before it."""
     return log.read_text().strip().splitlines()[-1]
-
-
-def export() -> list[str]:
-    """Return the export command of this Python environment."""
-    return [sys.executable, "-m", "c3d_export"]
 
 
 def _key(arguments: list[str]) -> str:

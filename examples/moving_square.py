@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import numpy as np
 import numpy.typing as npt
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 WIDTH, HEIGHT, FPS, SECONDS = 320, 240, 25, 6
 _SQUARE = 64
@@ -16,17 +20,25 @@ _TOP, _SIDE = 20, 60
 _COLOUR = (250, 200, 40)
 
 
-def render(path: Path) -> None:
-    """Write the video."""
+def render(path: Path, change: Callable[[Pixels], Pixels] | None = None) -> None:
+    """Write the video.
+
+    Args:
+        path: the file, e.g. ``square.mp4``.
+        change: called for each frame, uint8 ``[240, 320, 3]`` RGB; returns the one to write.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number in range(FPS * SECONDS):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame(number), format="rgb24")))
+            pixels = frame(number)
+            if change is not None:
+                pixels = np.ascontiguousarray(change(pixels))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 
-def frame(number: int) -> npt.NDArray[np.uint8]:
+def frame(number: int) -> Pixels:
     """Return frame ``number`` of the video, uint8 ``[240, 320, 3]`` RGB."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     checks = ((rows // 20 + columns // 20) % 2 * 40 + 60).astype(np.uint8)

@@ -1,8 +1,8 @@
 """`make pipeline-example`: a folder of six videos, two of them broken, becomes a dataset.
 
-Weights -> SavedModel -> a local server, as in `make example`; then `c3d-pipelines run`, which does
-the steps of the Kubeflow pipeline on this machine; then the dataset is read back. A second run has
-nothing to do: damaged videos are known, and failures that may pass are retried.
+Weights -> SavedModel, as in `make example`; then `c3d-pipelines run`, which serves the model and
+does the steps of the Kubeflow pipeline on this machine; then the dataset is read back. A second run
+has nothing to do: damaged videos are known, and failures that may pass are retried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from c3d_client import C3DError
 from c3d_pipelines import dataset
 from first_run import OUT as SERVER_OUT
-from first_run import ROOT, say, servable, server
+from first_run import ROOT, say, servable
 
 OUT = ROOT / "out" / "pipeline-example"
 BROKEN = 2
@@ -41,8 +41,7 @@ def main() -> int:
         base = servable()
         # A dataset holds the numbers of one model, so each model has a folder.
         out = OUT / f"dataset-{base.parent.name}"
-        with server(base) as target:
-            code = run(videos, out, target)
+        code = run(videos, out, f"local:{base}")
         if code == 0:
             show(out)
     except C3DError as error:

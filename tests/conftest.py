@@ -13,6 +13,8 @@ from support import caffe_bytes
 
 # Must be set before TensorFlow is loaded, which logs an error on a machine without a GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As the command c3d-export and the manifests do.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from c3d_export.architecture import build_c3d, set_weights
 from c3d_export.local_server import LocalServer
@@ -87,6 +89,14 @@ def narrow_base(narrow_weights, tmp_path_factory) -> Path:
     """A model folder with version 1 of the narrow network. Do not write to it: copy it."""
     base = tmp_path_factory.mktemp("narrow") / "c3d"
     build(spec(narrow_weights), base)
+    return base
+
+
+@pytest.fixture(scope="session")
+def narrow_gpu_base(narrow_weights, tmp_path_factory) -> Path:
+    """A model folder with version 1 of the narrow network for GPUs. Do not write to it."""
+    base = tmp_path_factory.mktemp("narrow-gpu") / "c3d"
+    build(spec(narrow_weights, target="gpu", batch_sizes=(1, 8, 16)), base)
     return base
 
 

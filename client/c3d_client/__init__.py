@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UsageError,
         VideoDecodeError,
         VideoError,
+        VideoTooLarge,
         VideoTooShortError,
         VideoUnreadableError,
     )
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from c3d_client.core.provenance import provenance_digest, require_same
     from c3d_client.outputs import convert, read_features, read_npz, write_features, write_npz
     from c3d_client.parallel import Outcome
+    from c3d_client.pca import PCA, fit_pca
     from c3d_client.results import (
         ClassScore,
         Timings,
@@ -77,6 +79,7 @@ _MODULES = {
         "UsageError",
         "VideoDecodeError",
         "VideoError",
+        "VideoTooLarge",
         "VideoTooShortError",
         "VideoUnreadableError",
     ),
@@ -93,6 +96,7 @@ _MODULES = {
         "write_npz",
     ),
     "parallel": ("Outcome",),
+    "pca": ("PCA", "fit_pca"),
     "results": (
         "ClassScore",
         "Timings",
@@ -140,6 +144,7 @@ __all__ = [
     "ModelNotFound",
     "Outcome",
     "OutputError",
+    "PCA",
     "Picture",
     "ProvenanceError",
     "RequestRejected",
@@ -158,12 +163,14 @@ __all__ = [
     "VideoDecodeError",
     "VideoError",
     "VideoFeatures",
+    "VideoTooLarge",
     "VideoTooShortError",
     "VideoUnreadableError",
     "atomic_file",
     "convert",
     "decode_frames",
     "expand",
+    "fit_pca",
     "iter_clips",
     "mean_feature",
     "prepare_frame",

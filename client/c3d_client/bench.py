@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from c3d_client.client import C3DClient
-from c3d_client.core.contract import BATCH_SIZES, CLIP_SHAPE, FC6_FEATURES, MAX_BATCH_SIZE
+from c3d_client.core.contract import CLIP_SHAPE, FC6_FEATURES, MAX_BATCH_SIZE
 from c3d_client.core.errors import Cancelled, ContractMismatch, UsageError, VideoTooShortError
 from c3d_client.core.uri import Uri
-from c3d_client.inference import VideoInference
+from c3d_client.inference import VideoInference, halves_sizes
 from c3d_client.results import Timings
 from c3d_client.serving import wire_pb2 as wire
 from c3d_client.serving.client import ServingClient
@@ -32,12 +32,15 @@ from c3d_client.serving.messages import from_proto, predict_request
 from c3d_client.serving.model_info import ModelInfo
 from c3d_client.serving.options import ServingOptions
 from c3d_client.video.decode import Frame, decode_frames
+from c3d_client.video.frames import open_input
 
 # Each variant is measured this often, in turn, and the best is used: other programs on the machine
 # only make a result worse.
 _ROUNDS = 3
 # With fewer frames, the time to open the video would dominate.
 _MIN_FRAMES = 64
+# The server's batch sizes to measure: one clip, a request of extract, and the largest request.
+_BATCH_SIZES = (1, 8, MAX_BATCH_SIZE)
 # The time of the first answer is dominated by the time to decode the first batch.
 _MIN_ANSWERS = 2
 
@@ -203,8 +206,8 @@ def message_speed(*, seconds: float) -> MessageSpeed:
 
 def batch_sizes(info: ModelInfo) -> tuple[int, ...]:
     """Return 1, 8 and 32, as far as the servable was exported for them."""
-    largest = max(info.card.get("batch_sizes") or BATCH_SIZES)
-    return tuple(size for size in BATCH_SIZES if size == 1 or size <= largest)
+    largest = max(info.batch_sizes)
+    return tuple(size for size in _BATCH_SIZES if size == 1 or size <= largest)
 
 
 def batch_speed(options: ServingOptions, size: int, *, seconds: float) -> BatchSpeed:
@@ -260,7 +263,7 @@ def extract_speed(c3d: C3DClient, video: str | os.PathLike[str], *, seconds: flo
         VideoTooShortError: the video has too few frames for one clip.
         ServingError: the server failed.
     """
-    version = c3d.model_info().version
+    info = c3d.model_info()
     enough = threading.Event()
     answers, answered_s = 0, 0.0
 
@@ -270,10 +273,13 @@ def extract_speed(c3d: C3DClient, video: str | os.PathLike[str], *, seconds: flo
         if answers >= _MIN_ANSWERS and answered_s >= seconds:
             enough.set()
 
-    inference = VideoInference(video, c3d.window, cancel=enough, on_clips=count_answer)
+    source = open_input(video, window=c3d.window)
+    inference = VideoInference(source, c3d.window, cancel=enough, on_clips=count_answer)
+    sizes = halves_sizes(info, FC6_FEATURES, c3d.window, batch_size=c3d.serving.options.batch_size)
     started = time.perf_counter()
     try:
-        if inference.run(c3d.serving, FC6_FEATURES, version=version) != version:
+        version = inference.run(c3d.serving, FC6_FEATURES, version=info.version, halves_sizes=sizes)
+        if version != info.version:
             raise ContractMismatch(
                 c3d.serving.options.target,
                 "another version of the model was rolled out meanwhile; measure again",

@@ -15,8 +15,9 @@ from c3d_client.commands.bench import bench
 from c3d_client.commands.classify import bars, classify
 from c3d_client.commands.convert import convert
 from c3d_client.commands.extract import extract
+from c3d_client.commands.pca import pca
 from c3d_client.commands.status import status
-from c3d_client.core.cli import run_command
+from c3d_client.core.cli import CommandGroup, run_command
 from c3d_client.core.completion import completion_command
 
 __all__ = ["bars", "cli", "main"]
@@ -27,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(cli, arguments, name="c3d", interrupted="files already written are complete")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="c3d-client", prog_name="c3d")
 def cli() -> None:
     """Videos to C3D features and Sports-1M labels, computed by a TensorFlow Serving server."""
 
 
-for command in (extract, classify, status, convert, bench, completion_command("c3d")):
+for command in (extract, classify, status, convert, pca, bench, completion_command("c3d")):
     cli.add_command(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ from c3d_client.core.errors import (
     UsageError,
     VideoError,
 )
+from c3d_client.core.limits import core_count as core_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,13 +59,6 @@ class Outcome(Generic[Item, Result]):
             raise self.error
         assert self.result is not None
         return self.result
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def share_cores(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from c3d_client.core.errors import OutputError, UsageError
-from c3d_client.core.files import CHUNK_ROWS
+from c3d_client.core.files import chunk_rows
 from c3d_client.core.provenance import require_same
 
 
@@ -40,15 +40,26 @@ class Timings:
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """The fc6 features of one video of n clips.
+    """The features of one video of n clips: fc6, or the layers that the client was made for.
+
+    A clip's row has the shape of its layer: ``[4096]`` for fc6 and fc7, after ReLU;
+    ``[2, 7, 7, 512]`` for conv5b, after ReLU, and ``[1, 4, 4, 512]`` for pool5, with frames, rows,
+    columns and channels; ``[classes]`` for fc8, before the softmax.
+
+    More than 64 clips, or fewer of larger rows, are a read-only map of a temporary file, whose disk
+    space is freed when the array is deleted.
 
     Args:
         clip_starts: int64 ``[n]``, the index of each clip's first frame.
-        clip_times_s: float64 ``[n, 2]``, start and end of each clip in seconds.
-        clip_features: float32 ``[n, 4096]``, fc6 after ReLU.
-        video_feature: float32 ``[4096]``, the clips' mean, L2-normalised.
+        clip_times_s: float64 ``[n, 2]``, start and end of each clip in seconds; NaN where frames
+            have no times.
+        clip_features: float32 ``[n, 4096]``, fc6 after ReLU; ``[n, ...]`` of another first layer,
+            ``[n, dim]`` where a PCA reduced it.
+        video_feature: float32 ``[4096]`` or ``[dim]``, the mean of ``clip_features``,
+            L2-normalised; all numbers of a row in one dimension: 50,176 of conv5b, 8,192 of pool5.
         provenance: how the features were made: contract, model, weights, mean, decoder, resize.
         timings: how long the parts took.
+        layers: the rows of the layers after the first, float32 ``[n, ...]``, by name.
     """
 
     clip_starts: npt.NDArray[np.int64]
@@ -57,6 +68,7 @@ class VideoFeatures:
     video_feature: npt.NDArray[np.float32]
     provenance: dict[str, Any]
     timings: Timings
+    layers: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,14 @@ class ClassScore:
 class VideoClassification:
     """The class probabilities of one video of n clips.
 
+    More than 64 clips are a read-only map of a temporary file, as in :class:`VideoFeatures`.
+
     Args:
         top: the most probable classes of the whole video, in descending order.
         probabilities: float64 ``[classes]``, the mean over the clips.
         clip_probabilities: float32 ``[n, classes]``.
         clip_starts: int64 ``[n]``.
-        clip_times_s: float64 ``[n, 2]``, seconds.
+        clip_times_s: float64 ``[n, 2]``, seconds; NaN where frames have no times.
         labels: one for each class.
         provenance: as in :class:`VideoFeatures`.
         timings: how long the parts took.
@@ -163,13 +177,13 @@ class RunningMean:
         self.count = 0
 
     def add(self, rows: npt.NDArray[Any]) -> None:
-        """Add a batch of rows ``[n, size]``."""
+        """Add a batch of rows ``[n, ...]``."""
         total = rows.sum(axis=0, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
         self.count += len(rows)
 
     def value(self) -> npt.NDArray[np.float64]:
-        """Return the mean so far, float64 ``[size]``.
+        """Return the mean so far, float64, of the shape of a row.
 
         Raises:
             ValueError: no rows were added.
@@ -183,33 +197,35 @@ class RowStore:
     """Float32 rows in the order in which they are added, in memory or in a temporary file.
 
     Args:
-        most_in_memory: number of rows. More rows are written to a temporary file in the folder
-            that TMPDIR names; its disk space is freed when its array is deleted.
+        most_in_memory: number of rows; by default 64, or fewer where 64 are more than 1 MB. More
+            rows are written to a temporary file in the folder that TMPDIR names; its disk space is
+            freed when its array is deleted.
     """
 
-    def __init__(self, *, most_in_memory: int = CHUNK_ROWS) -> None:
+    def __init__(self, *, most_in_memory: int | None = None) -> None:
         self._most_in_memory = most_in_memory
         self._buffer: list[npt.NDArray[np.float32]] = []
         self._buffered_rows = 0
-        self._size = 0
+        self._shape: tuple[int, ...] = ()
         self._file: IO[bytes] | None = None
         self.count = 0
 
     def add(self, rows: npt.NDArray[np.float32]) -> None:
-        """Add a batch of rows ``[n, size]``.
+        """Add a batch of rows ``[n, ...]``.
 
         Raises:
             OutputError: the temporary file cannot be written.
         """
-        self._size = rows.shape[1]
+        self._shape = rows.shape[1:]
+        most = chunk_rows(rows.shape[1:]) if self._most_in_memory is None else self._most_in_memory
         self._buffer.append(rows)
         self._buffered_rows += len(rows)
         self.count += len(rows)
-        if self._buffered_rows > self._most_in_memory:
+        if self._buffered_rows > most:
             self._spill()
 
     def array(self) -> npt.NDArray[np.float32]:
-        """Return all rows, float32 ``[count, size]``: an array, or a read-only map of the file.
+        """Return all rows, float32 ``[count, ...]``: an array, or a read-only map of the file.
 
         Raises:
             OutputError: the temporary file cannot be written.
@@ -218,7 +234,7 @@ class RowStore:
         if self._file is None:
             return np.concatenate(self._buffer)
         self._spill()
-        return np.memmap(self._file, np.float32, mode="r", shape=(self.count, self._size))
+        return np.memmap(self._file, np.float32, mode="r", shape=(self.count, *self._shape))
 
     def _spill(self) -> None:
         try:

@@ -7,6 +7,7 @@ use. `fetch.py` downloads them into models/, where `make example` and `make expo
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -305,8 +306,12 @@ DEFAULT_NAMES = (KNOWN_WEIGHTS[0].name, MEAN_FILES[0], LABELS_FILE)
 """The files of a full servable, which are fetched where none is named."""
 
 
-def find_assets(names: Sequence[str]) -> list[Asset]:
+def find_assets(names: Sequence[str], folder: Path = Path()) -> list[Asset]:
     """Return the assets of these names, in this order, without duplicates.
+
+    Args:
+        names: names as published.
+        folder: the folder that the files are wanted in, for messages.
 
     Raises:
         UsageError: no published file has one of the names.
@@ -314,7 +319,12 @@ def find_assets(names: Sequence[str]) -> list[Asset]:
     by_name = {asset.name: asset for asset in CATALOGUE}
     for name in names:
         if name not in by_name:
-            raise UsageError(f"{name!r} is no published file; known are {', '.join(by_name)}")
+            path = folder / name
+            found = "is there" if os.path.lexists(path) else "is not there; put it there"
+            raise UsageError(
+                f"{name!r} is no published file; known are {', '.join(by_name)}; a file of your "
+                f"own cannot be fetched, and {path} {found}"
+            )
     return [by_name[name] for name in dict.fromkeys(names)]
 
 

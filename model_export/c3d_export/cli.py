@@ -2,49 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
-from c3d_client.core.cli import run_command
+from c3d_client.core.cli import CommandGroup, error_line, run_command
 from c3d_client.core.completion import PATH_OR_URL, completion_command
 from c3d_client.core.contract import BATCH_SIZES, GRPC_PORT, MODEL_NAME, SPORTS1M_CLASSES
 from c3d_client.core.errors import UsageError
-from c3d_client.core.signals import exit_code, signal_event, sigterm_as_ctrl_c
+from c3d_client.core.files import clean_up
+from c3d_client.core.limits import core_count
+from c3d_client.core.signals import exit_code, interrupted_by, signal_event
+from c3d_client.core.text import one_line
 
-from c3d_export.errors import AssetError
+from c3d_export.errors import (
+    AssetError,
+    NetworkError,
+    TrainedVersionError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
+    from c3d_client.core.provenance import ModelCard
+
     from c3d_export.verify import Verification
 
+_NAME = "c3d-export"
+_NOTHING_LEFT = "no incomplete file or version is left"
+_REDUCED_NOTE = "its build verified one clip for each signature"
 _DRAIN_S = 30.0
+# Kubernetes kills a container 30 s after its SIGTERM. Removing 320 MB takes less than one.
+_INTERRUPT_GRACE_S = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit.
 
-    A C3DError is printed as one line on standard error, with exit code 2. SIGTERM ends a command
-    as Ctrl-C does, with exit code 143 instead of 130, also in a container where it is process 1.
+    A C3DError is printed as one line on standard error, and its `exit_code` is the exit code.
+    SIGTERM ends a command as Ctrl-C does, with exit code 143 instead of 130, also in a container
+    where it is process 1.
     """
     # Must be set before TensorFlow is loaded, which logs an error on a machine without a GPU.
     # TensorFlow raises real errors as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with sigterm_as_ctrl_c() as terminated:
+    # The same. Without it TensorFlow uses oneDNN only on CPUs with AVX512-VNNI, and is slower on
+    # others; docs/servable.md has the measurement.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # By default TensorFlow has as many threads as there are processors, whatever the CPU limit is.
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(variable, str(core_count()))
+    with interrupted_by(
+        signal.SIGTERM, signal.SIGINT, grace_s=_INTERRUPT_GRACE_S, late=_end_at_once
+    ) as signals:
         try:
-            run_command(
-                cli,
-                arguments,
-                name="c3d-export",
-                interrupted="no incomplete file or version is left",
-            )
+            run_command(cli, arguments, name=_NAME, interrupted=_NOTHING_LEFT)
         except SystemExit:
-            if terminated:
-                sys.exit(exit_code(signal.SIGTERM))
+            if signals:
+                # An interrupt may have cut short the removal of something unfinished.
+                clean_up()
+                sys.stdout.flush()
+                # Not sys.exit: TensorFlow's threads may still compute, and its end waits for them.
+                os._exit(exit_code(signals[0]))
             raise
+
+
+def _end_at_once(number: int) -> NoReturn:
+    """End the process where the main thread does not end: in C++ code that runs for minutes."""
+    clean_up()
+    os.write(2, f"{error_line(_NAME, f'interrupted; {_NOTHING_LEFT}')}\n".encode())
+    os._exit(exit_code(number))
+
+
+def _end_with_input() -> NoReturn:
+    """End the process when its standard input ends, also while the main thread runs C++ code."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1024):
+            pass
+    os._exit(0)
 
 
 def _checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,13 +106,25 @@ def _checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     return channels(rows(command))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="c3d-export", prog_name="c3d-export")
 def cli() -> None:
-    """C3D as a verified SavedModel for TensorFlow Serving, and a local server for it."""
+    """C3D as a verified SavedModel for TensorFlow Serving, and a local server for it.
+
+    Exit code: 0 done; 2 wrong input or result, a full disk, or a folder that cannot be read or
+    written; 75 network errors that a later try may not have; 130 Ctrl-C, 143 SIGTERM.
+    """
 
 
-cli.add_command(completion_command("c3d-export"))
+cli.add_command(completion_command(_NAME))
+
+
+_over_trained_option = click.option(
+    "--over-trained",
+    is_flag=True,
+    help="Publish demo or random weights also where the model's folder has trained ones, which "
+    "is refused otherwise.",
+)
 
 
 @cli.command()
@@ -109,6 +161,28 @@ cli.add_command(completion_command("c3d-export"))
     help="Dtype of the stored weights and the arithmetic; input is uint8, output float32.",
 )
 @click.option(
+    "--target",
+    type=click.Choice(("cpu", "gpu")),
+    default="cpu",
+    show_default=True,
+    help="What the servers compute on. For gpu, a machine without a GPU verifies one clip for each "
+    "signature.",
+)
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="With --target cpu, build also in a precision that this machine's CPU computes slowly, "
+    "which is refused otherwise; one clip for each signature is verified then.",
+)
+@click.option(
+    "--convolution",
+    type=click.Choice(("auto", "direct", "winograd")),
+    default="auto",
+    show_default=True,
+    help="Form of the convolutions: winograd is faster on CPUs and needs float32; auto chooses it "
+    "there.",
+)
+@click.option(
     "--batch-sizes",
     default=",".join(map(str, BATCH_SIZES)),
     show_default=True,
@@ -136,8 +210,10 @@ cli.add_command(completion_command("c3d-export"))
     type=click.Path(path_type=Path),
     default=None,
     metavar="DIR",
-    help="Build nothing if this model's folder has a version with the same inputs.",
+    help="Build nothing, and exit with 0, if this model's folder has a version with the same "
+    "inputs, or if the build needs --over-trained.",
 )
+@_over_trained_option
 def build(
     weights_spec: str,
     channels: str | None,
@@ -145,10 +221,14 @@ def build(
     mean_spec: str | None,
     labels_path: str | None,
     precision: str,
+    target: str,
+    elsewhere: bool,
+    convolution: str,
     batch_sizes: str,
     width: int,
     base: Path,
     existing: Path | None,
+    over_trained: bool,
 ) -> None:
     """Build, verify and publish the next version of the servable.
 
@@ -167,25 +247,48 @@ def build(
         if labels_path
         else list(weights.labels) or numbered_labels(classes)
     )
+    from c3d_export.card import stored_card
     from c3d_export.servable import ServableSpec
     from c3d_export.servable import build as build_servable
-    from c3d_export.store import version_made_of
+    from c3d_export.store import check_not_over_trained, version_made_of
+    from c3d_export.verify import REDUCED
 
     spec = ServableSpec(
-        weights=weights, mean=mean, labels=labels, precision=precision, batch_sizes=sizes
+        weights=weights,
+        mean=mean,
+        labels=labels,
+        precision=precision,
+        batch_sizes=sizes,
+        target=target,
+        convolution=convolution,
     )
     same = version_made_of(existing, spec.digest) if existing else None
     if same is not None:
         click.echo(f"{same}: has the same inputs ({spec.digest}); nothing to build")
+        with contextlib.suppress(VerificationError):  # a damaged version is not this build's error
+            if stored_card(same).get("verified") == REDUCED:
+                click.echo(f"note: {_REDUCED_NOTE}; c3d-export verify {same} runs all")
         return
-    if precision == "float16":
-        click.echo("float16 is for GPUs: on a CPU its verification takes some minutes", err=True)
-    path, verification = build_servable(spec, base)
+    try:
+        if weights.random and not over_trained:
+            for folder in filter(None, (existing, base)):
+                check_not_over_trained(folder, weights.source)
+        path, verification = build_servable(
+            spec, base, over_trained=over_trained, elsewhere=elsewhere, notify=_notify
+        )
+    except TrainedVersionError as error:
+        if existing is None:
+            raise
+        # A job that is repeated after its model was replaced by a trained one is not an error.
+        click.echo(one_line(str(error)))
+        return
     click.echo(
         f"{path}: C3D {weights.source}, {weights.parameters:,} parameters, {precision}, "
         f"{len(labels)} classes, mean {mean.source}"
     )
     _print_verification(verification)
+    if target == "cpu":
+        _print_faster_precision(verification.card)
     if weights.note:
         click.echo(f"note: {weights.source} is {weights.note}")
     if weights.classes is None:
@@ -200,13 +303,19 @@ def build(
 @cli.command()
 @click.argument("version", type=click.Path(path_type=Path), metavar="models/c3d/1")
 def verify(version: Path) -> None:
-    """Load a version as TensorFlow Serving does, run all of it, compare it with the Keras model."""
+    """Load a version as TensorFlow Serving does, run all of it, compare it with the Keras model.
+
+    In a precision that this machine computes slowly, one clip for each signature is run.
+    """
     from c3d_export.graph import weights_note
+    from c3d_export.verify import REDUCED
     from c3d_export.verify import verify as verify_servable
 
-    verification = verify_servable(version)
+    verification = verify_servable(version, notify=_notify)
     click.echo(f"{version}: verified, {weights_note(verification.card)}")
     _print_verification(verification)
+    if verification.card.data.get("verified") == REDUCED and not verification.reduced:
+        click.echo(f"note: verified in full now; {_REDUCED_NOTE}")
 
 
 @cli.command()
@@ -220,14 +329,15 @@ def verify(version: Path) -> None:
     metavar="DIR",
     help="The model's folder; the next number becomes the version.",
 )
-def publish(version: Path, base: Path) -> None:
+@_over_trained_option
+def publish(version: Path, base: Path, over_trained: bool) -> None:
     """Copy a version that was built elsewhere to a model's folder, whole or not at all.
 
     Nothing is copied if the folder has a version with the same inputs.
     """
     from c3d_export.store import publish as publish_version
 
-    path, new = publish_version(version, base)
+    path, new = publish_version(version, base, over_trained=over_trained)
     click.echo(f"{path}: {'published' if new else 'not copied; it has the same inputs'}")
 
 
@@ -242,11 +352,24 @@ def publish(version: Path, base: Path) -> None:
 )
 @click.option("--host", default="localhost", show_default=True, help="Address to listen at.")
 @click.option("--model", default=MODEL_NAME, show_default=True, help="The served model's name.")
-def serve(base: Path, port: int, host: str, model: str) -> None:
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="End at once when standard input ends: with the program that started the server.",
+)
+def serve(base: Path, port: int, host: str, model: str, until_eof: bool) -> None:
     """Serve the newest version over TensorFlow Serving's gRPC API, on this machine.
 
-    For trying and testing on one machine; use TensorFlow Serving itself in production.
+    Given the folder of one version, such as models/c3d/1, it serves that one.
+
+    For trying and testing on one machine; use TensorFlow Serving itself in production. It refuses
+    what the server of the Kubernetes bundle refuses, such as more than 32 clips in a request.
     """
+    from c3d_export.store import served_version
+
+    if until_eof:
+        threading.Thread(target=_end_with_input, name="c3d-input", daemon=True).start()
+    served_version(base)  # a wrong path is an error before TensorFlow is loaded
     with signal_event(signal.SIGTERM, signal.SIGINT) as stopping:
         from c3d_export.graph import weights_note
         from c3d_export.local_server import LocalServer
@@ -257,6 +380,7 @@ def serve(base: Path, port: int, host: str, model: str) -> None:
             f"ready: {model} version {server.version} at {server.target}, "
             f"{weights_note(server.card)}, for this machine only"
         )
+        _print_faster_precision(server.card)
         stopping.wait()
         click.echo("draining: no new requests, those running finish")
         server.stop(_DRAIN_S)
@@ -334,22 +458,41 @@ def fetch(names: tuple[str, ...], folder: Path, overwrite: bool) -> None:
         line.clear()
         click.echo(str(result))
         if result.outcome == "failed":
-            failed.append(result.asset)
+            failed.append(result)
     if failed:
-        click.echo(by_hand(failed, folder))
-        missing = ", ".join(asset.name for asset in failed)
-        raise AssetError(f"{len(failed)} not fetched: {missing}; see above")
+        assets = [result.asset for result in failed]
+        click.echo(by_hand(assets, folder))
+        missing = ", ".join(asset.name for asset in assets)
+        # A later try mends nothing where one of the files cannot be fetched at all.
+        kind = NetworkError if all(result.may_pass for result in failed) else AssetError
+        raise kind(f"{len(failed)} not fetched: {missing}; see above")
 
 
 def _print_verification(verification: Verification) -> None:
     for name, difference in verification.differences.items():
         click.echo(f"  {name:16} {difference:.1e} from the Keras model")
     click.echo(f"  warm-up          {verification.warmup_run} requests run")
-    if verification.warmup_left:
+    if verification.reduced:
         click.echo(
-            f"  warm-up          {verification.warmup_left} requests NOT run: float16 is very slow "
-            "on a CPU; verify again on a machine with a GPU"
+            f"  warm-up          {verification.warmup_left} requests NOT run, one clip for each "
+            "signature instead; verify again on a machine like the servers'"
         )
+
+
+def _print_faster_precision(card: ModelCard) -> None:
+    """Print that this CPU computes another precision faster, where that was measured."""
+    from c3d_export.cpu import bfloat16_note
+    from c3d_export.verify import has_gpu
+    from c3d_export.weights.canonical import FULL_WIDTH
+
+    if card.precision != "float32" or card.weights.get("width") != FULL_WIDTH or has_gpu():
+        return
+    if note := bfloat16_note():
+        click.echo(f"note: {note}")
+
+
+def _notify(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -11,7 +11,6 @@ import http
 import http.client
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,8 @@ from c3d_export.assets import (
     check,
     find_assets,
 )
-from c3d_export.errors import AssetError
+from c3d_export.disk import FULL, free_bytes, need_text
+from c3d_export.errors import AssetError, NetworkError
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the bytes received and the total; None where the server does not send a length."""
@@ -75,12 +75,14 @@ class Fetched:
         path: its path on this machine.
         outcome: fetched now, there before, or failed.
         detail: the result of its check, or the error; one line.
+        may_pass: whether the download failed for a reason that may be gone at a later try.
     """
 
     asset: Asset
     path: Path
     outcome: Literal["fetched", "there", "failed"]
     detail: str
+    may_pass: bool = False
 
     def __str__(self) -> str:
         return f"{self.outcome:8} {self.path}: {self.detail}"
@@ -110,7 +112,7 @@ def fetch(
         AssetError: the folder cannot be created.
         UsageError: no published file has one of the names.
     """
-    assets = find_assets(tuple(names) or DEFAULT_NAMES)
+    assets = find_assets(tuple(names) or DEFAULT_NAMES, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -136,12 +138,14 @@ def download(
         attempts: timeout and retries.
 
     Raises:
-        AssetError: the download failed, is not the published file, or cannot be written.
+        NetworkError: the download failed, and may succeed later.
+        AssetError: the server does not have the published file, or it cannot be written.
         UsageError: the URL is not http or https.
     """
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is not an http or https URL")
     attempts = attempts or Attempts()
+    free = free_bytes(target)
     transfer = _Transfer(url, target, fingerprint or Fingerprint(), progress, attempts.timeout_s)
     try:
         retry(
@@ -151,11 +155,13 @@ def download(
             first_pause_s=attempts.first_pause_s,
         )
     except requests.RequestException as error:
-        raise AssetError(f"{url}: {transfer.error_text(error)}") from error
+        kind = NetworkError if _may_pass(error) else AssetError
+        raise kind(f"{url}: {transfer.error_text(error)}") from error
     except OSError as error:
-        raise AssetError(
-            f"{error.filename or target}: cannot be written or read ({error.strerror})"
-        ) from error
+        needed = transfer.total or transfer.fingerprint.size
+        sizes = f": {need_text(needed, free)}" if error.errno in FULL and needed else ""
+        reason = f"cannot be written or read ({error.strerror}){sizes}"
+        raise AssetError(f"{error.filename or target}: {reason}") from error
     except ValueError as error:  # urllib3 and http.client raise it for malformed addresses
         raise AssetError(f"{url}: is, or leads to, no usable address ({error})") from error
 
@@ -233,7 +239,7 @@ def _fetch(
             return Fetched(asset, path, "failed", "it cannot be fetched without a browser")
     except OSError as error:
         return Fetched(asset, path, "failed", f"cannot be read ({error.strerror})")
-    errors: list[str] = []
+    errors: list[AssetError] = []
     for url in asset.urls:
         try:
             download(
@@ -244,10 +250,11 @@ def _fetch(
                 attempts=attempts,
             )
         except AssetError as error:
-            errors.append(str(error))
+            errors.append(error)
         else:
             return Fetched(asset, path, "fetched", asset.verified)
-    return Fetched(asset, path, "failed", "; ".join(errors))
+    may_pass = any(isinstance(error, NetworkError) for error in errors)
+    return Fetched(asset, path, "failed", "; ".join(map(str, errors)), may_pass)
 
 
 class _Transfer:
@@ -264,9 +271,9 @@ class _Transfer:
         timeout_s: float,
     ) -> None:
         self.number = 0
-        self._url, self._target, self._fingerprint = url, target, fingerprint
+        self._url, self._target, self.fingerprint = url, target, fingerprint
         self._progress = progress
-        self._answered = False
+        self._answered = self._has_end = False
         self._received = 0
         self._file: IO[bytes]
         self._response: requests.Response | None = None
@@ -288,21 +295,18 @@ class _Transfer:
             finally:
                 if self._response is not None:  # pooch does not close it after an error
                     self._response.close()
-            if problem := self._fingerprint.problem(Path(self._file.name)):
-                raise self._refusal(problem)
+            if problem := self.fingerprint.problem(Path(self._file.name)):
+                # Where the server sends no length, a body that was cut short looks complete.
+                raise self._refusal(problem, AssetError if self._has_end else NetworkError)
 
     def is_transient(self, error: Exception) -> bool:
-        """Return whether another attempt may succeed."""
+        """Return whether another attempt within seconds may succeed."""
         if isinstance(error, requests.HTTPError):
             return error.response.status_code in TRANSIENT_HTTP_STATUSES
-        if isinstance(error, (exceptions.SSLError, exceptions.ProxyError)):
-            return False
-        if _is_unreachable(error):
+        if _is_unreachable(error) or isinstance(error, exceptions.ProxyError):
             # A server that has answered before may answer again.
             return self._answered
-        return isinstance(
-            error, (requests.ConnectionError, requests.Timeout, exceptions.ChunkedEncodingError)
-        )
+        return _may_pass(error)
 
     def error_text(self, error: requests.RequestException) -> str:
         """Describe why the last attempt failed, in one line."""
@@ -328,19 +332,19 @@ class _Transfer:
 
     def update(self, _: int) -> None:
         """Check and report a block that pooch has written."""
-        total, size = self.total, self._fingerprint.size
+        total, size = self.total, self.fingerprint.size
         if not self._received:
             # Before the sizes: a web page has the wrong size too, which would say less.
             head = os.pread(self._file.fileno(), HEAD_BYTES, 0)
-            problem = self._fingerprint.wrong_start(head)
+            problem = self.fingerprint.wrong_start(head)
             if not problem and size and total not in (0, size):
                 problem = f"it has {total:,} bytes there; the published file has {size:,}"
             if problem:
                 raise self._refusal(problem)
-            free = shutil.disk_usage(self._target.parent).free
-            if total > free:
+            free = free_bytes(self._target.parent)
+            if free is not None and total > free:
                 raise AssetError(
-                    f"{self._target}: needs {total:,} bytes, and {free:,} are free there"
+                    f"{self._target}: the disk is full: {need_text(total, free)}; nothing was saved"
                 )
         self._received = self._file.tell()
         limit = size or total or _LARGEST_BYTES
@@ -357,17 +361,18 @@ class _Transfer:
 
     def _on_response(self, response: requests.Response, **_: object) -> None:
         self._response, self._answered = response, True
-        headers, fingerprint = response.headers, self._fingerprint
-        has_end = "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "")
+        headers, fingerprint = response.headers, self.fingerprint
+        chunked = "chunked" in headers.get("Transfer-Encoding", "")
+        self._has_end = chunked or "Content-Length" in headers
         if response.status_code == http.HTTPStatus.OK and not (
-            has_end or fingerprint.size or fingerprint.has_digest
+            self._has_end or fingerprint.size or fingerprint.has_digest
         ):
             raise self._refusal(
                 "the server sends no length, so a truncated file could not be detected"
             )
 
-    def _refusal(self, problem: str) -> AssetError:
-        return AssetError(f"{self._url}: {problem}; nothing was saved")
+    def _refusal(self, problem: str, kind: type[AssetError] = AssetError) -> AssetError:
+        return kind(f"{self._url}: {problem}; nothing was saved")
 
 
 def _status_text(response: requests.Response) -> str:
@@ -378,6 +383,23 @@ def _status_text(response: requests.Response) -> str:
     if status in TRANSIENT_HTTP_STATUSES:
         return text
     return f"{text}: the file is not available there"
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether an error of requests may be gone later: a network or server that fails."""
+    if isinstance(error, requests.HTTPError):
+        status = error.response.status_code
+        return status in TRANSIENT_HTTP_STATUSES or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+    cause = str(_cause(error))
+    if isinstance(error, exceptions.SSLError):
+        # A handshake that is cut short may succeed later; a wrong certificate stays wrong.
+        return "EOF" in cause
+    if isinstance(error, exceptions.ProxyError):
+        # The proxy requires a login, or does not allow the address.
+        return not re.search(r"Tunnel connection failed: 4\d\d", cause)
+    return isinstance(
+        error, (requests.ConnectionError, requests.Timeout, exceptions.ChunkedEncodingError)
+    )
 
 
 def _is_unreachable(error: Exception) -> bool:

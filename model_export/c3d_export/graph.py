@@ -7,6 +7,7 @@ rebuilds Python objects, and can succeed on exports that fail on every call in t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -40,6 +41,12 @@ class GraphServable:
     Args:
         path: the version's folder, e.g. ``models/c3d/1``.
 
+    Attributes:
+        path: the version's folder.
+        meta_graph: the SavedModel's graph.
+        signatures: its SignatureDefs by name, as the server lists them: with
+            ``__saved_model_init_op``, which has no inputs and cannot be run.
+
     Raises:
         VerificationError: the folder has no SavedModel, or it cannot be loaded.
     """
@@ -48,11 +55,7 @@ class GraphServable:
         _drop_startup_lines()
         self.path = path
         self.meta_graph = _read_meta_graph(path)
-        self.signatures: dict[str, Any] = {
-            name: signature
-            for name, signature in self.meta_graph.signature_def.items()
-            if name != _INIT_OP
-        }
+        self.signatures: dict[str, Any] = dict(self.meta_graph.signature_def)
         graph = tf.Graph()
         try:
             with graph.as_default():
@@ -110,6 +113,12 @@ class GraphServable:
         """
         definition = self.signatures[signature]
         aliases = outputs or tuple(sorted(definition.outputs))
+        for alias, known in (
+            *((alias, definition.inputs) for alias in inputs),
+            *((alias, definition.outputs) for alias in aliases),
+        ):
+            if alias not in known:  # reading it would add it to the signature
+                raise KeyError(alias)
         feeds = tuple(definition.inputs[alias].name for alias in inputs)
         fetches = tuple(definition.outputs[alias].name for alias in aliases)
         # A callable made from options calls the C++ session directly, whose kernels check the
@@ -157,22 +166,26 @@ def _drop_startup_lines() -> None:
     Every other line reaches standard error, which is redirected for this constant only, so that
     the messages of a crash in a model are never hidden.
     """
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with (
+        tf.Graph().as_default(),
+        tf.compat.v1.Session() as session,
+        contextlib.ExitStack() as stack,
+    ):
         constant = tf.constant(0)
         try:
-            stderr = os.dup(2)
-        except OSError:  # standard error is closed
+            captured = stack.enter_context(tempfile.TemporaryFile())
+            terminal = stack.enter_context(os.fdopen(os.dup(2), "wb"))
+        except OSError:  # no folder for temporary files, or standard error is closed
             return
-        with tempfile.TemporaryFile() as captured, os.fdopen(stderr, "wb") as terminal:
-            os.dup2(captured.fileno(), 2)
-            try:
-                session.run(constant)
-            finally:
-                os.dup2(terminal.fileno(), 2)
-                captured.seek(0)
-                for line in captured:
-                    if not any(known in line for known in _STARTUP_LINES):
-                        terminal.write(line)
+        os.dup2(captured.fileno(), 2)
+        try:
+            session.run(constant)
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            captured.seek(0)
+            for line in captured:
+                if not any(known in line for known in _STARTUP_LINES):
+                    terminal.write(line)
 
 
 def _read_meta_graph(path: Path) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from c3d_client.core.file_kinds import explain_path
 
+from c3d_export.disk import unreadable_text
 from c3d_export.errors import AssetError
 
 
@@ -23,7 +24,7 @@ def read_labels(path: str | Path, *, classes: int) -> list[str]:
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:
-        raise AssetError(f"{path}: {explained or f'cannot be read ({error.strerror})'}") from error
+        raise AssetError(f"{path}: {explained or unreadable_text(path, error)}") from error
     except UnicodeDecodeError as error:
         raise AssetError(f"{path}: {explained or f'not UTF-8 text ({error})'}") from error
     labels = [line.strip() for line in text.splitlines()]

@@ -27,6 +27,7 @@ from c3d_client.core.contract import (
 )
 from c3d_client.core.file_kinds import explain_path
 
+from c3d_export.disk import unreadable_text
 from c3d_export.errors import AssetError
 from c3d_export.weights.caffe import BlobError, read_blob
 
@@ -98,7 +99,7 @@ def read_mean(spec: str) -> Mean:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = explain_path(path, wanted="mean") or f"cannot be read ({error.strerror})"
+        reason = explain_path(path, wanted="mean") or unreadable_text(path, error)
         raise AssetError(f"{spec}: {reason}") from error
     digest = hashlib.sha256(content).hexdigest()
     if content.startswith(b"BZh"):

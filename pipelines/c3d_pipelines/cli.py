@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
-from c3d_client.core.cli import run_command
+from c3d_client.core.cli import CommandGroup, run_command
 from c3d_client.core.completion import completion_command
 
-from c3d_pipelines.commands.cluster import compile_command, schedule, submit
-from c3d_pipelines.commands.dataset import export, merge, neighbours
+from c3d_pipelines.commands.cluster import compile_command, schedule, submit, upload
+from c3d_pipelines.commands.dataset import export, merge, neighbours, pca
 from c3d_pipelines.commands.estimate import estimate
 from c3d_pipelines.commands.plan import plan
 from c3d_pipelines.commands.run import run
+from c3d_pipelines.commands.runs import logs, retry, status, terminate
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -25,12 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     run_command(cli, arguments, name="c3d-pipelines", interrupted="nothing half-written is left")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="c3d-pipelines", prog_name="c3d-pipelines")
 def cli() -> None:
     """Bulk C3D extraction that accounts for every video."""
 
 
-for command in (plan, run, compile_command, submit, schedule, estimate, merge, export, neighbours):
+for command in (
+    *(plan, run, compile_command, upload, submit, schedule, status, logs, terminate, retry),
+    *(estimate, merge, export, pca, neighbours),
+):
     cli.add_command(command)
 cli.add_command(completion_command("c3d-pipelines"))

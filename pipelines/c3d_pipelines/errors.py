@@ -25,15 +25,21 @@ class StorageError(BatchError, OSError):
     Args:
         uri: the address of the file, folder or object, without credentials.
         reason: what is wrong and what to do.
+        may_pass: whether a bucket's store failed for a reason that a later try may not have.
     """
 
-    def __init__(self, uri: str, reason: str) -> None:
+    def __init__(self, uri: str, reason: str, *, may_pass: bool = False) -> None:
         self.uri = uri
         self.reason = reason
+        self.may_pass = may_pass
         super().__init__(f"{uri}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.uri, self.reason), self.__dict__
+
+
+class WorkerDied(BatchError):
+    """Workers were killed while they processed a video. The error of the video's row."""
 
 
 class RunError(BatchError):

@@ -14,15 +14,19 @@ from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.errors import C3DError, UsageError
 from c3d_client.core.files import read_token
 from c3d_client.core.provenance import Provenance
+from c3d_client.core.uri import redact
 
 from c3d_pipelines.parameters import (
     ANSWERS,
     LONGEST_PATIENCE_S,
     NEWEST,
+    NO_PCA,
+    PARAMETERS,
     JobParameters,
+    allowed_failures,
     server_address,
 )
-from c3d_pipelines.records import Record
+from c3d_pipelines.records import Record, added
 
 # Environment variables of the workers, usually set from a Kubernetes Secret. Kubeflow prints
 # every parameter, so secrets are never parameters.
@@ -50,6 +54,13 @@ class JobSettings(Record):
         patience_s: how long a worker waits for a server or a store that went away, in seconds.
         provenance: how the numbers are made, as the server reported before the run began; empty
             until then. Numbers that are made differently are refused.
+        max_failed: as the parameter; None where it is not known, in runs of pipelines that release
+            0.1.0 compiled.
+        max_failed_share: as the parameter.
+        pca: path or address of the PCA that reduces the features; empty for none.
+        sent: for a run on a cluster, the parameters that it was sent with, without those that have
+            their default, and without credentials in addresses; None for a run of
+            ``c3d-pipelines run``.
 
     Raises:
         UsageError: a value is out of its range.
@@ -71,6 +82,10 @@ class JobSettings(Record):
     timeout_s: float = JobParameters.timeout_s
     patience_s: float = JobParameters.patience_s
     provenance: Provenance = field(default_factory=Provenance)
+    max_failed: int | None = added(None)
+    max_failed_share: float = added(0.0)
+    sent: Mapping[str, Any] | None = added(None)
+    pca: str = added("")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", path_text(self.out, "out"))
@@ -80,19 +95,33 @@ class JobSettings(Record):
             raise UsageError(f"run is {self.run!r}; give letters, digits, '.', '_' and '-'")
         if self.answer not in ANSWERS:
             raise UsageError(f"answer is {self.answer!r}; give one of {', '.join(ANSWERS)}")
+        if self.pca and self.answer != "features":
+            raise UsageError(f"pca is {self.pca!r} and the answer {self.answer}; leave out pca")
+        if redact(self.pca) != self.pca:
+            raise UsageError(
+                f"pca, {redact(self.pca)}, holds credentials; give them in the environment"
+            )
         if self.workers < 0:
             raise UsageError(f"workers is {self.workers}; give 1 or more, or 0 for one per core")
         if not 0 <= self.patience_s <= LONGEST_PATIENCE_S:
             raise UsageError(
                 f"patience_s is {self.patience_s}; give 0 to {LONGEST_PATIENCE_S} seconds"
             )
+        allowed_failures(
+            max_failed=self.max_failed or 0, max_failed_share=self.max_failed_share, inputs=0
+        )
         # A plain mapping is accepted too.
         object.__setattr__(self, "provenance", Provenance.from_dict(self.provenance))
         self.serving()
 
     @classmethod
     def from_parameters(
-        cls, parameters: JobParameters | Mapping[str, Any], *, run: str, answer: str
+        cls,
+        parameters: JobParameters | Mapping[str, Any],
+        *,
+        run: str,
+        answer: str,
+        on_cluster: bool = False,
     ) -> JobSettings:
         """Return the settings of a run with these parameters.
 
@@ -100,6 +129,8 @@ class JobSettings(Record):
             parameters: of the run, or a pipeline's arguments by name.
             run: the run's name.
             answer: ``features`` or ``classes``.
+            on_cluster: whether the run was sent to a cluster, so that its report advises commands
+                for that.
 
         Raises:
             UsageError: as :meth:`JobParameters.of`, or a value is out of its range.
@@ -120,6 +151,10 @@ class JobSettings(Record):
             max_in_flight=parameters.max_in_flight,
             timeout_s=parameters.timeout_s,
             patience_s=parameters.patience_s,
+            max_failed=parameters.max_failed,
+            max_failed_share=parameters.max_failed_share,
+            sent=_sent(parameters) if on_cluster else None,
+            pca="" if parameters.pca == NO_PCA else parameters.pca,
         )
 
     def serving(self) -> ServingOptions:
@@ -148,13 +183,32 @@ class JobSettings(Record):
             token=read_token(token_file) if token_file else None,
         )
 
-    def client(self) -> C3DClient:
-        """Return a client with these settings, to be closed by the caller."""
-        return C3DClient(window=self.window, options=self.serving())
+    def client(self, options: ServingOptions | None = None) -> C3DClient:
+        """Return a client with these settings, to be closed by the caller.
+
+        Args:
+            options: how to reach the server, in place of :meth:`serving`.
+
+        Raises:
+            OutputError: the PCA cannot be read.
+        """
+        return C3DClient(
+            window=self.window, options=options or self.serving(), pca=self.pca or None
+        )
 
     def with_provenance(self, provenance: Provenance) -> JobSettings:
         """Return the same settings with the provenance that the server reported."""
         return replace(self, provenance=provenance)
+
+
+def _sent(parameters: JobParameters) -> dict[str, Any]:
+    """Return the parameters that differ from their defaults, and the folders in any case."""
+    values = {name: getattr(parameters, name) for name in PARAMETERS}
+    return {
+        name: redact(value) if isinstance(value, str) else value
+        for name, value in values.items()
+        if name in ("videos", "out") or value != PARAMETERS[name].default
+    }
 
 
 def _version(text: str) -> tuple[int | None, str | None]:

@@ -10,9 +10,12 @@ import contextlib
 import errno
 import math
 import os
+import shlex
+import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from c3d_client.core.files import TEMPORARY_PREFIX, atomic_file, sync
 from c3d_client.core.uri import Uri
 from c3d_client.video.sources import open_store, reason
 
+from c3d_pipelines import text
 from c3d_pipelines.errors import StorageError
 
 # The files of a run, below run_folder().
@@ -44,12 +48,39 @@ def run_file(run: str, name: str) -> str:
     return f"{run_folder(run)}/{name}"
 
 
+def temporary_prefix(run: str, shard: int | None = None) -> str:
+    """Return the start of the names of a run's temporary files, or of one of its shards'.
+
+    Args:
+        run: the run's name, of which the first 200 characters are used.
+        shard: the shard's number in the run's plan; None for all files of the run.
+    """
+    # Names of runs have no tilde, so that no run's prefix is the start of another's.
+    return f"{TEMPORARY_PREFIX}{run[:200]}~" + ("" if shard is None else f"{shard}~")
+
+
+def storage_of_run(out: str, run: str, shard: int | None = None) -> Storage:
+    """Return a dataset's folder, in which temporary files carry the name of a run.
+
+    The files that a killed process leaves can then be removed when its run has ended.
+
+    Args:
+        out: the dataset's folder or bucket.
+        run, shard: as for :func:`temporary_prefix`.
+
+    Raises:
+        StorageError: as for :class:`Storage`.
+    """
+    return Storage(out, temporary=temporary_prefix(run, shard))
+
+
 class Storage:
     """A folder on a disk, or a prefix in a bucket. It need not exist; writing creates it.
 
     Args:
         uri: a path, ``file://``, ``s3://`` or ``gs://``. Credentials come from the environment, as
             for videos (see :mod:`c3d_client.video.stores`).
+        temporary: the start of the names of temporary files (see :func:`temporary_prefix`).
 
     Attributes:
         uri: the folder's address.
@@ -58,7 +89,10 @@ class Storage:
         StorageError: the address is of another kind, or its library is not installed.
     """
 
-    def __init__(self, uri: str | os.PathLike[str] | Uri) -> None:
+    def __init__(
+        self, uri: str | os.PathLike[str] | Uri, *, temporary: str = TEMPORARY_PREFIX
+    ) -> None:
+        self._temporary = temporary
         address = Uri.of(uri)
         local = address.local_path
         self.uri = Uri((address.raw if local is None else local).rstrip("/") or "/")
@@ -138,7 +172,11 @@ class Storage:
 
     @contextlib.contextmanager
     def writing(
-        self, name: str, *, retry: Callable[[Exception], bool] | None = None
+        self,
+        name: str,
+        *,
+        retry: Callable[[Exception], bool] | None = None,
+        final: Callable[[], str] | None = None,
     ) -> Iterator[Path]:
         """Yield a local path to write a file to; the file has its name when the block ends.
 
@@ -149,6 +187,8 @@ class Storage:
             name: the file's path below the folder.
             retry: called with the error of an upload, after the retries of the store's library;
                 returns whether to upload again.
+            final: called when the block ends; returns the file's path, in the same folder, where
+                it is not known before.
 
         Raises:
             StorageError: the file cannot be written.
@@ -158,13 +198,19 @@ class Storage:
             with self._errors(name, "written"):
                 folder = os.path.dirname(target)
                 os.makedirs(folder, exist_ok=True)
-                with atomic_file(target) as file:
+                with atomic_file(
+                    target,
+                    prefix=self._temporary,
+                    final=None if final is None else lambda: self._path(final()),
+                ) as file:
                     # The caller opens the same file by its name.
                     yield Path(file.name)
                 _sync_folder(folder)
             return
-        with self._errors(name, "written", local=True), _temporary_file(name) as path:
+        with self._errors(name, "written", local=True), self._temporary_file(name) as path:
             yield path
+            if final is not None:
+                target = self._path(final())
             # One part at a time: a concurrent part would outlive an upload that is cancelled.
             part = _PART_BYTES * max(1, math.ceil(path.stat().st_size / _MAX_PARTS / _PART_BYTES))
             options = {"chunksize": part, "max_concurrency": 1}
@@ -176,6 +222,38 @@ class Storage:
                     except Exception as error:
                         if retry is None or not _is_store_error(error) or not retry(error):
                             raise
+
+    def write_small(self, name: str, text: str, *, make_folder: bool = True) -> None:
+        """Write a small file, in one request, or on a disk without syncing it.
+
+        The file appears whole or not at all. After a power cut, a file on a disk may be missing.
+
+        Args:
+            name: the file's path below the folder.
+            text: the content, far below a megabyte.
+            make_folder: make the file's folder where it does not exist.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        target = self._path(name)
+        with self._errors(name, "written"):
+            if self._store is not None:
+                self._store.pipe_file(target, text.encode())
+                return
+            for is_last in (not make_folder, True):
+                if make_folder:
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                try:
+                    with atomic_file(
+                        target, text=True, prefix=self._temporary, synced=False
+                    ) as file:
+                        file.write(text)
+                    return
+                except FileNotFoundError:
+                    # Another process may just have removed the folder, which was empty.
+                    if is_last:
+                        raise
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Any]:
@@ -192,10 +270,14 @@ class Storage:
                 with self._store.open(self._path(name), "rb", block_size=_READ_AHEAD_BYTES) as file:
                     yield file
 
-    def names(self, below: str = "") -> list[str]:
+    def names(self, below: str = "", *, prefix: str = "") -> list[str]:
         """Return the sorted paths of all files below a subfolder; none where it does not exist.
 
         Hidden files are left out: they are half-written.
+
+        Args:
+            below: the subfolder; all files by default.
+            prefix: only files whose path below the subfolder begins with this.
 
         Raises:
             StorageError: the folder cannot be listed.
@@ -203,11 +285,37 @@ class Storage:
         base = self._path(below) if below else self._root
         with self._errors(below, "listed"):
             # A store reports "not found" only of a bucket; an empty prefix lists no files.
-            paths = list(_local_files(base)) if self._store is None else self._store.find(base)
-        root = self._root.rstrip("/") + "/"
-        names = (path[len(root) :] for path in paths)
-        files = (name for name in names if not name.endswith("/") and name)  # no folder markers
-        return sorted(n for n in files if not any(p.startswith(".") for p in n.split("/")))
+            paths = (
+                list(_local_files(base))
+                if self._store is None
+                else self._store.find(base, prefix=prefix)
+            )
+        paths = [path for path in paths if path.startswith(f"{base.rstrip('/')}/{prefix}")]
+        return sorted(filter(None, map(self._name, paths)))
+
+    def times(self, below: str) -> dict[str, float]:
+        """Return the files that :meth:`names` returns, each with the time of its last write.
+
+        A bucket is listed, and no file of it is looked up.
+
+        Returns:
+            Seconds since 1970, by the clock of the store or the disk.
+
+        Raises:
+            StorageError: the folder cannot be listed.
+        """
+        base = self._path(below)
+        times: dict[str, float] = {}
+        with self._errors(below, "listed"):
+            if self._store is None:
+                for path in _local_files(base):
+                    with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                        times[path] = os.stat(path).st_mtime
+            else:
+                found = self._store.find(base, detail=True)
+                times = {path: _time_of_write(info) for path, info in found.items()}
+        named = ((self._name(path), written_at) for path, written_at in times.items())
+        return {name: written_at for name, written_at in named if name}
 
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes; None where there is none.
@@ -240,6 +348,22 @@ class Storage:
             else:
                 self._store.rm_file(self._path(name))
 
+    @contextlib.contextmanager
+    def _temporary_file(self, name: str) -> Iterator[Path]:
+        # Stores derive an object's content type from the suffix.
+        handle, path = tempfile.mkstemp(prefix=self._temporary, suffix=Path(name).suffix)
+        os.close(handle)
+        try:
+            yield Path(path)
+        finally:
+            os.unlink(path)
+
+    def _name(self, path: str) -> str:
+        """Return a file's path below the folder; empty for a hidden file and a folder's marker."""
+        name = path[len(self._root.rstrip("/")) + 1 :]
+        is_file = not name.endswith("/") and not any(p.startswith(".") for p in name.split("/"))
+        return name if is_file else ""
+
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
@@ -268,19 +392,12 @@ class Storage:
                 message = getattr(error, "strerror", None) or str(error)
                 if local:
                     message = f"on this machine, below {tempfile.gettempdir()}: {message}"
+            message = f"cannot be {action} ({message})"
+            if self._store is None and isinstance(error, OSError):
+                message += _remedy(self._path(name) if name else self._root, error)
             # Not chained: libraries put whole URLs, secrets included, into their messages.
-            raise StorageError(str(uri), f"cannot be {action} ({message})") from None
-
-
-@contextlib.contextmanager
-def _temporary_file(name: str) -> Iterator[Path]:
-    # Stores derive an object's content type from the suffix.
-    handle, path = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=Path(name).suffix)
-    os.close(handle)
-    try:
-        yield Path(path)
-    finally:
-        os.unlink(path)
+            may_pass = self._store is not None and not local and not is_permanent(error)
+            raise StorageError(str(uri), message, may_pass=may_pass) from None
 
 
 def _sync_folder(folder: str) -> None:
@@ -302,6 +419,51 @@ def _local_files(folder: str) -> Iterator[str]:
     for base, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(base, name) for name in files)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Return whether a failure of a store is the same at every try."""
+    return (
+        isinstance(error, FileNotFoundError | PermissionError)
+        or type(error).__name__ == "NoCredentialsError"
+    )
+
+
+def _time_of_write(info: Mapping[str, Any]) -> float:
+    """Return when an object was written, from a store's listing."""
+    # The names of s3fs, of gcsfs, and of fsspec's store in memory.
+    names = ("LastModified", "updated", "created")
+    value = next(info[name] for name in names if name in info)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    time: float = value.timestamp()
+    return time
+
+
+def _remedy(path: str, error: OSError) -> str:
+    """Return what to do about an error of a file system, from the semicolon on; or nothing."""
+    folder = os.path.abspath(path)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    if error.errno == errno.EROFS:
+        return f"; {folder} is mounted read-only: mount it for writing"
+    try:
+        status, disk = os.stat(folder), shutil.disk_usage(folder)
+    except OSError:
+        return ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"; {text.size(disk.free)} of {text.size(disk.total)} are free: enlarge the volume or "
+            "its quota, or remove files"
+        )
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return ""
+    owner = f"user {status.st_uid}, group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"
+    command = f"chown -R {os.geteuid()}:{os.getegid()} {shlex.quote(folder)}"
+    return (
+        f"; this is user {os.geteuid()}, and {folder} is of {owner}: run '{command}' as root, for "
+        "a volume claim in a Job or an initContainer that mounts it"
+    )
 
 
 def _is_store_error(error: Exception) -> bool:

@@ -1,1 +1,1 @@
-"""Measurements, run by `make fidelity`, `make bench-client` and `make bench-estimate`."""
+"""Measurements: `make fidelity`, `make bench`, `make bench-scale`, `make bench-estimate`."""

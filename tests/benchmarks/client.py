@@ -1,52 +1,51 @@
-"""`make bench-client`: cost and speed of the client, as ratios of values measured in the same run.
+"""The client's part of `make bench`: its cost, as ratios of values measured in the same run.
 
-Prints a Markdown table with a row for each measurement and its bound. Each part runs in its own
-process. `python -m benchmarks.client TEXT...` runs only the parts whose names contain one of the
-texts, such as `starting` or `network`.
+Each part runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import importlib
 import multiprocessing
-import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 from benchmarks.measure import Measure
 
-PARTS = (
+# module, function
+Part = tuple[str, str]
+PARTS: tuple[Part, ...] = (
     ("benchmarks.speed", "extract_over_decoding"),
     ("benchmarks.speed", "two_at_a_time"),
-    ("benchmarks.speed", "messages"),
-    ("benchmarks.process", "memory"),
     ("benchmarks.process", "starting"),
-    ("benchmarks.network", "fast_against_exact"),
-    ("benchmarks.network", "against_the_bare_network"),
-    ("benchmarks.network", "against_predict"),
+    ("benchmarks.process", "generators"),
+    ("benchmarks.halves", "network"),
 )
 
 
-def main() -> int:
-    texts = sys.argv[1:]
-    print("| what | bound | measured | verdict | |\n|---|---|---|---|---|")
+def client_measures(version: Path, progress: Callable[[str], None]) -> list[Measure]:
+    """Run all parts.
+
+    Args:
+        version: a servable of full width, for the difference of features.
+        progress: called with a line before each part.
+    """
+    measures = []
     for part in PARTS:
-        if not texts or any(text in name for text in texts for name in part):
-            for measure in in_own_process(part):
-                print(measure.row(), flush=True)
-    return 0
+        progress(f"client: {part[1]}")
+        measures += in_own_process(part)
+    progress("client: fast_against_exact")
+    return measures + in_own_process(("benchmarks.resizing", "fast_against_exact"), version)
 
 
-def in_own_process(part: tuple[str, str]) -> list[Measure]:
+def in_own_process(part: Part, *arguments: object) -> list[Measure]:
     """Run a function of a module in a new process, and return its measurements."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
-        return process.submit(run_part, *part).result()
+        return process.submit(run_part, *part, *arguments).result()
 
 
-def run_part(module: str, name: str) -> list[Measure]:
-    """Run a function of a module that takes no arguments."""
-    return getattr(importlib.import_module(module), name)()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run_part(module: str, name: str, *arguments: object) -> list[Measure]:
+    """Run a function of a module."""
+    return getattr(importlib.import_module(module), name)(*arguments)

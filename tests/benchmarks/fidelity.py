@@ -66,7 +66,7 @@ def serve(
         batch_sizes=(1, 4),
     )
     base = work / precision
-    build(spec, base)
+    build(spec, base, elsewhere=True)
     server = LocalServer(base)
     server.start()
     try:

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+HEADER = ("what", "bound", "measured", "verdict", "spread or note")
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -19,6 +21,7 @@ class Measure:
         unit: unit of number and bound.
         digits: format specification of number and bound.
         note: the conditions, such as the range of the repetitions.
+        values: the repetitions.
     """
 
     what: str
@@ -28,6 +31,7 @@ class Measure:
     unit: str = ""
     digits: str = ".3g"
     note: str = ""
+    values: tuple[float, ...] = ()
 
     @property
     def bound(self) -> str:
@@ -43,12 +47,15 @@ class Measure:
             return f"not met: {self._text(self.measured)} of {self._text(self.at_least)}"
         if self.at_most is not None and self.measured > self.at_most:
             return f"not met: {self._text(self.measured)} for {self._text(self.at_most)}"
-        return "met"
+        return "met" if self.bound else ""
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells of a row below :data:`HEADER`."""
+        return (self.what, self.bound, self._text(self.measured), self.verdict, self.note)
 
     def row(self) -> str:
         """Return a row of a Markdown table."""
-        cells = (self.what, self.bound, self._text(self.measured), self.verdict, self.note)
-        return f"| {' | '.join(cells)} |"
+        return f"| {' | '.join(self.cells())} |"
 
     def _text(self, value: float) -> str:
         return f"{value:{self.digits}}{self.unit and ' '}{self.unit}"
@@ -56,5 +63,5 @@ class Measure:
 
 def middle(values: Sequence[float]) -> dict:
     """Return the median of repetitions and their range, as arguments of :class:`Measure`."""
-    spread = f"{min(values):.3g} to {max(values):.3g} in {len(values)} runs"
-    return {"measured": statistics.median(values), "note": spread}
+    spread = f"{min(values):.3g} to {max(values):.3g}, {len(values)} rounds"
+    return {"measured": statistics.median(values), "note": spread, "values": tuple(values)}

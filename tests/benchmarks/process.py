@@ -1,17 +1,14 @@
-"""Cost of the client's process: memory for long videos, and time and memory to start."""
+"""Time and memory to start the client's process, and memory of frames from a generator."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.measure import Measure
 from benchmarks.server import instant_server
-from benchmarks.videos import small
 
 # The code of a process, and the limits of its time in seconds and its memory in MB.
 STARTS = {
@@ -19,6 +16,13 @@ STARTS = {
     "from c3d_client import C3DClient": ("from c3d_client import C3DClient", 0.35, 90),
     "c3d --help": ("from c3d_client.cli import main; main(['--help'])", 0.3, 90),
 }
+GENERATOR = """
+import numpy as np
+from c3d_client import C3DClient
+with C3DClient({target!r}) as c3d:
+    c3d.extract(np.full((480, 640, 3), n % 256, np.uint8) for n in range({frames}))
+"""
+GENERATED_FRAMES = (600, 6000)
 # Prints the peak memory at exit. getrusage() would include the peak of the parent process.
 _PRINT_PEAK = """
 import atexit, re, sys
@@ -31,10 +35,11 @@ atexit.register(print_peak)
 
 @dataclass(frozen=True)
 class Run:
-    """Time and peak memory of a process."""
+    """Time, peak memory and standard output of a process."""
 
     wall_s: float
     peak_mb: float
+    output: str
 
 
 def run(code: str) -> Run:
@@ -47,29 +52,8 @@ def run(code: str) -> Run:
     completed = subprocess.run(
         [sys.executable, "-c", _PRINT_PEAK + code], capture_output=True, check=True, text=True
     )
-    return Run(time.perf_counter() - started, int(completed.stderr.split()[-1]) * 1024 / 1e6)
-
-
-def memory() -> list[Measure]:
-    """Measure the peak memory of `c3d extract` for a video ten times as long.
-
-    The lowest of some runs counts: where other programs use the server's core, more requests wait
-    in memory.
-    """
-    peaks: dict[int, list[float]] = {6: [], 60: []}
-    with tempfile.TemporaryDirectory() as folder, instant_server() as target:
-        videos = {times: small(Path(folder), times=times) for times in peaks}
-        for _ in range(3):
-            for times, video in videos.items():
-                command = ["extract", str(video), "--out", folder, "--server", target]
-                command += ["--quiet", "--overwrite"]
-                process = run(f"from c3d_client.cli import main; main({command})")
-                peaks[times].append(process.peak_mb)
-    short, long = (min(values) for values in peaks.values())
-    note = f"{short:.0f} MB for a minute, {long:.0f} MB for ten, the lowest of 3 runs"
-    return [
-        Measure("peak memory, a video ten times as long", long / short, at_most=1.05, note=note)
-    ]
+    peak_mb = int(completed.stderr.split()[-1]) * 1024 / 1e6
+    return Run(time.perf_counter() - started, peak_mb, completed.stdout)
 
 
 def starting() -> list[Measure]:
@@ -81,3 +65,13 @@ def starting() -> list[Measure]:
         measures.append(Measure(what, best_s, at_most=max_s, unit="s", note="best of 5"))
         measures.append(Measure(f"{what}, peak", peak_mb, at_most=max_mb, unit="MB"))
     return measures
+
+
+def generators() -> list[Measure]:
+    """Compare the peak memory for the frames of a generator and for ten times as many."""
+    with instant_server() as target:
+        code = [GENERATOR.format(target=target, frames=frames) for frames in GENERATED_FRAMES]
+        short_mb, long_mb = (run(each).peak_mb for each in code)
+    what = "peak memory, a generator ten times longer, 640x480"
+    note = f"{short_mb:.0f} and {long_mb:.0f} MB for {GENERATED_FRAMES} frames"
+    return [Measure(what, long_mb / short_mb, at_most=1.05, note=note)]

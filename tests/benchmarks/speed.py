@@ -13,7 +13,6 @@ from pathlib import Path
 
 import av
 from c3d_client import C3DClient, ClipWindow
-from c3d_client.bench import message_speed
 
 from benchmarks.measure import Measure, middle
 from benchmarks.server import instant_server
@@ -92,17 +91,3 @@ def two_at_a_time() -> list[Measure]:
                     outcome.unwrap()
                 ratios.append((between - started) / (time.perf_counter() - between))
     return [Measure("two videos at a time over one, 1280x720", at_least=1.7, **middle(ratios))]
-
-
-def messages() -> list[Measure]:
-    """Measure serialising and parsing a request of 32 clips."""
-    speed = message_speed(seconds=1)
-    return [
-        Measure(
-            "a request of 32 clips, made and read",
-            speed.gb_per_s,
-            at_least=2,
-            unit="GB/s",
-            note=f"made at {speed.make_gb_per_s:.1f}, read at {speed.parse_gb_per_s:.1f}",
-        )
-    ]

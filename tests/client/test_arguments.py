@@ -1,5 +1,6 @@
 """Arguments of a wrong type: one line that says what to give."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,9 @@ def c3d(fake_serving):
 
 def test_what_is_no_path_is_named(c3d, tmp_path, video):
     calls = {
-        "extract": c3d.extract,
-        "classify": c3d.classify,
         "Uri.of": Uri.of,
         "decode_frames": lambda value: next(decode_frames(value)),
         "expand": lambda value: expand(["a.mp4", value]),
-        "extract_many": lambda value: list(c3d.extract_many([video, value])),
         "read_features": read_features,
         "write_features": lambda value: write_features(value, sample_features(2), format="npz"),
         "convert": lambda value: convert([value], tmp_path, to="npz"),
@@ -66,6 +64,18 @@ def test_what_is_no_path_is_named(c3d, tmp_path, video):
             assert expected in message, (name, message)
             assert "ftyp" not in message, name
     assert list(tmp_path.iterdir()) == [video]
+
+
+def test_what_is_no_video_of_several_is_named(c3d, video):
+    # What one video may be given as is in test_frames_input.py.
+    for value, expected in (
+        (CLIPS, "source is an array of shape [2, 16, 112, 112, 3] of uint8; give one video"),
+        (None, "source is None; give"),
+        (["a.mp4"], "source is a list of paths; give several videos to extract_many"),
+        (7, "source is an int; give"),
+    ):
+        message = error_of(lambda value=value: list(c3d.extract_many([video, value])))
+        assert expected in message
 
 
 def test_one_path_where_a_list_is_expected_is_named(c3d, tmp_path):
@@ -86,7 +96,13 @@ def test_one_path_where_a_list_is_expected_is_named(c3d, tmp_path):
     for expected, call in calls.items():
         for value in ("videos", Path("videos")):
             assert expected in error_of(lambda call=call, value=value: call(value)), expected
-        for value, kind in ((b"videos", "bytes"), (None, "None"), (3, "an int")):
+        for value, kind in (
+            (b"videos", "bytes"),
+            (None, "None"),
+            (3, "an int"),
+            (CLIPS, "an array of shape [2, 16, 112, 112, 3]"),
+            (io.BytesIO(b"videos"), "a BytesIO"),
+        ):
             message = error_of(lambda call=call, value=value: call(value))
             assert f" is {kind}; give a list of" in message, expected
 

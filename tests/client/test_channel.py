@@ -1,8 +1,8 @@
 """Channel and Call: timeout, retries, and the error of each gRPC code."""
 
+import contextlib
 import http.server
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -15,6 +15,7 @@ from c3d_client.serving.channel import Channel
 from c3d_client.serving.messages import predict_request
 from c3d_client.serving.options import ServingOptions
 from support.fake_serving import clips_of
+from support.processes import LONG_S, wait_until
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -45,16 +46,29 @@ QUEUE_FULL = (
 NO_LABEL = "Unrecognized servable version label: stable"
 
 
-def predict(target, **changes):
-    """Send one clip and wait for the answer."""
-    options = ServingOptions(**{"target": target, "timeout_s": 30, "patience_s": 0.4, **changes})
+@contextlib.contextmanager
+def sent(target, *, connected=False, **changes):
+    """Send one clip and return the call.
+
+    Args:
+        connected: as if the server had answered before: the patience begins with the first
+            failure, so that there is a second attempt, however long the first one takes.
+    """
+    options = ServingOptions(**{"target": target, "timeout_s": 60, "patience_s": 0.4, **changes})
     connection = Channel(options)
     spec = wire.ModelSpec(name=options.model, signature_name=FC6_FEATURES.name)
     request = predict_request(spec, "clips", clips_of(0))
     try:
-        return connection.send(PREDICT, request, wire.PredictResponse).result()
+        connection.patience.has_answered = connected
+        yield connection.send(PREDICT, request, wire.PredictResponse)
     finally:
         connection.close()
+
+
+def predict(target, **options):
+    """Send one clip and wait for the answer."""
+    with sent(target, **options) as call:
+        return call.result()
 
 
 def failing(code, details="message of the server"):
@@ -73,7 +87,7 @@ def test_grpc_code_becomes_its_error_after_all_attempts(fake_serving, code):
     kind, retried = EXPECTED[code]
     server = fake_serving(failing(code, "message of the server\non two lines"))
     with pytest.raises(errors.ServingError) as caught:
-        predict(server.target)
+        predict(server.target, connected=True)
     assert type(caught.value) is kind
     assert caught.value.code == code
     assert caught.value.target == server.target
@@ -99,7 +113,7 @@ def test_server_message_decides_where_the_code_is_ambiguous(
 ):
     server = fake_serving(failing(code, details))
     with pytest.raises(errors.ServingError) as caught:
-        predict(server.target)
+        predict(server.target, connected=True)
     assert type(caught.value) is kind
     assert (len(server.requests) > 1) is retried
 
@@ -115,7 +129,7 @@ def test_third_attempt_succeeds(fake_serving):
             context.abort(grpc.StatusCode.UNAVAILABLE, QUEUE_FULL)
 
     server = fake_serving(on_predict)
-    assert set(predict(server.target, patience_s=30).outputs) == {"features"}
+    assert set(predict(server.target, patience_s=LONG_S).outputs) == {"features"}
     assert len(server.requests) == 3
     assert server.requests[0] == server.requests[1] == server.requests[2]
 
@@ -139,14 +153,18 @@ def test_pauses_grow_up_to_the_longest_and_are_never_near_zero(monkeypatch):
 
 def test_no_answer_within_the_timeout(fake_serving):
     release = threading.Event()
-    server = fake_serving(lambda *_: release.wait(30) and None)
+    server = fake_serving(lambda *_: release.wait(LONG_S) and None)
+    patient = {"timeout_s": 0.2, "patience_s": 0.5, "connected": True}
     try:
-        with pytest.raises(errors.ServingTimeout, match=r"no answer within 0\.2 s") as caught:
-            predict(server.target, timeout_s=0.2, patience_s=0.5)
+        with (
+            sent(server.target, **patient) as call,
+            pytest.raises(errors.ServingTimeout, match=r"no answer within 0\.2 s") as caught,
+        ):
+            call.result()
     finally:
         release.set()
-    # Attempts of 0.2 s until 0.5 s are over.
-    assert 2 <= len(server.requests) <= 4
+    # Attempts of 0.2 s until 0.5 s after the first are over.
+    assert 2 <= call.attempts <= 4
     assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
@@ -162,13 +180,14 @@ def test_answers_may_be_larger_than_grpcs_default_of_4_mb(fake_serving):
     assert response.ByteSize() > 4 * 2**20
 
 
-def test_message_that_is_too_large_is_not_retried(fake_serving, monkeypatch):
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 5)
+def test_message_that_is_too_large_is_not_retried(fake_serving):
     server = fake_serving(options=[("grpc.max_receive_message_length", 9999)])
-    began = time.monotonic()
-    with pytest.raises(errors.RequestRejected, match="give a smaller batch_size") as caught:
-        predict(server.target, patience_s=30)
-    assert time.monotonic() - began < 2
+    with (
+        sent(server.target, connected=True) as call,
+        pytest.raises(errors.RequestRejected, match="give a smaller batch_size") as caught,
+    ):
+        call.result()
+    assert call.attempts == 1
     assert caught.value.code == "RESOURCE_EXHAUSTED"
 
 
@@ -177,7 +196,7 @@ def test_http_port_is_not_a_grpc_port():
     threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     try:
         with pytest.raises(errors.ServingUnavailable, match="this is not a gRPC port"):
-            predict(f"127.0.0.1:{server.server_port}")
+            predict(f"127.0.0.1:{server.server_port}", patience_s=LONG_S)
     finally:
         server.shutdown()
         server.server_close()
@@ -188,27 +207,23 @@ class _Quiet(http.server.BaseHTTPRequestHandler):
         """Print nothing on standard error."""
 
 
-def test_restarted_server_is_found_soon_after_its_return(fake_serving, monkeypatch):
-    # By default gRPC reconnects after a second.
+def test_restarted_server_is_found_after_its_return(fake_serving, monkeypatch):
     monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.1)
     monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.4)
     first = fake_serving()
     first.stop()
-    returned = []
-
-    def restart():
+    with sent(first.target, patience_s=LONG_S) as call:
+        wait_until(lambda: call.is_pausing)
         fake_serving(port=first.port)
-        returned.append(time.monotonic())
-
-    returns = threading.Timer(0.2, restart)
-    returns.start()
-    assert set(predict(first.target, patience_s=30).outputs) == {"features"}
-    returns.join()
-    assert time.monotonic() - returned[0] < 3
+        assert set(call.result().outputs) == {"features"}
+    assert call.attempts > 1
 
 
-def test_pings_are_rare_and_messages_may_be_large():
+def test_pings_are_rare_messages_may_be_large_and_connections_are_tried_again_soon():
     options = dict(channel._CHANNEL_OPTIONS)
+    # By default the pause is 1 s at first and two minutes at last.
+    assert options["grpc.initial_reconnect_backoff_ms"] <= 100
+    assert options["grpc.max_reconnect_backoff_ms"] <= 2000
     # TensorFlow Serving answers pings more often than every 300 s with GOAWAY.
     assert options["grpc.keepalive_time_ms"] >= 300_000
     assert options["grpc.max_receive_message_length"] == -1

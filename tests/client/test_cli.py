@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from c3d_client.outputs import FORMATS, read_features, read_npz
-from support.fake_serving import signature_defs
+from support.fake_serving import model_card, signature_defs
 from support.videos import noise, write_sound, write_video
 
 NOTE = "c3d: note: the served weights, random:7: not a trained network"
@@ -297,6 +297,25 @@ class TestStatus:
         assert "fc6_features" in fields["signatures"]
         assert len(stderr) == 1
         assert stderr[0].startswith(NOTE)
+
+    @pytest.mark.parametrize("columns", [60, 80])
+    def test_reduced_verification_is_shown(self, run, fake_serving, monkeypatch, columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        server = fake_serving(card=model_card(precision="float16", verified="reduced"))
+        code, stdout, _ = run("status", "--server", server.target)
+        assert code == 0
+        lines = stdout.splitlines()
+        (number,) = [n for n, line in enumerate(lines) if line.startswith("verified ")]
+        assert lines[number - 1 : number + 1] == [
+            "precision  float16",
+            "verified   reduced: one clip for each signature",
+        ]
+        assert len(lines[number]) <= columns
+
+    def test_full_verification_is_not_shown(self, run, fake_serving):
+        for verified in ({}, {"verified": "full"}):
+            server = fake_serving(card=model_card(**verified))
+            assert "verified" not in run("status", "--server", server.target)[1], verified
 
     def test_server_without_a_health_service(self, run, fake_serving):
         code, stdout, stderr = run("status", "--server", fake_serving().target)

@@ -1,13 +1,16 @@
 """C3DClient: features and classes of one video and of many, through real servers."""
 
+import gc
 import itertools
 import threading
+import tracemalloc
 
 import av
 import cv2
 import numpy as np
 import pytest
 from c3d_client import C3DClient, Cancelled, ClipWindow, ServingOptions
+from c3d_client.core.contract import CLASSIFY
 from c3d_client.core.errors import (
     ContractMismatch,
     ServingError,
@@ -16,8 +19,12 @@ from c3d_client.core.errors import (
     VideoDecodeError,
     VideoTooShortError,
 )
+from c3d_client.inference import VideoInference
+from c3d_client.serving.client import Answer
+from c3d_client.video.frames import open_input
 from c3d_client.video.sources import fingerprint
 from support.fake_serving import LABELS, model_card, signature_defs
+from support.processes import LONG_S
 from support.videos import noise, write_video
 from support.web_server import web_server
 
@@ -89,6 +96,7 @@ class TestRealVideos:
         assert starts == pytest.approx(result.clip_starts / rate, abs=2e-3)
         assert ends == pytest.approx((result.clip_starts + 16) / rate, abs=2e-3)
 
+    @pytest.mark.long
     def test_probabilities_are_the_mean_over_the_clips(self, request, c3d, run_graph, name):
         path = request.getfixturevalue(name)
         expected = run_graph(path, "classify", "probabilities")
@@ -114,6 +122,7 @@ def default_features(narrow_server, bunny):
 
 
 class TestFeaturesDoNotDependOn:
+    @pytest.mark.long
     def test_batch_size_and_requests_in_flight(self, narrow_server, bunny, default_features):
         for changes in (
             {"batch_size": 1},
@@ -307,6 +316,34 @@ class TestTimings:
         assert timings.wire_s > 0
 
 
+class TestMemory:
+    def test_clip_costs_little_besides_its_rows(self):
+        """Its first frame, start and end are 24 bytes; as objects of Python they would be 150."""
+
+        class Server:
+            options = ServingOptions(batch_size=32)
+
+            def stream_requests(self, requests, *, cancel):
+                for _, pixels in requests:
+                    rows = np.ones((len(pixels), 1), np.float32)
+                    yield Answer(rows, version=1, latency_s=0.0, queue_s=None, compute_s=None)
+
+        clips, window = 1600, ClipWindow(stride=1)
+        frames = (np.zeros((16, 16, 3), np.uint8) for _ in range(clips + 15))
+        source = open_input(frames, window=window, channel_order="rgb", frames_fps=25)
+        source.prepare()
+        inference = VideoInference(source, window)
+        tracemalloc.start()
+        inference.run(Server(), CLASSIFY, version=1)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert inference.clip_starts().tolist() == list(range(clips))
+        times_s = inference.clip_times_s()
+        assert times_s == pytest.approx(np.arange(clips)[:, None] / 25 + [0, 16 / 25])
+        assert kept < 80 * clips
+
+
 class TestErrors:
     def test_failed_video_does_not_affect_the_next(self, c3d, tmp_path, carphone):
         before = c3d.extract(carphone)
@@ -342,6 +379,22 @@ class TestCancel:
         with self.slow_client(server) as c3d, pytest.raises(Cancelled, match="long.mp4"):
             c3d.extract(path, cancel=cancel)
         assert len(server.requests) < 5
+
+    def test_ends_the_video_within_a_request_too(self, fake_serving, sixteen):
+        cancel, raised = threading.Event(), threading.Event()
+
+        def on_predict(*_):
+            cancel.set()
+            raised.wait(LONG_S)
+
+        server = fake_serving(on_predict)
+        with self.slow_client(server) as c3d:
+            try:
+                with pytest.raises(Cancelled, match="sixteen.mp4: was cancelled"):
+                    c3d.extract(sixteen, cancel=cancel)
+            finally:
+                raised.set()
+        assert len(server.requests) == 1
 
     @pytest.mark.parametrize("method", ["extract", "classify"])
     def test_former_keyword_still_works_and_warns(self, fake_serving, tmp_path, method):

@@ -12,6 +12,7 @@ import pytest
 from c3d_client.cli import cli
 from c3d_client.core.completion import PATH_OR_URL
 from click.shell_completion import get_completion_class
+from support.processes import LONG_S
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -59,7 +60,7 @@ def bash(folder):
             os.write(terminal, b"echo; echo do''ne; exit\n")
             text = _read_until(terminal, "done")
             os.close(terminal)
-            process.wait(timeout=60)
+            process.wait(LONG_S)
         printed = [found for found in re.findall(r"(?:<[^<>\r\n]*>)+", text) if "%s" not in found]
         assert printed, text
         words = re.findall("<([^<>]*)>", printed[-1])
@@ -78,6 +79,7 @@ def _read_until(terminal, mark):
     return text
 
 
+@pytest.mark.long
 def test_bash_completes_files_and_folders(bash):
     for line, expected in (
         ("extract fir", ["extract", "first.mp4"]),
@@ -101,6 +103,7 @@ def test_bash_completes_files_and_folders(bash):
         assert bash(line) == expected, line
 
 
+@pytest.mark.long
 def test_bash_leaves_urls_as_they_are(bash, folder):
     for url in ("s3://etc", "https://host/fir", "file:///et", "gs://b/fi", "S3://fi"):
         assert bash(f"extract {url}") == ["extract", url], url
@@ -118,6 +121,7 @@ def test_bash_leaves_urls_as_they_are(bash, folder):
     assert bash("extract fir", script=f"source {old}") == ["extract", "first.mp4"]
 
 
+@pytest.mark.long
 def test_the_other_commands_complete_too(bash):
     for program, line, expected in (
         ("c3d-pipelines", "run --videos fi", ["run", "--videos", "fi"]),
@@ -164,7 +168,7 @@ def test_every_argument_and_option_that_names_a_file_completes():
             context = command.make_context(command.name, [], resilient_parsing=True)
             for parameter in command.params:
                 metavar = parameter.metavar or ""
-                is_pair = "=" in metavar  # such as CLAIM=PATH
+                is_pair = "=" in metavar or ":" in metavar  # such as CLAIM=PATH, local:DIR
                 is_elsewhere = (command.name, parameter.name) in elsewhere
                 if not named.search(metavar) or is_pair or is_elsewhere:
                     continue

@@ -2,15 +2,17 @@
 
 import threading
 import time
+from collections import deque
 
 import grpc
 import pytest
 from c3d_client.core.contract import FC6_FEATURES
 from c3d_client.core.errors import RequestRejected, ServingError, ServingOverloaded, ServingTimeout
+from c3d_client.serving import channel
 from c3d_client.serving.concurrency import ConcurrencyLimit, Feedback
 from support.fake_serving import clips_of
+from support.processes import LONG_S, wait_until
 
-WAIT_S = 30  # a timeout that passes only if the code is wrong
 ACCEPTED, REJECTED, UNKNOWN = Feedback
 
 
@@ -52,7 +54,7 @@ class TestLimit:
         waiting.join(0.02)
         assert waiting.is_alive()
         limit.release(ticket, UNKNOWN)
-        waiting.join(WAIT_S)
+        waiting.join(LONG_S)
         assert not waiting.is_alive()
         assert limit.in_flight == 1
 
@@ -120,13 +122,55 @@ def numbers(answers):
     return [int(answer.output[0, 0]) - 1 for answer in answers]
 
 
+class Reached:
+    """Answers a request when as many wait as the client's limit allows, or the last one has come.
+
+    So the limit is reached with every answer, however fast client and server are. After a rejection
+    the client waits for its first request before it sends others; then it is answered after a
+    moment.
+
+    Args:
+        total: the number of requests that are answered.
+    """
+
+    def __init__(self, total):
+        self._total = total
+        self._changed = threading.Condition()
+        self._waiting = deque()
+        self._came = 0
+        self._changed_at = 0.0
+
+    def wait(self, limit):
+        """Wait until the request that called this may be answered; the oldest one is the first."""
+        request = object()
+        with self._changed:
+            self._came += 1
+            self._waiting.append(request)
+            self._notify()
+            while not (self._waiting[0] is request and self._may_answer(limit)):
+                self._changed.wait(0.02)
+            self._waiting.popleft()
+            self._notify()
+
+    def _may_answer(self, limit):
+        is_reached = len(self._waiting) >= limit.limit or self._came >= self._total
+        return is_reached or time.monotonic() - self._changed_at > 0.5
+
+    def _notify(self):
+        self._changed_at = time.monotonic()
+        self._changed.notify_all()
+
+
 class TestWithServers:
+    @pytest.mark.long
     def test_settles_near_the_capacity_of_the_server(self, connect, fake_serving):
+        reached = Reached(300)
+
         def on_predict(_request, _rows, context):
             server.requests.clear()
             if server.in_flight > 6:
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-            time.sleep(0.012)
+            reached.wait(client.concurrency)
 
         server = fake_serving(on_predict)
         client = connect(server.target)
@@ -143,9 +187,11 @@ class TestWithServers:
         assert client.concurrency.in_flight == 0
 
     def test_reaches_the_maximum_if_nothing_is_rejected(self, connect, fake_serving):
+        reached = Reached(100)
+
         def on_predict(*_):
             server.requests.clear()
-            time.sleep(0.01)
+            reached.wait(client.concurrency)
 
         server = fake_serving(on_predict)
         client = connect(server.target, max_in_flight=8)
@@ -167,17 +213,23 @@ class TestWithServers:
         assert sizes == sorted(sizes)
         assert client.concurrency.rejected == 0
 
-    def test_answers_near_the_timeout_do_not_raise_it(self, connect, fake_serving):
-        server = fake_serving(lambda *_: time.sleep(0.02))
-        client = connect(server.target, timeout_s=0.079)
-        client.predict(FC6_FEATURES, clips_of(0))  # connecting takes some time
+    def test_answers_near_the_timeout_do_not_raise_it(self, connect, fake_serving, monkeypatch):
+        # All answers take more than 0.06 ms, and those of a fast server 0.25 of its timeout.
+        monkeypatch.setattr(channel, "_FAST_ANSWER", 1e-6)
+        reached = Reached(40)
+
+        def on_predict(*_):
+            time.sleep(0.001)
+            reached.wait(client.concurrency)
+
+        client = connect(fake_serving(on_predict).target, timeout_s=60)
         list(client.stream(FC6_FEATURES, map(clips_of, range(40))))
-        assert client.concurrency.limit <= 4
+        assert (client.concurrency.limit, client.concurrency.rejected) == (4, 0)
 
     def test_slow_client_does_not_raise_it(self, connect, fake_serving):
         def batches():
             for number in range(40):
-                time.sleep(0.004)
+                wait_until(lambda: not client.concurrency.in_flight)
                 yield clips_of(number)
 
         client = connect(fake_serving().target)
@@ -201,6 +253,8 @@ class TestWithServers:
             context.abort(grpc.StatusCode[code], details)
 
         client = connect(fake_serving(on_predict).target, patience_s=0.4)
+        # Now the patience begins with the first failure, and there is a second attempt.
+        client.versions()
         with pytest.raises(ServingError):
             client.predict(FC6_FEATURES, clips_of(0))
         assert (client.concurrency.rejected > 1) is is_rejected
@@ -208,7 +262,7 @@ class TestWithServers:
 
     def test_timeout_counts_as_rejected(self, connect, fake_serving):
         release = threading.Event()
-        server = fake_serving(lambda *_: release.wait(WAIT_S) and None)
+        server = fake_serving(lambda *_: release.wait(LONG_S) and None)
         client = connect(server.target, timeout_s=0.1, patience_s=0.4)
         try:
             with pytest.raises(ServingTimeout):
@@ -224,7 +278,7 @@ class TestWithServers:
         client = connect(fake_serving(on_predict).target, patience_s=0.4)
         with pytest.raises(ServingOverloaded):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
-        assert client.concurrency.in_flight == 0
+        wait_until(lambda: client.concurrency.in_flight == 0, "a slot is not released")
 
 
 class TestThreads:
@@ -245,7 +299,7 @@ class TestThreads:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(WAIT_S)
+            thread.join(LONG_S)
         assert received == {thread: [20 * thread + n for n in range(20)] for thread in range(6)}
         assert server.most_at_once <= 3
         assert client.concurrency.in_flight == 0
@@ -264,7 +318,7 @@ class TestThreads:
 
         def on_predict(_request, rows, _context):
             if rows[0, 0, 0, 0, 0] == 0:
-                release_first.wait(WAIT_S)
+                release_first.wait(LONG_S)
 
         def batches():
             for number in range(20):
@@ -287,7 +341,4 @@ class TestThreads:
         client = connect(fake_serving(on_predict).target)
         with pytest.raises(RequestRejected):
             list(client.stream(FC6_FEATURES, map(clips_of, range(20))))
-        ends = time.monotonic() + WAIT_S
-        while client.concurrency.in_flight and time.monotonic() < ends:
-            time.sleep(0.001)
-        assert client.concurrency.in_flight == 0
+        wait_until(lambda: client.concurrency.in_flight == 0, "a slot is not released")

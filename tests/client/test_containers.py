@@ -21,7 +21,7 @@ from c3d_client.video.decode import decode_frames
 from c3d_client.video.sources import open_source
 from support.s3_faults import s3_proxy
 from support.s3_server import s3_server
-from support.videos import noise, write_video
+from support.videos import add_video, noise, write_video
 from support.web_server import web_server
 
 FRAMES = 40
@@ -51,7 +51,7 @@ class Kind:
 
 
 FAST = {
-    "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "-8"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
     "libx264": {"preset": "veryfast"},
 }
@@ -111,9 +111,8 @@ def write(path, kind, frames=FRAMES):
     """Write a file of noise at 25 frames a second, with silent sound of the same length."""
     width, height = kind.size
     with av.open(str(path), "w", format=kind.container, options=kind.options) as output:
-        stream = output.add_stream(kind.codec, rate=25)
+        stream = add_video(output, kind.codec, options=FAST.get(kind.codec))
         stream.width, stream.height, stream.pix_fmt = width, height, kind.pix_fmt
-        stream.options = FAST.get(kind.codec, {})
         packets = []
         for number in range(frames):
             picture = av.VideoFrame.from_ndarray(
@@ -703,6 +702,7 @@ REMOTE = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REMOTE)
 def test_check_of_a_remote_file_costs_at_most_two_ranges(web, long, name):
     web.files["/a"] = long(name)
@@ -714,6 +714,7 @@ def test_check_of_a_remote_file_costs_at_most_two_ranges(web, long, name):
     assert ranges(web) <= plain + 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REMOTE)
 def test_remote_file_that_is_cut_is_an_error(web, long, name):
     content = long(name)
@@ -734,6 +735,7 @@ def test_remote_file_with_its_size_in_front_fails_after_few_ranges(web, long, na
     assert ranges(web) <= 3
 
 
+@pytest.mark.long
 def test_check_on_s3_costs_at_most_two_ranges(long, monkeypatch, tmp_path_factory):
     pytest.importorskip("s3fs", reason="s3fs is not installed: videos on S3 not run")
     with s3_server(tmp_path_factory.mktemp("s3")) as server, s3_proxy(server.endpoint) as proxy:

@@ -30,15 +30,45 @@ def test_feature_size_and_classes_are_those_of_the_network():
 
 def test_signatures_are_stored_by_their_names():
     assert {name: s.name for name, s in contract.SIGNATURES.items()} == {
-        name: name for name in ("classify", "fc6_features", "fc7_features", "model_card")
+        name: name
+        for name in (
+            *("classify", "fc6_features", "fc6_features_halves", "fc7_features", "layers"),
+            "model_card",
+        )
     }
     assert set(contract.REQUIRED_SIGNATURES) <= set(contract.SIGNATURES)
 
 
-@pytest.mark.parametrize("signature", ["classify", "fc6_features", "fc7_features"])
+@pytest.mark.parametrize("signature", ["classify", "fc6_features", "fc7_features", "layers"])
 def test_clips_are_sent_as_uint8(signature):
     tensor = contract.SIGNATURES[signature].input
     assert (tensor.name, tensor.dtype, tensor.shape) == ("clips", "UINT8", contract.CLIP_SHAPE)
+
+
+def test_layers_have_the_shapes_of_the_network():
+    network = build_c3d()
+    assert list(contract.LAYERS) == ["conv5b", "pool5", "fc6", "fc7", "fc8"]
+    for name, spec in contract.LAYERS.items():
+        shape = network.get_layer(name).output.shape[1:]
+        assert spec.fits((-1, *shape)), name
+    assert tuple(network.get_layer("conv5b").output.shape) == (None, 2, 7, 7, 512)
+    assert tuple(network.get_layer("pool5").output.shape) == (None, 1, 4, 4, 512)
+    assert [spec.name for spec in contract.LAYERS_SIGNATURE.outputs] == list(contract.LAYERS)
+
+
+def test_one_layer_is_requested_with_a_filter_and_several_without():
+    one = contract.LAYERS_SIGNATURE.reading("pool5")
+    assert (one.name, one.outputs, one.filtered) == ("layers", (contract.LAYERS["pool5"],), True)
+    two = contract.LAYERS_SIGNATURE.reading("fc7", "conv5b")
+    assert [spec.name for spec in two.outputs] == ["fc7", "conv5b"]
+    assert not two.filtered
+
+
+def test_two_halves_are_a_clip():
+    tensor = contract.FC6_FEATURES_HALVES.input
+    assert (tensor.name, tensor.dtype) == ("halves", "UINT8")
+    assert tensor.shape == (8, 112, 112, 3)
+    assert contract.FC6_FEATURES_HALVES.output == contract.FC6_FEATURES.output
 
 
 def test_largest_request_is_the_largest_batch_size_of_the_warm_up():

@@ -84,6 +84,7 @@ class TestNotAVideo:
     def test_audio_only(self, tmp_path):
         self.fails(write_sound(tmp_path / "song.m4a"), r"has no video stream \(it holds: audio aac")
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("name", "codec", "options"),
         [

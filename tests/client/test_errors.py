@@ -53,7 +53,14 @@ def test_errors_are_subclasses_of_the_fitting_builtin(name, builtin):
 
 
 @pytest.mark.parametrize(
-    "name", ["VideoError", "VideoDecodeError", "VideoTooShortError", "VideoUnreadableError"]
+    "name",
+    [
+        "VideoError",
+        "VideoDecodeError",
+        "VideoTooLarge",
+        "VideoTooShortError",
+        "VideoUnreadableError",
+    ],
 )
 def test_video_error_names_its_video(tmp_path, name):
     error = CLASSES[name](tmp_path / "video.mp4", "has no pictures")

@@ -287,6 +287,7 @@ class TestExplain:
         assert explain_path(tmp_path / "absent", wanted="video") is None
         assert explain_path("/dev/null", wanted="video") is None
 
+    @pytest.mark.long
     def test_random_bytes_and_hostile_text_explain_nothing_or_something(self):
         for seed in range(200):
             file_kind(np.random.default_rng(seed).bytes(1000))

@@ -45,6 +45,27 @@ def test_error_keeps_the_existing_file_and_removes_the_unfinished_one(tmp_path, 
     assert names_in(tmp_path) == ["result.bin"]
 
 
+def test_final_name_may_be_decided_at_the_end(tmp_path):
+    names = []
+    with atomic_file(
+        tmp_path / "x", prefix=".c3d-mine~", final=lambda: tmp_path / names[0]
+    ) as file:
+        file.write(b"x")
+        [unfinished] = names_in(tmp_path)
+        assert unfinished.startswith(".c3d-mine~")
+        names.append("y")
+    assert names_in(tmp_path) == ["y"]
+
+
+def test_only_a_file_that_must_survive_a_power_cut_is_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for is_synced in (True, False):
+        with atomic_file(tmp_path / "x", synced=is_synced) as file:
+            file.write(b"x")
+        assert len(synced) == 1
+
+
 def test_text_is_utf8_and_newlines_are_not_converted(tmp_path):
     with atomic_file(tmp_path / "notes.txt", text=True) as file:
         file.write("zwölf\r\neins\n")

@@ -30,6 +30,7 @@ from c3d_client.video.decode import decode_source
 from c3d_client.video.sources import Source, expand, fingerprint
 from support.errors import error_of
 from support.fake_serving import model_card
+from support.processes import LONG_S
 from support.videos import write_video
 
 
@@ -143,7 +144,7 @@ class TestRun:
             return fingerprint(uri)
 
         monkeypatch.setattr("c3d_client.job.fingerprint", count)
-        monkeypatch.setattr("c3d_client.client.fingerprint", count)
+        monkeypatch.setattr("c3d_client.video.frames.fingerprint", count)
         assert statuses(run_job(narrow_server.target, library, out)) == ALL
         assert sorted(calls) == sorted(str(library / name) for name in ALL)
 
@@ -152,7 +153,7 @@ class TestRun:
 
         def on_predict(_request, _rows, _context):
             if len(server.requests) > 2:  # the first video has two clips
-                release.wait(30)
+                release.wait(LONG_S)
 
         server = fake_serving(on_predict)
         names = ("a.mp4", "day 1/b.mp4")
@@ -161,10 +162,10 @@ class TestRun:
         with C3DClient(options=options) as c3d:
             rows = ExtractJob(c3d, out).run(sources, workers=1)
             assert next(rows).status == "done"
-            timer = threading.Timer(0.5, release.set)
-            timer.start()
-            rows.close()  # cancels the second video
-            timer.join()
+            try:
+                rows.close()  # cancels the second video, which has no answer
+            finally:
+                release.set()
         assert files_below(out) == ["a.mp4.npz"]
 
 
@@ -208,12 +209,24 @@ class TestSecondRun:
                 yield frame
 
         with monkeypatch.context() as patch:
-            patch.setattr("c3d_client.inference.decode_source", decode_and_change)
+            patch.setattr("c3d_client.video.frames.decode_source", decode_and_change)
             row = run_job(narrow_server.target, path, out)["a.mp4"]
         assert row.status == "failed"
         assert "was changed while it was read" in row.error
         assert read_failures(out)["a.mp4"].error_type == "VideoUnreadableError"
         assert run_job(narrow_server.target, path, out)["a.mp4"].status == "done"
+
+    def test_video_without_enough_memory_is_tried_again(
+        self, narrow_server, videos, out, monkeypatch
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("c3d_client.video.memory.memory_limit", lambda: 1 << 19)
+            row = run_job(narrow_server.target, videos / "a.mp4", out)["a.mp4"]
+        assert (row.status, row.tried) == ("failed", True)
+        assert "MiB that this process may use" in row.error
+        failure = read_failures(out)["a.mp4"]
+        assert (failure.error_type, failure.fingerprint) == ("VideoTooLarge", "")
+        assert run_job(narrow_server.target, videos / "a.mp4", out)["a.mp4"].status == "done"
 
     def test_repaired_video_is_done_and_no_longer_listed(self, narrow_server, videos, out, done):
         shutil.copy(videos / "a.mp4", videos / "torn.mp4")
@@ -478,8 +491,8 @@ class TestServer:
         assert precisions == {"float32"}
 
     def test_same_model_with_a_new_version_number_is_accepted(self, fake_serving, library, out):
-        def on_predict(_request, _rows, _context):
-            if len(server.requests) == 2:
+        def on_predict(request, _rows, _context):
+            if server.number(request) == 2:
                 server.version = 2
 
         server = fake_serving(on_predict)

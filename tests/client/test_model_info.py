@@ -12,6 +12,7 @@ from c3d_client.serving.client import ServingClient
 from c3d_client.serving.options import ServingOptions
 from support.fake_serving import LABELS, model_card, signature_defs
 from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 
 def info_of(target, required=()):
@@ -37,10 +38,25 @@ class TestValidModel:
         info = info_of(narrow_server.target, ["classify", "fc7_features"])
         assert info.version == narrow_server.version
         assert set(info.signatures) == {
-            *("classify", "fc6_features", "fc7_features", "model_card", "serving_default")
+            *("classify", "fc6_features", "fc7_features", "layers", "model_card"),
+            "serving_default",
         }
         assert info.card["weights"]["sha256"] == narrow_weights.sha256
         assert info.labels == tuple(f"label {n}" for n in range(487))
+
+    def test_signature_of_the_load_is_hidden(self, fake_serving):
+        """TensorFlow Serving lists it with the others."""
+
+        def add(signatures):
+            signatures["__saved_model_init_op"] = meta_graph_pb2.SignatureDef()
+
+        assert (
+            "__saved_model_init_op"
+            not in info_of(fake_serving(signatures=changed(add)).target).signatures
+        )
+        only = fake_serving(signatures={"__saved_model_init_op": meta_graph_pb2.SignatureDef()})
+        with pytest.raises(ContractMismatch, match=r"it has: none"):
+            info_of(only.target)
 
     def test_further_signatures_are_allowed(self, fake_serving):
         def add(signatures):

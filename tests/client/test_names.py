@@ -1,12 +1,17 @@
-"""Names of any bytes: escaped in every text, raw where files are opened, one outcome for each."""
+"""Names of any bytes: escaped in every text, raw where files are opened, one outcome for each.
+
+And names of outputs by a pattern, ``--name``.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +20,22 @@ import numpy as np
 import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import OutputError, UsageError, VideoDecodeError
+from c3d_client.core.files import ignores_case
 from c3d_client.core.text import escape_bytes, escape_controls, one_line
 from c3d_client.core.uri import Uri
 from c3d_client.job import ExtractJob, Failure, read_failures, write_failures
-from c3d_client.outputs import FORMATS, output_path, read_features, write_features
-from c3d_client.video.sources import Source, expand, fingerprint
+from c3d_client.outputs import (
+    FORMATS,
+    convert,
+    output_path,
+    pattern_format,
+    read_features,
+    write_features,
+)
+from c3d_client.video.sources import Scan, Source, expand, fingerprint
+from support.errors import error_of
+from support.processes import LONG_S
+from support.sample_features import sample_features
 from support.videos import write_sound, write_video
 
 C3D = Path(sys.executable).with_name("c3d")
@@ -93,6 +109,7 @@ def listed(folder: Path) -> list[dict[str, str]]:
 
 
 class TestCommands:
+    @pytest.mark.long
     def test_every_name_has_its_features_or_a_failure_and_the_next_run_skips_it(
         self, videos, narrow_server, tmp_path
     ):
@@ -139,6 +156,7 @@ class TestCommands:
             assert source == escape_bytes(f"{videos.name}/{os.fsdecode(name)}")
         assert listed(tmp_path) == rows
 
+    @pytest.mark.long
     @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
     def test_classes_are_printed_whatever_the_names_and_the_terminal(
         self, videos, narrow_server, tmp_path, encoding
@@ -160,6 +178,7 @@ class TestCommands:
         page = (tmp_path / "pages" / os.fsdecode(b"gut\xe9.mp4.html")).read_text("utf-8")
         assert r"<title>gut\xe9.mp4" in page
 
+    @pytest.mark.long
     def test_json_and_csv_hold_every_name(self, videos, narrow_server):
         names = [escape_bytes(os.fsdecode(name)) for name in GOOD]
         _, lines, _ = c3d("classify", ".", "--json", "--top", 1, cwd=videos, server=narrow_server)
@@ -356,11 +375,17 @@ class TestFailures:
         with C3DClient(narrow_server.target) as client:
             job = ExtractJob(client, tmp_path)
             extract = client._extract
+            has_failed = threading.Event()
 
             def extract_or_fail(uri, **options):
                 if uri.endswith("quote\"s'.mp4"):
+                    assert has_failed.wait(LONG_S)
                     raise error
-                return extract(uri, **options)
+                try:
+                    return extract(uri, **options)
+                finally:
+                    if uri.endswith("also_damaged.mp4"):
+                        has_failed.set()
 
             client._extract = extract_or_fail
             rows = []
@@ -439,3 +464,307 @@ class TestAddresses:
         assert error.source == path
         assert str(OutputError(path, "is full")) == r"v\n\xe9.mp4: is full"
         assert str(Uri(path)) == "v\n\\xe9.mp4"
+
+
+# Patterns that cannot be used, with options, and what the line about them has.
+FIELDS = "the fields are {stem}, {suffix}, {name}, {parent}, {relative}"
+BAD_PATTERNS = (
+    ("{stm}.npy", (), "name '{stm}.npy': there is no field {stm}; " + FIELDS),
+    ("{}.npy", (), "there is no field {}; " + FIELDS),
+    ("{0}.npy", (), "there is no field {0}; "),
+    ("{stem!r}.npy", (), "there is no field {stem!r}; "),
+    ("{stem:>9}.npy", (), "there is no field {stem:>9}; "),
+    ("{stem.x}.npy", (), "there is no field {stem.x}; "),
+    ("{stem.npy", (), FIELDS + ", and {{ is a brace"),
+    ("stem}.npy", (), FIELDS + ", and {{ is a brace"),
+    ("/tmp/{stem}.npy", (), "name '/tmp/{stem}.npy': it is absolute; give a path below the folder"),
+    ("../{stem}.npy", (), "it has '..'"),
+    ("a/../{stem}.npy", (), "it has '..'"),
+    ("{stem}/...npy", (), "it has '..'"),
+    ("", (), "its suffix is not that of a format; end it in one of .npz (npz), .npy (npy)"),
+    ("{stem}", (), "its suffix is not that of a format; end it in one of .npz (npz)"),
+    ("{stem}.csv", (), "its suffix is not that of a format; end it in one of .npz (npz)"),
+    ("{relative}", (), "its suffix is not that of a format"),
+    ("{stem}.npy/", (), "its suffix is not that of a format"),
+    (".npy", (), "it is empty before .npy"),
+    ("{parent}/.npy", (), "it is empty before .npy"),
+    ("..npy", (), "it is empty before .npy"),
+    (".c3d-x/{stem}.npy", (), "names that begin with .c3d- are those of unfinished files"),
+    ("{stem}.npy", ("--format", "npz"), "it does not end in .npz, the suffix of npz"),
+    ("{stem}", ("--format", "npz"), "it does not end in .npz, the suffix of npz"),
+    ("{stem}.npy", ("--format", "xyz"), "there is no format 'xyz'"),
+)
+
+
+class TestPatterns:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Videos of one clip with the same stems in two folders."""
+        folder = tmp_path / "videos"
+        for name in ("a.mp4", "b.mp4", "one/a.mp4", "one/two/a.mp4"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_video(folder / name, 16, width=64, height=48)
+        return folder
+
+    @pytest.fixture
+    def extract(self, run, narrow_server, folder, tmp_path):
+        """Return a function that runs c3d extract with options; it returns code and lines."""
+
+        def extract(*options, videos=folder, out=tmp_path / "out"):
+            arguments = ("extract", videos, "--out", out, "--server", narrow_server.target)
+            code, _, lines = run(*arguments, *options)
+            return code, [line for line in lines if "the served weights" not in line]
+
+        return extract
+
+    def test_have_the_fields_of_the_name(self):
+        for pattern, video, expected in (
+            ("{stem}.npy", "a/b.c.mp4", "b.c.npy"),
+            ("{name}.npy", "a/b.mp4", "b.mp4.npy"),
+            ("{relative}.npy", "a/b.mp4", "a/b.mp4.npy"),
+            ("{stem}{suffix}.npy", "a/b.mp4", "b.mp4.npy"),
+            ("{stem}{suffix}.npy", "a/b", "b.npy"),
+            ("{parent}/{stem}.npy", "a/b/c.mp4", "a/b/c.npy"),
+            ("{parent}/{stem}.npy", "c.mp4", "c.npy"),
+            ("x/{parent}/{stem}.npy", "c.mp4", "x/c.npy"),
+            ("{parent}_{stem}.npy", "a/c.mp4", "a_c.npy"),
+            ("{{{stem}}}.npy", "c.mp4", "{c}.npy"),
+            ("{stem}.npy", "{relative}.mp4", "{relative}.npy"),
+            ("{stem}.npy", ".mp4", ".mp4.npy"),
+            ("{stem}.npy", "shot.0001", "shot.0001.npy"),
+            ("{stem}{suffix}.npy", "v_1.5.m2ts", "v_1.5.m2ts.npy"),
+            ("{stem}_C.txt", "c.mp4", "c_C.txt"),
+            ("./x//{stem}.h5", "c.mp4", "x/c.h5"),
+        ):
+            format = pattern_format(pattern)
+            path = output_path("/out", video, format, pattern=pattern)
+            assert path == Path("/out", expected), (pattern, video)
+        long = output_path("/out", "n" * 300 + ".mp4", "npy", pattern="{stem}.npy")
+        assert len(os.fsencode(long.name + ".json")) == 255
+        assert long.name.startswith("nnn")
+
+    def test_that_cannot_be_used_are_one_line_before_any_work(self, run, closed_port, folder):
+        out = folder.parent / "out"
+        for pattern, options, expected in BAD_PATTERNS:
+            code, stdout, lines = run(
+                *("extract", folder, "--out", out, "--server", closed_port),
+                *("--name", pattern, *options),
+            )
+            assert (code, stdout, len(lines)) == (2, "", 1), (pattern, lines)
+            assert expected in lines[0], pattern
+            assert not out.exists(), pattern
+            with C3DClient(closed_port) as client:
+                format = options[1] if options else None
+                error = error_of(UsageError, ExtractJob, client, out, name=pattern, format=format)
+            assert expected in str(error), pattern
+            assert not out.exists(), pattern
+        with C3DClient(closed_port) as client:
+            assert "name is an int" in str(error_of(UsageError, ExtractJob, client, out, name=3))
+
+    def test_with_one_output_for_two_videos_name_both_before_any_work(
+        self, run, closed_port, narrow_server, folder
+    ):
+        out = folder.parent / "out"
+        for pattern, videos, target in (
+            ("{stem}.npy", ("a.mp4", "one/a.mp4"), "a.npy"),
+            ("x.npz", ("a.mp4", "b.mp4"), "x.npz"),
+            ("{parent}{suffix}.h5", ("a.mp4", "b.mp4"), ".mp4.h5"),
+        ):
+            # Every shard finds the collision, though the two may be in different shards.
+            for options in ((), ("--shard", "1/16"), ("--shard", "2/2")):
+                code, _, lines = run(
+                    *("extract", folder, "--out", out, "--server", closed_port),
+                    *("--name", pattern, *options),
+                )
+                one, other = (folder / name for name in videos)
+                assert (code, lines) == (
+                    2,
+                    [
+                        f"c3d: {one} and {other} would both be written to {out / target}; "
+                        "use a name with more fields"
+                    ],
+                )
+            assert not out.exists()
+            with C3DClient(narrow_server.target) as client:
+                job = ExtractJob(client, out, name=pattern, shard="1/1000")
+                message = str(error_of(UsageError, list, job.run(expand([folder]))))
+            assert f"{folder / videos[0]} and {folder / videos[1]} would both" in message
+            out.rmdir()
+
+    def test_videos_of_one_name_are_refused_by_the_library_too(
+        self, narrow_server, folder, tmp_path
+    ):
+        sources = [Source(str(folder / name), "same") for name in ("a.mp4", "b.mp4")]
+        with C3DClient(narrow_server.target) as client:
+            job = ExtractJob(client, tmp_path / "out")
+            message = str(error_of(UsageError, list, job.run(sources)))
+        assert message == (
+            f"{folder / 'a.mp4'} and {folder / 'b.mp4'} would both be written to "
+            f"{tmp_path / 'out' / 'same.npz'}; rename one, or use two runs"
+        )
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_that_differ_in_case_alone_are_one_output_where_the_folder_ignores_case(
+        self, closed_port, run, tmp_path, monkeypatch
+    ):
+        names = ("B.mp4", "b.mp4", "caf\u00e9.mp4", "cafe\u0301.mp4")
+        for name in names:
+            (tmp_path / name).touch()
+        arguments = ("extract", tmp_path, "--out", tmp_path / "out", "--server", closed_port)
+        code, _, lines = run(*arguments, "--name", "{stem}.npy", "--patience", 0)
+        assert "would both" not in lines[0]
+        assert not ignores_case(tmp_path / "missing" / "folder")
+        assert not list(tmp_path.glob(".*"))
+        monkeypatch.setattr("c3d_client.outputs.registry.ignores_case", lambda folder: True)
+        code, _, lines = run(*arguments, "--name", "{stem}.npy")
+        assert code == 2
+        assert f"{tmp_path}/B.mp4 and {tmp_path}/b.mp4 would both be written to" in lines[0]
+        assert "(upper and lower case are the same there)" in lines[0]
+        for name in names[:2]:
+            (tmp_path / name).unlink()
+        assert "would both be written to" in run(*arguments, "--name", "{stem}.npy")[2][0]
+
+    def test_name_the_outputs_which_the_next_run_skips(self, extract, tmp_path):
+        code, lines = extract("--name", "{parent}/{stem}.npy")
+        assert (code, lines) == (0, ["c3d: 4 videos done, 4 clips"])
+        assert {
+            str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.npy")
+        } == {
+            *("a.npy", "b.npy", "one/a.npy", "one/two/a.npy"),
+        }
+        assert np.load(tmp_path / "out" / "one" / "a.npy").shape == (1, 4096)
+        code, lines = extract("--name", "{parent}/{stem}.npy")
+        assert lines == ["c3d: 0 videos done, 0 clips; 4 skipped, done before"]
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_name_outputs_of_every_format(self, narrow_server, folder, tmp_path, format):
+        pattern = "x/{parent}-{stem}" + FORMATS[format].suffix
+        for status in ("done", "skipped"):
+            with C3DClient(narrow_server.target) as client:
+                rows = list(ExtractJob(client, tmp_path, name=pattern).run(expand([folder])))
+            assert [(row.status, row.error) for row in rows] == [(status, "")] * 4
+        assert {row.path.name.removesuffix(FORMATS[format].suffix) for row in rows} == {
+            *("-a", "-b", "one-a", "two-a"),
+        }
+        for row in rows:
+            source = read_features(row.path).provenance["video"]["source"]
+            assert source == row.source.uri
+
+    @pytest.mark.long
+    def test_continue_a_folder_of_default_names_without_doing_a_video_again(
+        self, extract, folder, tmp_path
+    ):
+        out = tmp_path / "out"
+        for format, suffix in (("npz", "npz"), ("npy", "npy"), ("caffe", "fc6")):
+            shutil.rmtree(out, ignore_errors=True)
+            extract("--format", format)
+            before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+            new = write_video(folder / f"new-{format}.mp4", 16, width=64, height=48)
+            pattern = f"{{parent}}/{{stem}}.{suffix}"
+            code, lines = extract("--name", pattern)
+            assert code == 0
+            assert lines[-1].startswith("c3d: 1 videos done, 1 clips; ")
+            done = int(lines[-1].split("; ")[1].split()[0])
+            assert lines[0] == (
+                f"c3d: note: {done} videos done before under the default name: "
+                f"a.mp4.{suffix} and others"
+            )
+            changed = {p for p, t in before.items() if p.is_file() and p.stat().st_mtime_ns != t}
+            assert not changed
+            assert (out / f"{new.stem}.{suffix}").exists()
+            assert not (out / f"a.{suffix}").exists()
+            # Those of both names are skipped by the next run.
+            code, lines = extract("--name", pattern)
+            assert lines[-1] == f"c3d: 0 videos done, 0 clips; {done + 1} skipped, done before"
+
+    def test_that_lead_to_the_file_of_a_layer_of_another_video_fail(
+        self, extract, folder, tmp_path
+    ):
+        """Further layers are in files of their own: a.fc7.npy next to a.npy."""
+        write_video(folder / "b.fc7.mp4", 16, width=64, height=48)
+        options = ("--layer", "fc6,fc7", "--name", "{parent}/{stem}.npy")
+        for order in (("b.mp4", "b.fc7.mp4"), ("b.fc7.mp4", "b.mp4")):
+            out = tmp_path / order[0]
+            assert extract(*options, videos=folder / order[0], out=out)[0] == 0
+            before = {path: path.read_bytes() for path in out.iterdir()}
+            code, lines = extract(*options, videos=folder / order[1], out=out)
+            assert code == 2
+            assert "b.fc7.npy" in lines[0]
+            after = {path: path.read_bytes() for path in out.iterdir() if path.suffix != ".csv"}
+            assert after == before
+        path = tmp_path / "b.mp4" / "b.fc7.npy"
+        error = error_of(OutputError, write_features, path, sample_features(2))
+        assert "it is a layer of the features of another video" in str(error)
+
+    def test_give_a_changed_video_its_new_name(self, extract, folder, tmp_path):
+        extract()
+        write_video(folder / "a.mp4", 24, width=64, height=48)
+        code, lines = extract("--name", "{parent}/{stem}.npz")
+        assert code == 0
+        assert lines[-1] == "c3d: 1 videos done, 2 clips; 3 skipped, done before"
+        assert len(read_features(tmp_path / "out" / "a.npz").clip_starts) == 2
+        assert len(read_features(tmp_path / "out" / "a.mp4.npz").clip_starts) == 1
+        assert "4 skipped" in extract("--name", "{parent}/{stem}.npz")[1][-1]
+
+    def test_refuse_outputs_of_default_names_that_were_made_differently(self, extract, tmp_path):
+        extract("--stride", 16)
+        code, lines = extract("--name", "{parent}/{stem}.npz")
+        assert code == 2
+        assert "4 of 4 done files were made with stride 16, not 8" in lines[-1]
+        assert not (tmp_path / "out" / "a.npz").exists()
+        code, lines = extract("--name", "{parent}/{stem}.npz", "--overwrite")
+        assert (code, lines[-1]) == (0, "c3d: 4 videos done, 4 clips")
+
+    def test_are_not_stopped_by_other_files_under_the_default_name(self, extract, folder, tmp_path):
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "a.mp4.npz").write_text("my notes")
+        write_features(out / "b.mp4.npz", sample_features(2))
+        code, lines = extract("--name", "{parent}/{stem}.npz")
+        assert (code, lines[-1]) == (0, "c3d: 4 videos done, 4 clips")
+        assert (out / "a.mp4.npz").read_text() == "my notes"
+
+    def test_do_not_replace_the_features_of_another_video(self, extract, folder, tmp_path):
+        assert extract("--name", "{stem}.npz", videos=folder / "one" / "two")[0] == 0
+        code, lines = extract("--name", "{stem}.npz", videos=folder / "a.mp4")
+        assert code == 2
+        path = folder / "one" / "two" / "a.mp4"
+        assert f"holds the features of {path}, not of {folder / 'a.mp4'}" in lines[0]
+
+    def test_outputs_next_to_their_videos_are_no_inputs(self, extract, folder):
+        assert extract("--name", "{relative}.npz", out=folder)[0] == 0
+        for pattern in ("{parent}/{stem}.npy", "{parent}/{stem}_C.txt", "{parent}/{stem}.h5"):
+            assert extract("--name", pattern, out=folder)[0] == 0
+            scan = Scan(any_file=True)
+            assert len(expand([folder], scan=scan)) == 4, pattern
+            assert not scan.left_out
+
+    def test_name_the_files_of_a_conversion(self, extract, folder, tmp_path, run):
+        extract()
+        out = tmp_path / "out"
+        code, stdout, _ = run(
+            *("convert", out, "--to", "npy", "--out", tmp_path / "npy"),
+            *("--name", "{parent}/{stem}.npy"),
+        )
+        assert code == 0
+        assert len(list((tmp_path / "npy").rglob("*.npy"))) == 4
+        assert np.array_equal(
+            np.load(tmp_path / "npy" / "one" / "a.npy"),
+            read_features(out / "one" / "a.mp4.npz").clip_features,
+        )
+        assert f"{out / 'a.mp4.npz'} -> {tmp_path / 'npy' / 'a.npy'}" in stdout
+        for arguments, expected in (
+            (("npy", "{stem}.npy"), f"{out}/a.mp4.npz and {out}/one/a.mp4.npz would both be"),
+            (("npy", "{stem}.h5"), "it does not end in .npy, the suffix of npy"),
+            (("activitynet", "{stem}.hdf5"), "activitynet is one file of all videos"),
+        ):
+            to, pattern = arguments
+            code, _, lines = run(
+                *("convert", out, "--to", to, "--out", tmp_path / "bad", "--name", pattern)
+            )
+            assert (code, len(lines)) == (2, 1)
+            assert expected in lines[0]
+            assert expected in str(
+                error_of(UsageError, convert, [out], tmp_path / "bad", to=to, name=pattern)
+            )
+            assert not (tmp_path / "bad").exists()

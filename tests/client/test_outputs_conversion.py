@@ -114,6 +114,7 @@ def test_unwritable_files_are_reported_and_the_rest_converted(tmp_path):
 def test_unclear_inputs_are_refused_before_anything_is_written(tmp_path):
     write_videos(tmp_path / "in")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "in" / "text").write_text("text")
     write_features(tmp_path / "in" / "d.mp4.h5", sample_features())
     for inputs, to, format, expected in (
         ([tmp_path / "empty"], "h5", None, "no features in"),
@@ -121,7 +122,9 @@ def test_unclear_inputs_are_refused_before_anything_is_written(tmp_path):
         ([tmp_path / "in"], "h5", "parquet", "no parquet features in"),
         ([tmp_path / "in"], "h5", None, "d.mp4.h5 (h5) and "),
         ([tmp_path / "in"], "h5", None, "several formats, "),
-        ([tmp_path / "in" / "a.mp4"], "h5", None, "its suffix is not that of a format"),
+        ([tmp_path / "in" / "text"], "h5", None, "text: its suffix is not that of a format"),
+        ([tmp_path / "in" / "a.mp4"], "h5", None, "a.mp4: no such file or folder; give what has"),
+        ([tmp_path / "absent"], "h5", None, "absent: no such file or folder; give what has"),
         ([tmp_path / "in"], "mat", None, "no format 'mat'"),
         ([tmp_path / "in"], "h5", "mat", "no format 'mat'"),
     ):
@@ -130,6 +133,20 @@ def test_unclear_inputs_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
     conversions = list(convert([tmp_path / "in"], tmp_path / "out", to="npy", format="npz"))
     assert len(conversions) == 3
+
+
+def test_out_of_the_wrong_kind_is_refused_before_anything_is_reported(tmp_path):
+    write_videos(tmp_path / "in")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for out, to, expected in (
+        ("file", "npy", "file: is a file; give a folder to write to"),
+        ("folder", "activitynet", "folder: is a folder; activitynet is one file of all videos"),
+    ):
+        error = error_of(UsageError, convert, [tmp_path / "in"], tmp_path / out, to=to)
+        assert expected in str(error)
+    assert (tmp_path / "file").read_bytes() == b""
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 def test_two_inputs_with_one_target_are_refused_before_anything_is_written(tmp_path):

@@ -19,6 +19,7 @@ def test_sidecar_has_the_stride(tmp_path):
         assert len(read_features(path).clip_starts) == 32
 
 
+@pytest.mark.long
 def test_longer_stride_gives_the_rows_of_an_extraction_with_that_stride(
     narrow_server, tmp_path, run
 ):

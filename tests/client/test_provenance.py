@@ -98,7 +98,13 @@ class TestDifferences:
             field = ".".join(path)
             value = Provenance(RELEASED)._get(path)
             assert difference == Difference(field, value, "something else", SEVERITIES[field])
-            assert str(difference) == f"{field}: {value!r} against 'something else'"
+            shown = value[:12] if field.endswith("sha256") else repr(value)
+            assert str(difference) == f"{field}: {shown} against 'something else'"
+
+    def test_have_texts_without_whole_digests_and_mappings(self):
+        reduced = {"sha256": "ab" * 32, "dim": 4, "whiten": False}
+        (difference,) = Provenance({"pca": reduced}).differences(Provenance({}))
+        assert str(difference) == "pca: abababababab against none"
 
     def test_are_errors_when_features_are_mixed(self):
         for path in COMPARED:
@@ -107,6 +113,8 @@ class TestDifferences:
                 ProvenanceError, match=f"{'.'.join(path)}: .* against 'something else'"
             ):
                 require_same([RELEASED, RELEASED, other])
+            with pytest.raises(ProvenanceError, match="^features of a.npz and c.npz were made "):
+                require_same([RELEASED, RELEASED, other], names=["a.npz", "b.npz", "c.npz"])
 
     def test_change_the_digest(self):
         for path in COMPARED:
@@ -303,9 +311,11 @@ def test_a_card_repeats_only_short_fields_in_every_result():
     }
     assert ModelCard(card).model() == {
         "precision": "float32",
+        "convolution": "direct",
         "weights": {"sha256": "ab", "source": "w.h5"},
         "mean": {"sha256": "cd", "source": "m.npy"},
     }
+    assert ModelCard({**card, "convolution": "winograd"}).model()["convolution"] == "winograd"
 
 
 @pytest.fixture(scope="module")
@@ -334,10 +344,12 @@ class TestFeatures:
         with pytest.raises(UsageError, match="the mean of no features"):
             mean_feature([])
 
+    @pytest.mark.long
     def test_of_another_precision_of_the_same_model_are_not_averaged(
         self, narrow_weights, features, carphone, tmp_path
     ):
-        build(spec(narrow_weights, precision="bfloat16", batch_sizes=(1,)), tmp_path / "c3d")
+        inputs = spec(narrow_weights, precision="bfloat16", batch_sizes=(1,))
+        build(inputs, tmp_path / "c3d", elsewhere=True)
         server = LocalServer(tmp_path / "c3d")
         server.start()
         try:

@@ -1,6 +1,9 @@
 """Results of a video: means, normalised features, top classes, and rows on disk."""
 
+import json
 import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -8,6 +11,57 @@ import pytest
 from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.core.files import CHUNK_ROWS, row_chunks
 from c3d_client.results import ClassScore, RowStore, RunningMean, l2_normalise, top_classes
+
+# Reads the mapped rows of a long video in every way that is no output format: 2,000 rows, 33 MB.
+READERS = """
+import io, json, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from support.resident import peak_growth_mb
+from support.sample_classification import classified, random_probabilities
+from c3d_client import partial
+from c3d_client.commands.classify import clip_lines
+from c3d_client.results import RowStore
+from c3d_client.views.curves import best_curves
+from c3d_client.views.page import write_page
+from c3d_client.views.tables import write_csv, write_json
+from c3d_client.views.thumbnails import Thumbnails
+
+COUNT, SIZE = 2000, 4096
+folder, partial.KEEP_AFTER_S = Path(sys.argv[1]), 0
+few = classified(random_probabilities(100, SIZE))
+starts = np.arange(COUNT) * 8
+times_s = np.stack([starts, starts + 16], axis=1) / 25
+strip = Thumbnails()
+strip.end_s = times_s[-1, 1]
+
+def keep(result, path):
+    kept = partial.PartialRows(path, video={}, note=print)
+    kept.begin(result.provenance)
+    rows = {"first": result.clip_probabilities}
+    kept.add(starts, {"first": rows["first"][-8:]}, count=len(rows["first"]), earlier=lambda: rows)
+    kept.close()
+
+readers = {
+    "kept rows": keep,
+    "CSV": lambda result, path: write_csv(path.open("w"), "video", result, top_k=1),
+    "JSON": lambda result, path: write_json(path.open("w"), "video", result, top_k=1),
+    "lines": lambda result, path: path.write_text(clip_lines(result, top_k=1)),
+    "curves": lambda result, path: path.write_text(str(best_curves(result, top_k=1))),
+    "page": lambda result, path: write_page(path, result, source="", strip=strip, top_k=1),
+}
+for name, read in readers.items():
+    read(few, folder / f"{name} of few")  # loads the libraries
+    store = RowStore()
+    for _ in range(COUNT // 100):
+        store.add(few.clip_probabilities)
+    result = replace(
+        few, clip_probabilities=store.array(), clip_starts=starts, clip_times_s=times_s
+    )
+    growth_mb = peak_growth_mb(lambda: read(result, folder / name))
+    print(json.dumps([name, growth_mb, (folder / name).stat().st_size]))
+"""
 
 ROWS = np.random.default_rng(3).standard_normal((30, 50)).astype(np.float32) ** 2
 
@@ -144,6 +198,24 @@ def test_memory_does_not_grow_with_the_number_of_rows():
         return highest
 
     assert peak(400) < 1.05 * peak(40) + 65536
+
+
+@pytest.mark.long
+def test_readers_of_mapped_rows_do_not_keep_their_pages(tmp_path):
+    """2,000 rows are 33 MB; the peak of a process counts the pages of a map that it has read."""
+    completed = subprocess.run(
+        [sys.executable, "-c", READERS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert completed.returncode == 0, completed.stderr
+    read = [json.loads(line) for line in completed.stdout.splitlines()]
+    assert [name for name, *_ in read] == ["kept rows", "CSV", "JSON", "lines", "curves", "page"]
+    for name, growth_mb, written in read:
+        assert growth_mb < 8, name
+        assert written > 100, name
+    assert read[0][2] > 2000 * 4096 * 4
 
 
 def test_chunks_contain_all_rows_in_order():

@@ -22,10 +22,11 @@ from c3d_client.serving.client import ServingClient, VersionStatus
 from c3d_client.serving.options import ServingOptions
 from support.fake_serving import LossyProxy, clips_of, plain_output
 from support.measures import relative
+from support.processes import LONG_S, wait_until
 from support.relay import Relay
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
-WAIT_S = 30  # a timeout that passes only if the code is wrong
+WAIT_S = 120  # a timeout that passes only if the code is wrong
 
 
 class TestVersions:
@@ -94,6 +95,21 @@ class TestPredict:
         specs = [server.requests[0].model_spec, *server.specs]
         assert {spec.version_label for spec in specs} == {"stable"}
         assert not any(spec.HasField("version") for spec in specs)
+
+    def test_what_tensorflow_serving_refuses_is_an_error(self, connect, fake_serving):
+        """FakeServing refuses it, so that a wrong request cannot pass the other tests."""
+        server = fake_serving(version=4)
+        for changes, message in (
+            ({"model": "i3d"}, r"Latest\(i3d\)"),
+            ({"version": 5}, r"Specific\(c3d, 5\)"),
+            ({"label": "beta"}, "label: beta"),
+        ):
+            with pytest.raises(ModelNotFound, match=message):
+                connect(server.target, **changes).predict(FC6_FEATURES, clips_of(0))
+        del server.signatures["classify"]
+        with pytest.raises(RequestRejected, match='Serving signature key "classify" not found'):
+            connect(server.target).predict(CLASSIFY, clips_of(0))
+        assert not server.requests
 
     def test_clips_are_sent_as_bytes(self, connect, fake_serving):
         server = fake_serving()
@@ -283,14 +299,11 @@ class TestStream:
             reader.start()
             assert arrived.wait(WAIT_S), case
             cancel.set()
-            reader.join(WAIT_S / 2)
+            reader.join(WAIT_S)
             assert not reader.is_alive(), case
             assert [type(error) for error in errors] == [Cancelled], case
             assert retried or cancelled.wait(WAIT_S), case
-            deadline = time.monotonic() + WAIT_S
-            while client.concurrency.in_flight and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert client.concurrency.in_flight == 0, case
+            wait_until(lambda client=client: not client.concurrency.in_flight, case)
 
     def test_rejected_batch_is_retried_and_no_answer_is_lost(self, connect, fake_serving):
         rejected = threading.Event()
@@ -324,7 +337,8 @@ def test_batch_size_and_lost_requests_do_not_change_answers(
     connect, narrow_server, reference, size
 ):
     proxy = LossyProxy(narrow_server.target, seed=size, share=0.4)
-    client = connect(proxy.target)
+    # On a busy machine the first answer may take longer than the 5 seconds of the default.
+    client = connect(proxy.target, patience_s=60)
     batches = (CLIPS[n : n + size] for n in range(0, len(CLIPS), size))
     try:
         features = np.concatenate([a.output for a in client.stream(FC6_FEATURES, batches)])
@@ -341,7 +355,8 @@ class TestSeveralServers:
         client = connect(f"ipv4:{servers[0].target},{servers[1].target}")
         # The first server that is connected may receive all requests for a while.
         sent = 0
-        while min(len(server.requests) for server in servers) < 8 and sent < 4000:
+        ends = time.monotonic() + LONG_S
+        while min(len(server.requests) for server in servers) < 8 and time.monotonic() < ends:
             answers = client.stream(FC6_FEATURES, map(clips_of, range(40)))
             assert [answer.output[0, 0] for answer in answers] == [n + 1 for n in range(40)]
             sent += 40
@@ -351,7 +366,8 @@ class TestSeveralServers:
 
     def test_death_of_a_server_neither_loses_nor_repeats_an_answer(self, connect, fake_serving):
         def die(*_):
-            if len(dying.requests) == 5:
+            # Requests that are answered at a time may all find more than five.
+            if len(dying.requests) >= 5:
                 relay.cut()
 
         dying, living = fake_serving(die), fake_serving()
@@ -359,7 +375,8 @@ class TestSeveralServers:
         client = connect(f"ipv4:{relay.target},{living.target}")
         numbers = []
         # The other server may be connected first and receive all requests for a while.
-        while not relay.is_cut and len(numbers) < 4000:
+        ends = time.monotonic() + LONG_S
+        while not relay.is_cut and time.monotonic() < ends:
             answers = client.stream(FC6_FEATURES, map(clips_of, range(60)))
             numbers += [answer.output[0, 0] - 1 for answer in answers]
         assert relay.is_cut
@@ -371,8 +388,8 @@ class TestSeveralServers:
 class TestClose:
     def test_waiting_threads_end_with_an_error(self, fake_serving, monkeypatch):
         # One request waits for its retry, two are in flight, three wait for a slot or the retry.
-        monkeypatch.setattr("c3d_client.serving.patience._FIRST_PAUSE_S", 60)
-        monkeypatch.setattr("c3d_client.serving.patience._LONGEST_PAUSE_S", 60)
+        monkeypatch.setattr("c3d_client.serving.patience._FIRST_PAUSE_S", 600)
+        monkeypatch.setattr("c3d_client.serving.patience._LONGEST_PAUSE_S", 600)
         refuse, release, ended = threading.Event(), threading.Event(), []
 
         def on_predict(_request, rows, context):
@@ -382,7 +399,7 @@ class TestClose:
             release.wait(WAIT_S)
 
         server = fake_serving(on_predict)
-        client = ServingClient(ServingOptions(server.target, max_in_flight=3, patience_s=600))
+        client = ServingClient(ServingOptions(server.target, max_in_flight=3, patience_s=6000))
 
         def predict(number):
             with pytest.raises(ServingError, match="the connection was closed") as caught:
@@ -397,12 +414,10 @@ class TestClose:
             thread.start()
         refuse.set()
         wait_until(lambda: client.patience.pause_ends > time.perf_counter())
-        started = time.monotonic()
         client.close()
         for thread in threads:
             thread.join(WAIT_S)
         release.set()
-        assert time.monotonic() - started < 20
         assert ended == [(ServingError, "CANCELLED")] * 6
         assert len(server.requests) == 3
         assert client.concurrency.in_flight == 0
@@ -438,17 +453,9 @@ print(len(client.versions()))
             [sys.executable, "-W", "ignore", "-c", code],
             capture_output=True,
             text=True,
-            timeout=WAIT_S,
+            timeout=LONG_S,
             check=True,
         )
         child, parent = process.stdout.splitlines()
         assert "before this process was forked; make a client in each process" in child
         assert parent == "1"
-
-
-def wait_until(condition):
-    """Wait for a condition that becomes true at once unless the code is wrong."""
-    ends = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.001)

@@ -8,9 +8,9 @@ import sys
 import threading
 
 import pytest
-from c3d_client.core.signals import signal_event, sigterm_as_ctrl_c
+from c3d_client.core.signals import interrupted_by, signal_event, sigterm_as_ctrl_c
 
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 # The number of tgkill(2), because Python cannot signal a thread of another process.
 _TGKILL = {"x86_64": 234, "aarch64": 131}
 
@@ -95,3 +95,54 @@ def test_sigterm_raises_keyboard_interrupt_and_is_recorded():
             signal.raise_signal(signal.SIGTERM)
         assert received == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+# C code that runs until its input ends and handles no signal, as a kernel of TensorFlow does: it
+# has begun when its child process prints. Or a destructor, in which Python ignores all exceptions.
+_INTERRUPTED = """
+import os, signal, sys, time
+from c3d_client.core.files import atomic_file, clean_up
+from c3d_client.core.signals import interrupted_by
+
+class Ignoring:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(600)
+
+def late(number):
+    clean_up()
+    os._exit(100 + number)
+
+with interrupted_by(signal.SIGTERM, grace_s=0.2, late=late), atomic_file(sys.argv[1]) as file:
+    file.write(b"half")
+    if sys.argv[2] == "C code":
+        os.system("echo ready; read line")
+    Ignoring()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("busy", ["C code", "a destructor"])
+def test_process_that_python_cannot_interrupt_ends_and_leaves_no_file(tmp_path, busy):
+    command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "file"), busy]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            assert [*tmp_path.iterdir()]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_S) == 100 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_only_the_first_of_several_signals_interrupts():
+    calls = []
+    with interrupted_by(signal.SIGUSR1, signal.SIGUSR2, grace_s=60, late=calls.append) as received:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR1)
+        assert received == [signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1]
+    assert calls == []

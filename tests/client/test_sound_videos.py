@@ -47,6 +47,7 @@ KNOWN_ALARMS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sound_videos_are_decoded_whole(tmp_path, family):
     tried: dict[str, list[str]] = {}

@@ -15,6 +15,7 @@ import pytest
 from c3d_client.core.errors import UsageError, VideoDecodeError, VideoUnreadableError
 from c3d_client.video import stores
 from c3d_client.video.sources import Scan, expand, fingerprint, open_source
+from support.processes import LONG_S
 from support.s3_server import s3_server
 from support.videos import noise, write_video
 from support.web_server import web_server
@@ -416,7 +417,7 @@ def test_threads_share_one_connection_pool(web, bucket, new_connections, sample_
     ready = threading.Barrier(8)
 
     def count_and_store(uri):
-        ready.wait(10)
+        ready.wait(LONG_S)
         return frames(uri), id(stores.open_store(uri)[0])
 
     with ThreadPoolExecutor(8) as pool:
@@ -441,7 +442,7 @@ def test_process_ends_without_warnings(web, bucket, sample_videos, s3):
         + [f"{web.url}/a.mp4", "s3://videos/shared.mp4"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONG_S,
     )
     assert (process.stdout, process.stderr, process.returncode) == ("40\n40\n", "", 0)
     bucket.rm("videos/shared.mp4")

@@ -20,7 +20,7 @@ from c3d_client.outputs import read_provenance
 from c3d_client.video import streams
 from c3d_client.video.decode import decode_frames
 from c3d_client.video.sources import Source
-from support.videos import noise, write_sound
+from support.videos import add_video, noise, write_sound
 
 STILL = {"codec": "mjpeg", "frames": 1, "size": (320, 240), "pix_fmt": "yuvj420p"}
 SMALL = {"codec": "mpeg4", "frames": 30, "size": (64, 48)}
@@ -47,7 +47,7 @@ def write_streams(path, *specs, container=None, interleaved=True):
                     frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
                     packets += stream.encode(frame)
             else:
-                stream = output.add_stream(spec["codec"], rate=25, options=spec.get("options", {}))
+                stream = add_video(output, spec["codec"], options=spec.get("options"))
                 stream.width, stream.height = spec["size"]
                 stream.pix_fmt = spec.get("pix_fmt", "yuv420p")
                 if "disposition" in spec:

@@ -4,13 +4,16 @@ import html
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import c3d_client
+import cv2
 import pytest
+from c3d_client.cli import cli as c3d
+from c3d_export.cli import cli as c3d_export
+from c3d_pipelines.cli import cli as c3d_pipelines
 from c3d_pipelines.inputs.plan import shard_rows
 from c3d_pipelines.run.plan import make_plan
 from c3d_pipelines.run.preflight import preflight
@@ -18,7 +21,8 @@ from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_kfp import fake_kfp
-from support.videos import write_video
+from support.processes import LONG_S
+from support.videos import index_frame, write_video
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("client", "model_export", "pipelines")
@@ -37,8 +41,14 @@ _NOT_RUN_HERE = ("make example", "make test")
 
 
 def blocks(language):
+    # Each block starts commands: those of the README run in `make test`, the others in
+    # `make test-long`.
     return [
-        pytest.param(code, id=f"{document.relative_to(ROOT)}-{index}")
+        pytest.param(
+            code,
+            id=f"{document.relative_to(ROOT)}-{index}",
+            marks=[pytest.mark.long] if document.parent != ROOT else [],
+        )
         for document in DOCUMENTS
         for index, code in enumerate(
             code for kind, code in _BLOCK.findall(document.read_text()) if kind == language
@@ -50,18 +60,19 @@ def command_lines(code):
     return [line for line in code.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture
 def working_folder(tmp_path, monkeypatch, narrow_copy, carphone):
-    """A working folder with a video, a folder of videos and a model, as the documents assume."""
+    """A working folder with a video, folders of videos and frames, and a model.
+
+    The documents assume these.
+    """
     shutil.copy(carphone, tmp_path / "video.mp4")
     (tmp_path / "videos" / "a").mkdir(parents=True)
     shutil.copy(carphone, tmp_path / "videos" / "a" / "b.mp4")
+    write_video(tmp_path / "videos" / "c.mp4", 40)
+    (tmp_path / "dumps" / "a").mkdir(parents=True)
+    for number in range(24):
+        cv2.imwrite(str(tmp_path / "dumps" / "a" / f"{number:06d}.png"), index_frame(number))
     (tmp_path / "models").mkdir()
     shutil.move(narrow_copy, tmp_path / "models" / "c3d")
     monkeypatch.chdir(tmp_path)
@@ -103,7 +114,7 @@ def kubeflow():
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code, working_folder, narrow_server, add_dataset):
-    assert "localhost:8500" in code or '"dataset' in code or "'dataset" in code
+    assert any(name in code for name in ("localhost:8500", '"dataset', "'dataset", "models/c3d"))
     add_dataset(code)
     program = code.replace("localhost:8500", narrow_server.target)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -159,7 +170,7 @@ def test_shell_blocks_run(code, working_folder, narrow_server, add_dataset, kube
 
 
 def start_and_stop_server(arguments):
-    arguments = [str(free_port()) if argument == "8500" else argument for argument in arguments]
+    arguments = ["0" if argument == "8500" else argument for argument in arguments]  # a free one
     process = subprocess.Popen(
         installed_command(arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -167,7 +178,7 @@ def start_and_stop_server(arguments):
         assert process.stdout.readline().startswith("ready: c3d version")
     finally:
         process.terminate()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=LONG_S) == 0
         process.stdout.close()
 
 
@@ -211,6 +222,38 @@ def test_command_references_are_up_to_date():
         assert up_to_date, f"docs/{page} is out of date; run `make docs`"
 
 
+def test_help_fits_a_terminal_of_60_and_80_columns(monkeypatch):
+    for columns in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for name, text in (
+            item for group in (c3d, c3d_export, c3d_pipelines) for item in helps(group)
+        ):
+            for line in text.splitlines():
+                case = f"{name} at {columns}: {line}"
+                assert len(line) <= columns, case
+                assert not re.search(r"\w-$", line), f"a word is broken: {case}"
+
+
+def test_help_lists_each_command_with_its_whole_first_sentence(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    for group in (c3d, c3d_export, c3d_pipelines):
+        listed = " ".join(helps(group)[0][1].split())
+        for name, command in group.commands.items():
+            first = " ".join(command.help.partition("\n\n")[0].split())
+            assert f"{name} {first.rstrip('.')}" in listed, name
+
+
+def helps(command, name=None, parent=None):
+    """Return the names and help texts of a command and of all its subcommands."""
+    context = command.context_class(
+        command, info_name=name or command.name, parent=parent, **command.context_settings
+    )
+    found = [(context.command_path, context.get_help())]
+    for subcommand in getattr(command, "commands", {}):
+        found += helps(command.commands[subcommand], subcommand, context)
+    return found
+
+
 def test_api_page_lists_every_public_name_once():
     listed = re.findall(
         r"^::: c3d_client\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE
@@ -222,7 +265,7 @@ def test_diagram_shows_the_steps_of_the_compiled_pipeline():
     compiled = ROOT / "pipelines/c3d_pipelines/kubeflow/compiled/c3d-bulk-extraction.yaml"
     steps = re.findall(r"^  comp-([a-z]+):", compiled.read_text(), re.MULTILINE)
     names = set(re.findall(r"\w+", diagram_of_bulk_run()))
-    assert len(steps) == 6
+    assert len(steps) == 4
     assert set(steps) <= names
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "client": "c3d_client",
@@ -137,6 +139,21 @@ def test_client_needs_at_most_90_mb_when_imported(environment):
         [environment / "python", "-c", code], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) <= 90 * 1024
+
+
+def test_missing_exporter_is_named_in_the_error(environment, narrow_base, carphone, tmp_path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(
+        [environment / "c3d", "extract", carphone, "--server", f"local:{narrow_base}"]
+        + ["--out", tmp_path / "features"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"c3d-export is not installed for {environment / 'python'}" in done.stderr
 
 
 def test_missing_extra_is_named_in_the_error(environment, narrow_server, carphone, tmp_path):

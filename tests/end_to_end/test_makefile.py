@@ -2,24 +2,38 @@
 
 import os
 import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 # Documents and CI use these names.
 VERBS = [
-    *("help", "example", "pipeline-example", "install", "install-client", "develop"),
-    *("test", "test-faults", "test-k8s", "lint", "format", "typecheck"),
+    *("help", "example", "pipeline-example", "notebook", "install", "install-client", "develop"),
+    *(
+        "test",
+        "test-long",
+        "test-faults",
+        "test-k8s",
+        "test-images",
+        "test-cluster",
+        "lint",
+        "format",
+        "typecheck",
+    ),
     *("docs", "docs-pictures", "dist", "weights", "export", "serve", "serve-docker", "build"),
-    *("manifests", "protos", "fidelity", "bench-client", "bench-estimate", "torch", "debian"),
+    *("manifests", "protos", "fidelity", "torch", "debian"),
+    *("bench", "bench-scale", "bench-peers", "bench-estimate"),
     "clean",
 ]
 
 
 def make(*arguments):
     # make sets variables for its children, and these tests may be children of make.
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "ARGS"))}
     return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=clean)
 
 
@@ -41,8 +55,22 @@ def test_every_verb_passes_a_dry_run():
         assert done.returncode == 0, f"{verb}: {done.stderr}"
 
 
+def test_export_passes_the_target_that_a_precision_needs():
+    for settings, expected in (
+        ((), ""),
+        (("PRECISION=bfloat16",), "--elsewhere"),
+        (("PRECISION=float16",), "--target gpu"),
+        (("PRECISION=bfloat16", "TARGET=cpu"), '--target "cpu"'),
+        (("PRECISION=float32", "TARGET=gpu"), '--target "gpu"'),
+    ):
+        command = make("--dry-run", "export", *settings).stdout.replace("\\\n", "")
+        options = command.partition('--out "models/c3d"')[2]
+        assert " ".join(options.split()) == expected, settings
+
+
 def test_only_developers_verbs_install_test_tools():
-    for verb in ("install", "install-client", "example", "pipeline-example", "docs", "dist"):
+    examples = ("example", "pipeline-example", "notebook")
+    for verb in ("install", "install-client", *examples, "docs", "dist"):
         assert "--group dev" not in make("--dry-run", "VENV=build/none", verb).stdout, verb
     assert "--group dev" in make("--dry-run", "VENV=build/none", "test").stdout
 
@@ -71,8 +99,29 @@ def test_files_and_command_of_the_images_exist(package):
     assert sources
     for source in sources:
         assert (ROOT / source).exists(), source
-        assert f"!{source}" in ignored, f"{source} is not sent to the engine"
+        folder = source.partition("/")[0]
+        assert f"!{folder}" in ignored, f"{source} is not sent to the engine"
     (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]
     command = entry.split('"')[1]
     assert f"{command} = " in (ROOT / package / "pyproject.toml").read_text()
     assert "USER 65532:65532" in lines
+
+
+def test_every_python_version_can_install_the_tested_versions():
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    checked = 0
+    for pin in pins:
+        try:
+            found = distribution(pin.name)
+        except PackageNotFoundError:  # of an optional extra
+            continue
+        assert pin.specifier.contains(found.version), f"{pin}: {found.version} is installed"
+        versions = SpecifierSet(found.metadata.get("Requires-Python", ""))
+        for python in ("3.10.0", "3.11.0", "3.12.0", "3.13.0"):
+            assert versions.contains(python), f"{pin} needs Python {versions}"
+        checked += 1
+    assert checked > 100

@@ -10,6 +10,8 @@ from c3d_export.local_server import LocalServer
 from c3d_export.weights.demo import DEMO_LABELS
 from support.videos import write_video
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 LEFT, RIGHT, UP, DOWN, STILL = DEMO_LABELS
 

@@ -24,11 +24,14 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client import mean_feature, provenance_digest, read_features, require_same
 from c3d_client.core.provenance import Provenance
+from c3d_client.job import read_failures
+from c3d_client.shard import Shard
 from c3d_pipelines import JobSettings, RunSummary
 from c3d_pipelines.inputs.plan import read_plan, shard_rows
 from c3d_pipelines.shards.commits import names_of
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import FakeServing
+from support.processes import LONG_S
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "release-0.1.0"
 LISTING = json.loads((FOLDER / "listing.json").read_text(encoding="utf-8"))
@@ -68,7 +71,7 @@ def caller(**environment):
             capture_output=True,
             text=True,
             env=environment,
-            timeout=120,
+            timeout=LONG_S,
         )
         assert process.returncode == exit_code, f"{name} {arguments}: {process.stderr}"
         return process
@@ -211,6 +214,7 @@ def test_fixture_restores_bytes_and_times_of_the_files(root):
             assert (root / name).stat().st_mtime_ns == listed["mtime_ns"], name
 
 
+@pytest.mark.long
 def test_servable_is_verified_not_published_twice_and_served(released, server, call):
     version = released / "model" / "c3d" / "1"
     assert "fc6_features" in call("c3d-export", "verify", version).stdout
@@ -221,6 +225,37 @@ def test_servable_is_verified_not_published_twice_and_served(released, server, c
         assert text in status, text
 
 
+@pytest.mark.long
+def test_servable_gives_fc7_and_names_the_layers_that_it_lacks(released, root, server, call):
+    video, out = root / "extract" / "videos" / "a.mp4", root / "layers"
+    extract = ("c3d", "extract", video, "--server", server, "--out", out, "--layer")
+    call(*extract, "fc7")
+    features = read_features(out / "a.mp4.npz")
+    assert features.provenance["layer"] == "fc7"
+    fc6 = read_features(root / "extract" / "features" / "a.mp4.npz")
+    assert features.clip_features.shape == fc6.clip_features.shape
+    assert not np.array_equal(features.clip_features, fc6.clip_features)
+    for layers, problem in (
+        ("pool5", "has no layer pool5 (it has: fc6, fc7)"),
+        ("fc6,fc8", "has no layer fc8 (it has: fc6, fc7)"),
+        ("fc6,fc7", "gives one of fc6, fc7 at a time, not several"),
+    ):
+        stderr = call(*extract, layers, exit_code=2).stderr
+        advice = "export it again with this release's c3d-export build"
+        assert stderr == f"c3d: the model 'c3d' at {server} {problem}: {advice}\n"
+
+
+def test_models_card_is_read_without_tensorflow(released):
+    program = (
+        "import sys; from pathlib import Path; from c3d_export.store import stored_card\n"
+        "print(stored_card(Path(sys.argv[1]))['weights']['random'], 'tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, released / "model" / "c3d" / "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
+@pytest.mark.long
 def test_unfinished_folder_of_features_is_completed_and_nothing_is_repeated(root, server, any_call):
     call = any_call
     videos, out = root / "extract" / "videos", root / "extract" / "features"
@@ -250,6 +285,26 @@ def test_unfinished_folder_of_features_is_completed_and_nothing_is_repeated(root
     assert state(out, "**/*.npz") == after
     assert "failed before" not in call(*extract, "--retry-failed", exit_code=1).stderr
     assert state(out, "**/*.npz") == after
+
+
+def test_unfinished_folder_is_completed_in_shards_and_under_other_names(root, server, call):
+    videos, out = root / "extract" / "videos", root / "extract" / "features"
+    before = state(out, "**/*.npz")
+    good = ("a.mp4", "sub/b.mkv", "late.mp4", "left.mp4", "sub/left.avi")
+    tried_before = 0
+    for number in (1, 2):
+        takes = Shard(number, 2).takes
+        failed = [name for name in ("broken.mp4", "short.mp4") if takes(name)]
+        code = (1 if any(map(takes, good)) else 2) if failed else 0
+        arguments = ("extract", videos, "--out", out, "--server", server, "--shard", f"{number}/2")
+        done = call("c3d", *arguments, "--name", "{parent}/{stem}.npz", exit_code=code)
+        tried_before += done.stderr.count("failed before")
+    assert tried_before == 2
+    after = state(out, "**/*.npz")
+    assert before.items() <= after.items()
+    assert sorted(set(after) - set(before)) == ["late.npz", "left.npz", "sub/left.npz"]
+    assert set(read_failures(out)) == {"broken.mp4", "short.mp4"}
+    assert not (out / "failures.csv").exists()  # the shards' lists are newer
 
 
 def test_every_format_is_read_converted_and_mixed_with_new_features(root, server, call, tmp_path):
@@ -336,6 +391,7 @@ def test_run_over_the_same_inputs_does_nothing_and_publishes_the_same(root, serv
     assert len(list(out.glob("runs/*/summary.json"))) == 3
 
 
+@pytest.mark.long
 def test_next_run_does_only_the_new_video(root, server, call):
     out = root / "bulk" / "classes"
     shards, published = shard_files(out), rows(out)
@@ -351,6 +407,7 @@ def test_next_run_does_only_the_new_video(root, server, call):
     assert c3d_pipelines.dataset.open(out).labels == LABELS
 
 
+@pytest.mark.long
 def test_killed_run_is_continued_without_the_shards_that_are_done(root, server, any_call):
     call = any_call
     videos, out = root / "stopped" / "videos", root / "stopped" / "features"
@@ -390,6 +447,7 @@ def test_shards_of_a_run_that_the_release_began_are_looked_up_by_its_names(root)
             assert do_shard(settings, rows, index).name == name
 
 
+@pytest.mark.long
 def test_unknown_fields_of_features_are_ignored_and_kept(root, server, call, tmp_path):
     old = root / "formats" / "features"
     expected = read_features(old / "film.mp4.npz")
@@ -447,6 +505,7 @@ def test_unknown_column_of_failures_csv_is_ignored_and_kept(root, server, call):
     assert values == {"broken.mp4": "of broken.mp4", "short.mp4": "of short.mp4"}
 
 
+@pytest.mark.long
 def test_shard_whose_report_has_an_unknown_field_is_done(root, call):
     for name in ("features", "classes"):
         for path in (root / "bulk" / name).glob("shards/*.json"):
@@ -466,6 +525,7 @@ def test_unknown_fields_of_card_and_index_are_ignored(root):
         assert len(list(c3d_pipelines.dataset.open(out))) == 7, name
 
 
+@pytest.mark.long
 def test_next_run_keeps_unknown_fields_of_card_and_index(root, server, call):
     out = root / "bulk" / "features"
     index = out / "index.parquet"
@@ -508,6 +568,7 @@ def test_unknown_fields_of_summaries_and_settings_are_ignored(root):
             assert kind.from_json(path.read_bytes()) == expected, path
 
 
+@pytest.mark.long
 def test_unknown_column_of_a_shards_files_is_ignored(root, call):
     out = root / "bulk" / "features"
     expected = features_of(out)
@@ -523,6 +584,7 @@ def test_unknown_column_of_a_shards_files_is_ignored(root, call):
     assert "to do           0 videos" in planned.stdout
 
 
+@pytest.mark.long
 def test_unknown_column_of_a_plan_is_ignored(root, call):
     for path in root.glob("bulk/*/runs/*/plan.parquet"):
         add_column(path)
@@ -540,6 +602,7 @@ def model_cards(graph):
                     yield tensor
 
 
+@pytest.mark.long
 def test_unknown_fields_of_a_model_card_are_ignored(released, root, call, tmp_path):
     from tensorflow.core.protobuf import saved_model_pb2
 

@@ -102,6 +102,29 @@ def test_inner_product_flattens_with_columns_fastest_and_channels_slowest():
     assert output[12] == volume[1, 0, 0, 0] * 22 + 0.5
 
 
+def test_layers_have_their_channels_last_and_are_those_of_the_clips(frames, net, mean, right):
+    clip = oracle.preprocess(frames[8:24], mean)
+    outputs = oracle.stages(clip, net)
+    layers = oracle.layers(outputs)
+    shapes = {"conv5b": (2, 7, 7, 32), "pool5": (1, 4, 4, 32)}
+    shapes |= {"fc6": (4096,), "fc7": (4096,), "fc8": (487,)}
+    assert {name: array.shape for name, array in layers.items()} == shapes
+    for c, t, y, x in ((0, 0, 0, 0), (31, 1, 6, 6), (5, 1, 2, 3)):
+        assert layers["conv5b"][t, y, x, c] == outputs["conv5b"][c, t, y, x]
+    for c, y, x in ((0, 0, 0), (31, 3, 3), (5, 1, 2)):
+        inside = layers["conv5b"][:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2, c]
+        assert layers["pool5"][0, y, x, c] == inside.max()
+    for name in ("conv5b", "pool5", "fc6", "fc7"):
+        assert layers[name].min() == 0, name  # after ReLU
+    assert layers["fc8"].min() < 0
+    np.testing.assert_array_equal(oracle.softmax(layers["fc8"]), outputs["prob"])
+    of_video = oracle.video_layers(frames, net, mean)
+    np.testing.assert_array_equal(of_video["fc6"], right[0])
+    for name, rows in of_video.items():
+        assert rows.shape == (2, *shapes[name])
+        np.testing.assert_array_equal(rows[1], layers[name])
+
+
 def test_softmax_is_exact_for_large_scores_too():
     np.testing.assert_allclose(oracle.softmax(np.log([1.0, 2.0, 5.0])), [1 / 8, 2 / 8, 5 / 8])
     np.testing.assert_allclose(oracle.softmax(np.array([1e4, 1e4])), [0.5, 0.5])
@@ -197,6 +220,7 @@ def test_float32_is_within_1e_4_of_float64(frames, net, mean, right):
 # Every mistake must change the features; otherwise an agreement would not exclude it.
 
 
+@pytest.mark.long
 def test_every_mistake_changes_the_features(frames, net, mean, right):
     for mistake in set(oracle.MISTAKES) - {"resize by area"}:
         _, wrong = oracle.video_fc6(frames, net, mean, mistake=mistake)

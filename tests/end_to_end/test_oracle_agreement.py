@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import pytest
 from c3d_client import C3DClient, decode_frames, iter_clips
+from c3d_client.core.contract import LAYERS
 from support import oracle
 from support.measures import relative
 
 TOLERANCE = 1e-4  # of the length of each row
 STRIDE = 80  # the oracle needs a second per clip
-VIDEOS = ["carphone", "bikes", "bunny"]
+VIDEOS = ["carphone", *(pytest.param(name, marks=pytest.mark.long) for name in ("bikes", "bunny"))]
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +27,15 @@ def mean(full_files):
     return oracle.parse_mean(full_files["mean"].read_bytes())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("video", VIDEOS)
-def test_served_features_and_probabilities_are_the_oracles(full_server, net, mean, request, video):
+def test_served_layers_and_probabilities_are_the_oracles(full_server, net, mean, request, video):
     path = request.getfixturevalue(video)
     with C3DClient(full_server.target, stride=STRIDE) as c3d:
         features = c3d.extract(path)
         classification = c3d.classify(path)
+    with C3DClient(full_server.target, stride=STRIDE, layers=list(LAYERS)) as c3d:
+        every = c3d.extract(path)
     frames = oracle.decode(path)
     starts = range(0, len(frames) - 15, STRIDE)
     assert list(features.clip_starts) == list(starts)
@@ -40,6 +44,15 @@ def test_served_features_and_probabilities_are_the_oracles(full_server, net, mea
     prob = np.stack([outputs["prob"] for outputs in stages])
     assert relative(features.clip_features, fc6) < TOLERANCE
     assert relative(classification.clip_probabilities, prob) < TOLERANCE
+    served = {"conv5b": every.clip_features, **every.layers}
+    assert list(served) == list(LAYERS)
+    assert served["conv5b"].shape[1:] == (2, 7, 7, 512)
+    assert served["pool5"].shape[1:] == (1, 4, 4, 512)
+    for name, rows in served.items():
+        expected = np.stack([oracle.layers(outputs)[name] for outputs in stages])
+        assert rows.shape == expected.shape, name
+        flat = (array.reshape(len(starts), -1) for array in (rows, expected))
+        assert relative(*flat) < TOLERANCE, name
     mean_fc6 = fc6.mean(axis=0, dtype=np.float64)
     assert relative(features.video_feature, mean_fc6 / np.linalg.norm(mean_fc6)) < TOLERANCE
 
@@ -85,6 +98,7 @@ class TestStageByStage:
             assert relative(array.reshape(-1), expected.reshape(-1)) < tolerance, stage
 
 
+@pytest.mark.long
 def test_every_known_mistake_would_break_the_agreement(full_server, bunny, net, mean):
     # 1280x720: a resize with antialiasing has an effect only on large frames.
     with C3DClient(full_server.target, stride=1000) as c3d:

@@ -45,6 +45,7 @@ def test_four_of_the_six_videos_decode_and_two_do_not(
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
+@pytest.mark.long
 def test_example_shows_each_video_and_a_second_run_has_nothing_to_do(
     example, narrow_server, tmp_path, monkeypatch, capfd
 ):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from c3d_client import read_features
+from support.processes import LONG_S
 from support.s3_server import s3_server
 from support.videos import write_video
 from support.web_server import web_server
@@ -38,7 +39,7 @@ def extract(out, target, *inputs, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=240,
+        timeout=LONG_S,
     )
 
 

@@ -18,6 +18,8 @@ ON_OBJECTS: dict[str, Callable[[list[Object]], Iterator[str]]] = {
     "variables": pods.check_variables,
     "images": pods.check_images,
     "resources": pods.check_resources,
+    "disk": pods.check_disk,
+    "guaranteed": pods.check_guaranteed,
     "gpu": pods.check_gpu,
     "quota": pods.check_quota,
     "restricted": policies.check_restricted,
@@ -37,6 +39,7 @@ ON_OBJECTS: dict[str, Callable[[list[Object]], Iterator[str]]] = {
 ON_TEXTS: dict[str, Callable[[Texts], Iterator[str]]] = {
     "yaml_style": files.check_yaml_style,
     "kustomizations": files.check_kustomizations,
+    "setup": files.check_setup,
     "readme": files.check_readme,
     "dockerfiles": files.check_dockerfiles,
     "adapter": monitoring.check_adapter,

@@ -199,27 +199,40 @@ def _claims(pod: Pod) -> set[str]:
 STARTUP_S = 15 * 60  # load, warm-up of every batch size, and a GPU's first compilation
 _MIN_SCALE_DOWN_S = 300  # a new pod takes minutes to load and warm up
 _MIN_LIVENESS_S = 120  # a full server answers slowly, and a restart would only add load
-_AGE = re.compile(r"grpc\.max_connection_age_ms=([0-9]+)")
+_AGE = re.compile(r"grpc\.max_connection_age_ms=([^,]+)")
+_VARIABLE = re.compile(r"\$\(([A-Z_]+)\)")
 
 
 def check_timing(objects: list[Object]) -> Iterator[str]:
     """A pod drains before it ends, has time to start, and is not scaled down too early."""
     for pod in servers(objects):
-        yield from prefix(pod.ref, _drain(pod))
+        yield from prefix(pod.ref, _drain(pod, is_single=_is_single(objects, pod)))
         yield from prefix(pod.ref, _start(pod))
     for scaler in of_kind(objects, *SCALERS):
         yield from prefix(ref(scaler), _scaling(objects, scaler))
 
 
-def _drain(pod: Pod) -> Iterator[str]:
+def _is_single(objects: list[Object], pod: Pod) -> bool:
+    """Return whether there is one pod of a server for certain: one replica, and no autoscaler."""
+    scaled = {scaler["spec"]["scaleTargetRef"]["name"] for scaler in of_kind(objects, *SCALERS)}
+    is_scaled = pod.owner["kind"] != "Deployment" or name(pod.owner) in scaled
+    return not is_scaled and get(pod.owner, "spec.replicas") == 1
+
+
+def _drain(pod: Pod, *, is_single: bool) -> Iterator[str]:
     age = _AGE.search(flags(pod.server).get("grpc_channel_arguments", ""))
     if not age:
         yield "no grpc.max_connection_age_ms: clients would never find new pods"
         return
-    age_s = int(age[1]) / 1000
+    values = {e["name"]: e.get("value", "") for e in get(pod.server, "env", [])}
+    age_ms = _VARIABLE.sub(lambda variable: values.get(variable[1], ""), age[1])
+    if not age_ms.isdecimal():
+        yield f"grpc.max_connection_age_ms is {age_ms or age[1]}, not milliseconds"
+        return
+    age_s = int(age_ms) / 1000
     drain_s = get(pod.server, "lifecycle.preStop.sleep.seconds", 0)
     grace_s = get(pod.spec, "terminationGracePeriodSeconds", 30)
-    if drain_s <= age_s:
+    if drain_s <= age_s and not is_single:
         yield f"preStop sleeps {drain_s} s, not longer than a connection lasts ({age_s:g} s)"
     if grace_s <= drain_s:
         yield f"grace period of {grace_s} s is not longer than preStop's {drain_s} s"

@@ -22,20 +22,33 @@ from k8s.render import ROOT, Object, parse
 Texts = dict[str, str]
 
 _YAMLLINT = Path(__file__).with_name("yamllint.yaml")
-_FILES = ("model_export/Dockerfile", "pipelines/Dockerfile", ".dockerignore", "constraints.txt")
+_FILES = (
+    *("model_export/Dockerfile", "pipelines/Dockerfile", ".dockerignore", "constraints.txt"),
+    *("README.md", "CHANGELOG.md"),
+)
 _SUFFIXES = (".yaml", ".md", ".config", ".json", ".sh", ".env")
 README = "k8s/README.md"
 # Values for a Helm chart of the cluster, as the first lines of the file explain.
 _NOT_RESOURCES = ("k8s/components/autoscaling-hpa/prometheus-adapter-values.yaml",)
+# Kinds that one folder alone holds: removing anything else must not remove data, and applying it
+# again must not make a model.
+_HELD_BY = {
+    "Namespace": "k8s/setup/",
+    "PersistentVolumeClaim": "k8s/setup/",
+    "Job": "k8s/jobs/",
+}
 _RESOURCE_LISTS = ("resources", "components", "crds", "configurations", "transformers")
-_COMMAND = re.compile(r"(?:kubectl (?:apply|diff|delete|kustomize)|kustomize build)\b([^\n`]*)")
+_COMMAND = re.compile(
+    r"(?:kubectl (?:apply|replace|diff|delete|kustomize)|kustomize build)\b([^\n`]*)"
+)
 _PATH = re.compile(r"(?:-k|--kustomize|kustomize|build)?[ =](k8s/[\w./-]+)")
 _TABLE = re.compile(r"^\| (overlay|component) \|.*\n((?:\|.*\n)+)", re.MULTILINE)
 _ROW = re.compile(r"^\| `([a-z0-9-]+)` \|(.*\|.*)\|$", re.MULTILINE)
 _PART = re.compile(r"^\.\./(\.\./components/)?[a-z0-9-]+$")
 _COPY = re.compile(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", re.MULTILINE)
 _ENTRYPOINT = re.compile(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", re.MULTILINE)
-_IMAGE = re.compile(r"python:3\.[0-9]+\.[0-9]+-slim-[a-z]+")
+# The full name: podman and containerd do not complete a short one as Docker does.
+_IMAGE = re.compile(r"docker\.io/library/python:3\.[0-9]+\.[0-9]+-slim-[a-z]+")
 
 
 def read_texts() -> Texts:
@@ -85,6 +98,24 @@ def check_kustomizations(texts: Texts) -> Iterator[str]:
         is_other = "/tests/" in path or path in _NOT_RESOURCES
         if is_resource and path not in used and not is_other:
             yield f"{path}: no kustomization uses it"
+
+
+def check_setup(texts: Texts) -> Iterator[str]:
+    """Namespaces and claims are in `k8s/setup` alone, Jobs in `k8s/jobs`; nothing includes them."""
+    folders = sorted(set(_HELD_BY.values()))
+    for path, text in texts.items():
+        if not path.startswith("k8s/") or not path.endswith(".yaml"):
+            continue
+        for obj in parse(text):
+            folder = _HELD_BY.get(obj.get("kind", ""), "")
+            if not path.startswith(folder):
+                yield f"{path}: a {obj['kind']} outside {folder}"
+            if path.endswith("kustomization.yaml"):
+                for target in _targets(obj):
+                    full = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+                    for folder in folders:
+                        if f"{full}/".startswith(folder) and not path.startswith(folder):
+                            yield f"{path}: includes {full}"
 
 
 def _targets(kustomization: Object) -> Iterator[str]:
@@ -152,11 +183,19 @@ def check_dockerfiles(texts: Texts) -> Iterator[str]:
             command = json.loads(entrypoint)[0]
             if not command.startswith("-") and command not in commands:
                 yield f"{path}: {command} is not a command of our packages"
+        stages = re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)
         for image in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
-            if not _IMAGE.fullmatch(image):
-                yield f"{path}: FROM {image} is not python:X.Y.Z-slim-DEBIAN"
-        if "--constraint constraints.txt" not in text:
-            yield f"{path}: installs without constraints.txt"
+            if image not in stages and not _IMAGE.fullmatch(image):
+                yield f"{path}: FROM {image} is not docker.io/library/python:X.Y.Z-slim-DEBIAN"
+        for command in re.split(r"&&|^[A-Z]+ ", text.replace("\\\n", " "), flags=re.MULTILINE):
+            # Wheels that an earlier stage built.
+            if re.search(r"\bpip\b.* install ", command) and "--no-index" not in command:
+                needed = ["--constraint"]
+                # Sources are built with tools that pip installs apart.
+                needed += ["--build-constraint"] if "/client" in command else []
+                for option in needed:
+                    if not re.search(rf" {option} (\S+/)?constraints\.txt ", command):
+                        yield f"{path}: installs without {option} constraints.txt"
 
 
 def _is_ignored(source: str, lines: list[str]) -> bool:

@@ -33,6 +33,13 @@ CUSTOM_SCHEMAS = Path(__file__).parent / "schemas"
 _SCHEMAS = "kubernetes-json-schema/v{version}.0-local-strict"
 PART_OF = "c3d"
 _LABEL = "app.kubernetes.io/"
+# Objects that hold data stay when the service goes: `kubectl apply --prune` selects PART_OF, and
+# the annotations are those of Argo CD and Flux. Kind -> label part-of.
+_KEPT = {"Namespace": "c3d-setup", "PersistentVolumeClaim": "c3d-setup"}
+_KEEP = {
+    "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+    "kustomize.toolkit.fluxcd.io/prune": "disabled",
+}
 CLIENT_LABEL = "c3d.dev/client"
 # (kind, name): the keys of objects that the user creates. k8s/README.md must describe each.
 USER_OBJECTS: dict[tuple[str, str], frozenset[str]] = {
@@ -57,20 +64,28 @@ def check_schemas(objects: list[Object]) -> Iterator[str]:
     compiled once here instead.
     """
     for obj in objects:
-        problems: dict[str, list[str]] = {}
-        for version in VERSIONS:
-            validator = _validator(obj["apiVersion"], obj["kind"], version)
-            if validator is None:
-                messages = [f"object: no schema for {obj['apiVersion']} {obj['kind']}"]
-            else:
-                messages = [
-                    f"{'.'.join(map(str, error.absolute_path)) or 'object'}: {error.message[:200]}"
-                    for error in validator.iter_errors(obj)
-                ]
-            for message in messages:
-                problems.setdefault(message, []).append(version)
-        for message, versions in problems.items():
-            yield f"{ref(obj)}: {message} (Kubernetes {', '.join(versions)})"
+        yield from prefix(ref(obj), _schema_problems(json.dumps(obj, sort_keys=True)))
+
+
+@functools.cache
+def _schema_problems(text: str) -> list[str]:
+    """Return the problems of an object, given as JSON: combinations share most of their objects."""
+    obj = json.loads(text)
+    problems: dict[str, list[str]] = {}
+    for version in VERSIONS:
+        validator = _validator(obj["apiVersion"], obj["kind"], version)
+        if validator is None:
+            messages = [f"object: no schema for {obj['apiVersion']} {obj['kind']}"]
+        else:
+            messages = [
+                f"{'.'.join(map(str, error.absolute_path)) or 'object'}: {error.message[:200]}"
+                for error in validator.iter_errors(obj)
+            ]
+        for message in messages:
+            problems.setdefault(message, []).append(version)
+    return [
+        f"{message} (Kubernetes {', '.join(versions)})" for message, versions in problems.items()
+    ]
 
 
 def custom_kinds() -> set[tuple[str, str]]:
@@ -107,11 +122,19 @@ def _definitions(version: str) -> Resource[Object]:
 
 
 def check_labels(objects: list[Object]) -> Iterator[str]:
-    """Every object has the label part-of; every pod has the labels name and component too."""
+    """Every object has the label part-of; every pod has the labels name and component too.
+
+    Namespaces and claims have labels and annotations that keep them when the service is removed.
+    """
     for obj in objects:
         value = labels(obj).get(f"{_LABEL}part-of")
-        if value != PART_OF:
-            yield f"{ref(obj)}: label {_LABEL}part-of is {value}, not {PART_OF}"
+        expected = _KEPT.get(obj["kind"], PART_OF)
+        if value != expected:
+            yield f"{ref(obj)}: label {_LABEL}part-of is {value}, not {expected}"
+        for key, keep in _KEEP.items() if obj["kind"] in _KEPT else ():
+            annotation = get(obj, "metadata.annotations", {}).get(key)
+            if annotation != keep:
+                yield f"{ref(obj)}: annotation {key} is {annotation}, not {keep}"
     for pod in pods(objects):
         if pod.owner["kind"] == "ServingRuntime":
             continue  # KServe sets the labels of its pods.

@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from k8s.links import KUEUE_QUEUE
-from k8s.objects import PROBES, Pod, containers, get, labels, of_kind, pods, prefix, ref, words
+from k8s.objects import (
+    PROBES,
+    SCALERS,
+    Pod,
+    containers,
+    get,
+    labels,
+    name,
+    of_kind,
+    pods,
+    prefix,
+    ref,
+    servers,
+    words,
+)
 from k8s.render import Object
 
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9](-?[a-z0-9])*")
@@ -20,6 +34,7 @@ _UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate("MGTP", sta
 _UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTP", start=1)}
 _GPU = re.compile(r"nvidia\.com/(gpu(\.shared)?|mig-[0-9]+g\.[0-9]+gb)")
 _VISIBLE = "NVIDIA_VISIBLE_DEVICES"
+_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
 # ---- volumes, ports, variables, images
@@ -177,6 +192,48 @@ def _positive(subject: str, size: object, *, may_be_zero: bool = False) -> Itera
         yield f"{subject}: {size} is not positive"
 
 
+_LOGS = 50 * 1024**2  # bytes of a container's logs: the kubelet keeps five files of 10 MiB
+
+
+def check_disk(objects: list[Object]) -> Iterator[str]:
+    """A pod's limit of ephemeral storage holds its full volumes on disk and its containers' logs.
+
+    Beyond the limit the kubelet evicts the pod. It is the larger of the containers' sum and the
+    largest init container's.
+    """
+    for pod in pods(objects):
+        limit = _pod_total(pod, "limits").get("ephemeral-storage", Decimal(0))
+        disks = [v for v in pod.volumes if get(v, "emptyDir.medium", "") != "Memory"]
+        sizes = [quantity(get(volume, "emptyDir.sizeLimit", 0)) or 0 for volume in disks]
+        needed = sum(sizes) + _LOGS * len(pod.containers)
+        if needed > limit:
+            yield f"{pod.ref}: ephemeral-storage {limit}, and volumes and logs need {needed}"
+
+
+def check_guaranteed(objects: list[Object]) -> Iterator[str]:
+    """No init container makes a pod Burstable whose containers request what they limit."""
+    for pod in servers(objects):
+        if any(_unequal(container) for container in pod.spec["containers"]):
+            continue  # Burstable on purpose, as in overlay cpu-dev.
+        for container in pod.containers:
+            for resource in _unequal(container):
+                yield f"{pod.ref}: {container['name']}: requests of {resource} differ from limits"
+
+
+def qos_class(pod: Pod) -> str:
+    """Return the class of a pod that sets requests and limits: Guaranteed or Burstable."""
+    return "Burstable" if any(map(_unequal, pod.containers)) else "Guaranteed"
+
+
+def _unequal(container: Object) -> list[str]:
+    requests, limits = get(container, "resources.requests", {}), _limits(container)
+    return [
+        resource
+        for resource in sorted({*requests, *limits})
+        if quantity(requests.get(resource, limits.get(resource))) != quantity(limits.get(resource))
+    ]
+
+
 # ---- GPUs
 
 
@@ -200,6 +257,8 @@ def _gpu_resources(container: Object) -> list[str]:
 
 def _gpu(pod: Pod, container: Object) -> Iterator[str]:
     gpus, limits = _gpu_resources(container), _limits(container)
+    if len(gpus) > 1:
+        yield f"has {' and '.join(sorted(gpus))}: a container uses one kind of GPU"
     requests, image = get(container, "resources.requests", {}), container.get("image", "")
     for resource in gpus:
         if not _GPU.fullmatch(resource):
@@ -219,6 +278,9 @@ def _gpu(pod: Pod, container: Object) -> Iterator[str]:
     if container is pod.server:
         if bool(gpus) != ("-gpu" in image):
             yield f"image {image} with GPUs: {sorted(gpus)}"
+        onednn = [e.get("value") for e in get(container, "env", []) if e["name"] == _ONEDNN]
+        if onednn != ([] if gpus else ["1"]):
+            yield f"{_ONEDNN} is {onednn}: 1 on CPUs, and absent with a GPU"
         if gpus:
             yield from _compile_cache(pod, container)
 
@@ -242,8 +304,9 @@ def _compile_cache(pod: Pod, container: Object) -> Iterator[str]:
 
 
 def check_quota(objects: list[Object]) -> Iterator[str]:
-    """A quota allows all replicas and one more during a roll-out; a queue covers every resource."""
-    totals = _totals(objects)
+    """A quota and a queue allow all replicas and one more during a roll-out, and every resource."""
+    totals = _totals(objects, list(pods(objects)))
+    queued = _totals(objects, [pod for pod in pods(objects) if KUEUE_QUEUE in labels(pod.owner)])
     for quota in of_kind(objects, "ResourceQuota"):
         for resource, size in quota["spec"]["hard"].items():
             limit = quantity(size)
@@ -253,17 +316,23 @@ def check_quota(objects: list[Object]) -> Iterator[str]:
     for queue in of_kind(objects, "ClusterQueue"):
         groups = queue["spec"]["resourceGroups"]
         covered = {resource for group in groups for resource in group["coveredResources"]}
+        for group in groups:
+            for resource in group["flavors"][0]["resources"]:
+                total = queued[f"requests.{resource['name']}"]
+                if total > (quantity(resource["nominalQuota"]) or 0):
+                    quota_text = f"{resource['name']} is {resource['nominalQuota']}"
+                    yield f"{ref(queue)}: {quota_text}, and its pods request {total}"
         for pod in pods(objects):
             if KUEUE_QUEUE in labels(pod.owner):
                 for resource in sorted(_pod_total(pod, "requests").keys() - covered):
                     yield f"{ref(queue)}: {resource} is not covered: {pod.ref} is never admitted"
 
 
-def _totals(objects: list[Object]) -> dict[str, Decimal]:
-    """Return totals by a quota's names: `pods`, `requests.cpu`, `limits.memory` and so on."""
+def _totals(objects: list[Object], counted: list[Pod]) -> dict[str, Decimal]:
+    """Return totals of pods by a quota's names: `pods`, `requests.cpu`, `limits.memory` etc."""
     totals: dict[str, Decimal] = defaultdict(Decimal)
-    for pod in pods(objects):
-        count = _max_pods(pod)
+    for pod in counted:
+        count = _max_pods(objects, pod)
         totals["pods"] += count
         for kind in ("requests", "limits"):
             for resource, size in _pod_total(pod, kind).items():
@@ -290,9 +359,14 @@ def _pod_total(pod: Pod, kind: str) -> dict[str, Decimal]:
     return {resource: max(totals[resource], largest[resource]) for resource in {*totals, *largest}}
 
 
-def _max_pods(pod: Pod) -> int:
-    """Return how many pods a workload has during a roll-out."""
+def _max_pods(objects: list[Object], pod: Pod) -> int:
+    """Return how many pods a workload has during a roll-out, with its autoscaler's maximum."""
     if pod.owner["kind"] != "Deployment":
         return 1
     surge = get(pod.owner, "spec.strategy.rollingUpdate.maxSurge", 1)
-    return int(get(pod.owner, "spec.replicas", 1)) + (surge if isinstance(surge, int) else 1)
+    replicas = int(get(pod.owner, "spec.replicas", 1))
+    for scaler in of_kind(objects, *SCALERS):
+        if get(scaler, "spec.scaleTargetRef.name") == name(pod.owner):
+            spec = scaler["spec"]
+            replicas = max(replicas, spec.get("maxReplicas", spec.get("maxReplicaCount", 100)))
+    return replicas + (surge if isinstance(surge, int) else 1)

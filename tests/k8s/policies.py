@@ -222,10 +222,14 @@ def _egress(policy: Object) -> Iterator[str]:
 
 
 def check_jobs(objects: list[Object]) -> Iterator[str]:
-    """Every Job has a TTL, a deadline, few tries and a failure policy, and is in no Service."""
+    """Every Job has a deadline, few tries, a failure policy, its own account, and no Service."""
+    accounts = {pod.spec.get("serviceAccountName") for pod in servers(objects)}
     for job in of_kind(objects, "Job", "CronJob"):
         spec = get(job, "spec.jobTemplate.spec") or job["spec"]
         yield from prefix(ref(job), _job(spec))
+        account = get(spec, "template.spec.serviceAccountName")
+        if account in accounts:
+            yield f"{ref(job)}: runs as {account}, the servers' account and its identity in a cloud"
     for obj in of_kind(objects, "PodDisruptionBudget", "Service"):
         selector = get(obj, "spec.selector", {})
         if obj["kind"] == "Service":
@@ -236,8 +240,8 @@ def check_jobs(objects: list[Object]) -> Iterator[str]:
 
 
 def _job(spec: Object) -> Iterator[str]:
-    if not spec.get("ttlSecondsAfterFinished"):
-        yield "no ttlSecondsAfterFinished: it is never removed"
+    if spec.get("ttlSecondsAfterFinished") is not None:
+        yield "has a ttlSecondsAfterFinished: a GitOps tool would make it again and again"
     if not spec.get("activeDeadlineSeconds"):
         yield "no activeDeadlineSeconds: it might hang for ever"
     backoff_limit = spec.get("backoffLimit", 6)
@@ -247,12 +251,17 @@ def _job(spec: Object) -> Iterator[str]:
     if pod.spec.get("restartPolicy") != "Never":
         yield f"restartPolicy is {pod.spec.get('restartPolicy')}; podFailurePolicy needs Never"
     rules = get(spec, "podFailurePolicy.rules", [])
-    if not any(rule["action"] == "FailJob" and rule.get("onExitCodes") for rule in rules):
-        yield "no podFailurePolicy that fails the Job on an error that a retry does not fix"
+    final = [get(r, "onExitCodes", {}) for r in rules if r["action"] == "FailJob"]
+    expected = {"operator": "In", "values": [2]}
+    final_in = {codes.get("containerName") for codes in final if codes == codes | expected}
+    if len(final_in) != len(final):
+        yield "podFailurePolicy fails the Job on other exit codes than 2, such as network errors"
     conditions = [c["type"] for rule in rules for c in get(rule, "onPodConditions", [])]
     if "DisruptionTarget" not in conditions:
         yield "no podFailurePolicy that excludes disruptions from the count"
     names = {container["name"] for container in pod.containers}
+    for missing in sorted(names - final_in):
+        yield f"no podFailurePolicy that fails the Job on exit code 2 of {missing}"
     for rule in rules:
         container = get(rule, "onExitCodes.containerName")
         if container and container not in names:

@@ -24,8 +24,20 @@ Object = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# The export Job is applied together with an overlay: it uses that overlay's volume and policies.
-_APPLIED_WITH = {"jobs": "overlays/production"}
+# A component that changes what another one added.
+_NEEDED = {"gpu-mig": "gpu", "gpu-timeslice": "gpu"}
+# What is applied together with a bundle, or with a folder of bundles: the namespace and the model
+# store, and for the export Job the overlay with the policies that apply to it.
+_APPLIED_WITH = {
+    "base": ("setup/one-node",),
+    "components": ("setup/one-node",),
+    "overlays": ("setup/shared",),
+    "overlays/cpu-dev": ("setup/one-node",),
+    "overlays/gpu": ("setup/one-node",),
+    "jobs": ("setup/shared", "overlays/production"),
+    "jobs/export-model/kueue": ("setup/shared", "overlays/production", "components/kueue"),
+    "pipelines": ("setup/pipelines-data",),
+}
 _temporary_folders: list[tempfile.TemporaryDirectory[str]] = []  # removed when Python exits
 
 
@@ -57,11 +69,42 @@ def render(name: str, tree: Path = K8S) -> str:
     base = base_of(name, tree)
     if base is None:
         return _kustomize(tree / name)
-    folder = _copy(tree) / "alone" / name.rpartition("/")[2]
-    folder.mkdir(parents=True, exist_ok=True)
-    kustomization = {"resources": [f"../../{base}"], "components": [f"../../{name}"]}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return render_combination(base, (*needed_by(name), name), tree)
+
+
+@functools.cache
+def render_combination(
+    base: str, components: tuple[str, ...], tree: Path = K8S, namespace: str | None = None
+) -> str:
+    """Return a bundle with components, in their order, as the YAML of an overlay of the user.
+
+    Raises:
+        RenderError: kustomize failed or printed a warning.
+    """
+    kustomization: Object = {
+        "resources": [f"../../{base}"],
+        "components": [f"../../{component}" for component in components],
+    }
+    if namespace is not None:
+        kustomization |= {"namespace": namespace}
+    return render_text(yaml.safe_dump(kustomization), tree)
+
+
+def render_text(kustomization: str, tree: Path = K8S) -> str:
+    """Return the YAML of a user's overlay, given as the text of its kustomization.yaml.
+
+    Raises:
+        RenderError: kustomize failed or printed a warning.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="user-", dir=_copy(tree) / "overlays"))
+    (folder / "kustomization.yaml").write_text(kustomization)
     return _kustomize(folder)
+
+
+def needed_by(component: str) -> tuple[str, ...]:
+    """Return the components that must be added before a component."""
+    folder, _, name = component.rpartition("/")
+    return (f"{folder}/{_NEEDED[name]}",) if name in _NEEDED else ()
 
 
 def objects_of(name: str, tree: Path = K8S) -> list[Object]:
@@ -77,8 +120,7 @@ def parse(text: str) -> list[Object]:
 @functools.cache
 def _pickled(name: str, tree: Path) -> bytes:
     objects = parse(render(name, tree))
-    other = _APPLIED_WITH.get(name.partition("/")[0])
-    if other:
+    for other in _APPLIED_WITH.get(name) or _APPLIED_WITH.get(name.partition("/")[0], ()):
         own = {_identity(obj) for obj in objects}
         objects += [obj for obj in parse(render(other, tree)) if _identity(obj) not in own]
     return pickle.dumps(objects)

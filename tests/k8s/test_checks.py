@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from k8s import checks, mistakes
 from k8s.files import read_texts
 from k8s.links import USER_OBJECTS, needed_user_objects
-from k8s.objects import flags, of_kind, servers
-from k8s.render import K8S, bundle_names, objects_of, render
+from k8s.objects import flags, servers
+from k8s.render import K8S, bundle_names, objects_of, parse, render
 
 BUNDLES = bundle_names()
 OVERLAYS = "cpu-dev gpu production gke eks kserve"
+SETUPS = "namespace one-node shared pipelines-data pipelines-models"
 COMPONENTS = (
     "gpu gpu-mig gpu-timeslice no-surge monitoring autoscaling-hpa autoscaling-keda network-policy "
     "tls model-bucket model-oci priority kueue quota canary"
@@ -68,6 +71,7 @@ def test_every_check_has_mistakes_with_different_names():
 def test_every_overlay_and_component_exists():
     expected = {f"overlays/{name}" for name in OVERLAYS.split()}
     expected |= {f"components/{name}" for name in COMPONENTS.split()}
+    expected |= {f"setup/{name}" for name in SETUPS.split()}
     assert {*expected, "base", "jobs/export-model", "pipelines"} <= {*BUNDLES}
 
 
@@ -92,9 +96,22 @@ def test_production_overlays_are_closed_encrypted_monitored_and_scaled():
 
 
 def test_the_base_names_no_namespace():
-    objects = objects_of("base")
-    assert {obj["metadata"].get("namespace") for obj in objects} == {None}
-    assert not of_kind(objects, "Namespace")
+    assert {obj["metadata"].get("namespace") for obj in parse(render("base"))} == {None}
+
+
+def test_one_replica_keeps_its_connections_and_an_autoscaler_renews_them(tmp_path):
+    tree = shutil.copytree(K8S, tmp_path / "k8s")
+    for overlay in ("cpu-dev", "gpu"):
+        for scaler in ("hpa", "keda"):
+            folder = tree / "overlays" / f"{overlay}-{scaler}"
+            folder.mkdir()
+            lines = [f"resources: [../{overlay}]", "components:"]
+            lines.append(f"  - ../../components/autoscaling-{scaler}")
+            (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
+            for name, age_ms in ((overlay, "86400000"), (folder.name, "30000")):
+                (pod,) = servers(parse(render(f"overlays/{name}", tree)))
+                values = {e["name"]: e.get("value") for e in pod.server["env"]}
+                assert values["MAX_CONNECTION_AGE_MS"] == age_ms, name
 
 
 def test_a_component_changes_the_base():

@@ -57,6 +57,7 @@ def test_components_can_be_combined(tree):
     assert len(names) == len(pod.server["args"]), "a flag is set twice"
 
 
+@pytest.mark.long
 def test_the_command_writes_every_bundle(tmp_path):
     command = [sys.executable, "-m", "k8s.render", str(tmp_path)]
     process = subprocess.run(

@@ -48,10 +48,12 @@ def test_every_alert_has_cases():
     assert [a for a in alerts if f'"{a}"' not in text and f": {a}" not in text] == []
 
 
+@pytest.mark.long
 def test_alerts_are_sent_as_expected(promtool, tmp_path):
     assert failures(promtool, tmp_path, CASES) == ""
 
 
+@pytest.mark.long
 def test_a_changed_rule_fails_its_cases(promtool, tmp_path):
     for stem, path, old, new in (
         ("records", IN_FLIGHT, "1e6", "1e3"),

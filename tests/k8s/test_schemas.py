@@ -31,6 +31,7 @@ def test_custom_schemas_reject_unknown_fields():
         assert list(open_parts(json.loads(path.read_text()))) == [], path.stem
 
 
+@pytest.mark.long
 def test_every_custom_schema_is_used():
     used = {(o["apiVersion"], o["kind"]) for name in bundle_names() for o in objects_of(name)}
     assert custom_kinds() <= used

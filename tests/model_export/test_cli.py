@@ -6,15 +6,27 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from c3d_export import servable
+from c3d_export.card import stored_card
 from c3d_export.graph import GraphServable
 from c3d_export.weights.canonical import LAYERS
+from model_export.test_store import RANDOM, TRAINED, make_version
+from support.cgroups import limited
+from support.processes import LONG_S, wait_until
 
 C3D_EXPORT = (sys.executable, "-m", "c3d_export")
+# The command, which does not come to an end of a verification.
+UNVERIFIED = """
+import sys, threading
+from c3d_export import servable
+from c3d_export.cli import main
+servable.verify = lambda *arguments, **options: threading.Event().wait()
+main(sys.argv[1:])
+"""
 BUILD = ("build", "--weights", "random:3", "--width", "4", "--batch-sizes", "1")
 
 
@@ -64,15 +76,17 @@ class TestBuild:
         assert card["mean"]["crop_means_bgr"] == [90.0, 100.0, 110.0]
         assert card["batch_sizes"] == [1]
 
+    @pytest.mark.long
     def test_built_version_can_be_verified(self, built, run):
         path, _ = built
         code, out, err = run("verify", path)
         assert (code, err) == (0, "")
         assert out.startswith(f"{path}: verified")
-        for signature in ("classify", "fc6_features", "fc7_features", "serving_default"):
-            assert signature in out
-        assert "4 requests run" in out
+        for name in ("classify", "fc6_features", "fc7_features", "layers", "serving_default"):
+            assert name in out
+        assert "9 requests run" in out
 
+    @pytest.mark.long
     def test_ucf101s_mean_with_sports_1m_weights_is_a_warning(self, run, tmp_path, assets):
         mean = assets / "mean" / "train01_16_128_171_mean.binaryproto"
         code, out, _ = run(*BUILD, "--mean", mean, "--out", tmp_path / "c3d")
@@ -81,6 +95,7 @@ class TestBuild:
 
 
 class TestStandardError:
+    @pytest.mark.long
     def test_only_tensorflows_start_up_lines_are_dropped(self, tmp_path):
         """Lines that other code writes to the file descriptor, and crashes, stay visible."""
         program = (
@@ -110,6 +125,7 @@ class TestStandardError:
         assert "MLIR" not in process.stderr
 
 
+@pytest.mark.faults
 class TestInterruptedBuild:
     def test_ctrl_c_is_one_line_and_leaves_no_version(self, run, tmp_path, monkeypatch):
         def interrupt(*_args, **_options):
@@ -125,25 +141,90 @@ class TestInterruptedBuild:
     def test_sigterm_ends_with_143_and_leaves_no_unfinished_version(self, tmp_path):
         base = tmp_path / "c3d"
         with subprocess.Popen(
-            [*C3D_EXPORT, *BUILD, "--out", str(base)],
+            [sys.executable, "-c", UNVERIFIED, *BUILD, "--out", str(base)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             try:
-                deadline_s = time.monotonic() + 120
-                while not list(base.glob(".building-*/*")):
-                    assert time.monotonic() < deadline_s
-                    assert process.poll() is None
-                    time.sleep(0.01)
+                wait_until(lambda: list(base.glob(".building-*/*")) or process.poll() is not None)
+                assert process.poll() is None
                 process.send_signal(signal.SIGTERM)
-                out, err = process.communicate(timeout=120)
+                out, err = process.communicate(timeout=LONG_S)
             finally:
                 process.kill()
         assert process.returncode == 143
         assert out == ""
         assert err.strip() == "c3d-export: interrupted; no incomplete file or version is left"
         assert not base.exists()
+
+
+@pytest.mark.long
+class TestOverTrained:
+    """Demo and random weights do not become the newest version where a version is trained."""
+
+    @pytest.fixture
+    def base(self, tmp_path):
+        """A model's folder with a version of trained weights, between two others."""
+        base = tmp_path / "c3d"
+        for weights in (RANDOM, TRAINED, RANDOM):
+            make_version(base, "of another build", weights=weights)
+        return base
+
+    def test_build_and_publish_are_refused(self, refused, base, tmp_path):
+        for weights in ("demo", "random:3"):
+            line = refused("build", "--weights", weights, "--out", base)
+            assert f"{weights} is not published: {base}/2 has trained weights (mine.h5)" in line
+        built = make_version(tmp_path / "built", "another")
+        assert f"{base}/2 has trained weights" in refused("publish", built, "--to", base)
+
+    def test_job_that_is_repeated_ends_with_one_line_and_without_an_error(
+        self, run, base, tmp_path
+    ):
+        options = ("--precision", "float16", "--unless-in", base)
+        for out in (base, tmp_path / "built"):
+            code, output, err = run(*BUILD, *options, "--out", out)
+            assert (code, err) == (0, ""), out
+            assert output.startswith(f"random:3 is not published: {base}/2 has trained weights")
+            assert output.count("\n") == 1
+        assert sorted(entry.name for entry in base.iterdir()) == ["1", "2", "3"]
+        assert not (tmp_path / "built").exists()
+
+    def test_version_whose_card_cannot_be_read_is_named(self, refused, base):
+        (base / "2" / "saved_model.pb").write_bytes(b"damaged")
+        line = refused(*BUILD, "--out", base)
+        assert f"{base}/2 counts as trained, because its model card is not readable" in line
+
+    def test_random_weights_from_a_file_are_refused_too(self, run, refused, base, tmp_path):
+        run("convert", "random:3", tmp_path / "weights.npz")
+        line = refused("build", "--weights", tmp_path / "weights.npz", "--out", base)
+        assert "weights.npz from random:3 is not published" in line
+
+    def test_option_builds_them_all_the_same(self, run, base):
+        code, out, _ = run(*BUILD, "--out", base, "--over-trained")
+        assert (code, out.split(":")[0]) == (0, f"{base}/4")
+
+    def test_trained_version_that_appears_during_the_build_is_seen(
+        self, run, tmp_path, monkeypatch
+    ):
+        base, verify = tmp_path / "c3d", servable.verify
+
+        def verify_after_another_job(*arguments, **options):
+            make_version(base, "of another job", weights=TRAINED)
+            return verify(*arguments, **options)
+
+        monkeypatch.setattr(servable, "verify", verify_after_another_job)
+        code, out, err = run(*BUILD, "--out", base)
+        assert (code, out) == (2, "")
+        assert "c3d/1 has trained weights (mine.h5)" in err
+        assert [entry.name for entry in base.iterdir()] == ["1"]
+
+    def test_trained_weights_are_built(self, base, tiny_weights, make_spec):
+        trained = replace(tiny_weights, random=False, note="", source="mine.npz")
+        spec = make_spec(trained, precision="bfloat16")
+        version, _ = servable.build(spec, base, elsewhere=True)
+        assert version == base / "4"
+        assert not stored_card(version)["weights"]["random"]
 
 
 class TestBuildErrors:
@@ -163,6 +244,16 @@ class TestBuildErrors:
         np.savez(tmp_path / "w.npz", **wrong)
         line = refused("build", "--weights", tmp_path / "w.npz", *out)
         assert "conv2/kernel has shape [3, 3, 3, 2, 1], expected [3, 3, 3, 1, 2]" in line
+
+    def test_input_that_is_missing_is_named_with_what_is_there(self, refused, tmp_path, out):
+        (tmp_path / "mine.h5").write_text("")
+        for option in ("--weights", "--mean", "--labels"):
+            given = ("build", *out) if option == "--weights" else (*BUILD, *out)
+            line = refused(*given, option, tmp_path / "other.h5")
+            assert f"{tmp_path}/other.h5: cannot be read (No such file or directory): " in line
+            assert f"{tmp_path} has mine.h5; put the file there, or fetch a published one" in line
+        line = refused("inspect", tmp_path / "none" / "other.h5")
+        assert "its folder neither (No such file or directory)" in line
 
     def test_seed_or_width_that_is_no_number_is_an_error(self, refused, out):
         for seed in ("", "x", "-1", "²"):
@@ -202,9 +293,10 @@ class TestBuildErrors:
 
     def test_file_with_the_folders_name_is_an_error(self, refused, tmp_path):
         write(tmp_path / "c3d", "mine")
-        assert "c3d: cannot be written" in refused(*BUILD, "--out", tmp_path / "c3d")
+        expected = "c3d: the model's folder cannot be read (Not a directory)"
+        assert expected in refused(*BUILD, "--out", tmp_path / "c3d")
         write(tmp_path / "models", "mine")
-        assert "cannot be written" in refused(*BUILD, "--out", tmp_path / "models" / "c3d")
+        assert expected in refused(*BUILD, "--out", tmp_path / "models" / "c3d")
 
 
 class TestVerifyErrors:
@@ -234,6 +326,7 @@ class TestServeErrors:
 
 
 class TestConvertAndInspect:
+    @pytest.mark.long
     def test_converted_random_weights_are_still_marked_as_random(self, run, tmp_path):
         path = tmp_path / "weights.npz"
         code, out, err = run("convert", "random:3", path)
@@ -279,3 +372,40 @@ def test_every_command_has_help(run):
 
 def test_unknown_command_is_refused(refused):
     assert "No such command 'train'" in refused("train")
+
+
+THREADS = """
+import json, os
+from c3d_export.cli import main
+names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+for name in names:
+    os.environ.pop(name, None)  # set by a test that called main() in its own process
+try:
+    main(["--version"])
+except SystemExit:
+    print(json.dumps([os.environ[name] for name in names]))
+"""
+
+
+ONEDNN = """
+import os, sys
+from c3d_export.cli import main
+assert "tensorflow" not in sys.modules  # it reads the variable when it is loaded
+try:
+    main(["--version"])
+except SystemExit:
+    print(os.environ["TF_ENABLE_ONEDNN_OPTS"])
+"""
+
+
+def test_tensorflow_uses_onednn_unless_the_user_turns_it_off():
+    others = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    for own, used in (({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")):
+        command = [sys.executable, "-c", ONEDNN]
+        output = subprocess.run(command, env={**others, **own}, capture_output=True, check=True)
+        assert output.stdout.split()[-1].decode() == used, own
+
+
+def test_tensorflow_has_the_threads_of_the_cpu_limit():
+    with limited(cpus=0.5) as group:
+        assert json.loads(group.run(THREADS).splitlines()[-1]) == ["1", "1"]

@@ -44,6 +44,7 @@ def probabilities(classify, unseen):
     return classify(unseen[0])
 
 
+@pytest.mark.long
 class TestFullWidth:
     def test_95_of_100_unseen_clips_are_right(self, probabilities, unseen):
         right = probabilities.argmax(axis=1) == unseen[1]
@@ -89,6 +90,7 @@ class TestFullWidth:
                 demo.demo_weights(width=width)
 
 
+@pytest.mark.long
 class TestFitting:
     def test_9_of_10_unseen_clips_are_right_with_a_quarter_of_the_filters(self, unseen):
         arrays = demo.demo_filters(NARROW)

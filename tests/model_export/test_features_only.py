@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import UsageError
-from c3d_export.graph import GraphServable
+from c3d_export.graph import GraphServable, read_card
 from c3d_export.local_server import LocalServer
 from c3d_export.mean import SPORTS1M_SCALARS, read_mean
 from c3d_export.servable import ServableSpec, build
@@ -22,11 +22,14 @@ def base(weights, tmp_path_factory):
     base = tmp_path_factory.mktemp("features") / "c3d"
     spec = ServableSpec(weights=weights, mean=read_mean(SPORTS1M_SCALARS), labels=[])
     path, verification = build(spec, base)
-    assert set(verification.differences) == {"fc6_features", "fc7_features", "serving_default"}
+    assert set(verification.differences) == {
+        *("fc6_features", "fc7_features", "layers", "serving_default")
+    }
     assert path.name == "1"
     return base
 
 
+@pytest.mark.long
 def test_fc6_is_the_default_signature_and_classify_is_missing(base, narrow_base):
     clips = np.random.default_rng(0).integers(0, 256, (2, 16, 112, 112, 3), np.uint8)
     with GraphServable(base / "1") as servable, GraphServable(narrow_base / "1") as with_fc8:
@@ -34,14 +37,21 @@ def test_fc6_is_the_default_signature_and_classify_is_missing(base, narrow_base)
             "serving_default",
             "fc6_features",
             "fc7_features",
+            "layers",
             "model_card",
+            "__saved_model_init_op",
         }
         fc6 = servable.run("fc6_features", {"clips": clips})["features"]
         assert np.array_equal(servable.run("serving_default", {"clips": clips})["features"], fc6)
+        layers = servable.run("layers", {"clips": clips})
+        assert sorted(layers) == ["conv5b", "fc6", "fc7", "pool5"]
+        assert read_card(servable).layers == ("conv5b", "pool5", "fc6", "fc7")
+        assert np.array_equal(layers["fc6"], fc6)
         expected = with_fc8.run("fc6_features", {"clips": clips})["features"]
         assert fc6 == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.long
 def test_client_extracts_and_explains_why_it_cannot_classify(base, carphone):
     server = LocalServer(base)
     server.start()
@@ -50,6 +60,13 @@ def test_client_extracts_and_explains_why_it_cannot_classify(base, carphone):
             assert c3d.extract(carphone).clip_features.shape == (14, 4096)
             with pytest.raises(UsageError, match="no signature 'classify'"):
                 c3d.classify(carphone)
+        with C3DClient(server.target, layers=["fc7", "pool5"]) as c3d:
+            assert c3d.extract(carphone).layers["pool5"].shape == (14, 1, 4, 4, 32)
+        with (
+            C3DClient(server.target, layers=["fc8"]) as c3d,
+            pytest.raises(UsageError, match=r"no layer fc8 \(.*fc7\): its weights end at fc7"),
+        ):
+            c3d.extract(carphone)
     finally:
         server.stop(5)
 

@@ -1,5 +1,6 @@
 """Published files are fetched one by one, each with one line of result; and the command `fetch`."""
 
+import contextlib
 import io
 import socket
 
@@ -9,9 +10,27 @@ from c3d_export import assets
 from c3d_export.assets import CATALOGUE, Asset, Fingerprint, find_assets
 from c3d_export.errors import AssetError
 from c3d_export.fetch import Attempts, Fetched, ProgressLine, by_hand, fetch
-from support.http_faults import CONTENT, FINGERPRINT, answers
+from support.http_faults import (
+    CONTENT,
+    FINGERPRINT,
+    answers,
+    drops_after,
+    hangs_up,
+    never_answers,
+    redirects,
+    without_length,
+)
 
-QUICK = Attempts(timeout_s=0.3, count=2, first_pause_s=0.001)
+TWICE = Attempts(timeout_s=60, count=2, first_pause_s=0.001)
+IMPATIENT = Attempts(timeout_s=0.3, count=2, first_pause_s=0.001)
+
+
+@contextlib.contextmanager
+def closed_port():
+    """Yield a port at which nothing listens."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @pytest.fixture
@@ -32,7 +51,7 @@ def catalogue(server, monkeypatch):
 @pytest.fixture
 def get(catalogue, tmp_path):
     def get(*names, **options):
-        return list(fetch(names, tmp_path / "models", **{"attempts": QUICK, **options}))
+        return list(fetch(names, tmp_path / "models", **{"attempts": TWICE, **options}))
 
     return get
 
@@ -105,7 +124,7 @@ class TestFetch:
         assert list((tmp_path / "models").iterdir()) == []
 
     def test_results_are_yielded_one_by_one(self, server, catalogue, tmp_path):
-        results = fetch(["one.h5", "two.h5"], tmp_path, attempts=QUICK)
+        results = fetch(["one.h5", "two.h5"], tmp_path, attempts=TWICE)
         assert next(results).asset.name == "one.h5"
         assert len(server.requests) == 1
 
@@ -166,6 +185,62 @@ class TestCommand:
         code, _, err = run("fetch", "four.h5", "--models", tmp_path)
         assert code == 2
         assert "'four.h5' is no published file; known are one.h5, two.h5" in err
+        assert f"{tmp_path}/four.h5 is not there; put it there" in err
+        (tmp_path / "four.h5").write_text("mine")
+        assert run("fetch", "four.h5", "--models", tmp_path)[2].endswith("four.h5 is there\n")
+
+    def test_exit_code_tells_whether_a_later_try_may_succeed(
+        self, server, run, tmp_path, catalogue, monkeypatch
+    ):
+        wrong = b"x" * len(CONTENT)
+        later, final = 75, 2
+        faults = {
+            "502": (answers(502), later),
+            "of a proxy or a storage service": (answers(520), later),
+            "too many requests": (answers(429), later),
+            "cut": (drops_after(1000), later),
+            "reset": (drops_after(1000, reset=True), later),
+            "no answer": (never_answers, later),
+            "closed": (hangs_up, later),
+            "cut, of unknown length": (without_length(count=1000), later),
+            "404": (answers(404), final),
+            "403": (answers(403), final),
+            "another file": (answers(200, {"Content-Length": len(wrong)}, wrong), final),
+            "a page": (answers(200, {}, b"<html>Sign in</html>"), final),
+            "a circle": (redirects("/file"), final),
+        }
+        for name, (fault, expected) in faults.items():
+            server.always = fault
+            attempts = IMPATIENT if fault is never_answers else TWICE
+            monkeypatch.setattr("c3d_export.fetch.Attempts", lambda attempts=attempts: attempts)
+            code, _, err = run("fetch", "one.h5", "--models", tmp_path)
+            assert (code, err) == (expected, "c3d-export: 1 not fetched: one.h5; see above\n"), name
+            assert list(tmp_path.iterdir()) == [], name
+
+    def test_code_of_a_later_try_needs_one_address_of_each_file(
+        self, server, run, tmp_path, catalogue, monkeypatch
+    ):
+        monkeypatch.setattr("c3d_export.fetch.Attempts", lambda: TWICE)
+        server.faults = [answers(404), answers(520)]
+        assert run("fetch", "two.h5", "--models", tmp_path)[0] == 75
+        server.faults = [answers(520), answers(404)]
+        assert run("fetch", "two.h5", "--models", tmp_path)[0] == 75
+        # Two files, of which one is published for browsers alone.
+        server.faults = [answers(520)]
+        assert run("fetch", "one.h5", "three.h5", "--models", tmp_path)[0] == 2
+
+    def test_network_that_is_missing_may_come_later(self, run, tmp_path, catalogue, monkeypatch):
+        def getaddrinfo(*_, **__):
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+        with closed_port() as port:
+            refused = Asset("r.h5", "weights", "", FINGERPRINT, (f"http://127.0.0.1:{port}/r",))
+            monkeypatch.setattr(assets, "CATALOGUE", (*catalogue, refused))
+            code, out, _ = run("fetch", "r.h5", "--models", tmp_path)
+            assert code == 75
+            assert "Connection refused); is there a network?" in out
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        assert run("fetch", "one.h5", "--models", tmp_path)[0] == 75
 
 
 class TestByHand:

@@ -14,6 +14,7 @@ from c3d_export.graph import GraphServable
 from c3d_export.mean import Mean, read_mean
 from c3d_export.servable import build
 from c3d_export.weights import Weights
+from c3d_export.winograd import transformed_bytes
 from support import caffe_bytes, oracle, weight_files
 from support.measures import relative
 
@@ -46,10 +47,17 @@ def float32(spec, tmp_path_factory):
         yield servable
 
 
+@pytest.fixture(scope="module")
+def for_gpu(spec, tmp_path_factory):
+    path, _ = build(dataclasses.replace(spec, target="gpu"), tmp_path_factory.mktemp("for_gpu"))
+    with GraphServable(path) as servable:
+        yield servable
+
+
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
 def short(request, spec, tmp_path_factory):
     short = dataclasses.replace(spec, precision=request.param, batch_sizes=(1,))
-    path, _ = build(short, tmp_path_factory.mktemp(request.param))
+    path, _ = build(short, tmp_path_factory.mktemp(request.param), elsewhere=True)
     with GraphServable(path) as servable:
         yield servable
 
@@ -64,7 +72,8 @@ def oracle_outputs(net, mean_cube, clips):
     mean = mean_cube[:, :, 8:120, 29:141]
     inputs = [clip[..., ::-1].transpose(3, 0, 1, 2).astype(np.float32) - mean for clip in clips]
     outputs = [oracle.stages(clip, net) for clip in inputs]
-    return {stage: np.stack([each[stage] for each in outputs]) for stage in ("fc6", "fc7", "prob")}
+    outputs = [{**oracle.layers(each), "prob": each["prob"]} for each in outputs]
+    return {stage: np.stack([each[stage] for each in outputs]) for stage in outputs[0]}
 
 
 def read_cards(servable, rows=1):
@@ -79,10 +88,31 @@ class TestSignatures:
         "serving_default": ({"clips": CLIPS}, {"probabilities": ("float32", [-1, 487])}),
         "fc6_features": ({"clips": CLIPS}, {"features": ("float32", [-1, 4096])}),
         "fc7_features": ({"clips": CLIPS}, {"features": ("float32", [-1, 4096])}),
+        "layers": (
+            {"clips": CLIPS},
+            {
+                "conv5b": ("float32", [-1, 2, 7, 7, 32]),
+                "pool5": ("float32", [-1, 1, 4, 4, 32]),
+                "fc6": ("float32", [-1, 4096]),
+                "fc7": ("float32", [-1, 4096]),
+                "fc8": ("float32", [-1, 487]),
+            },
+        ),
         "model_card": ({"n": ("int32", [-1])}, {"json": ("string", [-1])}),
     }
 
-    def test_signatures_are_those_of_the_contract(self, float32):
+    HALVES = {
+        "fc6_features_halves": (
+            {"halves": ("uint8", [-1, 8, 112, 112, 3])},
+            {"features": ("float32", [-1, 4096])},
+        )
+    }
+
+    def test_signatures_are_those_of_the_contract(self, float32, for_gpu):
+        for servable, table in ((float32, self.TABLE), (for_gpu, {**self.TABLE, **self.HALVES})):
+            self.check(servable, table)
+
+    def check(self, servable, table):
         def specs(tensors):
             return {
                 alias: (
@@ -92,12 +122,15 @@ class TestSignatures:
                 for alias, info in tensors.items()
             }
 
+        signatures = dict(servable.signatures)
+        # TensorFlow's own, which runs at the load.
+        assert not signatures.pop("__saved_model_init_op").inputs
         served = {
             name: (specs(signature.inputs), specs(signature.outputs))
-            for name, signature in float32.signatures.items()
+            for name, signature in signatures.items()
         }
-        assert served == self.TABLE
-        methods = {signature.method_name for signature in float32.signatures.values()}
+        assert served == table
+        methods = {signature.method_name for signature in signatures.values()}
         assert methods == {"tensorflow/serving/predict"}
 
 
@@ -107,6 +140,36 @@ class TestOutputs:
             features = float32.run(f"{layer}_features", {"clips": clips})["features"]
             assert features.dtype == np.float32
             assert relative(features, expected[layer]) < 1e-5, layer
+
+    def test_every_layer_is_the_oracles(self, float32, for_gpu, expected, clips):
+        for servable in (float32, for_gpu):
+            layers = servable.run("layers", {"clips": clips})
+            assert list(layers) == ["conv5b", "fc6", "fc7", "fc8", "pool5"]
+            for name, rows in layers.items():
+                assert rows.dtype == np.float32
+                assert rows.shape == expected[name].shape, name
+                difference = relative(rows.reshape(3, -1), expected[name].reshape(3, -1))
+                assert difference < 1e-5, (servable.path, name, difference)
+
+    def test_layers_with_channels_first_would_not_be_the_oracles(self, float32, expected, clips):
+        layers = float32.run("layers", {"clips": clips})
+        for name in ("conv5b", "pool5"):
+            moved = np.moveaxis(layers[name], -1, 1).reshape(3, -1)
+            assert relative(moved, expected[name].reshape(3, -1)) > 0.1, name
+
+    @pytest.mark.long
+    def test_fc6_and_fc7_are_those_of_their_own_signatures(self, float32, for_gpu, short, clips):
+        """Bit by bit, with all other layers and alone."""
+        for servable in (float32, for_gpu, short):
+            count = 1 if servable is short else 3
+            request = {"clips": clips[:count]}
+            together = servable.run("layers", request)
+            for layer in ("fc6", "fc7"):
+                features = servable.run(f"{layer}_features", request)["features"]
+                assert np.array_equal(together[layer], features), (servable.path, layer)
+                alone = servable.run("layers", request, (layer,))
+                assert list(alone) == [layer]
+                assert np.array_equal(alone[layer], features), (servable.path, layer)
 
     def test_probabilities_are_the_oracles(self, float32, expected, clips):
         probabilities = float32.run("classify", {"clips": clips})["probabilities"]
@@ -122,6 +185,20 @@ class TestOutputs:
         together = float32.run("fc6_features", {"clips": clips})["features"]
         alone = float32.run("fc6_features", {"clips": clips[1:2]})["features"]
         assert relative(alone, together[1:2]) < 1e-5
+
+    def test_features_of_halves_are_those_of_their_clips(self, for_gpu, float32, clips):
+        """Bit by bit: the same arithmetic on the same batch."""
+        halves = clips.reshape(-1, 8, 112, 112, 3)
+        following = np.concatenate([halves, np.roll(halves, -1, axis=0)], axis=1)
+        expected = for_gpu.run("fc6_features", {"clips": following})["features"]
+        features = for_gpu.run("fc6_features_halves", {"halves": halves})["features"]
+        assert features.dtype == np.float32
+        assert np.array_equal(features, expected)
+        cpu = float32.run("fc6_features", {"clips": clips})["features"]
+        assert relative(features[::2], cpu) < 1e-5  # of another form of the convolution
+        alone = for_gpu.run("fc6_features_halves", {"halves": halves[:1]})["features"]
+        twice = np.concatenate([halves[:1], halves[:1]], axis=1)
+        assert np.array_equal(alone, for_gpu.run("fc6_features", {"clips": twice})["features"])
 
     def test_features_differ_from_those_of_every_known_mistake(
         self, float32, net, mean_cube, expected, clips
@@ -159,7 +236,9 @@ class TestModelCard:
             "contract_version": "1",
             "architecture": "C3D (Tran et al., ICCV 2015)",
             "precision": "float32",
+            "convolution": "winograd",
             "labels": [f"label {number}" for number in range(487)],
+            "layers": ["conv5b", "pool5", "fc6", "fc7", "fc8"],
             "preprocessing": {
                 "resize": "171x128 opencv-linear",
                 "crop": "rows 8:120, columns 29:141",
@@ -178,8 +257,9 @@ class TestPrecision:
             return (servable.path / "variables" / "variables.data-00000-of-00001").stat().st_size
 
         mean_bytes, parameters = spec.mean.bgr.nbytes, spec.weights.parameters
+        transformed = transformed_bytes(spec.weights.arrays)
         # The rest is Python's object graph and alignment; a second copy would double the size.
-        assert 0 <= size(float32) - mean_bytes - 4 * parameters < 100_000
+        assert 0 <= size(float32) - mean_bytes - 4 * parameters - transformed < 100_000
         assert 0 <= size(short) - mean_bytes - 2 * parameters < 100_000
 
     def test_short_formats_have_nearly_the_same_features(self, short, expected, clips):
@@ -197,7 +277,10 @@ class TestPrecision:
 
 class TestSpec:
     def test_invalid_values_are_an_error(self, tiny_weights, make_spec):
-        cases = [({"precision": "int8"}, "'int8'; choose float32, bfloat16, float16")]
+        cases = [
+            ({"precision": "int8"}, "'int8'; choose float32, bfloat16, float16"),
+            ({"target": "tpu"}, "target is 'tpu'; choose cpu, gpu"),
+        ]
         for sizes in ((), (0, 1), (-1,), (8, 1), (1, 1)):
             cases.append(({"batch_sizes": sizes}, "give ascending numbers of 1 or more"))
         for count in (0, 2, 487):
@@ -219,13 +302,15 @@ class TestSpec:
         arrays = {**tiny_weights.arrays, "fc8/bias": tiny_weights.arrays["fc8/bias"] + 1}
         digests = {
             make_spec(tiny_weights).digest,
+            make_spec(tiny_weights, target="gpu").digest,
             make_spec(dataclasses.replace(tiny_weights, arrays=arrays)).digest,
             make_spec(tiny_weights, mean=read_mean("1,2,3")).digest,
             make_spec(tiny_weights, labels=["a", "b", "c"]).digest,
             make_spec(tiny_weights, precision="bfloat16").digest,
             make_spec(tiny_weights, batch_sizes=(1, 2)).digest,
+            make_spec(tiny_weights, convolution="direct").digest,
         }
-        assert len(digests) == 6
+        assert len(digests) == 8
 
     def test_digest_is_written_to_the_version(self, float32, spec):
         assert (float32.path / "made-of").read_text() == f"{spec.digest}\n"

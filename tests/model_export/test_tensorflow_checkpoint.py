@@ -26,6 +26,8 @@ from support.tensorflow_files import (
     write_table,
 )
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-4
 # A network that was trained on RGB frames and an RGB mean, with conv1 as it is in the file.
 TRAINED_ON = {"bgr": oracle.CAFFE, "rgb": oracle.Variant(frames_bgr=False, mean_bgr=False)}

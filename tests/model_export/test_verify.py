@@ -57,23 +57,186 @@ class TestGoodVersion:
     def test_differences_from_the_keras_model_are_below_1e_5(self, version):
         verification = verify(version)
         assert set(verification.differences) == {
-            *("classify", "serving_default", "fc6_features", "fc7_features")
+            *("classify", "serving_default", "fc6_features", "fc7_features", "layers")
         }
         assert max(verification.differences.values()) < 1e-5
 
+    @pytest.mark.long
     def test_all_warm_up_requests_are_run(self, version):
         verification = verify(version)
-        assert (verification.warmup_run, verification.warmup_left) == (4, 0)
+        assert (verification.warmup_run, verification.warmup_left) == (9, 0)
 
+    @pytest.mark.long
     def test_stored_weights_and_mean_are_the_source(self, version, tiny_weights, make_spec):
         verify(version, weights=tiny_weights, mean=make_spec(tiny_weights).mean)
 
+    @pytest.mark.long
     def test_another_source_is_an_error(self, version, tiny_weights, make_spec):
         mean = make_spec(tiny_weights).mean
         other_weights = random_weights(4, width=1, classes=3)
         check_error(version, "/kernel differs from the source", weights=other_weights, mean=mean)
         rgb = replace(mean, bgr=mean.bgr[..., ::-1])
         check_error(version, "mean differs from the source", weights=tiny_weights, mean=rgb)
+
+
+@pytest.fixture(scope="module")
+def for_gpu(tiny_weights, make_spec, tmp_path_factory):
+    """A version for GPUs, and its verification by the build."""
+    return servable.build(
+        make_spec(tiny_weights, target="gpu"), tmp_path_factory.mktemp("for_gpu") / "c3d"
+    )
+
+
+class TestHalves:
+    """The signature that only servables for GPUs have."""
+
+    NAME = "fc6_features_halves"
+
+    @pytest.fixture
+    def version(self, for_gpu, tmp_path):
+        return shutil.copytree(for_gpu[0], tmp_path / "c3d" / "1")
+
+    @pytest.mark.long
+    def test_build_and_verify_compare_it(self, for_gpu, version):
+        for verification in (for_gpu[1], verify(version)):
+            assert 0 <= verification.differences[self.NAME] < 1e-5
+
+    def test_rows_of_other_halves_are_an_error(self, version):
+        """Rolled the other way, row i is the clip of the halves i and i - 1."""
+
+        def change(graph):
+            (shift,) = [
+                node
+                for function in graph.graph_def.library.function
+                for node in function.node_def
+                if node.name.endswith("Roll/shift")
+            ]
+            tensor = shift.attr["value"].tensor
+            assert tf.make_ndarray(tensor) == -1
+            tensor.CopyFrom(tf.make_tensor_proto(1, tf.int32))
+
+        edit(version, change)
+        check_error(version, f"{self.NAME} differs from the Keras model by .* more than 1e-05")
+
+    @pytest.mark.long
+    def test_one_half_alone_is_compared(self, version, monkeypatch):
+        run = GraphServable.run
+
+        def wrong_alone(loaded, signature, inputs, outputs=()):
+            answers = run(loaded, signature, inputs, outputs)
+            if len(inputs.get("halves", ())) == 1:
+                answers["features"] = 1.001 * answers["features"]
+            return answers
+
+        monkeypatch.setattr(GraphServable, "run", wrong_alone)
+        check_error(version, f"{self.NAME} differs from the Keras model by 1.00e-03")
+
+    @pytest.mark.long
+    def test_answer_with_another_number_of_rows_is_an_error(self, version, monkeypatch):
+        run = GraphServable.run
+
+        def without_last_row(loaded, signature, inputs, outputs=()):
+            answers = run(loaded, signature, inputs, outputs)
+            if signature == self.NAME:
+                answers["features"] = answers["features"][:-1]
+            return answers
+
+        monkeypatch.setattr(GraphServable, "run", without_last_row)
+        check_error(version, f"{self.NAME} answers 4 halves with 3 rows")
+
+    def test_signature_of_another_form_is_an_error(self, version):
+        def change(graph):
+            signatures = graph.signature_def
+            signatures[self.NAME].CopyFrom(signatures["fc6_features"])
+
+        edit(version, change)
+        check_error(version, f"{self.NAME} has .*clips.*, expected halves uint8")
+
+    def test_missing_warm_up_is_an_error(self, version):
+        def change(log):
+            spec = log.predict_log.request.model_spec
+            if spec.signature_name == self.NAME:
+                (tensor,) = log.predict_log.request.inputs.values()
+                tensor.tensor_shape.dim[1].size = 16
+                log.predict_log.request.inputs["clips"].CopyFrom(tensor)
+                del log.predict_log.request.inputs["halves"]
+                spec.signature_name = "fc6_features"
+
+        rewrite_warmup(version, change)
+        check_error(version, f"no warm-up request for {self.NAME}")
+
+
+@pytest.mark.long
+class TestLayers:
+    """The signature that servables of release 0.1.0 do not have."""
+
+    def test_a_layer_that_the_card_lists_and_the_signature_lacks_is_an_error(self, version):
+        edit(version, lambda graph: graph.signature_def["layers"].outputs.pop("pool5"))
+        check_error(
+            version,
+            "the model card lists the layers conv5b, pool5, fc6, fc7, fc8, and the signature "
+            "layers has conv5b, fc6, fc7, fc8; .* build it again",
+        )
+
+    def test_a_missing_signature_is_an_error_where_the_card_lists_layers(self, version):
+        edit(version, lambda graph: graph.signature_def.pop("layers"))
+        check_error(version, "lists the layers conv5b, .*, and the signature layers has none")
+
+    def test_a_card_without_layers_is_an_error_where_the_signature_is_there(
+        self, make_spec, tiny_weights, tmp_path, monkeypatch
+    ):
+        card = servable._card
+        monkeypatch.setattr(
+            servable, "_card", lambda *args, **named: {**card(*args, **named), "layers": []}
+        )
+        save(make_spec(tiny_weights), tmp_path / "1")
+        check_error(tmp_path / "1", "lists the layers none, and the signature layers has conv5b")
+
+    def test_version_of_an_earlier_release_is_verified(
+        self, make_spec, tiny_weights, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(servable.ServableSpec, "layers", property(lambda _spec: ()))
+        version, verification = servable.build(make_spec(tiny_weights), tmp_path / "c3d")
+        assert "layers" not in verification.differences
+        with GraphServable(version) as loaded:
+            assert "layers" not in loaded.signatures
+        assert verify(version).differences.keys() == verification.differences.keys()
+
+    def test_another_layer_under_a_name_is_an_error(self, version):
+        def change(graph):
+            outputs = graph.signature_def["layers"].outputs
+            outputs["fc7"].CopyFrom(outputs["fc6"])
+
+        edit(version, change)
+        check_error(version, "layers, fc7, differs from the Keras model by .* more than 1e-05")
+
+    def test_pool5_with_channels_first_is_an_error(self, version):
+        def change(graph):
+            dims = graph.signature_def["layers"].outputs["pool5"].tensor_shape.dim
+            for dim, size in zip(dims, (-1, 8, 1, 4, 4), strict=True):
+                dim.size = size
+
+        edit(version, change)
+        check_error(version, r"layers has .*, expected pool5 float32 \[-1, 1, 4, 4, -1\]")
+
+    def test_missing_warm_up_is_an_error(self, version):
+        def change(log):
+            request = log.predict_log.request
+            if request.model_spec.signature_name == "layers":
+                request.model_spec.signature_name = "fc6_features"
+                del request.output_filter[:]
+
+        rewrite_warmup(version, change)
+        check_error(version, "no warm-up request for layers")
+
+    def test_a_filter_that_fails_in_the_warm_up_is_an_error(self, version):
+        def change(log):
+            request = log.predict_log.request
+            if request.output_filter:
+                request.output_filter[:] = ["conv9"]
+
+        rewrite_warmup(version, change)
+        check_error(version, "layers fails: .*conv9")
 
 
 class TestNaiveExport:
@@ -87,14 +250,14 @@ class TestNaiveExport:
             networks.append(build_c3d(**options))
             return networks[-1]
 
-        def tracking(_parameters, mean):
+        def tracking(_parameters, mean, _kernels):
             module = tf.Module()
             module.network, module.mean = networks[-1], mean
             return module
 
         monkeypatch.setattr(servable, "build_c3d", build_and_store)
         monkeypatch.setattr(servable, "_Servable", tracking)
-        save(make_spec(tiny_weights), tmp_path / "1")
+        save(make_spec(tiny_weights, convolution="direct"), tmp_path / "1")
         write_warmup(tmp_path / "1", batch_sizes=(1,))
         return tmp_path / "1"
 
@@ -107,6 +270,7 @@ class TestNaiveExport:
     def test_servable_module_is_an_error(self, naive):
         check_error(naive, "classify fails: Could not find variable")
 
+    @pytest.mark.long
     def test_keras_model_itself_is_an_error(self, tmp_path):
         """The export of the tutorials, with the signature's name of this project."""
         network = servable.build_c3d(width=1, classes=3)
@@ -138,6 +302,7 @@ class TestVariables:
         shutil.rmtree(version / "variables")
         check_error(version, "cannot be loaded .*variables")
 
+    @pytest.mark.long
     def test_variables_of_another_network_are_an_error(self, version, make_spec, tmp_path):
         save(make_spec(random_weights(4, width=1, classes=3)), tmp_path / "other")
         shutil.rmtree(version / "variables")
@@ -166,6 +331,7 @@ class TestGraph:
         (version / "saved_model.pb").write_bytes(b"")
         check_error(version, "saved_model.pb: has no graph with the tag 'serve'")
 
+    @pytest.mark.long
     def test_missing_signature_is_an_error(self, version):
         file = version / "saved_model.pb"
         content = file.read_bytes()
@@ -208,6 +374,7 @@ class TestGraph:
         edit(version, change)
         check_error(version, "classify has .*labels.*, expected probabilities float32")
 
+    @pytest.mark.long
     def test_signature_that_computes_another_layer_is_an_error(self, version):
         def change(graph):
             signatures = graph.signature_def
@@ -217,6 +384,7 @@ class TestGraph:
         check_error(version, "fc6_features differs from the Keras model by .* more than 1e-05")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["no JSON", "[1]", "3", json.dumps({"contract_version": "9"})])
 def test_card_of_another_contract_is_an_error(text, make_spec, tiny_weights, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -229,9 +397,11 @@ class TestWarmUp:
     def test_missing_file_is_an_error(self, version):
         (version / WARMUP_FILE).unlink()
         check_error(
-            version, "no warm-up request for classify, fc6_features, fc7_features, model_card"
+            version,
+            "no warm-up request for classify, fc6_features, fc7_features, layers, model_card",
         )
 
+    @pytest.mark.long
     def test_missing_signature_is_an_error(self, version):
         def change(log):
             spec = log.predict_log.request.model_spec
@@ -240,6 +410,7 @@ class TestWarmUp:
         rewrite_warmup(version, change)
         check_error(version, "no warm-up request for fc7_features")
 
+    @pytest.mark.long
     def test_damaged_file_is_an_error(self, version):
         path = version / WARMUP_FILE
         content = path.read_bytes()

@@ -89,7 +89,10 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in ORDERS else []) for name in WRITERS],
+)
 def test_file_of_every_writer_has_the_same_arrays(tmp_path, net, canonical, name):
     # The file's name has no meaning: the content decides the format.
     path = WRITERS[name](tmp_path / "weights.bin", net)

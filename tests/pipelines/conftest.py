@@ -85,9 +85,10 @@ def classes_dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
-    """An environment without Kubeflow's variables, and a home folder that stays empty."""
+    """An environment without Kubeflow and Kubernetes, and a home folder that stays empty."""
     for name in ("ENDPOINT", "UI_ENDPOINT", "TOKEN", "COOKIE", "SA_TOKEN_PATH"):
         monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     handlers = list(logging.getLogger().handlers)
     yield

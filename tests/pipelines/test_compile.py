@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import yaml
 from c3d_client.core.errors import OutputError, UsageError
 from c3d_pipelines.commands.cluster import compile_command
-from c3d_pipelines.kubeflow.cluster import ClusterSettings
+from c3d_pipelines.estimate.rates import Cluster
+from c3d_pipelines.kubeflow.cluster import ClusterSettings, amount
 from c3d_pipelines.kubeflow.compile import PIPELINES, compile_pipeline, compiled_path, compiled_text
 from c3d_pipelines.parameters import CLUSTER_SERVER
 from click.testing import CliRunner
@@ -16,6 +18,7 @@ from support import spec_checks
 
 DIGEST = f"registry.example.org/c3d-pipelines@sha256:{'ab' * 32}"
 K8S = Path(__file__).parents[2] / "k8s" / "pipelines"
+DATA = Path(__file__).parents[2] / "k8s" / "setup" / "pipelines-data"
 
 
 def parsed(text: str) -> list[dict]:
@@ -38,6 +41,7 @@ class TestCompiled:
             "pipelines/c3d_pipelines/kubeflow/compiled"
         )
 
+    @pytest.mark.long
     def test_the_same_settings_give_the_same_bytes(self, name, tmp_path):
         for stem in ("a", "b"):
             compile_pipeline(name, tmp_path / f"{stem}.yaml", ClusterSettings(image=DIGEST))
@@ -61,7 +65,6 @@ class TestCompiled:
             secret_volumes={"c3d-tls": "/etc/c3d/tls"},
             env={"C3D_CA": "/etc/c3d/tls/ca.crt", "C3D_TOKEN_FILE": "/etc/c3d/token"},
             queue="bulk",
-            scratch_class="fast",
             active_deadline_seconds=86400,
             parallelism=100,
         )
@@ -71,17 +74,117 @@ class TestCompiled:
         assert spec_checks.all_problems(spec, platform) == []
         for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             assert executor["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "bulk"
-            assert executor["genericEphemeralVolume"][0]["storageClassName"] == "fast"
+            (scratch,) = executor["emptyDirMounts"]
+            assert (scratch["mountPath"], scratch["sizeLimit"]) == ("/tmp", "20Gi")
             assert executor["secretAsEnv"][0]["optional"] is True
             assert executor["nodeSelector"]["nodeSelectorJson"]["runtimeValue"]["constant"] == {
                 "pool": "cpu"
             }
 
 
+def tasks_with_retries(spec: dict) -> list[dict]:
+    """Return the tasks of all graphs of a pipeline that Kubeflow retries."""
+    graphs = [spec["root"], *spec["components"].values()]
+    tasks = [task for graph in graphs for task in graph.get("dag", {}).get("tasks", {}).values()]
+    return [task for task in tasks if "retryPolicy" in task]
+
+
+class TestRetries:
+    @pytest.mark.long
+    def test_all_attempts_of_a_task_fit_into_the_time_of_its_retries(self, tmp_path):
+        path = tmp_path / "pipeline.yaml"
+        for name in PIPELINES:
+            for timeout_s, retries, pause in ((60, 1, "0s"), (7 * 86_400, 5, "600s")):
+                compile_pipeline(
+                    name,
+                    path,
+                    ClusterSettings(timeout_s=timeout_s, retries=retries, retry_backoff=pause),
+                )
+                spec, platform = spec_checks.read(path)
+                assert tasks_with_retries(spec), name
+                assert spec_checks.all_problems(spec, platform) == [], name
+
+    def test_time_of_retries_is_given_without_a_timeout_too(self, tmp_path):
+        path = tmp_path / "pipeline.yaml"
+        compile_pipeline(PIPELINES[0], path, ClusterSettings(timeout_s=0))
+        policies = [task["retryPolicy"] for task in tasks_with_retries(spec_checks.read(path)[0])]
+        assert {policy["backoffMaxDuration"] for policy in policies} == {"2592000s"}
+
+    @pytest.mark.long
+    def test_there_are_none_where_none_are_set(self, tmp_path):
+        for name in PIPELINES:
+            path = tmp_path / "pipeline.yaml"
+            compile_pipeline(name, path, ClusterSettings(retries=0))
+            assert not tasks_with_retries(spec_checks.read(path)[0]), name
+
+
+def started_pods(spec: dict, graph: dict) -> tuple[int, int]:
+    """Return how many pods a graph starts besides those of its loops, and for each iteration."""
+    once, each = 1, 0  # the graph's driver
+    for task in graph["tasks"].values():
+        component = spec["components"][task["componentRef"]["name"]]
+        if "dag" not in component:
+            once += 2  # driver and task
+        elif "parameterIterator" in task:
+            once += 1
+            each += started_pods(spec, component["dag"])[0]
+        else:
+            inner = started_pods(spec, component["dag"])
+            once, each = once + inner[0], each + inner[1]
+    return once, each
+
+
+def test_estimate_knows_the_pods_of_a_run():
+    for name in PIPELINES[:2]:
+        spec = spec_checks.read(compiled_path(name))[0]
+        cluster = Cluster()
+        counted = started_pods(spec, spec["root"]["dag"])
+        assert counted == (cluster.pods_per_run, cluster.pods_per_shard), name
+
+
+class TestRequests:
+    def requests(self, name: str, path: Path, **settings) -> dict[str, tuple]:
+        compile_pipeline(name, path, ClusterSettings(**settings))
+        executors = spec_checks.read(path)[0]["deploymentSpec"]["executors"]
+        keys = ("CpuRequest", "CpuLimit", "MemoryRequest", "MemoryLimit")
+        return {
+            label.removeprefix("exec-"): tuple(
+                executor["container"]["resources"][f"resource{key}"] for key in keys
+            )
+            for label, executor in executors.items()
+        }
+
+    @pytest.mark.long
+    def test_steps_fit_a_node_of_two_cores_beside_the_pods_of_its_system(self, tmp_path):
+        # System pods of a node request about 0.3 cores and 0.5 GiB, and Kubernetes keeps 0.1 cores
+        # and 1.8 of 8 GiB for itself.
+        for name in PIPELINES[:2]:
+            for step, (cpu, _, memory, _) in self.requests(name, tmp_path / "p.yaml").items():
+                assert amount(cpu) <= Decimal("1.5"), step
+                assert amount(memory) <= amount("5Gi"), step
+
+    def test_steps_without_videos_request_half_a_core_and_have_the_workers_limits(self, tmp_path):
+        steps = self.requests(PIPELINES[0], tmp_path / "p.yaml")
+        assert steps.pop("extract") == ("1", "4", "2Gi", "4Gi")
+        assert set(steps.values()) == {("500m", "4", "2Gi", "4Gi")}
+        assert {"plan", "publish", "report"} <= set(steps)
+
+    def test_steps_that_build_a_model_request_its_memory(self, tmp_path):
+        steps = self.requests(PIPELINES[2], tmp_path / "p.yaml")
+        assert steps["build"] == steps["verify"] == ("1", "4", "6Gi", "8Gi")
+
+    def test_request_of_a_small_step_is_at_most_its_limit(self, tmp_path):
+        small = {"cpu_request": "200m", "cpu_limit": "250m"}
+        for step, (cpu, limit, *_) in self.requests(
+            PIPELINES[0], tmp_path / "p.yaml", **small
+        ).items():
+            assert amount(cpu) <= amount(limit), step
+
+
 class TestDefaults:
     def test_match_the_namespace_of_k8s(self):
         config = yaml.safe_load((K8S / "config.yaml").read_text())
-        claim = yaml.safe_load((K8S / "pvc.yaml").read_text())["metadata"]["name"]
+        claim = yaml.safe_load((DATA / "claim.yaml").read_text())["metadata"]["name"]
         settings = ClusterSettings()
         assert settings.config_map_env == {config["metadata"]["name"]: {"target": "C3D_SERVER"}}
         assert list(settings.pvc_mounts) == [claim]
@@ -101,6 +204,7 @@ class TestDefaults:
 
 
 class TestCommand:
+    @pytest.mark.long
     def test_writes_all_pipelines_to_a_folder_or_one_to_a_file(self, tmp_path):
         done = command("--out", str(tmp_path / "all"))
         assert done.exit_code == 0, done.output
@@ -126,7 +230,7 @@ class TestCommand:
         )
         assert done.exit_code == 0, done.output
         spec, platform = spec_checks.read(one)
-        loop = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["for-loop-2"]
+        loop = spec["components"]["comp-condition-2"]["dag"]["tasks"]["for-loop-3"]
         assert loop["iteratorPolicy"] == {"parallelismLimit": 7}
         executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         pod = executors["exec-extract"]

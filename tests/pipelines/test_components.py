@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
+import pytest
 import yaml
 from c3d_pipelines.kubeflow import export_pipeline, pipeline
 from c3d_pipelines.kubeflow.cluster import EXPORT_IMAGE, WORKER_IMAGE
@@ -12,7 +13,7 @@ from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION, compiled_
 from c3d_pipelines.parameters import PARAMETERS
 from kfp import compiler
 
-BULK = ("plan", "preflight", "extract", "publish", "gate", "report")
+BULK = ("plan", "extract", "publish", "report")
 EXPORT = ("fetch", "build", "verify", "publish")
 COMPONENTS = {
     **{f"bulk {name}": (getattr(pipeline, name), WORKER_IMAGE) for name in BULK},
@@ -28,6 +29,7 @@ def test_body_is_one_call_of_the_package():
         assert len(re.findall(r"^    from c3d_pipelines\.", source, re.MULTILINE)) == 1, name
 
 
+@pytest.mark.long
 def test_component_compiles_alone_and_installs_nothing(tmp_path):
     for name, (component, image) in COMPONENTS.items():
         path = tmp_path / f"{name}.yaml"
@@ -70,9 +72,7 @@ def test_pipelines_have_the_declared_parameters():
 
 def test_plan_component_has_the_declared_types():
     signature = inspect.signature(pipeline.plan.python_func)
-    of_step = {"run", "answer", "plan", "settings"}
-    # The other two are parameters of preflight and gate.
-    assert set(signature.parameters) - of_step == set(PARAMETERS) - {"model_digest", "max_failed"}
+    of_step = {"run", "answer", "shards", "plan", "settings"}
+    assert set(signature.parameters) - of_step == set(PARAMETERS)
     for name, parameter in PARAMETERS.items():
-        if name in signature.parameters:
-            assert signature.parameters[name].annotation is parameter.type, name
+        assert signature.parameters[name].annotation is parameter.type, name

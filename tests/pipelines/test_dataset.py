@@ -11,17 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 from c3d_client import C3DClient
 from c3d_client.core.errors import UsageError
+from c3d_client.outputs import write_features
 from c3d_pipelines import dataset
 from c3d_pipelines.errors import ShardError, StorageError
-from c3d_pipelines.inputs.plan import shard_rows
+from c3d_pipelines.inputs.manifest import write_manifest
+from c3d_pipelines.inputs.plan import shard_rows, write_plan
 from c3d_pipelines.run.plan import make_plan
 from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.schema import clip_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
+from support.processes import LONG_S
 from support.s3_server import s3_server
 from support.sample_dataset import BAD, CHANGED, CURRENT, OK, ROWS, TWIN, two_runs
+from support.sample_features import sample_features
 from support.sample_shards import (
     LABELS,
     commit,
@@ -30,6 +34,7 @@ from support.sample_shards import (
     settings,
     to_do,
 )
+from support.shard_runs import run_python
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ class TestRows:
                 assert np.array_equal(row.feature, feature_of(CURRENT[name])), name
             else:
                 assert row.feature is None, name
-        with pytest.raises(UsageError, match=r"has no video 'x'; ids\(None\) lists"):
+        with pytest.raises(UsageError, match=r"has no video 'x'; index.parquet lists"):
             opened.row("x")
 
     def test_ids_are_sorted_and_of_one_status(self, opened):
@@ -237,6 +242,7 @@ class TestDamage:
             dataset.open(published).clips("1.mp4")
 
 
+@pytest.mark.long
 class TestInABucket:
     def test_dataset_in_a_bucket_is_published_and_read(self, tmp_path, monkeypatch):
         pytest.importorskip("s3fs", reason="s3fs is not installed: datasets on S3 not run")
@@ -257,6 +263,7 @@ class TestInABucket:
                 opened.matrix()
 
 
+@pytest.mark.long
 class TestWithThePipelineItself:
     """The pipeline's own functions with real videos and a real server."""
 
@@ -303,3 +310,46 @@ class TestWithThePipelineItself:
         for shard in {item.shard for item in plan if item.shard >= 0}:
             do_shard(job, shard_rows(plan, shard), shard)
         return publish(job, plan)
+
+
+_READ = """
+import os, sys
+import c3d_pipelines.dataset.index  # libraries start threads of their own when they are imported
+import numpy as np
+import pyarrow.parquet
+from c3d_client.outputs import read_features
+from c3d_pipelines import dataset
+from c3d_pipelines.inputs.manifest import read_manifest
+from c3d_pipelines.inputs.plan import read_plan
+from c3d_pipelines.shards.reader import columns_of
+from c3d_pipelines.storage import Storage
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+folder, plan, manifest, features = sys.argv[1:]
+before = threads()
+assert list(dataset.open(folder))
+names = [name for name in Storage(folder).names("shards") if name.endswith(".parquet")]
+assert names
+for name in names:
+    columns_of(Storage(folder), name, np.arange(1), ["video_id"])
+with open(plan, "rb") as file:
+    assert read_plan(file)
+assert read_manifest(manifest)
+read_features(features)
+assert threads() == before, threads()
+"""
+
+
+def test_readers_of_parquet_start_no_thread(tmp_path):
+    """A thread that frees a part of a Python file while the process ends aborts the process."""
+    out = tmp_path / "out"
+    two_runs(str(out))
+    write_plan(tmp_path / "plan.parquet", to_do(*ROWS))
+    write_manifest(tmp_path / "manifest.parquet", ROWS)
+    write_features(tmp_path / "features.parquet", sample_features())
+    paths = [tmp_path / f"{name}.parquet" for name in ("plan", "manifest", "features")]
+    process = run_python(_READ, out, *paths)
+    process.communicate(timeout=LONG_S)
+    assert process.returncode == 0

@@ -92,8 +92,8 @@ class TestOutput:
             "to_change",
             "assumed",
         ]
-        assert result["shards"] == 11
-        assert result["pods"] == 3 * 11 + 13
+        assert result["shards"] == 4
+        assert result["pods"] == 3 * 4 + 10
         assert list(result["wall_h"]) == ["low", "likely", "high"]
         assert result["wall_h"]["low"] < result["wall_h"]["likely"] < result["wall_h"]["high"]
         assert list(result["stages_h"]) == ["decode", "storage", "wire", "server"]
@@ -104,24 +104,25 @@ class TestOutput:
     def test_is_the_same_every_time(self):
         assert output(*WORK, *SPEEDS, "--json") == output(*WORK, *SPEEDS, "--json")
 
+    @pytest.mark.long
     def test_a_million_videos_take_seconds(self):
         million = ("--videos", "1000000", "--mean-duration", "120", "--pods", "50")
-        started = time.perf_counter()
+        started = time.process_time()  # other processes take none of it
         text = output(*million, "--replicas", "40", *SPEEDS)
-        assert time.perf_counter() - started < 15  # about 1 s on an idle core
+        assert time.process_time() - started < 30  # about 1 s
         assert "pods at a time instead of 50" in text
 
     def test_on_one_machine_starts_are_short(self):
         result = json.loads(output(*WORK, *SPEEDS, "--one-machine", "--json"))
-        assert result["starts_h"] * 3600 == pytest.approx(1 + 11)
-        assert result["pods"] == 1 + 11
+        assert result["starts_h"] * 3600 == pytest.approx(1 + 4)
+        assert result["pods"] == 1 + 4
         text = output(*WORK, *SPEEDS, "--one-machine")
         assert "on the same machine" in text
         assert "starting processes" in text
 
     def test_pods_start_as_fast_as_measured_by_default(self):
-        result = json.loads(output(*WORK, *SPEEDS, "--pods", "11", "--json"))
-        assert result["starts_h"] * 3600 == pytest.approx(155 + 30)
+        result = json.loads(output(*WORK, *SPEEDS, "--pods", "4", "--json"))
+        assert result["starts_h"] * 3600 == pytest.approx(125 + 30)
 
 
 class TestInput:

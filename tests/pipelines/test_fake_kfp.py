@@ -12,6 +12,7 @@ import pytest
 from c3d_pipelines.kubeflow.compile import EXTRACTION, compiled_path
 from c3d_pipelines.kubeflow.submit import Package
 from support.fake_kfp import ROOT
+from support.processes import LONG_S
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def request(kfp, method: str, path: str, body: object = None):
     headers = {"Content-Type": "application/json"}
     sent = urllib.request.Request(f"{kfp.url}{ROOT}/{path}", data, headers, method=method)
     try:
-        with urllib.request.urlopen(sent, timeout=10) as answer:
+        with urllib.request.urlopen(sent, timeout=LONG_S) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -148,7 +149,7 @@ def test_kfps_own_client_works_with_it(kfp, path, monkeypatch, tmp_path, capsys)
     sent = client.create_run_from_pipeline_package(
         path, {"videos": "s3://a/b"}, experiment_name="kfp", enable_caching=False
     )
-    ended = client.wait_for_run_completion(sent.run_id, timeout=20, sleep_duration=0)
+    ended = client.wait_for_run_completion(sent.run_id, timeout=LONG_S, sleep_duration=0)
     assert ended.state == "SUCCEEDED"
     schedule = client.create_recurring_run(
         ended.experiment_id,
@@ -163,3 +164,34 @@ def test_kfps_own_client_works_with_it(kfp, path, monkeypatch, tmp_path, capsys)
     assert kfp.schedules == {}
     client._run_api.api_client.rest_client.pool_manager.clear()
     assert "Run details" in capsys.readouterr().out
+
+
+def test_runs_behave_as_measured(kfp, run):
+    """No errors, nodes of the workflow as tasks, FAILED after terminate, logs with status 200."""
+    kfp.states = ["PENDING", "RUNNING"]
+    kfp.steps = {"plan": ("Pending", "ImagePullBackOff: no such image")}
+    run_id = request(kfp, "POST", "runs", run)[1]["run_id"]
+    _, answer = request(kfp, "GET", f"runs/{run_id}")
+    tasks = answer["run_details"]["task_details"]
+    assert (answer["state"], "error" in answer, {"error", "pod_name"} & set(tasks[0])) == (
+        "RUNNING",
+        False,
+        set(),
+    )
+    assert {"root", "root-driver", "exit-handler-1", "plan", "executor"} <= {
+        task["display_name"] for task in tasks
+    }
+    assert request(kfp, "POST", f"runs/{run_id}:retry")[0] == 400
+    assert request(kfp, "POST", f"runs/{run_id}:terminate") == (200, {})
+    states = [request(kfp, "GET", f"runs/{run_id}")[1]["state"] for _ in range(3)]
+    assert states == ["FAILED"] * 3
+    status, answer = request(kfp, "POST", f"runs/{run_id}:terminate")
+    assert (status, "Row not found" in answer["message"]) == (400, True)
+    log = f"{kfp.url}/apis/v1alpha1/runs/{run_id}/nodes/gone/log"
+    with urllib.request.urlopen(log, timeout=LONG_S) as answer:
+        assert (answer.status, "not found" in json.load(answer)["error_message"]) == (200, True)
+    status, listed = request(kfp, "GET", "runs?sort_by=created_at%20desc&page_size=1")
+    assert (status, [item["run_id"] for item in listed["runs"]]) == (200, [run_id])
+    assert request(kfp, "GET", "runs?sort_by=colour")[0] == 400
+    for action in ("runs/gone:terminate", "runs/gone:retry"):
+        assert request(kfp, "POST", action)[0] == 404

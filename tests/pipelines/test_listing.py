@@ -19,6 +19,7 @@ from c3d_pipelines.inputs import content_keys as keys_module
 from c3d_pipelines.inputs.content_keys import content_key, quick_key, with_keys
 from c3d_pipelines.inputs.listing import list_inputs
 from c3d_pipelines.inputs.manifest import SUFFIXES, ManifestRow, write_manifest
+from support.processes import LONG_S
 from support.s3_server import s3_server
 
 NAMES = ["a.MKV", "b.mp4", "deep/c.avi", "deep/é #1 [x].webm", "z/d.mp4"]
@@ -324,7 +325,7 @@ def test_missing_or_denied_objects_are_inputs(bucket, tmp_path):
 
 
 def test_keys_are_looked_up_in_parallel_and_stay_in_order(monkeypatch):
-    together = threading.Barrier(16, timeout=20)
+    together = threading.Barrier(16, timeout=LONG_S)
 
     def slow(uri):
         together.wait()

@@ -83,6 +83,7 @@ def test_unusable_parameter_is_refused(bulk):
         ({"server": 8500}, "server is 8500, not text"),
         ({"server": " "}, "server is ' ', not a value"),
         ({"server": None}, "server is None, not text"),
+        ({"max_shards": "201"}, "max_shards is 201; give 200 or fewer: at about 300 shards"),
     ):
         message = "c3d-bulk-extraction: the parameters cannot be"
         refused(lambda given=given: bulk.arguments(given), message, problem)
@@ -95,7 +96,7 @@ def test_all_problems_are_named_at_once(bulk):
 
 def test_path_outside_of_the_mounted_volumes_is_refused(bulk):
     outside = ("/home/me/a", "videos", "./videos", "/data2/a", "/data/../etc", "file:///a", "~/a")
-    for name in ("videos", "out"):
+    for name in ("videos", "out", "pca"):
         for path in outside:
             message = f"{name} is {path!r}, a path that the pods do not see"
             given = {name: path}
@@ -163,21 +164,6 @@ def test_parameter_without_a_default_is_required(tmp_path):
     package = Package(path)
     refused(lambda: package.arguments({}), "server is missing")
     assert package.arguments({"server": "c3d:8500"})
-
-
-def test_without_cache_no_task_uses_earlier_results():
-    def cached(body) -> list[str]:
-        spec = body["pipeline_spec"]
-        parts = [spec["root"], *spec["components"].values()]
-        tasks = [task for part in parts for task in part.get("dag", {}).get("tasks", {}).items()]
-        assert len(tasks) == 4
-        return [name for name, task in tasks if task.get("cachingOptions", {}).get("enableCache")]
-
-    package = Package(compiled_path(EXPORT))
-    assert cached(package.to_body()) == ["fetch"]
-    assert cached(package.to_body(cached=False)) == []
-    check_pipeline(package.to_body(cached=False))
-    assert cached(package.to_body()) == ["fetch"], "the package itself is not changed"
 
 
 def test_file_that_is_not_a_pipeline_is_refused(tmp_path):

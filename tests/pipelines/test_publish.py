@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from c3d_client.core.errors import ProvenanceError
@@ -13,7 +15,9 @@ from c3d_pipelines.reports.summary import RunSummary
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.commits import name_of, names_of
+from c3d_pipelines.shards.in_hand import InHand, VideoInHand
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
+from c3d_pipelines.storage import Storage
 from support.sample_dataset import file_digests, indexed
 from support.sample_shards import (
     CHANGED,
@@ -127,7 +131,7 @@ class TestEveryInputHasOneRow:
 
     def test_duplicate_of_a_replaced_video_waits_for_the_next_run(self, out):
         # The worker records the key of what it read, which differs from the planned key.
-        report = commit(settings(out, "read"), [CHANGED])
+        report = commit(settings(out), [CHANGED])
         renamed = replace(report, name=name_of(settings(out), [A]))
         for file in (video_file, clip_file):
             (out / file(report.name)).rename(out / file(renamed.name))
@@ -162,6 +166,121 @@ class TestEveryInputHasOneRow:
     def test_input_that_is_planned_twice_is_refused(self, out):
         with pytest.raises(ShardError, match="some come twice"):
             publish(settings(out), [*to_do(A), *to_do(A, shard=1)])
+
+
+class TestPartsOfShards:
+    """A worker commits the videos that it has finished as a shard of their own."""
+
+    def test_input_has_the_row_of_its_part(self, out):
+        job = settings(out)
+        commit(job, [A, B], statuses={"b.mp4": "failed"})
+        commit(job, [C], done_at=START + 300)
+        summary = publish(job, to_do(A, B, C, D), state="FAILED", message="a pod was lost")
+        assert indexed(out, "status", "error_type", "run") == {
+            "a.mp4": ("ok", "", "run-1"),
+            "b.mp4": ("failed", "VideoDecodeError", "run-1"),
+            "c.mp4": ("ok", "", "run-1"),
+            "d.mp4": ("failed", "ShardMissing", "run-1"),
+        }
+        assert (summary.ok, summary.processed, summary.unsuccessful) == (2, 3, 2)
+        (shard,) = summary.shards
+        assert (shard.videos, shard.ok, shard.clips) == (4, 2, 4)
+
+        commit(job, [D], done_at=START + 600)
+        summary = publish(job, to_do(A, B, C, D))
+        assert indexed(out)["d.mp4"] == ("ok",)
+        assert (summary.ok, summary.processed) == (3, 4)
+
+    def test_later_part_of_a_run_counts_for_a_video_that_is_in_two(self, out):
+        job = settings(out)
+        # The parts' names sort in either order.
+        for first, second in ((B, C), (C, D)):
+            commit(job, [A, first], statuses={"a.mp4": "failed"})
+            later = commit(job, [A, second], statuses={"a.mp4": "corrupt"}, done_at=START + 9)
+            publish(job, to_do(A, first, second))
+            assert indexed(out, "status", "shard")["a.mp4"] == ("corrupt", later.name)
+
+    def test_result_of_this_run_counts_whatever_another_run_did_meanwhile(self, out):
+        job = settings(out)
+        commit(job, [A])
+        commit(settings(out, "run-2"), [CHANGED, B], done_at=START + 9)
+        publish(settings(out, "run-2"), to_do(CHANGED, B))
+        publish(job, to_do(A, C))
+        assert indexed(out, "status", "run", "key")["a.mp4"] == ("ok", "run-1", A.key)
+
+    def test_video_that_changed_back_has_its_first_numbers_in_a_part(self, out):
+        plan = to_do(A, B)
+        for number, row in ((1, A), (2, CHANGED)):
+            job = settings(out, f"run-{number}")
+            part = commit(job, [row], done_at=START + number)
+            # The worker stores it as a part of the shard of both videos.
+            named = replace(part, name=f"{name_of(job, [row, B])}-{part.name}")
+            for file in (video_file, clip_file):
+                (out / file(part.name)).rename(out / file(named.name))
+            (out / report_file(part.name)).unlink()
+            (out / report_file(named.name)).write_text(named.to_json())
+            publish(job, to_do(row, B))
+        publish(settings(out, "run-3"), plan)
+        assert indexed(out, "status", "run", "key") == {
+            "a.mp4": ("ok", "run-1", A.key),
+            "b.mp4": ("failed", "run-3", B.key),
+        }
+
+    def test_video_that_another_run_did_meanwhile_is_not_missing(self, out):
+        first, second = settings(out), settings(out, "run-2")
+        commit(second, [B, C], done_at=START + 9)
+        summary = publish(first, to_do(A, B))
+        assert indexed(out, "status", "run") == {
+            "a.mp4": ("failed", "run-1"),
+            "b.mp4": ("ok", "run-2"),
+            "c.mp4": ("ok", "run-2"),
+        }
+        assert (summary.ok, summary.ok_of_run, summary.unsuccessful) == (1, 0, 1)
+
+    def test_failure_or_another_content_of_another_run_is_no_result(self, out):
+        commit(settings(out, "run-2"), [CHANGED, B], statuses={"b.mp4": "failed"})
+        unknown = video("c.mp4")
+        unknown = replace(unknown, key="")  # it may have changed
+        commit(settings(out, "run-3"), [unknown])
+        summary = publish(settings(out), to_do(A, B, unknown))
+        assert (summary.ok, summary.unsuccessful) == (0, 3)
+        assert indexed(out, "status", "run")["a.mp4"] == ("failed", "run-1")
+
+    def test_parts_of_a_run_that_never_published_are_taken_by_a_run_with_nothing_to_do(self, out):
+        broken, later = settings(out), settings(out, "run-2")
+        commit(broken, [A])
+        commit(broken, [B], done_at=START + 300)
+        summary = publish(later, [PlannedRow(A, "done"), PlannedRow(B, "done")])
+        assert indexed(out, "status", "run") == {"a.mp4": ("ok", "run-1"), "b.mp4": ("ok", "run-1")}
+        assert (out / "dataset.json").exists()
+        assert (summary.ok, summary.processed, summary.shards) == (2, 0, ())
+
+
+class TestVideosInHandOfDeadWorkers:
+    def dead(self, out, *rows, at: float) -> Path:
+        """Write what a worker leaves that was killed with these videos; return its file."""
+        videos = tuple(VideoInHand(row.video_id, row.uri, row.key) for row in rows)
+        record = InHand("run-0", 0, f"{len(rows)}", False, videos, at)
+        Storage(out).write(record.file, record.to_json())
+        return out / record.file
+
+    def test_file_goes_when_all_its_videos_have_newer_rows(self, out):
+        one, both = self.dead(out, A, at=START - 1), self.dead(out, A, B, at=START - 1)
+        newer = self.dead(out, A, C, CHANGED, at=START + 1)
+        job = settings(out)
+        commit(job, [A])
+        publish(job, to_do(A, B, C))
+        assert [path.exists() for path in (one, both, newer)] == [False, True, True]
+        commit(job, [B, C], statuses={"b.mp4": "failed"}, done_at=START + 2)
+        publish(job, to_do(A, B, C))
+        assert [path.exists() for path in (both, newer)] == [False, True]
+
+    def test_file_of_a_living_worker_stays(self, out):
+        living = self.dead(out, A, at=time.time() - 200)
+        job = settings(out)
+        commit(job, [A], done_at=time.time())
+        publish(job, to_do(A))
+        assert living.exists()
 
 
 class TestRunsAfterEachOther:

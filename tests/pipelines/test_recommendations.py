@@ -1,5 +1,6 @@
 """Recommendations: the most useful change first, with the time that it would bring."""
 
+import pytest
 from c3d_pipelines.estimate.rates import Cluster, Rates
 from c3d_pipelines.estimate.report import duration, recommend
 from c3d_pipelines.estimate.simulate import Job, estimate
@@ -21,6 +22,7 @@ def video(number, *, duration_s):
     return ManifestRow(f"v{number}", f"/v{number}.mp4", 0, duration_s)
 
 
+@pytest.mark.long
 def test_more_of_the_bottleneck_is_among_the_first():
     for cluster, text in (
         ({"pods": 100, "replicas": 1}, "replicas of the server instead of 1"),
@@ -44,6 +46,7 @@ def test_two_best_additions_are_listed():
     assert sum("instead of 35" in line for line in lines) == 2
 
 
+@pytest.mark.long
 def test_promised_time_is_the_estimate_after_the_change():
     line = recommended(job(pods=40, replicas=1))[0]
     replicas = int(line.split()[0])
@@ -59,11 +62,23 @@ def test_idle_replicas_are_mentioned():
     assert any("the server is busy" in line for line in lines)
 
 
+@pytest.mark.long
 def test_long_starts_of_pods_are_mentioned():
     limits = ShardLimits(shard_minutes=5, max_shards=5000)
     work = typical_workload(10_000, mean_duration_s=120, limits=limits)
     lines = recommended(Job(work, RATES, Cluster(replicas=20, pod_start_s=30)))
     assert any("starting pods" in line and "larger shards" in line for line in lines)
+
+
+@pytest.mark.long
+def test_more_shards_than_a_cluster_runs_are_the_first_line():
+    for most, is_named in ((200, False), (201, True)):
+        limits = ShardLimits(shard_minutes=5, max_shards=most)
+        work = typical_workload(10_000, mean_duration_s=120, limits=limits)
+        lines = recommended(Job(work, RATES, Cluster()))
+        assert ("201 shards, and a run with more than 200 is refused" in lines[0]) is is_named
+        alone = recommended(Job(work, RATES, Cluster(pods=1, one_machine=True)))
+        assert not any("refused" in line for line in alone)
 
 
 def test_shard_that_outlasts_all_others_is_mentioned():
@@ -79,6 +94,7 @@ def test_uneven_rounds_are_mentioned():
     assert any("a multiple of the shards at a time" in line for line in lines)
 
 
+@pytest.mark.long
 def test_lost_shards_are_mentioned():
     lines = recommended(job(pods=50, replicas=40, preemptions_per_h=5))
     assert any("left for the next run" in line for line in lines)

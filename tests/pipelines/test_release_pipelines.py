@@ -11,13 +11,15 @@ import inspect
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 from c3d_client import ClipWindow
 from c3d_client.core.provenance import Provenance
 from c3d_pipelines import dataset
-from c3d_pipelines.parameters import PARAMETERS
+from c3d_pipelines.inputs.plan import read_notes
+from c3d_pipelines.parameters import MOST_SHARDS, PARAMETERS
 from c3d_pipelines.run.steps import digest_of_model
-from c3d_pipelines.steps.bulk import earlier_runs, shard_text
+from c3d_pipelines.steps.bulk import earlier_runs, plan_step, shard_text
 from c3d_pipelines.storage import Storage
 from pipelines.test_pipeline import run_file, summaries
 from support.sample_shards import OTHER, PROVENANCE, settings, to_do, video
@@ -65,6 +67,7 @@ def test_every_call_fits_the_current_functions():
     }
 
 
+@pytest.mark.long
 def test_bulk_pipeline_of_the_release_runs(tmp_path, narrow_server):
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", 24)
@@ -80,6 +83,20 @@ def test_bulk_pipeline_of_the_release_runs(tmp_path, narrow_server):
     (summary,) = summaries(out)
     assert (summary.state, summary.ok) == ("SUCCEEDED", 1)
     assert dataset.open(str(out)).ids() == ["a.mp4"]
+
+
+def test_schedule_with_more_shards_than_kubernetes_stores_continues_with_fewer(tmp_path, caplog):
+    (tmp_path / "videos").mkdir()
+    for number in range(201):
+        (tmp_path / "videos" / f"{number}.mp4").write_bytes(b"x" * 1000)
+    out = str(tmp_path / "out")
+    step = {"plan_path": str(tmp_path / "plan"), "settings_path": str(tmp_path / "settings")}
+    values = {"videos": str(tmp_path / "videos"), "shard_mb": 0.0005, "max_shards": 500.0}
+    shards = plan_step(out=out, run="run-1", answer="features", **step, **values)
+    assert 100 < len(shards) <= MOST_SHARDS
+    (note,) = read_notes(step["plan_path"])
+    assert note.startswith("max_shards is 500, and 200 are used: ")
+    assert note in caplog.text
 
 
 class TestShardText:

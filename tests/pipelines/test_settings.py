@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from c3d_client import ClipWindow, ServingOptions
@@ -29,7 +30,8 @@ def test_every_parameter_has_a_type_a_default_of_that_type_and_one_sentence_of_h
 def test_defaults_are_those_of_the_settings_and_of_the_client():
     parameters = JobParameters(out="out", server="localhost:8500")
     settings = JobSettings.from_parameters(parameters, run="r", answer="features")
-    assert settings == JobSettings("out", "r")
+    of_the_gate = {"max_failed": 0, "max_failed_share": 0.01}
+    assert settings == replace(JobSettings("out", "r"), **of_the_gate)
     assert settings.window == JobParameters().window == ClipWindow()
     for name in ("batch_size", "max_in_flight", "timeout_s", "model"):
         assert getattr(settings.serving(), name) == getattr(ServingOptions(), name), name

@@ -8,10 +8,10 @@ import pytest
 from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.shards.commits import name_of, read_report, remove_stale
+from c3d_pipelines.shards.commits import name_of, read_report, remove_stale, remove_temporary
 from c3d_pipelines.shards.schema import STATUSES, clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
-from c3d_pipelines.storage import Storage
+from c3d_pipelines.storage import Storage, temporary_prefix
 from support.shard_runs import job, plain_job, row
 from support.videos import write_video
 
@@ -103,6 +103,34 @@ def test_files_of_a_killed_worker_are_removed_after_a_day(shard):
     remove_stale(storage)
     assert not any(map(os.path.exists, stale))
     assert read_report(storage, report.name) == report
+
+
+def test_files_of_a_run_that_was_killed_are_removed_by_its_name(shard):
+    root = shard[0].path_of("")
+    kept, removed = [], []
+    for run, number in (("a", 1), ("a", 11), ("a-1", 1), ("ab", 1)):
+        storage = Storage(root, temporary=temporary_prefix(run, number))
+        for file in (video_file("x"), clip_file("x"), "in_hand/x.json"):
+            with storage.writing(file) as path:
+                os.link(path, path.with_name(f"{path.name}-left"))
+            storage.remove(file)
+            is_removed = (run, number) == ("a", 1)
+            (removed if is_removed else kept).append(path.with_name(f"{path.name}-left"))
+    remove_temporary(shard[0], "a", 1)
+    assert not any(map(os.path.exists, removed))
+    assert all(map(os.path.exists, kept))
+    with Storage(root, temporary=temporary_prefix("a")).writing("runs/a/plan.parquet") as path:
+        os.link(path, path.with_name(f"{path.name}-left"))
+    remove_temporary(shard[0], "a")
+    assert [path.exists() for path in kept] == [False] * 3 + [True] * 6
+    assert os.listdir(root / "runs" / "a") == ["plan.parquet"]
+
+
+def test_temporary_name_of_a_run_with_a_long_name_fits_a_file_system(tmp_path):
+    run = "r" * 255
+    with Storage(tmp_path, temporary=temporary_prefix(run, 10**9)).writing("shards/x") as path:
+        assert len(path.name) < 255
+        assert path.name.startswith(temporary_prefix(run))
 
 
 def test_folder_without_shards_has_no_stale_files(tmp_path):

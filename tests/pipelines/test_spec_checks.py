@@ -46,24 +46,34 @@ def drop(*path):
 
 ROOT = ("root", "dag", "tasks")
 RUN = ("components", "comp-exit-handler-1", "dag", "tasks")
-BODY = ("components", "comp-for-loop-2", "dag", "tasks", "extract")
-LOOP = (*RUN, "for-loop-2")
+WORK = ("components", "comp-condition-2", "dag", "tasks")
+LOOP = (*WORK, "for-loop-3")
+LOOPED = ("components", "comp-for-loop-3")
+BODY = (*LOOPED, "dag", "tasks", "extract")
 POD = ("deploymentSpec", "executors", "exec-extract", "container")
 PLATFORM = ("platforms", "kubernetes")
 PLATFORM_POD = (*PLATFORM, "deploymentSpec", "executors", "exec-extract")
 CONTEXT = ("securityContext",)
 GIVEN = ("root", "inputDefinitions", "parameters")
-RESULT = {"taskOutputParameter": {"producerTask": "preflight", "outputParameterKey": "Output"}}
+CONDITION = (*RUN, "condition-2")
 
 
 def use_another_tasks_result(spec):
     """Change the loop as kfp compiles it for a body with another task's parameter."""
-    channel = "pipelinechannel--preflight-Output"
-    part_of(spec, *LOOP, "inputs", "parameters")[channel] = RESULT
-    declared = part_of(spec, "components", "comp-for-loop-2", "inputDefinitions", "parameters")
-    declared[channel] = {"parameterType": "STRING"}
     inputs = part_of(spec, *BODY, "inputs", "parameters")
-    inputs["model_digest"] = {"componentInputParameter": channel}
+    inputs["model_digest"] = {"componentInputParameter": "pipelinechannel--plan-Output"}
+
+
+def items_without_a_type(spec):
+    """Change the loop as kfp compiles it for a list without a type of its items."""
+    declared = part_of(spec, *LOOPED, "inputDefinitions", "parameters")
+    declared["pipelinechannel--plan-shards-loop-item"]["parameterType"] = "STRING"
+
+
+def condition_on_another_result(spec):
+    """Change the condition as kfp compiles it for a result that is not named Output."""
+    policy = part_of(spec, *CONDITION, "triggerPolicy")
+    policy["condition"] = policy["condition"].replace("plan-Output", "plan-shards")
 
 
 def loop_in_a_loop(spec):
@@ -87,8 +97,8 @@ IN_SPEC = [
     ("parse", "resourceMem", rename("resourceMem", *POD, "resources", "resourceMemoryLimit")),
     ("parse", "many", put("many", *BODY, "retryPolicy", "maxRetryCount")),
     ("parse", "TEXT", put("TEXT", *GIVEN, "videos", "parameterType")),
-    ("parse", "comp-gate", drop("components", "comp-gate")),
-    ("parse", "exec-gaet", put("exec-gaet", "components", "comp-gate", "executorLabel")),
+    ("parse", "comp-plan", drop("components", "comp-plan")),
+    ("parse", "exec-paln", put("exec-paln", "components", "comp-plan", "executorLabel")),
     ("loop", "model_digest is another task's parameter", use_another_tasks_result),
     ("loop", "a loop or a condition in a loop", loop_in_a_loop),
     (
@@ -97,6 +107,9 @@ IN_SPEC = [
         put({"condition": "inputs.x == 'y'"}, *BODY, "triggerPolicy"),
     ),
     ("loop", "no limit", drop(*LOOP, "iteratorPolicy")),
+    ("condition", "plan-shards, not on Output", condition_on_another_result),
+    ("type", "is STRING, and NUMBER_INTEGER is expected", items_without_a_type),
+    ("type", "videos is NUMBER_DOUBLE", put("NUMBER_DOUBLE", *GIVEN, "videos", "parameterType")),
     (
         "cache",
         "plan: must not be cached",
@@ -107,7 +120,7 @@ IN_SPEC = [
         "report: must not be cached",
         put({"enableCache": True}, *ROOT, "report", "cachingOptions"),
     ),
-    ("cache", "has no caching option", drop(*RUN, "publish", "cachingOptions")),
+    ("cache", "has no caching option", drop(*WORK, "publish", "cachingOptions")),
     (
         "cache",
         "extract: must not be cached",
@@ -122,6 +135,9 @@ IN_SPEC = [
     ("run", "s3_token: Kubeflow shows it", put({"defaultValue": "x"}, *GIVEN, "s3_token")),
     ("run", "is not retried", drop(*BODY, "retryPolicy")),
     ("run", "is not retried", drop(*BODY, "retryPolicy", "backoffDuration")),
+    ("run", "retries end before", drop(*BODY, "retryPolicy", "backoffMaxDuration")),
+    # Four attempts of 12 hours, and pauses of 60, 120 and 240 s.
+    ("run", "retries end before", put("173220s", *BODY, "retryPolicy", "backoffMaxDuration")),
     (
         "run",
         "run is 'run-",
@@ -133,8 +149,8 @@ IN_SPEC = [
     ("run", "does not run when the run fails", drop(*ROOT, "report", "triggerPolicy")),
 ]
 IN_PLATFORM = [
-    ("parse", "pipelineConfigs", rename("pipelineConfigs", *PLATFORM, "pipelineConfig")),
-    ("parse", "ttl", rename("ttl", *PLATFORM, "pipelineConfig", "resourceTtlOnCompletion")),
+    ("parse", "pipelineConfigs", put({}, *PLATFORM, "pipelineConfigs")),
+    ("parse", "ttl", put({"ttl": 1}, *PLATFORM, "pipelineConfig")),
     # PlatformSpec alone accepts these: an executor's entry has any form there.
     ("parse", "nodeSel", rename("nodeSelectors", *PLATFORM_POD, "pvcMount")),
     ("parse", "path", rename("path", *PLATFORM_POD, "pvcMount", 0, "mountPath")),

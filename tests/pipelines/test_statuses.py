@@ -16,6 +16,7 @@ def test_each_error_has_its_status():
         (errors.VideoTooShortError("a", "has 3 frames"), "too_short"),
         (errors.VideoDecodeError("a", "is damaged"), "corrupt"),
         (errors.VideoUnreadableError("a", "no such file"), "unreadable"),
+        (errors.VideoTooLarge("a", "needs 9 MiB"), "failed"),  # another pod may have the memory
         (errors.UsageError("a: cannot be opened without a library"), "unreadable"),
         (errors.ServingError("host", "its answer cannot be used"), "failed"),
         (errors.ServingTimeout("host", "no answer"), "failed"),

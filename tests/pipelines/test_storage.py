@@ -18,6 +18,7 @@ from c3d_client.video import stores
 from c3d_pipelines import storage as module
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.storage import Storage
+from support.processes import LONG_S
 from support.s3_server import s3_server
 
 NAMES = ["index.parquet", "runs/a b/ü #1%20?[x].json", "shards/日本.parquet", "x+y=z&.md"]
@@ -173,7 +174,7 @@ def test_one_of_several_concurrent_writers_wins_completely(storage):
     def write(content: bytes) -> None:
         with storage.writing("one") as path:
             path.write_bytes(content)
-            together.wait(20)
+            together.wait(LONG_S)
 
     with ThreadPoolExecutor(len(contents)) as pool:
         list(pool.map(write, contents))

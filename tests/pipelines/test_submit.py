@@ -26,6 +26,7 @@ from support.fake_kfp import (
     page,
     redirects,
 )
+from support.processes import LONG_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("bare")
 
@@ -39,7 +40,7 @@ def opened():
     backends = []
 
     def open_backend(kfp, **access) -> Backend:
-        answer_s = access.pop("answer_s", 20.0)
+        answer_s = access.pop("answer_s", LONG_S)
         backends.append(Backend(ClusterAccess(host=kfp.url, **access), answer_s=answer_s))
         return backends[-1]
 
@@ -63,12 +64,12 @@ def refused(call, *parts: str, kind: type = RunError) -> str:
 # The request
 
 
-def test_run_is_sent_and_its_address_returned(kfp, opened, bulk):
+def test_run_is_sent_and_its_id_returned(kfp, opened, bulk):
     sent = submit(opened(kfp), bulk, {**PARAMETERS, "stride": "4"}, name="one")
     assert sent == SentRun(
         run_id=next(iter(kfp.runs)),
         name="one",
-        url=f"{kfp.url}/#/runs/details/{sent.run_id}",
+        url="",
         state="PENDING",
     )
     body = kfp.bodies[-1]
@@ -82,7 +83,6 @@ def test_run_has_the_requested_name_account_root_and_experiment(kfp, opened, bul
         experiment="my videos",
         pipeline_root="s3://bucket/artifacts",
         service_account="pipeline-runner",
-        cached=False,
     )
     backend = opened(kfp)
     sent = submit(backend, bulk, PARAMETERS, options=options)
@@ -93,6 +93,32 @@ def test_run_has_the_requested_name_account_root_and_experiment(kfp, opened, bul
     assert "enableCache" not in str(body["pipeline_spec"])
     submit(backend, bulk, PARAMETERS, options=options)
     assert [experiment["display_name"] for experiment in kfp.experiments.values()] == ["my videos"]
+
+
+def test_links_are_those_of_the_web_interface_if_its_address_is_known(kfp, opened, bulk):
+    for ui in ("https://ui.example/pipeline", "https://ui.example/pipeline/#/experiments"):
+        sent = submit(opened(kfp, ui=ui), bulk, PARAMETERS)
+        assert sent.url == f"https://ui.example/pipeline/#/runs/details/{sent.run_id}"
+        assert sent.address == sent.url
+    sent = submit(opened(kfp), bulk, PARAMETERS)
+    assert (sent.url, sent.address) == ("", sent.run_id)
+
+
+def test_experiment_of_another_namespace_is_refused(kfp, opened, bulk):
+    kfp.multi_user, kfp.tokens = True, {SECRET: {"team-a"}}
+    backend = opened(kfp, token=SECRET, namespace="team-a")
+    submit(backend, bulk, PARAMETERS)
+    page = kfp.page
+
+    def elsewhere(resources, field, query, headers):
+        answer = page(resources, field, query, headers)
+        return {**answer, field: [{**item, "namespace": "other"} for item in answer[field]]}
+
+    kfp.page = elsewhere
+    refused(
+        lambda: submit(backend, bulk, PARAMETERS), "would run in namespace other, not in team-a"
+    )
+    assert len(kfp.runs) == 1
 
 
 def test_experiment_that_another_client_creates_meanwhile_is_used(kfp, opened, bulk):
@@ -130,6 +156,7 @@ def test_digest_of_the_served_model_is_looked_up(kfp, opened, bulk, narrow_serve
         assert digest == digest_of_model(Provenance(client.provenance()))
 
 
+@pytest.mark.long
 def test_digest_cannot_be_looked_up_without_a_server(kfp, opened, bulk):
     backend = opened(kfp)
     looked_up = {**PARAMETERS, "model_digest": "ask"}
@@ -201,10 +228,10 @@ def test_http_and_https_mixed_up_is_reported(kfp, tmp_path, opened):
 
 
 def test_host_that_does_not_answer_is_reported(kfp, opened, caplog):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        kfp.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    refused(opened(kfp).check, f"{kfp.url}: nothing answers there (Connection refused); is it")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # without listening
+        kfp.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        refused(opened(kfp).check, f"{kfp.url}: nothing answers there (Connection refused); is it")
     assert caplog.text == ""  # warnings of libraries would be on the screen
     kfp.url = "http://no-such-host.invalid:80"
     refused(opened(kfp).check, "no-such-host.invalid:80: there is no such host")
@@ -212,7 +239,11 @@ def test_host_that_does_not_answer_is_reported(kfp, opened, caplog):
 
 def test_address_of_the_server_is_checked_before_a_run_is_sent(kfp, opened, bulk):
     backend = opened(kfp)
-    for server, problem in (("c3d:99999", "its port is '99999'"), ("grpc://c3d", "grpc://")):
+    for server, problem in (
+        ("c3d:99999", "its port is '99999'"),
+        ("grpc://c3d", "grpc://"),
+        ("local:/models/c3d", "for runs on one machine; give HOST:PORT"),
+    ):
         refused(
             lambda server=server: submit(backend, bulk, PARAMETERS | {"server": server}), problem
         )
@@ -223,12 +254,21 @@ def test_address_of_the_server_is_checked_before_a_run_is_sent(kfp, opened, bulk
 
 
 def test_server_that_does_not_answer_in_time_is_given_up(kfp, opened, bulk):
+    backend = opened(kfp)
+
+    def last_answer(handler) -> bool:
+        """Answer this request; the client waits for a short time for the next answer."""
+        backend._timeouts = {"_request_timeout": (LONG_S, 0.2)}
+        return False
+
     kfp.faults = [no_answer]
     refused(opened(kfp, answer_s=0.2).check, "no answer in time")
-    kfp.faults = [no_fault, no_fault, no_answer]
-    refused(lambda: submit(opened(kfp, answer_s=0.2), bulk, PARAMETERS), "no answer in time")
+    kfp.faults = [no_fault, last_answer, no_answer]
+    refused(lambda: submit(backend, bulk, PARAMETERS), "no answer in time")
     # The run may have started, so the request is not repeated.
-    assert kfp.requests.count("POST /apis/v2beta1/runs") == 1
+    sent = "POST /apis/v2beta1/runs"
+    wait_until(lambda: sent in kfp.requests)  # the last one may not be read yet
+    assert kfp.requests.count(sent) == 1
 
 
 def test_broken_connection_is_reported(kfp, opened, bulk):
@@ -301,17 +341,32 @@ def test_states_of_a_run_are_passed_on_until_its_end(kfp, opened, bulk):
     assert (ended.succeeded, ended.ended, ended.message) == (True, True, "")
 
 
-def test_failed_run_has_the_reason(kfp, opened, bulk):
-    kfp.states = ["PENDING", "FAILED"]
-    kfp.failure = {"": "the run\nfailed", "extract": "no server", "gate": "3 videos failed"}
+def test_failed_run_has_no_message_of_the_api(kfp, opened, bulk):
+    """Kubeflow Pipelines 2.17 returns the names of a workflow's nodes and no errors."""
+    kfp.states, kfp.steps = ["PENDING", "FAILED"], {"gate": ("Failed", "main: Error (exit code 1)")}
     backend = opened(kfp)
     ended = wait(backend, submit(backend, bulk, PARAMETERS), every_s=0.01)
-    assert ended.ended
-    assert not ended.succeeded
-    assert ended.message == "the run failed; extract: no server; gate: 3 videos failed"
-    kfp.failure = {f"extract-{n}": "" for n in range(9)}
-    ended = wait(backend, submit(backend, bulk, PARAMETERS), every_s=0.01)
-    assert ended.message.endswith("extract-3; extract-4; and 4 more")
+    assert (ended.ended, ended.succeeded, ended.message) == (True, False, "")
+    assert ("executor", "FAILED") in ended.tasks
+    assert ended.arguments["out"] == PARAMETERS["out"]
+    assert ended.arguments["stride"] == 8  # the pipeline's default
+
+
+def test_messages_of_a_backend_that_has_them_are_kept(kfp, opened, bulk):
+    kfp.states = ["PENDING", "FAILED"]
+    backend = opened(kfp)
+    sent = submit(backend, bulk, PARAMETERS)
+
+    def failed(handler) -> bool:
+        task = {"display_name": "gate", "state": "FAILED", "error": {"message": "3\nfailed"}}
+        tasks = [task, {"display_name": "executor", "state": "FAILED", "error": {}}]
+        error = {"code": 13, "message": "the run failed"}
+        run = {**kfp.runs[sent.run_id], "state": "FAILED", "error": error}
+        handler.answer(200, {**run, "run_details": {"task_details": tasks}})
+        return True
+
+    kfp.faults = [failed]
+    assert backend.run(sent.run_id).message == "the run failed; gate: 3 failed"
 
 
 def test_wait_ends_for_a_run_that_is_stopped(kfp, opened, bulk):
@@ -323,8 +378,8 @@ def test_wait_ends_for_a_run_that_is_stopped(kfp, opened, bulk):
 
 
 def test_wait_continues_while_the_api_is_away_for_a_while(kfp, opened, bulk):
-    backend = opened(kfp, answer_s=0.2)
-    sent = submit(backend, bulk, PARAMETERS)
+    sent = submit(opened(kfp), bulk, PARAMETERS)
+    backend = opened(kfp, answer_s=1)
     kfp.faults = [fails(503), hangs_up, page("Bad Gateway", 502), no_answer, page("Restarting")]
     assert wait(backend, sent, every_s=0.01).succeeded
     assert kfp.faults == []
@@ -335,9 +390,9 @@ def test_wait_ends_when_the_api_stays_away(kfp, opened, bulk):
     sent = submit(backend, bulk, PARAMETERS)
     kfp.faults = [fails(503)] * 1000
     stays_away = lambda: wait(backend, sent, every_s=0.01, patience_s=0.2)  # noqa: E731
-    refused(stays_away, "answers HTTP 503", f"the run goes on: {sent.url}")
+    refused(stays_away, "answers HTTP 503", f"the run goes on: {sent.run_id}")
     kfp.faults = [fails(403, "token expired")]
-    refused(lambda: wait(backend, sent), "HTTP 403", f"the run goes on: {sent.url}")
+    refused(lambda: wait(backend, sent), "HTTP 403", f"the run goes on: {sent.run_id}")
 
 
 def test_print_logging_and_threads_are_unchanged(kfp, opened, bulk):

@@ -19,10 +19,9 @@ SECRET = "hush-hush-token"
 def c3d_pipelines(*arguments: object) -> int:
     """Run the command as a shell does; return its exit code."""
     group = click.Group(commands={"submit": command.submit})
+    texts = [*(str(argument) for argument in arguments), "--no-check"]
     with pytest.raises(SystemExit) as ended:
-        run_command(
-            group, [str(argument) for argument in arguments], name="c3d-pipelines", interrupted=""
-        )
+        run_command(group, texts, name="c3d-pipelines", interrupted="")
     return ended.value.code
 
 
@@ -43,11 +42,11 @@ def fast(monkeypatch):
     monkeypatch.setattr("c3d_pipelines.kubeflow.compile.compile_pipeline", copy)
 
 
-def test_command_sends_a_run_and_prints_only_its_address(kfp, capsys, fast):
+def test_command_sends_a_run_and_prints_only_its_id_or_its_address(kfp, capsys, fast):
     given = ["--videos", "s3://a/in", "--out", "s3://a/out", "--server", "c3d:8500"]
     more = ["--param", "stride=4", "--param", "fps=12.5", "--name", "one"]
     assert c3d_pipelines("submit", "--host", kfp.url, *given, *more) == 0
-    assert output_of(capsys) == ([f"{kfp.url}/#/runs/details/{next(iter(kfp.runs))}"], [])
+    assert output_of(capsys) == (list(kfp.runs), [])
     assert kfp.bodies[-1]["runtime_config"]["parameters"] == {
         "videos": "s3://a/in",
         "out": "s3://a/out",
@@ -55,18 +54,53 @@ def test_command_sends_a_run_and_prints_only_its_address(kfp, capsys, fast):
         "stride": 4,
         "fps": 12.5,
     }
+    assert c3d_pipelines("submit", "--host", kfp.url, "--ui", "https://ui.example/p/") == 0
+    assert output_of(capsys) == ([f"https://ui.example/p/#/runs/details/{list(kfp.runs)[1]}"], [])
+
+
+def test_option_that_has_no_effect_any_more_is_accepted_with_a_note(kfp, capsys, fast):
+    assert c3d_pipelines("submit", "--host", kfp.url, "--no-cache") == 0
+    out, (note,) = output_of(capsys)
+    assert (len(out), len(kfp.runs)) == (1, 1)
+    assert note.startswith("c3d-pipelines: --no-cache has no effect")
+    assert "enableCache" not in str(kfp.bodies[-1]["pipeline_spec"])
+    text = click.Context(command.submit).get_help()
+    assert "--no-cache" not in text
+    assert "must reach that address too" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
 def test_command_waits_and_prints_how_the_run_ended(kfp, capsys, state, code):
-    kfp.states, kfp.failure = ["PENDING", "RUNNING", state], {"gate": "9 failed"}
+    kfp.states = ["PENDING", "RUNNING", state]
+    kfp.steps = {"plan": ("Failed", "OOMKilled (exit code 137)")}
     package = ["--package", compiled_path(EXTRACTION), "--every", "0.01", "--name", "one"]
     assert c3d_pipelines("submit", "--host", kfp.url, *package, "--wait") == code
     out, err = output_of(capsys)
-    assert err[:2] == ["c3d-pipelines: one RUNNING", f"c3d-pipelines: one {state}"]
-    why = ": gate: 9 failed" if state == "FAILED" else ""
-    ended = [f"c3d-pipelines: one ended as {state}{why}; {out[0]}"]
-    assert (len(out), err[2:]) == (1, ended if code else [])
+    assert err[0] == "c3d-pipelines: one RUNNING"
+    why = "plan failed: OOMKilled (exit code 137)"
+    assert err[1] == f"c3d-pipelines: one: {why}"  # named while waiting
+    assert err[2] == f"c3d-pipelines: one {state}"
+    ended = [f"c3d-pipelines: one ended as {state}: {why}; {out[0]}"]
+    assert (len(out), err[3:]) == (1, ended if code else [])
+
+
+def test_command_lists_what_it_tried_for_a_reason(kfp, capsys):
+    kfp.states = ["PENDING", "FAILED"]
+    package = ["--package", compiled_path(EXTRACTION), "--every", "0.01", "--name", "one"]
+    out = ["--param", "out=/data/out"]
+    assert c3d_pipelines("submit", "--host", kfp.url, *package, *out, "--wait") == 1
+    printed, err = output_of(capsys)
+    (run_id,) = kfp.runs
+    pods = f"-n kubeflow -l pipeline/runid={run_id}"
+    assert err == [
+        "c3d-pipelines: one FAILED",
+        f"c3d-pipelines: one ended as FAILED; {printed[0]}",
+        "c3d-pipelines: dataset /data/out: this machine does not have the run's folder",
+        f"c3d-pipelines: {kfp.url}: returns no workflow of the run",
+        "c3d-pipelines: Kubernetes: no kubeconfig here",
+        f"c3d-pipelines: look with: kubectl describe pods {pods}",
+        f"c3d-pipelines: look with: kubectl logs {pods} -c main --prefix --tail 20",
+    ]
 
 
 def test_settings_of_the_cluster_are_compiled(kfp, capsys):

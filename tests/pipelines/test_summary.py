@@ -1,11 +1,15 @@
 """The summary of a run: counts, failures, speed, times and advice."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 from c3d_pipelines.errors import RunError
+from c3d_pipelines.kubeflow.compile import compiled_path
+from c3d_pipelines.kubeflow.submit import Package
 from c3d_pipelines.reports.advice import advice, retry_command
+from c3d_pipelines.reports.page import to_html, to_markdown
 from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
 from c3d_pipelines.shards.schema import STATUSES
 from c3d_pipelines.text import length, share, significant, size
@@ -65,7 +69,7 @@ def test_input_that_was_not_done_is_failed_whatever_an_earlier_run_did():
     planned = [plan_row(name, shard=shard) for name, shard in (("a", 0), ("b", 1), ("c", 2))]
     rows = [
         index_row("a", shard="s0"),
-        index_row("b", run="run-1", shard="old"),  # of the video before it changed
+        index_row("b", run="run-1", shard="old", key="stat:before"),  # before it changed
         # A row of the index for an input that no shard did.
         index_row("c", "failed", shard="", error_type="ShardMissing", error_message="no end"),
     ]
@@ -94,6 +98,46 @@ def test_success_of_another_run_in_the_same_shard_is_no_work_of_this_run():
     assert run.failures[0].error_type == "ShardMissing"
     assert run.processed == run.clips == run.bytes_out == 0
     assert run.wall_s is None
+
+
+def test_videos_that_another_run_did_meanwhile_are_done_in_whatever_shard_they_are():
+    planned = [plan_row("a"), plan_row("b"), plan_row("c"), plan_row("d")]
+    rows = [
+        index_row("a", run="run-6", shard="theirs"),
+        index_row("b", run="run-6", shard="theirs", key="stat:another"),
+        index_row("c", "failed", run="run-6", shard="theirs"),
+        index_row("d", run="run-6", shard="theirs", uri="/elsewhere/d"),
+    ]
+    run = summary(planned, rows, [shard_report(3, ["ok"] * 3 + ["failed"], run="run-6")])
+    assert [failure.video_id for failure in run.failures] == ["b", "c", "d"]
+    assert {failure.error_type for failure in run.failures} == {"ShardMissing"}
+    assert (run.ok, run.ok_of_run, run.kept) == (1, 0, 2)
+    assert [(shard.videos, shard.ok) for shard in run.shards] == [(4, 1)]
+
+
+def test_shard_of_several_parts_is_counted_as_one():
+    planned = [plan_row(name) for name in "abcd"] + [plan_row("e", shard=1)]
+    rows = [
+        *(index_row(name, shard="first") for name in "ab"),
+        index_row("c", shard="second"),
+        index_row("d", "failed", shard="", error_type="ShardMissing", error_message="no end"),
+    ]
+    parts = [
+        shard_report(0, ["ok", "ok"], name="first", started_at=START, ended_at=START + 300),
+        # After the first attempt's pod was killed; 40 of its 100 seconds are of the same time.
+        shard_report(
+            0, ["ok"], name="second", started_at=START + 260, ended_at=START + 360, retries=2
+        ),
+    ]
+    run = summary(planned, rows, parts, state="FAILED")
+    whole, missing = run.shards
+    assert (whole.name, whole.videos, whole.ok, whole.retries) == ("first", 4, 3, 2)
+    assert (whole.clips, whole.bytes) == (90, 3 * 540_000)
+    assert whole.seconds == 360
+    assert missing.missing
+    assert (run.processed, run.clips, run.bytes_out, run.retries) == (3, 90, 3 * 540_000, 2)
+    assert (run.started_at, run.ended_at) == (START, START + 360)
+    assert [failure.video_id for failure in run.failures] == ["d", "e"]
 
 
 def test_speed_is_measured_from_the_first_shards_start_to_the_last_shards_end():
@@ -178,7 +222,7 @@ def test_verdict_of_a_run_without_a_plan_has_the_counts_of_the_dataset():
 def test_videos_whose_features_of_an_earlier_run_stay_are_not_without_features():
     def verdict(*kept, ok=(), lost=(), answer="features"):
         names = [*ok, *kept, *lost]
-        rows = [index_row(name, run="run-1", shard="old") for name in kept]
+        rows = [index_row(name, run="run-1", shard="old", key="stat:before") for name in kept]
         rows += [index_row(name) for name in ok]
         planned = [plan_row(name, shard=int(name not in ok)) for name in names]
         reports = [shard_report(0, ["ok"] * len(ok))] if ok else []
@@ -243,9 +287,7 @@ def test_summary_of_release_0_1_0_has_no_counts_of_the_dataset():
 
 
 def test_verdict_mentions_that_nothing_was_to_do():
-    run = summary(
-        [plan_row("a", decision="done")], [index_row("a", run="run-1")], [shard_report(0, [])]
-    )
+    run = summary([plan_row("a", decision="done")], [index_row("a", run="run-1")])
     assert run.verdict == "The one video has features; there was nothing left to do"
     assert run.shards == ()  # the plan's shard 0 exists only for Kubeflow
     assert run.wall_s is None
@@ -333,7 +375,86 @@ def test_each_kind_of_failure_has_advice_and_a_retry_command():
     }
     short = random_run(["too_short"], shards=1, provenance=run.provenance, out=run.out)
     (item,) = advice(short)
-    assert item.command == f"{loop} --short loop".replace(" --classify --server tf:8500", "")
+    loop = loop.replace(" --classify --server tf:8500", "")
+    assert item.command == loop.replace(" --fps 25.0", " --short loop --fps 25.0")
+
+
+def test_run_on_a_cluster_is_advised_to_be_sent_again_with_its_own_parameters():
+    sent = {
+        "videos": "s3://bucket/my videos",
+        "out": "/data/it's features",
+        "server": "tf:8500",
+        "model_digest": "sha256:12",
+        "stride": 16,
+        "fps": 25.0,
+        "any_file": True,
+        "tail": "pad",
+        "max_failed_share": 0.5,
+    }
+    statuses = ["ok", "corrupt", "unreadable", "failed", "ok"]
+    run = random_run(statuses, shards=5, missing=(4,), out=sent["out"], sent=sent, server="tf:8500")
+    assert run.on_cluster
+    again = (
+        "c3d-pipelines submit c3d-bulk-extraction --videos 's3://bucket/my videos' --out "
+        """'/data/it'"'"'s features' --server tf:8500 --model-digest sha256:12 --param stride=16 """
+        "--param fps=25.0 --param any_file=true --param tail=pad --param max_failed_share=0.5"
+    )
+    assert {item.kind: item.command for item in advice(run)} == {
+        "failed": again,
+        "missing": again,
+        "unreadable": again,
+        "corrupt": f"{again} --param retry_failed=true",
+    }
+    short = random_run(["too_short"], shards=1, out=sent["out"], sent=sent, answer="classes")
+    (item,) = advice(short)
+    assert item.command.startswith("c3d-pipelines submit c3d-bulk-classification --videos 's3:")
+    assert shlex.split(item.command)[6] == "/data/it's features-loop"
+    assert item.command.endswith(" --param short=loop")
+    # A shell and the command read the parameters as they were sent, whatever is in them.
+    words = shlex.split(again)
+    given = dict(zip(words[3:11:2], words[4:12:2], strict=True))
+    assert given == {f"--{name.replace('_', '-')}": sent[name] for name in list(sent)[:4]}
+    parameters = dict(word.split("=", 1) for word in words[12::2])
+    package = Package(compiled_path("c3d-bulk-extraction"))
+    named = {name: value for name, value in sent.items() if name not in ("model_digest",)}
+    assert package.arguments({**named, **parameters}) == named
+    for text in (to_html(run), to_markdown(run)):
+        assert "pods" not in text
+        assert "--namespace" in text.replace("\\", "")
+        assert "c3d-pipelines run " not in text
+    assert "To read it in Python, where its volume is mounted:" in to_html(run)
+
+
+def test_limit_of_failures_is_reported_where_it_is_known():
+    for changes, text in (
+        ({}, ""),
+        ({"max_failed": 0}, "2 of 3 videos of this run did not end ok; 0 allowed"),
+        ({"max_failed": -1}, "2 of 3 videos of this run did not end ok; any number allowed"),
+        (
+            # Of all inputs, 20: also those that were done earlier.
+            {"max_failed": 1, "max_failed_share": 0.1},
+            "2 of 3 videos of this run did not end ok; 2 allowed",
+        ),
+    ):
+        run = random_run(["ok", "corrupt", "failed"], shards=1, earlier=17, **changes)
+        assert run.gate_text == text, changes
+        for page in (to_html(run), to_markdown(run)):
+            assert text in page, changes
+            assert text or "did not end ok" not in page, changes
+
+
+def test_videos_that_need_too_much_memory_have_advice_of_their_own():
+    rows = [index_row(name, "failed", error_type=name) for name in ("VideoTooLarge", "WorkerDied")]
+    rows.append(index_row("other", "failed"))
+    planned = [plan_row(row["video_id"]) for row in rows]
+    for sent, text in ((None, "--workers 1"), ({"videos": "v", "out": "o"}, "--memory-limit")):
+        run = summary(planned, rows, [shard_report(0, ["failed"] * 3)], sent=sent)
+        failed, too_large = advice(run)
+        assert (failed.kind, failed.count) == ("failed", 1)
+        assert (too_large.kind, too_large.count) == ("too_large", 2)
+        assert text in too_large.remedy
+        assert "Too large: 2 videos" in to_html(run)
+        assert "too large" in to_markdown(run)
 
 
 def test_video_too_short_for_a_policy_is_not_advised_the_same_policy():

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-import time
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
 from support.fake_serving import LABELS
+from support.processes import LONG_S
 from support.shard_runs import (
     files_in,
     job,
@@ -336,20 +337,27 @@ def test_missing_progress_folder_is_ignored(server, rows, out, monkeypatch):
     assert do_shard(job(out, server.target), rows, 2).videos == 7
 
 
-def test_number_of_videos_at_a_time_is_the_workers_setting(server, tmp_path, out):
+def test_number_of_videos_at_a_time_is_the_workers_setting(server, tmp_path, out, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 32)
     rows = [row(path, str(number)) for number in range(12)]
-    in_flight = []
+    reading, most, are_three = set(), [], threading.Event()
+    extract = C3DClient.extract
 
-    def on_predict(*_):
-        in_flight.append(server.in_flight)
-        time.sleep(0.02)
+    def counted(self, source, **options):
+        reading.add(threading.get_ident())
+        most.append(len(reading))
+        if len(reading) == 3:
+            are_three.set()
+        assert are_three.wait(LONG_S)
+        try:
+            return extract(self, source, **options)
+        finally:
+            reading.discard(threading.get_ident())
 
-    settings = job(out, server.target, workers=3, batch_size=1)
-    server.on_predict = on_predict
-    report = do_shard(settings, rows, 0)
+    monkeypatch.setattr(C3DClient, "extract", counted)
+    report = do_shard(job(out, server.target, workers=3, batch_size=1), rows, 0)
     assert report.counts["ok"] == 12
-    assert max(in_flight) >= 3
+    assert max(most) == 3
     assert [item["video_id"] for item in read_videos(out, report)] == [str(n) for n in range(12)]
 
 
@@ -372,13 +380,13 @@ from support.shard_runs import job, row
 out, target, long, short = sys.argv[1:]
 settings = job(out, target, workers=2, window=ClipWindow(stride=1))
 
-def answers(self, signature, batches, *, cancel=None):
+def answers(self, requests, *, cancel=None):
     # Without the network, so that many videos take little time.
-    for rows in batches:
+    for _, rows in requests:
         features = np.random.default_rng(0).random((len(rows), 4096), np.float32)
         yield Answer(features, version=1, latency_s=0.0, queue_s=None, compute_s=None)
 
-ServingClient.stream = answers
+ServingClient.stream_requests = answers
 
 def peak():  # of this process alone; getrusage includes its parent
     return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -398,12 +406,13 @@ print(json.dumps(peaks))
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_or_length_of_videos(server, tmp_path, out):
     # In MB: the features of 100 videos of 12 clips are 21, of 600 are 128, of the long video 82.
     short = write_video(tmp_path / "short.mp4", 27, width=64, height=48)
     long = write_video(tmp_path / "long.mp4", 5_015, width=64, height=48)
     with run_python(MEMORY, out, server.target, long, short) as process:
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=LONG_S)[0]
     assert process.returncode == 0
     few, many, longest = json.loads(output)
     # The moment when a row group is written differs from run to run.

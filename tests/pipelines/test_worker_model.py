@@ -8,6 +8,7 @@ from c3d_client.core.errors import ContractMismatch
 from c3d_pipelines.shards import worker
 from c3d_pipelines.shards.worker import do_shard
 from support.fake_serving import model_card
+from support.ports import reserved_port
 from support.shard_runs import after, files_in, job, row
 from support.videos import write_video
 
@@ -32,8 +33,9 @@ def change_by_restart(server, started):
 @pytest.mark.parametrize("change", [change_version, change_without_a_version, change_by_restart])
 @pytest.mark.parametrize("count", [1, 4, 6])
 def test_model_that_changes_stops_the_shard_and_no_file_is_written(
-    server, started, rows, out, change, count
+    started, rows, out, change, count
 ):
+    server = started(port=reserved_port())
     settings = job(out, server.target, workers=1)
     with pytest.raises(ContractMismatch, match=r"became another one during the run \(model.weigh"):
         do_shard(settings, rows, 0, on_progress=after(count, lambda: change(server, started)))

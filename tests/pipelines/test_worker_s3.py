@@ -8,13 +8,15 @@ from c3d_client.video.sources import fingerprint
 from c3d_pipelines.errors import StorageError
 from c3d_pipelines.inputs.content_keys import quick_key
 from c3d_pipelines.inputs.manifest import ManifestRow
-from c3d_pipelines.shards.commits import read_report
+from c3d_pipelines.shards import worker
+from c3d_pipelines.shards.commits import name_of, read_parts, read_report
+from c3d_pipelines.shards.in_hand import InHand, VideoInHand
 from c3d_pipelines.shards.reader import parquet_file
 from c3d_pipelines.shards.schema import clip_file, report_file, video_file
 from c3d_pipelines.shards.worker import do_shard
 from c3d_pipelines.storage import Storage
 from support.s3_server import s3_server
-from support.shard_runs import job
+from support.shard_runs import after, job
 from support.videos import write_video
 
 
@@ -65,6 +67,29 @@ def test_shard_is_read_from_and_written_to_a_bucket(bucket, server):
     assert stored[1]["key"] == planned("b.mp4").key != rows[1].key
     assert stored[4]["key"] == "etag:gone"
     assert "there is no such object" in stored[4]["error_message"]
+    assert do_shard(settings, rows, 0) == report
+
+
+def test_parts_in_a_bucket_are_continued(bucket, server, monkeypatch):
+    rows = [planned(name) for name in ("a.mp4", "c.mp4", "b.mp4")]
+    settings = job("s3://videos/parts", server.target, workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_commit_after", lambda elapsed_s: -1.0)
+        with pytest.raises(ZeroDivisionError):
+            do_shard(settings, rows, 0, on_progress=after(2, lambda: 1 / 0))
+    storage = Storage("s3://videos/parts")
+    [part] = read_parts(storage, name_of(settings, rows))
+    assert [file.partition("/")[0] for file in storage.names()] == ["clips", "shards", "shards"]
+    answered = len(server.requests)
+    left = InHand("run-1", 0, "0", False, (VideoInHand("b.mp4", rows[2].uri, rows[2].key),), 0.0)
+    storage.write_small(left.file, left.to_json())
+    reported = []
+    report = do_shard(settings, rows, 0, on_progress=reported.append)
+    assert len(server.requests) == answered + 1
+    assert [item.done for item in reported] == [2, 3, 3]
+    assert report.counts == {"ok": 2, "too_short": 0, "corrupt": 1, "unreadable": 0, "failed": 0}
+    assert [len(read_parts(storage, report.name)), part.videos] == [3, 1]
+    assert not storage.names("in_hand")
     assert do_shard(settings, rows, 0) == report
 
 

@@ -11,10 +11,16 @@ import grpc
 import numpy as np
 from c3d_export import local_server
 from c3d_export.local_server import LocalServer, Rejection
+from c3d_export.serving_api import check_rows
 
 FULL = (
     "The batch scheduling queue to which this task was submitted is full; currently {0} batches "
     "enqueued and max_enqueued_batches is {0}"
+)
+SHAPES = (
+    "Tensors with name '{}' from different tasks have different shapes and padding is turned off. "
+    "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have "
+    "equal dimensions starting with the first dim."
 )
 
 
@@ -34,7 +40,7 @@ class BoundedQueue:
     Args:
         servable: computes the batches.
         max_batches: batches in the queue; a request beyond them is refused with UNAVAILABLE.
-        rows: rows in a batch, at most.
+        rows: rows in a batch, at most; a request of more is refused with INVALID_ARGUMENT.
         threads: batches that are computed at a time.
         batch_s: how long a batch takes at least, in seconds.
 
@@ -52,6 +58,7 @@ class BoundedQueue:
         self._max_batches = max_batches
         self._rows = rows
         self._batch_s = batch_s
+        self._is_held = False
         self._batches = deque()
         self._changed = threading.Condition()
         self._compute = threading.Lock()
@@ -60,11 +67,17 @@ class BoundedQueue:
         for thread in self._threads:
             thread.start()
 
+    def fill_first(self):
+        """Compute nothing more until a request is refused, so that the queue is full once."""
+        with self._changed:
+            self._is_held = True
+
     def run(self, signature, inputs, outputs):
         """Compute a request as part of a batch, as :meth:`GraphServable.run` does."""
         if signature == "model_card":  # has a queue of its own, which is never full here
             with self._compute:
                 return self._servable.run(signature, inputs, outputs)
+        check_rows(inputs, self._rows)
         task = (inputs, Future())
         count = len(next(iter(inputs.values())))
         key = (signature, outputs)
@@ -73,6 +86,8 @@ class BoundedQueue:
             if last is None or last[0] != key or last[1] + count > self._rows:
                 if len(self._batches) >= self._max_batches:
                     self.refused += 1
+                    self._is_held = False
+                    self._changed.notify_all()
                     text = FULL.format(self._max_batches)
                     raise Rejection(grpc.StatusCode.UNAVAILABLE, text)
                 last = [key, 0, []]
@@ -86,6 +101,11 @@ class BoundedQueue:
             self.answered += 1
         return answer
 
+    def waiting_rows(self):
+        """Return the rows in the queue, without those of batches that are computed."""
+        with self._changed:
+            return sum(batch[1] for batch in self._batches)
+
     def close(self):
         """End the threads and close the servable."""
         with self._changed:
@@ -95,20 +115,27 @@ class BoundedQueue:
             thread.join()
         self._servable.close()
 
+    def _merge(self, signature, tasks):
+        merged = {}
+        for name in tasks[0]:
+            arrays = [inputs[name] for inputs in tasks]
+            if len({array.shape[1:] for array in arrays}) > 1:
+                feed = self.signatures[signature].inputs[name].name
+                raise Rejection(grpc.StatusCode.FAILED_PRECONDITION, SHAPES.format(feed))
+            merged[name] = np.concatenate(arrays)
+        return merged
+
     def _work(self):
         while True:
             with self._changed:
-                while not self._batches and not self._is_closed:
+                while (self._is_held or not self._batches) and not self._is_closed:
                     self._changed.wait()
                 if self._is_closed:
                     return
                 (signature, outputs), _, tasks = self._batches.popleft()
             began = time.monotonic()
             try:
-                names = tasks[0][0].keys()
-                merged = {
-                    name: np.concatenate([inputs[name] for inputs, _ in tasks]) for name in names
-                }
+                merged = self._merge(signature, [inputs for inputs, _ in tasks])
                 with self._compute:
                     answers = self._servable.run(signature, merged, outputs)
                 time.sleep(max(0.0, self._batch_s - (time.monotonic() - began)))

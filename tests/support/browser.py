@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.processes import LONG_S
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -64,12 +66,18 @@ class Browser:
         ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def open(self, path: Path) -> None:
         """Load a file and wait until it is complete; events of earlier pages are dropped."""
         self.complaints, self.requests = [], []
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        loader = self.call("Page.navigate", url=path.resolve().as_uri())["loaderId"]
+        # By the loader, because the event of the empty first page may come late.
+        while not any(
+            event["method"] == "Page.lifecycleEvent"
+            and (event["params"]["loaderId"], event["params"]["name"]) == (loader, "load")
+            for event in self.events
+        ):
             self._read()
         self.events = []
 
@@ -177,4 +185,4 @@ def browser(command: str) -> Iterator[Browser]:
             os.close(write_end)
             os.close(read_end)
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=LONG_S)

@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from support.kfp_rules import Refusal
 from support.kfp_state import FakeKfp
@@ -18,6 +18,7 @@ ROOT = "/apis/v2beta1"
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise each answer waits for a delayed ACK
 
     def respond(self) -> None:
         kfp: FakeKfp = self.server.kfp
@@ -39,10 +40,10 @@ class Handler(BaseHTTPRequestHandler):
     def route(self, kfp: FakeKfp, raw: bytes) -> dict:
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if not url.path.startswith(f"{ROOT}/"):
-            raise Refusal("Not Found", code=5, status=404)
-        request = (self.command, *url.path.removeprefix(f"{ROOT}/").split("/"))
         headers = self.headers
+        if not url.path.startswith(f"{ROOT}/"):
+            return self.other_path(kfp, url.path, query)
+        request = (self.command, *url.path.removeprefix(f"{ROOT}/").split("/"))
         body = self.body(kfp, raw)
         match request:
             case ("GET", "healthz"):
@@ -54,23 +55,63 @@ class Handler(BaseHTTPRequestHandler):
                 return kfp.create_experiment(body, headers)
             case ("POST", "runs"):
                 return kfp.create_run(body, headers)
+            case ("GET", "runs"):
+                return kfp.runs_page(query, headers)
             case ("GET", "runs", run_id):
                 return kfp.get_run(run_id, headers)
+            case ("GET", "runs", run_id, "nodes", node, "artifacts", action):
+                name = action.removesuffix(":read")
+                return kfp.read_artifact(run_id, node, name, headers)
+            case ("POST", "runs", action):
+                run_id, _, verb = action.partition(":")
+                if verb in ("terminate", "retry"):
+                    return getattr(kfp, f"{verb}_run")(run_id, headers)
             case ("GET", "recurringruns"):
                 return kfp.page(kfp.schedules, "recurringRuns", query, headers)
+            case ("GET", "recurringruns", schedule_id):
+                return kfp.get_schedule(schedule_id, headers)
             case ("POST", "recurringruns"):
                 return kfp.create_schedule(body, headers)
             case ("DELETE", "recurringruns", schedule_id):
-                return kfp.change_schedule(schedule_id, None, headers)
+                return kfp.delete_schedule(schedule_id, query, headers)
             case ("POST", "recurringruns", action):
                 schedule_id, _, mode = action.partition(":")
                 if mode in ("enable", "disable"):
                     return kfp.change_schedule(schedule_id, mode.upper(), headers)
+            case ("POST", "pipelines"):
+                return kfp.uploads.create(body, kfp.namespace_of(body.get("namespace"), headers))
+            case ("GET", "pipelines", "names", name):
+                namespace = kfp.namespace_of(query.get("namespace"), headers)
+                return kfp.uploads.by_name(unquote(name), namespace)
+            case ("GET", "pipelines", pipeline_id, "versions"):
+                versions = kfp.uploads.versions_of(pipeline_id)
+                return kfp.page(versions, "pipeline_versions", query, headers)
+            case ("POST", "pipelines", "upload_version"):
+                return kfp.uploads.upload(query, headers.get("Content-Type", ""), body)
+        raise Refusal("Not Found", code=5, status=404)
+
+    def other_path(self, kfp: FakeKfp, path: str, query: dict[str, str]) -> object:
+        """Answer outside of version 2 of the API: runs of version 1, and logs."""
+        match (self.command, *path.strip("/").split("/")):
+            case ("GET", "apis", "v1beta1", "runs", run_id):
+                return kfp.get_run_v1(run_id, self.headers)
+            case ("GET", "apis", "v1alpha1", "runs", run_id, "nodes", pod, "log"):
+                if not kfp.is_ui:
+                    return kfp.read_log(run_id, pod)
+            case ("GET", "k8s", "pod", "logs"):
+                if kfp.is_ui and query.get("podname") in kfp.logs:
+                    return kfp.logs[query["podname"]].encode()
+                if kfp.is_ui:
+                    raise Refusal("Could not get main container logs: not found", status=500)
+        if kfp.is_ui:  # the interface's own page, whatever the path
+            return b"<!doctype html><html><head><title>Kubeflow Pipelines</title></head></html>"
         raise Refusal("Not Found", code=5, status=404)
 
     def body(self, kfp: FakeKfp, raw: bytes) -> object:
         if not raw:
             return {}
+        if self.headers.get("Content-Type", "").startswith("multipart/form-data"):
+            return raw
         if "json" not in self.headers.get("Content-Type", ""):
             raise Refusal("Unsupported Media Type", status=415)
         try:
@@ -132,9 +173,9 @@ def hangs_up(handler: Handler) -> bool:
 
 
 def no_answer(handler: Handler) -> bool:
-    """Keep the connection open without an answer."""
+    """Keep the connection open without an answer until the server ends."""
     handler.close_connection = True
-    handler.server.kfp.released.wait(10)
+    handler.server.kfp.released.wait()
     return True
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import socket
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -13,14 +16,17 @@ import tensorflow as tf
 from c3d_client.core.contract import (
     CLIP_SHAPE,
     CONTRACT_VERSION,
+    FC6_FEATURES_HALVES,
     FEATURE_SIZE,
+    LAYERS,
+    LAYERS_SIGNATURE,
     MODEL_NAME,
     SIGNATURES,
 )
+from c3d_export import serving_api
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -43,15 +49,26 @@ def model_card(**changes) -> bytes:
     return json.dumps({**card, **changes}).encode()
 
 
-def signature_defs() -> dict:
-    """Return the signatures of a valid servable, which a test may change."""
+def signature_defs(*, halves=False, layers=()) -> dict:
+    """Return the signatures of a valid servable, which a test may change.
+
+    Args:
+        halves: with the signature that only servables for GPUs have.
+        layers: the outputs of the signature that servables of release 0.1.0 do not have.
+    """
+    optional = {FC6_FEATURES_HALVES.name: halves, LAYERS_SIGNATURE.name: bool(layers)}
     return {
         name: meta_graph_pb2.SignatureDef(
             inputs={signature.input.name: _info(signature.input)},
-            outputs={signature.output.name: _info(signature.output)},
+            outputs={
+                output.name: _info(output)
+                for output in signature.outputs
+                if signature is not LAYERS_SIGNATURE or output.name in layers
+            },
             method_name="tensorflow/serving/predict",
         )
         for name, signature in SIGNATURES.items()
+        if optional.get(name, True)
     }
 
 
@@ -69,9 +86,12 @@ class FakeServing(
 ):
     """TensorFlow Serving's API on a free loopback port, with answers that a test decides.
 
+    Requests that TensorFlow Serving refuses are refused, with its codes and messages.
+
     Args:
-        on_predict: called with the request, its rows and the gRPC context; returns the output, the
-            whole response, or None for :func:`plain_output`. Not called for the model card.
+        on_predict: called with the request, its rows and the gRPC context; returns the output, or
+            outputs by name; the whole response; or None for :func:`plain_output`. Not called for
+            the model card.
         card: the model card, JSON text.
         signatures: name -> official SignatureDef.
         version: the model's version; may be changed while the server runs.
@@ -127,32 +147,50 @@ class FakeServing(
             else self._server.add_insecure_port(address)
         )
         self.target = f"127.0.0.1:{self.port}"
+        _keep_port(self, self.port)
         self._server.start()
 
     def stop(self):
-        """Stop the server and end every request."""
+        """Stop the server and end every request; another server may be started on its port."""
         self._server.stop(None).wait()
 
+    def number(self, request):
+        """Return the number of a request that is being answered: 1 for the first, and so on.
+
+        Of requests that are answered at a time, each may find all of them in ``requests``.
+        """
+        return 1 + next(n for n, other in enumerate(self.requests) if other is request)
+
     def respond(self, request, output):
-        """Return a response with this output, as the server would send it."""
+        """Return a response with this output, or these by name, as the server would send it."""
         name = request.model_spec.signature_name
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = self.version
         response.model_spec.signature_name = name
-        proto = tf.make_tensor_proto(output)
-        if self.as_content:
-            proto = _as_content(output)
-        response.outputs[SIGNATURES[name].output.name].CopyFrom(proto)
+        outputs = output if isinstance(output, dict) else {SIGNATURES[name].output.name: output}
+        for alias, array in outputs.items():
+            proto = _as_content(array) if self.as_content else tf.make_tensor_proto(array)
+            response.outputs[alias].CopyFrom(proto)
         return response
+
+    def find(self, spec):
+        """Return the version that a ModelSpec names; ``stable`` is a label of it."""
+        labels = {"stable": self.version}
+        version = serving_api.requested_version(
+            spec, [self.version], model=MODEL_NAME, labels=labels
+        )
+        return version, self
 
     # The methods of the services, by the names that gRPC requires.
 
     def Predict(self, request, context):
         self.metadata = dict(context.invocation_metadata())
-        name = request.model_spec.signature_name
-        signature = SIGNATURES[name]
-        rows = tf.make_ndarray(request.inputs[signature.input.name])
+        _answer(context, self.find, request.model_spec)
+        name, inputs, wanted = _answer(
+            context, serving_api.checked_inputs, request, self.signatures
+        )
+        (rows,) = inputs.values()
         if name == "model_card":
             self.specs.append(request.model_spec)
             return self.respond(request, np.array([self.card] * len(rows), object))
@@ -167,18 +205,12 @@ class FakeServing(
                 self.in_flight -= 1
         if isinstance(output, predict_pb2.PredictResponse):
             return output
-        return self.respond(request, plain_output(name, rows) if output is None else output)
+        return self.respond(request, plain_output(name, rows, wanted) if output is None else output)
 
     def GetModelMetadata(self, request, context):
         self.metadata = dict(context.invocation_metadata())
         self.specs.append(request.model_spec)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = MODEL_NAME
-        response.model_spec.version.value = self.version
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        for name, signature in self.signatures.items():
-            signatures.signature_def[name].CopyFrom(signature)
-        response.metadata["signature_def"].Pack(signatures)
+        response = _answer(context, serving_api.model_metadata, request, self.find)
         if self.has_invalid_signatures:
             response.metadata["signature_def"].value = b"\xff\xff\xff"
         return response
@@ -188,9 +220,24 @@ class FakeServing(
         self.specs.append(request.model_spec)
         if self.statuses is not None:
             return self.statuses
-        response = get_model_status_pb2.GetModelStatusResponse()
-        response.model_version_status.add(version=self.version, state=30)
-        return response
+        version = get_model_status_pb2.ModelVersionStatus(version=self.version, state=30)
+        return _answer(
+            context,
+            serving_api.model_status,
+            request,
+            lambda model: [version] if model == MODEL_NAME else [],
+        )
+
+
+def _keep_port(owner, port):
+    """Keep other programs from a port while its server is stopped, as long as the owner exists.
+
+    gRPC's servers share a port with a socket that allows it; nothing is accepted there.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.bind(("127.0.0.1", port))
+    weakref.finalize(owner, os.close, kept.detach())
 
 
 class LossyProxy(grpc.GenericRpcHandler):
@@ -238,6 +285,13 @@ class LossyProxy(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(forward)
 
 
+def _answer(context, function, *args):
+    try:
+        return function(*args)
+    except serving_api.Rejection as rejection:
+        context.abort(rejection.code, rejection.message)
+
+
 def _as_content(array):
     proto = tf.make_tensor_proto(array)
     proto.ClearField("string_val")
@@ -257,11 +311,23 @@ def _as_content(array):
     return proto
 
 
-def plain_output(name, rows):
-    """Return an output whose rows differ: each is filled with its clip's first pixel plus one."""
+def plain_output(name, rows, wanted=()):
+    """Return an output whose rows differ: each is filled with its clip's first pixel plus one.
+
+    Of the signature ``layers``, return the wanted outputs by name, of a network of width 1; the
+    second layer of :data:`LAYERS` has twice the numbers, the third three times, and so on.
+    """
     first = rows.reshape(len(rows), -1)[:, :1].astype(np.float32) + 1
     if name == "classify":
         return np.tile(np.array([0.5, 0.25, 0.25], np.float32), (len(rows), 1))
+    if name == LAYERS_SIGNATURE.name:
+        shapes = {layer: LAYERS[layer].shape for layer in wanted}
+        return {
+            layer: np.float32(1 + list(LAYERS).index(layer))
+            * np.ones((len(rows), *(8 if size == -1 else size for size in shape)), np.float32)
+            * first.reshape(-1, *[1] * len(shape))
+            for layer, shape in shapes.items()
+        }
     return np.repeat(first, FEATURE_SIZE, axis=1)
 
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from c3d_export.assets import Fingerprint
 
+from support.processes import LONG_S
 from support.relay import end_by_reset, serving
 
 CONTENT = b"\x89HDF\r\n\x1a\n" + random.Random(0).randbytes(299_992)
@@ -26,8 +27,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site: FileServer = self.server.site
-        site.requests.append((self.path, dict(self.headers)))
         fault = site.faults.pop(0) if site.faults else site.always
+        site.requests.append((self.path, dict(self.headers)))
         (fault or whole)(self, site)
 
     def respond(self, status: int, headers: dict[str, object], body: bytes = b"") -> None:
@@ -94,14 +95,14 @@ def stalls_after(count: int) -> Fault:
     def stall(handler: Handler, site: FileServer) -> None:
         handler.respond(200, {"Content-Length": len(site.content)}, site.content[:count])
         handler.wfile.flush()
-        site.released.wait(5)
+        site.released.wait(LONG_S)
 
     return stall
 
 
 def never_answers(handler: Handler, site: FileServer) -> None:
     handler.close_connection = True
-    site.released.wait(5)
+    site.released.wait(LONG_S)
 
 
 def hangs_up(handler: Handler, site: FileServer) -> None:

@@ -275,6 +275,26 @@ def stages(
     return out
 
 
+def layers(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the layers that a servable gives, from :func:`stages`, with channels as the last axis.
+
+    conv5b (2, 7, 7, C), pool5 (1, 4, 4, C): time, row, column, channel; fc6, fc7, fc8: vectors.
+    """
+    return {
+        name: outputs[name] if outputs[name].ndim == 1 else outputs[name].transpose(1, 2, 3, 0)
+        for name in ("conv5b", "pool5", "fc6", "fc7", "fc8")
+    }
+
+
+def video_layers(
+    frames: Sequence[np.ndarray], net: Net, mean: np.ndarray, *, stride: int = 8
+) -> dict[str, np.ndarray]:
+    """Compute :func:`layers` of the 16-frame clips every ``stride`` frames, one row for each."""
+    starts = range(0, len(frames) - 15, stride)
+    clips = [layers(stages(preprocess(frames[s : s + 16], mean), net)) for s in starts]
+    return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
 def video_fc6(
     frames: Sequence[np.ndarray],
     net: Net,

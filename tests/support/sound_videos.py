@@ -23,7 +23,7 @@ from av.error import FFmpegError
 from av.format import formats_available
 from av.stream import Disposition
 
-from support.videos import restore_scheduling, write_edit_list
+from support.videos import add_video, restore_scheduling, write_edit_list
 
 # SVT-AV1 prints its settings otherwise, past FFmpeg's own logging.
 os.environ.setdefault("SVT_LOG", "1")
@@ -74,7 +74,7 @@ _PIX_FMTS = {"dvvideo": "yuv420p", "rawvideo": "yuv420p", "wrapped_avframe": "yu
 _OPTIONS = {
     "dnxhd": {"profile": "dnxhr_sq"},
     "libsvtav1": {"preset": "12"},
-    "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "-8"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
     "libx264": {"preset": "ultrafast"},
     "libx265": {"preset": "ultrafast", "x265-params": "bframes=0"},
@@ -731,10 +731,10 @@ def _write(path: Path, recipe: _Recipe) -> None:
 
 def _video_packets(container: av.container.OutputContainer, recipe: _Recipe) -> list[av.Packet]:
     codec = recipe.codec
-    stream = container.add_stream(codec, rate=recipe.rate)
+    stream = add_video(container, codec, rate=recipe.rate)
     stream.width, stream.height = recipe.size or _SIZES.get(codec, (64, 48))
     stream.pix_fmt = recipe.pix_fmt or _first_format(codec)
-    stream.options = {**_OPTIONS.get(codec, {}), **recipe.options}
+    stream.options = {**stream.options, **_OPTIONS.get(codec, {}), **recipe.options}
     if codec == "libx265":  # its threads now and then wait for each other for ever
         stream.options = {
             **stream.options,

@@ -20,8 +20,6 @@ Spec = dict[str, Any]
 _RUN = "{{$.pipeline_job_uuid}}"
 _SECRET = re.compile(r"(?i)secret|token|passw|credential|api_?key|access_key")
 _CHANNEL = "pipelinechannel--"
-# Steps whose result depends on their parameters alone; all others read what changes.
-MAY_BE_CACHED = {"fetch"}
 
 
 def read(path: Path) -> tuple[Spec, Spec]:
@@ -63,15 +61,48 @@ def loop_problems(spec: Spec, platform: Spec) -> Iterator[str]:
                         yield f"{dag_name}.{name}.{inner}: {key} is another task's parameter"
 
 
+def condition_problems(spec: Spec, platform: Spec) -> Iterator[str]:
+    """Yield conditions that kfp.local takes as false, whatever the value."""
+    for dag_name, dag in _dags(spec):
+        for name, task in dag["tasks"].items():
+            condition = task.get("triggerPolicy", {}).get("condition", "")
+            for channel in re.findall(rf"'({_CHANNEL}[^']+)'", condition):
+                value = task["inputs"]["parameters"][channel]
+                if "taskOutputParameter" in value and not channel.endswith("-Output"):
+                    yield f"{dag_name}.{name}: its condition is on {channel}, not on Output"
+
+
+def type_problems(spec: Spec, platform: Spec) -> Iterator[str]:
+    """Yield parameters that have another type where they are used: the backend refuses them.
+
+    kfp's compiler makes a loop's item a STRING where the list's type has no item type.
+    """
+    for dag_name, component in [("root", spec["root"]), *spec["components"].items()]:
+        given = component.get("inputDefinitions", {}).get("parameters", {})
+        for name, task in component.get("dag", {"tasks": {}})["tasks"].items():
+            inner = spec["components"].get(task["componentRef"]["name"], {})
+            expected = inner.get("inputDefinitions", {}).get("parameters", {})
+            for key, value in task.get("inputs", {}).get("parameters", {}).items():
+                types = [
+                    parameters.get(used, {}).get("parameterType")
+                    for parameters, used in (
+                        (given, value.get("componentInputParameter", "")),
+                        (expected, key),
+                    )
+                ]
+                if None not in types and types[0] != types[1]:
+                    yield f"{dag_name}.{name}: {key} is {types[0]}, and {types[1]} is expected"
+
+
 def cache_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Yield cached steps whose result depends on more than their parameters."""
+    """Yield steps that Kubeflow may take from its cache: their results depend on what changes."""
     for dag_name, task_name, task in _tasks(spec):
         if "executorLabel" not in spec["components"].get(task["componentRef"]["name"], {}):
             continue
         options = task.get("cachingOptions")
         if options is None:
             yield f"{dag_name}.{task_name}: has no caching option"
-        elif options.get("enableCache") and task_name not in MAY_BE_CACHED:
+        elif options.get("enableCache"):
             yield f"{dag_name}.{task_name}: must not be cached"
 
 
@@ -99,8 +130,19 @@ def pod_problems(spec: Spec, platform: Spec) -> Iterator[str]:
                 yield f"{name}: does not start without Secret {secret.get('secretName')}"
 
 
+def _ends_early(policy: Spec, timeout_s: int) -> bool:
+    """Return whether the time for all attempts of a task is shorter than they may be."""
+    first_s, total_s = (
+        int(policy.get(name, "0s").removesuffix("s"))
+        for name in ("backoffDuration", "backoffMaxDuration")
+    )
+    retries, factor = policy["maxRetryCount"], policy["backoffFactor"]
+    pauses_s = sum(first_s * factor**retry for retry in range(retries))
+    return total_s <= (retries + 1) * timeout_s + pauses_s
+
+
 def run_problems(spec: Spec, platform: Spec) -> Iterator[str]:
-    """Yield parameters without defaults or with secrets, missing retries and a missing report."""
+    """Yield parameters without defaults or with secrets, wrong retries and a missing report."""
     for name, parameter in spec["root"].get("inputDefinitions", {}).get("parameters", {}).items():
         if parameter.get("defaultValue") in (None, ""):
             yield f"parameter {name}: no default, or an empty one"
@@ -112,6 +154,11 @@ def run_problems(spec: Spec, platform: Spec) -> Iterator[str]:
             policy.get("maxRetryCount") and policy.get("backoffDuration")
         ):
             yield f"{dag_name}.{name}: is not retried"
+        label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+        pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        timeout_s = int(pods.get(label, {}).get("activeDeadlineSeconds", 0))
+        if policy and _ends_early(policy, timeout_s):
+            yield f"{dag_name}.{name}: its retries end before the last attempt does"
         for key, value in task.get("inputs", {}).get("parameters", {}).items():
             constant = value.get("runtimeValue", {}).get("constant")
             if key == "run" and constant != _RUN:
@@ -130,6 +177,8 @@ def run_problems(spec: Spec, platform: Spec) -> Iterator[str]:
 CHECKS = {
     "parse": parse_problems,
     "loop": loop_problems,
+    "condition": condition_problems,
+    "type": type_problems,
     "cache": cache_problems,
     "pod": pod_problems,
     "run": run_problems,

@@ -9,17 +9,24 @@ import re
 import struct
 import subprocess
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def run_in_terminal(command: Sequence[str], *, columns: int, **options) -> tuple[int, list[str]]:
+def run_in_terminal(
+    command: Sequence[str],
+    *,
+    columns: int,
+    on_output: Callable[[bytes], None] = lambda output: None,
+    **options,
+) -> tuple[int, list[str]]:
     """Run a command in a pseudo-terminal.
 
     Args:
         command: the command and its arguments.
         columns: the terminal's width.
+        on_output: called with everything that was drawn so far, whenever there is more.
         options: arguments of :class:`subprocess.Popen`; standard output is the terminal too unless
             it is one of them.
 
@@ -44,6 +51,7 @@ def run_in_terminal(command: Sequence[str], *, columns: int, **options) -> tuple
             if not part:
                 break
             output += part
+            on_output(output)
     os.close(terminal)
     text = _CONTROL.sub("", output.decode())
     return process.returncode, [line for line in re.split(r"[\r\n]+", text) if line.strip()]

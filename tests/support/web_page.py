@@ -20,14 +20,16 @@ class WebPage:
 
     Args:
         status: the HTTP status of every answer.
+        on_request: called before each answer.
 
     Attributes:
         target: ``host:port``.
         requests: number of requests so far.
     """
 
-    def __init__(self, status):
+    def __init__(self, status, *, on_request=lambda: None):
         self.requests = 0
+        self._on_request = on_request
         self._status = status
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -58,6 +60,7 @@ class WebPage:
                         connection.sendall(_frame(kind, 1, 0, payload if kind == 6 else b""))
                     if kind == 1:  # HEADERS begin a request
                         self.requests += 1
+                        self._on_request()
                         connection.sendall(self._page(stream))
             except OSError:
                 pass

@@ -136,7 +136,7 @@ def _measure_machine(
     seconds: float,
 ) -> None:
     from c3d_client.bench import decode_speed, message_speed
-    from c3d_client.parallel import core_count
+    from c3d_client.core.limits import core_count
 
     decode = decode_speed(video, seconds=seconds, stream=c3d.window.stream)
     results["cores"] = core_count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_client.commands.options import (
+    check_frames,
     clip_options,
     left_out_note,
     make_client,
@@ -67,6 +69,8 @@ def classify(
     timeline: Path | None,
     html: Path | None,
     any_file: bool,
+    frames: bool,
+    frames_fps: float | None,
     root: str | None,
     workers: int | None,
     **client: Any,
@@ -74,7 +78,7 @@ def classify(
     """Name the most probable classes of videos.
 
     The classes are those of all clips together and, with --per-clip, of each clip. INPUT is as for
-    extract. Results are printed in the order of the videos.
+    extract, also with --frames. Results are printed in the order of the videos.
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
@@ -84,7 +88,11 @@ def classify(
 
     if as_json and as_csv:
         raise UsageError("--json and --csv both take standard output; give one of them")
-    scan = Scan(any_file=any_file)
+    check_frames(frames, frames_fps=frames_fps, any_file=any_file, **client)
+    for option, path in (("--timeline", timeline), ("--html", html)):
+        if frames and path is not None and frames_fps is None:
+            raise UsageError(f"{option} draws over time; give the frames' rate, --frames-fps")
+    scan = Scan(any_file=any_file, frames=frames)
     sources = expand(inputs, root=root, scan=scan)
     views = _Views(timeline, html, top_k=top_k, several_videos=len(sources) > 1)
     print_result = _printer(as_json=as_json, as_csv=as_csv, per_clip=per_clip, top_k=top_k)
@@ -98,6 +106,7 @@ def classify(
             result = c3d.classify(
                 source.uri,
                 top_k=top_k,
+                frames_fps=frames_fps,
                 threads=threads,
                 cancel=cancel,
                 watch=thumbnails.watch if thumbnails else None,
@@ -154,16 +163,24 @@ def bars(classification: VideoClassification, *, columns: int | None = None) -> 
 
 
 def clip_lines(classification: VideoClassification, *, top_k: int) -> str:
-    """Return a line for each clip: its times in seconds, then percentages and labels."""
+    """Return a line for each clip: its times in seconds, then percentages and labels.
+
+    Where times are not known, its first frame.
+    """
+    from c3d_client.core.files import iter_rows
     from c3d_client.results import top_classes
 
     lines = []
-    for (start_s, end_s), row in zip(
-        classification.clip_times_s, classification.clip_probabilities, strict=True
+    for start, (start_s, end_s), row in zip(
+        classification.clip_starts,
+        classification.clip_times_s,
+        iter_rows(classification.clip_probabilities),
+        strict=True,
     ):
         scores = top_classes(row, classification.labels, top_k=top_k)
         best = ", ".join(f"{score.probability:.1%} {score.label}" for score in scores)
-        lines.append(f"  {start_s:8.2f} to {end_s:8.2f} s  {best}")
+        times = f"{start_s:8.2f} to {end_s:8.2f} s"
+        lines.append(f"  {f'frame {start:8}' if math.isnan(start_s) else times}  {best}")
     return "\n".join(lines)
 
 

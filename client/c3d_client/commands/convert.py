@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from c3d_client.commands.options import pca_option
 from c3d_client.core.cli import print_error
 from c3d_client.core.text import escape_controls
 
@@ -33,6 +34,19 @@ def sultani_note(stride: int) -> str:
     )
 
 
+def print_sultani_notes(name: str, strides: Iterable[int | None]) -> None:
+    """Print a note for each stride that is known and is not that of the original work.
+
+    Args:
+        name: the command's name.
+        strides: of the clips that were written, in frames.
+    """
+    from c3d_client.outputs.sultani import ORIGINAL_STRIDE
+
+    for stride in sorted(known for known in strides if known not in (None, ORIGINAL_STRIDE)):
+        print_error(name, sultani_note(stride))
+
+
 @click.command()
 @click.argument(
     "inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(path_type=Path)
@@ -51,9 +65,21 @@ def sultani_note(stride: int) -> str:
     metavar="PATH",
     help="Folder to write to; for activitynet, the file of all videos.",
 )
+@click.option(
+    "--name",
+    metavar="PATTERN",
+    help="Names of files, such as '{stem}.npy'; as for extract.",
+)
 @stride_option
+@pca_option
 def convert(
-    inputs: tuple[Path, ...], to: str, format: str | None, out: Path, stride: int | None
+    inputs: tuple[Path, ...],
+    to: str,
+    format: str | None,
+    out: Path,
+    name: str | None,
+    stride: int | None,
+    pca: str | None,
 ) -> int:
     """Write features in another format.
 
@@ -63,7 +89,9 @@ def convert(
     """
     from c3d_client.outputs import convert as convert_files
 
-    conversions = convert_files(inputs, out, to=to, format=format, stride=stride)
+    conversions = convert_files(
+        inputs, out, to=to, format=format, stride=stride, name=name, pca=pca
+    )
     return print_conversions("c3d", conversions, to=to)
 
 
@@ -76,7 +104,7 @@ def print_conversions(name: str, conversions: Iterable[Conversion], *, to: str) 
         to: the format that is written.
     """
     from c3d_client.outputs import read_provenance
-    from c3d_client.outputs.sultani import ORIGINAL_STRIDE, stride_of
+    from c3d_client.outputs.sultani import stride_of
 
     done = failed = 0
     strides: set[int | None] = set()
@@ -89,8 +117,7 @@ def print_conversions(name: str, conversions: Iterable[Conversion], *, to: str) 
             click.echo(escape_controls(f"{source} -> {target}"))
         if target is not None and to == "sultani":
             strides.add(stride_of(read_provenance(target)))
-    for stride in sorted(known for known in strides if known not in (None, ORIGINAL_STRIDE)):
-        print_error(name, sultani_note(stride))
+    print_sultani_notes(name, strides)
     if failed:
         print_error(name, f"{failed} of {done + failed} files failed")
     return 2 if not done else 1 if failed else 0

@@ -12,17 +12,21 @@ from typing import Any
 import click
 
 from c3d_client.commands.options import (
+    check_frames,
     clip_options,
     left_out_note,
     make_client,
+    pca_option,
     print_weights_note,
     request_options,
     server_options,
     source_options,
     stream_option,
 )
+from c3d_client.core.arguments import layer_names
 from c3d_client.core.cli import print_error
 from c3d_client.core.completion import PATH_OR_URL
+from c3d_client.core.contract import DEFAULT_LAYER, LAYERS
 from c3d_client.core.errors import C3DError, ProvenanceError
 from c3d_client.core.signals import exit_code, handled
 from c3d_client.core.text import escape_controls
@@ -35,7 +39,9 @@ class _FormatOption(click.Option):
         from c3d_client.outputs import FORMATS
 
         *names, last = FORMATS
-        self.help = f"{', '.join(names)} or {last}."
+        self.help = (
+            f"{', '.join(names)} or {last}; by default that of the suffix of --name, or npz."
+        )
         return super().get_help_record(ctx)
 
 
@@ -50,10 +56,29 @@ class _FormatOption(click.Option):
     metavar="DIR",
     help="Folder for features: DIR/a/b.mp4.npz for a/b.mp4.",
 )
-@click.option("--format", default="npz", show_default=True, cls=_FormatOption)
+@click.option("--format", cls=_FormatOption, metavar="FORMAT")
+@click.option(
+    "--name",
+    metavar="PATTERN",
+    help="Names of outputs, such as '{stem}.npy', with the fields {stem}, {suffix}, {name}, "
+    "{parent} and {relative}.",
+)
+@click.option(
+    "--layer",
+    default=DEFAULT_LAYER,
+    show_default=True,
+    metavar="NAME[,NAME...]",
+    help=f"Layers to write, of {', '.join(LAYERS)}; the first is that of the video's feature.",
+)
+@click.option(
+    "--shard",
+    metavar="N/COUNT",
+    help="The share of the videos to do, such as 2/16, in one of so many processes.",
+)
 @click.option("--overwrite", is_flag=True, help="Extract videos again that are done.")
 @click.option("--retry-failed", is_flag=True, help="Try damaged videos of earlier runs again.")
 @click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
+@pca_option
 @source_options
 @clip_options
 @stream_option
@@ -62,46 +87,84 @@ class _FormatOption(click.Option):
 def extract(
     inputs: tuple[str, ...],
     folder: Path,
-    format: str,
+    format: str | None,
+    name: str | None,
+    layer: str,
+    shard: str | None,
     overwrite: bool,
     retry_failed: bool,
     quiet: bool,
     any_file: bool,
+    frames: bool,
+    frames_fps: float | None,
     root: str | None,
     workers: int | None,
     **client: Any,
 ) -> int:
-    """Write the fc6 features of videos.
+    """Write the features of videos: fc6, or other layers.
 
     One file for each video: a row for each clip, and their L2-normalised mean. INPUT is a video, a
     folder of videos, a pattern, an s3://, gs:// or https:// address, or - for a list on standard
-    input. Videos that are done already are skipped; if they were made with another model or with
-    other clips, nothing is done. Videos that fail are reported with their reasons, as they fail and
-    in DIR/failures.csv.
+    input. With --frames it is a folder of images, a folder of such folders, or a pattern. Videos
+    that are done already are skipped; if they were made with another model or with other clips,
+    nothing is done. Videos that fail are reported with their reasons, as they fail and in
+    DIR/failures.csv, or with --shard 2/16 in DIR/failures.2-of-16.csv.
 
     Exit code: 0 all done, 1 some videos failed, 2 nothing could be done.
     """
     from c3d_client.commands.convert import sultani_note
     from c3d_client.commands.progress import run_progress
-    from c3d_client.job import DONE, FAILED, SKIPPED, ExtractJob, listed_name
+    from c3d_client.job import (
+        DONE,
+        FAILED,
+        SKIPPED,
+        ExtractJob,
+        list_name,
+        listed_name,
+        require_own_outputs,
+        shard_of,
+    )
+    from c3d_client.outputs import output_format, usable_format
     from c3d_client.outputs.sultani import ORIGINAL_STRIDE
+    from c3d_client.shard import Shard
     from c3d_client.video.sources import Scan, expand, new_suffixes_text
 
-    scan = Scan(any_file=any_file)
+    check_frames(frames, frames_fps=frames_fps, any_file=any_file, **client)
+    format = output_format(format, name)
+    layers = layer_names(part.strip() for part in layer.split(","))
+    usable_format(format, layers=layers)
+    share = None if shard is None else Shard.parse(shard)
+    scan = Scan(any_file=any_file, frames=frames)
     sources = expand(inputs, root=root, scan=scan)
+    if name is not None:  # refused before the server is asked for anything
+        require_own_outputs(sources, folder, format=format, name=name, layers=layers)
+    own_sources = shard_of(sources, share)
+    if not own_sources:
+        if not quiet:
+            print_error("c3d", f"shard {share} has none of the {len(sources)} videos")
+        return 0
     known: list[str] = []  # the names of videos that an earlier run took
     new: list[str] = []
     counts = {"done": 0, "skipped": 0, "failed": 0}
     clips = 0
     fatal_error: C3DError | None = None
-    with make_client(**client, quiet=quiet) as c3d:
-        job = ExtractJob(c3d, folder, format=format, overwrite=overwrite, retry_failed=retry_failed)
+    with make_client(**client, layers=layers, quiet=quiet) as c3d:
+        job = ExtractJob(
+            c3d,
+            folder,
+            format=format,
+            name=name,
+            shard=share,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            frames_fps=frames_fps,
+        )
         if not quiet:
             print_weights_note(c3d)
             if format == "sultani" and c3d.window.stride != ORIGINAL_STRIDE:
                 print_error("c3d", sultani_note(c3d.window.stride))
         with (
-            run_progress(len(sources), c3d, quiet=quiet) as progress,
+            run_progress(len(own_sources), c3d, quiet=quiet) as progress,
             _stop_on_signal(progress.print) as (stop, signals),
         ):
 
@@ -115,23 +178,28 @@ def extract(
                     clips += row.clips
                     is_new = row.status == DONE or (row.status == FAILED and row.tried)
                     (new if is_new else known).append(row.source.name)
-                    name = escape_controls(listed_name(row.source))
+                    video = escape_controls(listed_name(row.source))
                     if row.status == FAILED:
                         note = "" if row.tried else " (failed before; --retry-failed tries again)"
-                        progress.print(f"c3d: {name}: {row.reason}{note}")
+                        progress.print(f"c3d: {video}: {row.reason}{note}")
                     note = left_out_note(frames=row.frames_left_out, clips=row.clips_left_out)
                     if note and not quiet:
-                        progress.print(f"c3d: {name}: {note}")
+                        progress.print(f"c3d: {video}: {note}")
+                    if row.clips_kept and not quiet:
+                        kept = f"{row.clips_kept} of {row.clips} clips kept from an earlier run"
+                        progress.print(f"c3d: {video}: {kept}")
                     progress.advance(failed=row.status == FAILED)
             except ProvenanceError:  # before any work
                 raise
             except C3DError as error:
                 fatal_error = error
-    left = len(sources) - sum(counts.values())
+    left = len(own_sources) - sum(counts.values())
     if fatal_error is not None:
         print_error("c3d", str(fatal_error))
     if not quiet or left:
-        click.echo(escape_controls(_summary(counts, clips, left, folder)), err=True)
+        click.echo(
+            escape_controls(_summary(counts, clips, left, folder / list_name(share))), err=True
+        )
     if not quiet:
         # Only where a run of release 0.1.0 is continued, and by its next run no longer.
         if known and not new_suffixes_text(known) and (note := new_suffixes_text(new)):
@@ -146,14 +214,12 @@ def extract(
     return 1 if counts[FAILED] or left else 0
 
 
-def _summary(counts: dict[str, int], clips: int, left: int, folder: Path) -> str:
-    from c3d_client.job import FILE_NAME
-
+def _summary(counts: dict[str, int], clips: int, left: int, failures: Path) -> str:
     parts = [f"{counts['done']} videos done, {clips} clips"]
     if counts["skipped"]:
         parts.append(f"{counts['skipped']} skipped, done before")
     if counts["failed"]:
-        parts.append(f"{counts['failed']} failed, listed in {folder / FILE_NAME}")
+        parts.append(f"{counts['failed']} failed, listed in {failures}")
     if left:
         parts.append(f"{left} not started")
     return f"c3d: {'; '.join(parts)}"

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from c3d_client.core.completion import FOLDER_OR_URL
-from c3d_client.core.contract import CLIP_STRIDE, DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
+from c3d_client.core.completion import FOLDER_OR_URL, PATH_OR_URL
+from c3d_client.core.contract import (
+    CLIP_STRIDE,
+    DEFAULT_LAYER,
+    DEFAULT_TARGET,
+    MAX_BATCH_SIZE,
+    MODEL_NAME,
+)
+from c3d_client.core.errors import UsageError
 from c3d_client.core.files import read_token
 
 if TYPE_CHECKING:  # decoder and gRPC are loaded when a command runs, not for its help
@@ -29,8 +36,9 @@ _SERVER = (
         show_default=True,
         envvar="C3D_SERVER",
         show_envvar=True,
-        metavar="HOST:PORT",
-        help="gRPC address of TensorFlow Serving; dns:///HOST:PORT uses all its pods.",
+        metavar="HOST:PORT|local:DIR",
+        help="gRPC address of TensorFlow Serving; dns:///HOST:PORT uses all its pods; local:DIR "
+        "serves the model in DIR with c3d-export while the command runs.",
     ),
     click.option("--model", default=MODEL_NAME, show_default=True, help="Name of the model."),
     click.option("--model-version", type=int, help="Version of the model; the newest by default."),
@@ -139,12 +147,30 @@ stream_option = click.option(
     help="Video stream, by its index in ffprobe; chosen for each video by default.",
 )
 
+pca_option = click.option(
+    "--pca",
+    type=PATH_OR_URL,
+    metavar="NPZ",
+    help="Reduce the features with this PCA, which c3d pca fit wrote.",
+)
+
 _SOURCES = (
     click.option(
         "--any",
         "any_file",
         is_flag=True,
         help="Take the files of every suffix in folders and patterns.",
+    ),
+    click.option(
+        "--frames",
+        is_flag=True,
+        help="Take folders of images, each as one video: DIR, DIR/*/img_%05d.jpg.",
+    ),
+    click.option(
+        "--frames-fps",
+        type=float,
+        metavar="FPS",
+        help="Frames per second of --frames; clips have no times without it.",
     ),
     click.option(
         "--root",
@@ -198,6 +224,8 @@ def make_client(
     max_in_flight: int = 16,
     longest_patience_s: float = math.inf,
     quiet: bool = False,
+    layers: Sequence[str] = (DEFAULT_LAYER,),
+    pca: str | None = None,
     **window: Any,
 ) -> Iterator[C3DClient]:
     """Open a client for the values of the options; its waits for the server are printed.
@@ -205,9 +233,12 @@ def make_client(
     Args:
         longest_patience_s: the command waits for the server no longer than this, in seconds.
         quiet: print nothing about waits.
+        layers: the layers of features.
+        pca: path or address of the PCA that reduces features.
 
     Raises:
         UsageError: a value is out of its range, or a file cannot be read.
+        OutputError: the PCA cannot be read.
     """
     from c3d_client.client import C3DClient
     from c3d_client.commands.waits import printed_waits
@@ -234,9 +265,48 @@ def make_client(
     )
     if options.patience(answered=True) > longest_patience_s:
         options = replace(options, patience_s=longest_patience_s)
-    c3d = C3DClient(window=ClipWindow(**window), options=options)
+    c3d = C3DClient(window=ClipWindow(**window), options=options, layers=layers, pca=pca)
     with printed_waits(quiet=quiet), c3d:
         yield c3d
+
+
+def check_frames(
+    frames: bool,
+    *,
+    frames_fps: float | None,
+    any_file: bool,
+    fps: float | None,
+    stream: int | None,
+    **others: Any,
+) -> None:
+    """Check the options about frames before anything is read.
+
+    Args:
+        frames: whether inputs are folders of images.
+        frames_fps, any_file, fps, stream: the values of the options with these names.
+        others: all other options.
+
+    Raises:
+        UsageError: two options exclude each other, or one needs another.
+    """
+    if not frames:
+        if frames_fps is not None:
+            raise UsageError("--frames-fps is the rate of --frames; videos have times of their own")
+        return
+    import cv2
+
+    from c3d_client.video.clips import check_fps
+
+    if frames_fps is not None:
+        check_fps(frames_fps, "--frames-fps")
+    # The error of an image is one line of this command, without OpenCV's own lines before it.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if any_file:
+        raise UsageError("--any takes videos of every suffix, and --frames takes no videos")
+    if stream is not None:
+        raise UsageError(f"--stream {stream} is for videos; images have no streams")
+    if fps is not None and frames_fps is None:
+        raise UsageError(f"--fps {fps:g} needs the times of the frames; give --frames-fps too")
 
 
 def left_out_note(*, frames: int, clips: int) -> str:

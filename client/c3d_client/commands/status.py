@@ -29,8 +29,11 @@ def status(**client: Any) -> int:
         click.echo(f"signatures {', '.join(info.signatures)}")
         click.echo(f"contract   {info.card['contract_version']}")
         click.echo(f"precision  {info.card['precision']}")
+        if info.card.get("verified") == "reduced":
+            click.echo("verified   reduced: one clip for each signature")
         click.echo(f"weights    {weights['source']}  sha256 {weights['sha256']}")
         click.echo(f"mean       {mean['source']}  sha256 {mean['sha256']}")
         click.echo(f"labels     {len(info.labels)}")
+        click.echo(f"layers     {', '.join(info.layers)}")
         print_weights_note(c3d)
     return 0

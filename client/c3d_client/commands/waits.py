@@ -1,4 +1,4 @@
-"""Lines about waits for a server that is away or full, from the client's log."""
+"""Lines about waits for a server that is away, full or starting, from the client's log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from c3d_client.core.cli import print_error
 
 # The logger of c3d_client.serving.patience, which is loaded with gRPC when a command runs.
 _log = logging.getLogger("c3d_client.serving.patience")
+# Of servers that the command starts for itself.
+_local_log = logging.getLogger("c3d_client.serving.local")
 
 
 class _Printer(logging.Handler):
@@ -21,22 +23,25 @@ class _Printer(logging.Handler):
 
 @contextlib.contextmanager
 def printed_waits(*, quiet: bool = False) -> Iterator[None]:
-    """Print a line when a wait has lasted 2 seconds, and one when the server answers again.
+    """Print a line when a wait has lasted 2 seconds, and one when the server answers.
 
     Args:
         quiet: print nothing.
     """
     handler = logging.NullHandler() if quiet else _Printer()
-    level, propagate = _log.level, _log.propagate
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    _log.propagate = False
+    loggers = (_log, _local_log)
+    former = [(log.level, log.propagate) for log in loggers]
+    for log in loggers:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
     try:
         yield
     finally:
-        _log.removeHandler(handler)
-        _log.setLevel(level)
-        _log.propagate = propagate
+        for log, (level, propagate) in zip(loggers, former, strict=True):
+            log.removeHandler(handler)
+            log.setLevel(level)
+            log.propagate = propagate
 
 
 @contextlib.contextmanager

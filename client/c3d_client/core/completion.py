@@ -77,11 +77,11 @@ add_completion_class(_Zsh)
 
 _HELP = """Print a script that completes this command in your shell: file names too.
 
-For bash: {name} completion bash > ~/.local/share/bash-completion/completions/{name}
+For bash, in ~/.bashrc; for zsh, into a folder of $fpath:
 
-For zsh, into a folder of $fpath: {name} completion zsh > ~/.zfunc/_{name}
-
-For this shell alone: source <({name} completion bash)
+\b
+source <({name} completion bash)
+{name} completion zsh > ~/.zfunc/_{name}
 """
 
 

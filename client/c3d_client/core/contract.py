@@ -8,7 +8,7 @@ the source of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CONTRACT_VERSION = "1"
 
@@ -32,6 +32,8 @@ CROP_LEFT = (RESIZE_WIDTH - CROP_SIZE) // 2
 CHANNELS = 3
 
 CLIP_SHAPE = (CLIP_FRAMES, CROP_SIZE, CROP_SIZE, CHANNELS)
+# A clip and the next one share the second half of the first.
+HALF_SHAPE = (CLIP_STRIDE, *CLIP_SHAPE[1:])
 CLIP_BYTES = CLIP_FRAMES * CROP_SIZE * CROP_SIZE * CHANNELS  # uint8
 
 # The widths of fc6 and fc7, and the number of classes of Sports-1M.
@@ -44,8 +46,9 @@ QUEUE_TRAILER = "c3d-queue-s"
 COMPUTE_TRAILER = "c3d-compute-s"
 
 # The batch sizes for which a servable is warmed up, and which a batching server may form. The
-# client's requests are never larger than the last one.
-BATCH_SIZES = (1, 8, 32)
+# client's requests are never larger than the last one. Merged requests of 8 clips need no
+# padding; with 1, 8 and 32 alone, 16 and 24 clips would be padded to 32.
+BATCH_SIZES = (1, 8, 16, 24, 32)
 MAX_BATCH_SIZE = BATCH_SIZES[-1]
 
 # Written to the model card and to provenance: how pixels were made.
@@ -88,25 +91,85 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """One signature of the servable: one input and one output of the same first dimension."""
+    """One signature of the servable, or one way to request it.
+
+    Input and outputs have the same first dimension.
+
+    Args:
+        name: the signature's name.
+        input: the only input.
+        output: the output that is read, the first of several.
+        further: the other outputs that are read.
+        filtered: whether a request names its outputs, so that the server computes no other.
+    """
 
     name: str
     input: TensorSpec
     output: TensorSpec
+    further: tuple[TensorSpec, ...] = ()
+    filtered: bool = False
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs that are read, in order."""
+        return (self.output, *self.further)
+
+    def reading(self, *names: str) -> Signature:
+        """Return the signature as it is requested for some of its outputs, in this order.
+
+        One output is requested by a filter. Several are requested without: TensorFlow Serving has
+        a queue for each set of output names and merges only requests of the same queue, so clients
+        that want different sets share one queue, which is warmed up.
+        """
+        specs = {spec.name: spec for spec in self.outputs}
+        first, *others = (specs[name] for name in names)
+        return replace(self, output=first, further=tuple(others), filtered=not others)
 
 
 _CLIPS = TensorSpec("clips", "UINT8", CLIP_SHAPE)
 _FEATURES = TensorSpec("features", "FLOAT", (FEATURE_SIZE,))
 
+# The layers that a client can request, and the shape of a clip's row: conv5b, fc6 and fc7 after
+# their ReLU, as Caffe computes them in place; fc8 before the softmax. Channels are the last axis.
+# They are 512 in C3D; networks of another width, and fc8 of other classes, have another number.
+LAYERS = {
+    spec.name: spec
+    for spec in (
+        TensorSpec("conv5b", "FLOAT", (2, 7, 7, -1)),
+        TensorSpec("pool5", "FLOAT", (1, 4, 4, -1)),
+        TensorSpec("fc6", "FLOAT", (FEATURE_SIZE,)),
+        TensorSpec("fc7", "FLOAT", (FEATURE_SIZE,)),
+        TensorSpec("fc8", "FLOAT", (-1,)),
+    )
+}
+DEFAULT_LAYER = "fc6"
+
 CLASSIFY = Signature("classify", _CLIPS, TensorSpec("probabilities", "FLOAT", (-1,)))
 FC6_FEATURES = Signature("fc6_features", _CLIPS, _FEATURES)
 FC7_FEATURES = Signature("fc7_features", _CLIPS, _FEATURES)
+# Consecutive clips without sending each frame twice: row i is the clip of the halves i and i + 1,
+# and the last row is of no use. Where the server merges requests, the last row of each is the clip
+# of its last half and of whatever follows; the other rows are the same. Where a server splits
+# requests, other rows are wrong.
+FC6_FEATURES_HALVES = Signature(
+    "fc6_features_halves", TensorSpec("halves", "UINT8", HALF_SHAPE), _FEATURES
+)
+# Any layers of one computation; without fc8 where the weights end at fc7.
+LAYERS_SIGNATURE = Signature(
+    "layers", _CLIPS, LAYERS["conv5b"], tuple(LAYERS[name] for name in list(LAYERS)[1:])
+)
 # It has a batch dimension because a batching server requires one; requests have one row.
 MODEL_CARD = Signature("model_card", TensorSpec("n", "INT32", ()), TensorSpec("json", "STRING", ()))
 
-SIGNATURES = {s.name: s for s in (CLASSIFY, FC6_FEATURES, FC7_FEATURES, MODEL_CARD)}
-# The signatures of a servable whose weights have no fc8.
-FEATURES_ONLY_SIGNATURES = {name: s for name, s in SIGNATURES.items() if s is not CLASSIFY}
+SIGNATURES = {
+    s.name: s
+    for s in (
+        *(CLASSIFY, FC6_FEATURES, FC6_FEATURES_HALVES, FC7_FEATURES, LAYERS_SIGNATURE),
+        MODEL_CARD,
+    )
+}
+# The signatures of every servable, also of release 0.1.0, whatever its weights and its target.
+FEATURES_ONLY_SIGNATURES = {s.name: s for s in (FC6_FEATURES, FC7_FEATURES, MODEL_CARD)}
 # `serving_default` is an alias of `classify`, or of `fc6_features` where there are no classes.
 DEFAULT_SIGNATURE = "serving_default"
 # The signatures that every servable must have; the others are optional.

@@ -5,7 +5,8 @@
     ├ VideoError(.source)             this video fails, the others go on
     │   ├ VideoDecodeError            cannot be opened, has no video, is damaged or cut short
     │   │   └ VideoUnreadableError    does not exist, or cannot be read to its end
-    │   └ VideoTooShortError          fewer frames than one clip
+    │   ├ VideoTooShortError          fewer frames than one clip
+    │   └ VideoTooLarge               needs more memory than this process may use
     ├ ServingError(.target, .code)
     │   ├ ServingUnavailable          no server answers           (retried before it is raised)
     │   ├ ServingTimeout              no answer within the timeout           (retried)
@@ -22,19 +23,25 @@ subclasses of C3DError too.
 
 A message contains what happened, the observed and the expected value, what to do next, and the path
 or target, in which bytes that are not UTF-8 and control characters are escaped. Commands print it
-as one line and exit with 2.
+as one line and exit with the class's `exit_code`: 2, unless a class declares another.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from c3d_client.core.text import escape_controls
 
 
 class C3DError(Exception):
-    """Base class of every error that this project raises on purpose."""
+    """Base class of every error that this project raises on purpose.
+
+    Attributes:
+        exit_code: the exit code of a command that the error ends.
+    """
+
+    exit_code: ClassVar[int] = 2
 
 
 class Cancelled(C3DError):
@@ -83,6 +90,13 @@ class VideoTooShortError(VideoError):
     """The video has fewer frames than one clip needs."""
 
 
+class VideoTooLarge(VideoError):
+    """Decoding the video needs more memory than this process may use.
+
+    The video itself may be intact: with a larger memory limit it can be decoded.
+    """
+
+
 class ServingError(C3DError):
     """A request failed, or its answer cannot be used.
 
@@ -96,7 +110,7 @@ class ServingError(C3DError):
         self.target = target
         self.reason = reason
         self.code = code
-        super().__init__(f"{target}: {reason}")
+        super().__init__(f"{escape_controls(target)}: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.target, self.reason), self.__dict__

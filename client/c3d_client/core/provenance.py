@@ -15,11 +15,11 @@ import copy
 import enum
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from c3d_client.core.contract import CONTRACT_VERSION
+from c3d_client.core.contract import CONTRACT_VERSION, DEFAULT_LAYER, FEATURE_SIZE
 from c3d_client.core.errors import ProvenanceError
 from c3d_client.core.text import escape_bytes
 
@@ -49,7 +49,7 @@ COMPARED_FIELDS: tuple[tuple[FieldPath, Severity], ...] = (
 # field. A field with this value does not change a digest, so digests of older files stay valid.
 ADDED_FIELDS: tuple[tuple[FieldPath, Any, Severity], ...] = (
     (("damage",), "error", Severity.CLIPS),
-    (("layer",), "fc6", Severity.MODEL),
+    (("layer",), DEFAULT_LAYER, Severity.MODEL),
     (("pca",), None, Severity.MODEL),
 )
 
@@ -88,7 +88,7 @@ class Difference:
     severity: Severity
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.one!r} against {self.other!r}"
+        return f"{self.field}: {_quoted(self.one)} against {_quoted(self.other)}"
 
     @property
     def phrase(self) -> str:
@@ -148,6 +148,11 @@ class ModelCard:
         return tuple(self.data.get("labels", ()))
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The outputs of the signature ``layers``; empty for a servable without the signature."""
+        return tuple(self.data.get("layers", ()))
+
+    @property
     def weights(self) -> Mapping[str, Any]:
         """The weights: source, format, digests, and whether they are random."""
         return self.data["weights"] or {}
@@ -162,9 +167,17 @@ class ModelCard:
         """The dtype that the network computes in: ``float32``, ``bfloat16`` or ``float16``."""
         return str(self.data["precision"])
 
+    @property
+    def convolution(self) -> str:
+        """The form of the convolutions: ``direct`` or ``winograd``, which differ in rounding."""
+        return str(self.data.get("convolution", "direct"))
+
     def model(self) -> dict[str, Any]:
         """Return the part of every result's provenance that describes the model."""
-        part: dict[str, Any] = {"precision": self.data["precision"]}
+        part: dict[str, Any] = {
+            "precision": self.data["precision"],
+            "convolution": self.convolution,
+        }
         for name, values in (("weights", self.weights), ("mean", self.mean)):
             part[name] = {key: values[key] for key in _REPEATED if key in values}
         return part
@@ -216,6 +229,11 @@ class Provenance(Mapping[str, Any]):
         return self._part("clips")
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of the features, the first one that of ``clip_features``."""
+        return tuple(str(self._get(("layer",), DEFAULT_LAYER)).split(","))
+
+    @property
     def preprocessing(self) -> Mapping[str, Any]:
         """How frames were resized and cropped."""
         return self._part("preprocessing")
@@ -234,6 +252,11 @@ class Provenance(Mapping[str, Any]):
     def video_name(self) -> str:
         """The video's address, redacted, for messages."""
         return escape_bytes(str(self.video.get("source") or "an unnamed video"))
+
+    @property
+    def feature_size(self) -> int:
+        """The numbers in a row of features: 4096, or the dimensions of the PCA that reduced it."""
+        return int(self._part("pca").get("dim", FEATURE_SIZE))
 
     def with_video(self, video: Mapping[str, Any]) -> Provenance:
         """Return the same record for a video."""
@@ -316,24 +339,32 @@ def provenance_digest(provenance: Mapping[str, Any]) -> str:
     return Provenance(provenance).digest()
 
 
-def require_same(provenances: Iterable[Mapping[str, Any]]) -> None:
+def require_same(
+    provenances: Iterable[Mapping[str, Any]], *, names: Sequence[str] | None = None
+) -> None:
     """Check that results may be averaged or merged.
 
     Other versions of the software are accepted.
+
+    Args:
+        provenances: of the results.
+        names: of the results, for the message, such as their files; None for their videos.
 
     Raises:
         ProvenanceError: two provenances differ; the message names the fields.
     """
     first: Provenance | None = None
-    for data in provenances:
+    for index, data in enumerate(provenances):
         provenance = Provenance(data)
         if first is None:
             first = provenance
         elif differing := first.differences(provenance):
+            one, other = (
+                (names[0], names[index]) if names else (first.video_name, provenance.video_name)
+            )
             raise ProvenanceError(
-                f"features of {first.video_name} and {provenance.video_name} were made "
-                f"differently and cannot be mixed: {'; '.join(map(str, differing))}; "
-                "extract them again the same way"
+                f"features of {one} and {other} were made differently and cannot be mixed: "
+                f"{'; '.join(map(str, differing))}; extract them again the same way"
             )
 
 
@@ -346,7 +377,15 @@ def software_versions(provenances: Iterable[Mapping[str, Any]]) -> dict[str, lis
     return {name: sorted(versions[name]) for name in sorted(versions)}
 
 
+def _quoted(value: Any) -> str:
+    """Return a value as in code; a digest is shortened, and no value is ``none``."""
+    shown = _shown(value)
+    return repr(value) if shown == str(value) else shown
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and "sha256" in value:
+        value = value["sha256"]
     text = "none" if value is None else str(value)
     is_sha256 = len(text) == 64 and not set(text) - set("0123456789abcdef")
     return text[:_SHOWN_DIGITS] if is_sha256 else text

@@ -68,8 +68,52 @@ def signal_event(*numbers: signal.Signals) -> Iterator[threading.Event]:
         numbers: the signals.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    with _listener(lambda number: event.set(), *numbers), handled(lambda number: None, *numbers):
         yield event
+
+
+@contextlib.contextmanager
+def interrupted_by(
+    *numbers: signal.Signals, grace_s: float, late: Callable[[int], None]
+) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at the first of these signals, and ignore those that follow.
+
+    The exception comes late, or never, where the main thread runs C++ code for minutes, or where it
+    interrupts code that ignores all exceptions, such as a destructor. For these cases a function is
+    called in another thread.
+
+    Args:
+        numbers: the signals.
+        grace_s: the seconds from a signal until the function is called, unless the block ends.
+        late: called with the signal's number; it should end the process.
+
+    Yields:
+        The list of received signals, in which a signal appears when the main thread runs Python.
+    """
+    received: list[int] = []
+    ended = threading.Event()
+
+    def interrupt(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    def wait(number: int) -> None:
+        if not ended.wait(grace_s):
+            late(number)
+
+    with _listener(wait, *numbers), handled(interrupt, *numbers):
+        try:
+            yield received
+        finally:
+            ended.set()
+
+
+@contextlib.contextmanager
+def _listener(call: Callable[[int], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Call a function in another thread, with the number of each signal that has a handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -78,14 +122,13 @@ def signal_event(*numbers: signal.Signals) -> Iterator[threading.Event]:
         # One byte for each signal that has a Python handler; none when the other end is closed.
         while number := reader.recv(1):
             if number[0] in numbers:
-                event.set()
+                call(number[0])
 
     listener = threading.Thread(target=listen, name="c3d-signals", daemon=True)
     listener.start()
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
-        with handled(lambda number: None, *numbers):
-            yield event
+        yield
     finally:
         signal.set_wakeup_fd(before)
         writer.close()

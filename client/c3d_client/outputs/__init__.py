@@ -17,7 +17,7 @@ from typing import Any
 
 from c3d_client.core.errors import OutputError
 from c3d_client.core.files import TEMPORARY_PREFIX
-from c3d_client.outputs.conversion import Conversion, convert, export
+from c3d_client.outputs.conversion import Conversion, convert, export, iter_features
 from c3d_client.outputs.npz import NPZ_KEYS
 from c3d_client.outputs.registry import (
     DEFAULT_FORMAT,
@@ -25,13 +25,19 @@ from c3d_client.outputs.registry import (
     Format,
     format_named,
     format_of,
+    output_format,
     output_path,
+    partial_path,
+    pattern_format,
     read_features,
     read_provenance,
+    refuse_collisions,
+    require_size,
     result_path,
     usable_format,
     write_features,
 )
+from c3d_client.outputs.validation import collect_rows
 from c3d_client.results import VideoFeatures
 
 __all__ = [
@@ -40,15 +46,22 @@ __all__ = [
     "NPZ_KEYS",
     "Conversion",
     "Format",
+    "collect_rows",
     "convert",
     "export",
     "format_named",
     "format_of",
+    "iter_features",
+    "output_format",
     "output_path",
+    "partial_path",
+    "pattern_format",
     "prepare_folder",
     "read_features",
     "read_npz",
     "read_provenance",
+    "refuse_collisions",
+    "require_size",
     "result_path",
     "usable_format",
     "write_features",
@@ -76,7 +89,9 @@ def write_npz(path: str | os.PathLike[str], features: VideoFeatures) -> None:
     """Write a video's features as ``.npz``; the file appears under its name when complete.
 
     Keys: ``clip_features`` float32 ``[n, 4096]``, ``video_feature`` float32 ``[4096]``,
-    ``clip_starts`` int64 ``[n]``, ``clip_times_s`` float64 ``[n, 2]``, ``provenance`` (JSON text).
+    ``clip_starts`` int64 ``[n]``, ``clip_times_s`` float64 ``[n, 2]``, ``provenance`` (JSON text);
+    and layers after the first by name, float32 ``[n, ...]``. After PCA, rows have as many numbers
+    as it has dimensions.
 
     Raises:
         OutputError: the file cannot be written.
@@ -91,4 +106,4 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
         OutputError: the file does not exist, or is not such a file.
     """
     features = read_features(path, format="npz")
-    return {key: getattr(features, key) for key in NPZ_KEYS}
+    return {**{key: getattr(features, key) for key in NPZ_KEYS}, **features.layers}

@@ -2,9 +2,10 @@
 
 Readers of ``sub_activitynet_v1-3.c3d.hdf5`` (dense captioning, moment retrieval) take
 ``file[id]["c3d_features"][:]``, rows in order of time, as float32; their ids are ``v_`` and
-YouTube's id. The published rows are reduced to 500 numbers by PCA; these rows are fc6 without PCA,
-float32 ``[n, 4096]``. Each group has the attribute ``provenance``, JSON text. Starts and times are
-not stored, and the video feature is computed from the clips when the file is read.
+YouTube's id. The published rows are reduced to 500 numbers by PCA; these are too where the client
+has a PCA, float32 ``[n, dim]``, and are fc6, float32 ``[n, 4096]``, where it has none. Each group
+has the attribute ``provenance``, JSON text. Starts and times are not stored, and the video feature
+is computed from the clips when the file is read.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def read(path: Path, name: str | None = None) -> VideoFeatures:
     """Read the features of one video; without an id, of the only video in the file."""
     with hdf5.open_file(path) as file:
         group = _group(file, name)
-        rows = hdf5.read_rows(group, _DATASET)
-        return make_features(clip_features=rows, provenance=_provenance(group))
+        provenance = _provenance(group)
+        rows = hdf5.read_rows(group, _DATASET, (provenance.feature_size,))
+        return make_features(clip_features=rows, provenance=provenance)
 
 
 def read_provenance(path: Path, name: str | None = None) -> Provenance:

@@ -1,5 +1,7 @@
 """A folder of ``000000.fc6-1`` files, as the original C3D writes, for code that reads those.
 
+The files of fc7 are ``000000.fc7-1``. Of a folder of the original C3D with both, fc6 is read.
+
 C3D-v1.0's ``extract_image_features`` writes a file for each clip and layer, named by the user's
 prefix and the layer; in the examples of the C3D user guide the prefix is the start frame in six
 digits, counted from 0 for video files. A file is five int32, which are number, channels, length,
@@ -18,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.contract import DEFAULT_LAYER, FEATURE_SIZE
 from c3d_client.core.files import atomic_folder, row_chunks
 from c3d_client.core.provenance import Provenance
 from c3d_client.outputs.validation import (
@@ -30,7 +32,8 @@ from c3d_client.outputs.validation import (
 )
 from c3d_client.results import VideoFeatures
 
-LAYER_SUFFIX = ".fc6-1"
+# What C3D-v1.0's network for Sports-1M calls the layers.
+_SUFFIXES = {DEFAULT_LAYER: ".fc6-1", "fc7": ".fc7-1"}
 _PROVENANCE = "provenance.json"
 _SHAPE = (1, FEATURE_SIZE, 1, 1, 1)
 _HEADER = struct.pack("<5i", *_SHAPE)
@@ -51,11 +54,12 @@ def write(path: Path, features: VideoFeatures) -> None:
         raise ValueError("two of its clips start at the same frame, and files are named by that")
     _refuse_other_files(path)
     provenance = provenance_json(features)
+    suffix = _SUFFIXES[Provenance(features.provenance).layers[0]]
     next_start = iter(starts)
     with atomic_folder(path) as folder:
         for chunk in row_chunks(features.clip_features):
             for row in chunk:
-                (folder / f"{next(next_start):06d}{LAYER_SUFFIX}").write_bytes(
+                (folder / f"{next(next_start):06d}{suffix}").write_bytes(
                     _HEADER + row.astype("<f4").tobytes()
                 )
         (folder / _PROVENANCE).write_text(provenance, encoding="utf-8")
@@ -63,33 +67,40 @@ def write(path: Path, features: VideoFeatures) -> None:
 
 def read(path: Path) -> VideoFeatures:
     """Read a folder of this client or of the original C3D, in the order of the start frames."""
-    files = sorted((_start(file), file) for file in path.iterdir() if file.suffix == LAYER_SUFFIX)
+    provenance = read_provenance(path)
+    suffix = _SUFFIXES[provenance.layers[0]]
+    files = sorted((_start(file), file) for file in path.iterdir() if file.suffix == suffix)
     if not files:
-        raise ValueError(f"no {LAYER_SUFFIX} files in it")
+        raise ValueError(f"no {suffix} files in it")
     return make_features(
         clip_features=collect_rows(_blobs([file for _, file in files])),
-        provenance=read_provenance(path),
+        provenance=provenance,
         clip_starts=np.array([start for start, _ in files], np.int64),
     )
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Read the provenance; it is empty for a folder of the original C3D."""
-    if not has_blobs(path):
-        raise ValueError(f"no {LAYER_SUFFIX} files in it")
+    """Read the provenance; of a folder of the original C3D it is empty, or has fc7 as its layer."""
+    layers = [layer for layer, suffix in _SUFFIXES.items() if _has(path, suffix)]
+    if not layers:
+        raise ValueError(f"no {' or '.join(_SUFFIXES.values())} files in it")
     try:
         return parse_provenance((path / _PROVENANCE).read_bytes())
     except FileNotFoundError:
-        return Provenance()
+        return Provenance({} if DEFAULT_LAYER in layers else {"layer": layers[0]})
 
 
 def has_blobs(folder: Path) -> bool:
-    """Return whether a folder has a file of fc6 in it.
+    """Return whether a folder has a file of fc6 or fc7 in it.
 
     Raises:
         OSError: the folder does not exist, is a file, or cannot be read.
     """
-    return any(entry.suffix == LAYER_SUFFIX for entry in folder.iterdir())
+    return any(_has(folder, suffix) for suffix in _SUFFIXES.values())
+
+
+def _has(folder: Path, suffix: str) -> bool:
+    return any(entry.suffix == suffix for entry in folder.iterdir())
 
 
 def _blobs(files: list[Path]) -> Iterator[npt.NDArray[np.float32]]:
@@ -115,5 +126,5 @@ def _refuse_other_files(path: Path) -> None:
     if not path.is_dir():
         return
     for entry in path.iterdir():
-        if entry.suffix != LAYER_SUFFIX and entry.name != _PROVENANCE:
+        if entry.suffix not in _SUFFIXES.values() and entry.name != _PROVENANCE:
             raise FileExistsError(None, f"the folder is there and has other files: {entry.name}")

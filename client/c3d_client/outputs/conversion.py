@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from c3d_client.core.arguments import path_text, require_several
-from c3d_client.core.errors import OutputError, UsageError
+from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
 from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_client.core.provenance import Provenance, require_same
 from c3d_client.outputs import activitynet, sultani
@@ -25,14 +26,19 @@ from c3d_client.outputs.registry import (
     note_conversion,
     output_errors,
     output_path,
+    pattern_format,
     read_features,
+    refuse_collisions,
+    require_size,
     usable_format,
     write_features,
 )
+from c3d_client.pca import PCA
 from c3d_client.results import VideoFeatures
 
 # The files that make a folder a data set of c3d-pipelines.
 _DATASET_FILES = ("dataset.json", "index.parquet")
+_NO_CLIPS = "sultani holds 32 means and no clips; convert what they were made of"
 
 
 class Conversion(NamedTuple):
@@ -56,6 +62,8 @@ def convert(
     to: str,
     format: str | None = None,
     stride: int | None = None,
+    name: str | None = None,
+    pca: str | os.PathLike[str] | PCA | None = None,
 ) -> Iterator[Conversion]:
     """Write features in another format. A file that cannot be read is reported and skipped.
 
@@ -70,6 +78,9 @@ def convert(
         format: the format of the inputs; None for the format of their suffixes.
         stride: for ``sultani``: use the clips that an extraction with this stride has, a multiple
             of the stride of the features; None for all clips. The original work has 16.
+        name: a pattern for the names of the files, as for
+            :func:`c3d_client.outputs.output_path`; None for the names of the inputs.
+        pca: reduces the features; a fitted PCA, or the path or address of its file.
 
     Returns:
         An iterator of one :class:`Conversion` for each video, as it is written; for a collection,
@@ -77,23 +88,78 @@ def convert(
 
     Raises:
         UsageError: before anything is written: there are no features, formats are mixed or
-            unknown, two inputs would be written to the same path, means would be converted to
-            clips, an input is a data set of c3d-pipelines, or a stride is given for another format
-            than ``sultani``.
+            unknown, two inputs would be written to the same path, ``out`` is a file where a folder
+            is needed or the reverse, means would be converted to clips, an input is a data set of
+            c3d-pipelines, a stride is given for another format than ``sultani``, the pattern cannot
+            be used, or a PCA is given for a format of 4096 numbers.
         ProvenanceError: before anything is written: videos for one collection were made
-            differently.
-        OutputError: a folder cannot be searched, or a collection cannot be written.
+            differently, or a video's features are not of the kind that the PCA was fitted on.
+        OutputError: a folder cannot be searched, a collection cannot be written, or the PCA cannot
+            be read.
     """
     target = format_named(to)
     _check_stride(target, stride)
+    if name is not None:
+        if target.many_videos:
+            raise UsageError(f"{to} is one file of all videos; leave out the name {name!r}")
+        pattern_format(name, to)
+    pca = _usable_pca(pca, target)
     source, inputs_found = _find_inputs(inputs, format)
     if source.name == "sultani" and (target is not source or stride is not None):
-        raise UsageError("sultani holds 32 means and no clips; convert what they were made of")
+        raise UsageError(_NO_CLIPS)
     videos, failed = _list_videos(source, inputs_found)
-    if target.many_videos:
-        videos, unreadable = _require_same_provenance(videos)
+    if target.many_videos or pca is not None:
+        videos, provenances, unreadable = _read_provenances(videos)
         failed += unreadable
-    return _convert_all(videos, failed, Path(out), target, stride=stride)
+        if target.many_videos:
+            require_same(provenances, names=[str(video.path) for video in videos])
+        if pca is not None:
+            for provenance in provenances:
+                pca.require_fits(provenance)
+            videos = [_reducing(video, pca) for video in videos]
+    return _convert_all(videos, failed, Path(out), target, stride=stride, pattern=name)
+
+
+def iter_features(
+    inputs: Sequence[str | os.PathLike[str]], *, format: str | None = None
+) -> Iterator[VideoFeatures]:
+    """Yield the features of files and folders, which were made in the same way.
+
+    Args:
+        inputs: files of features, folders to search, and patterns such as ``features/*.npz``. All
+            are in one format.
+        format: the format of the inputs; None for the format of their suffixes.
+
+    Raises:
+        UsageError: before anything is read: there are no features, formats are mixed or unknown,
+            an input is a data set of c3d-pipelines, or the format has no clips.
+        ProvenanceError: before anything is read: the features were made differently.
+        OutputError: a file cannot be read.
+    """
+    source, inputs_found = _find_inputs(_matches(inputs), format)
+    if source.name == "sultani":
+        raise UsageError(_NO_CLIPS)
+    videos, failed = _list_videos(source, inputs_found)
+    videos, provenances, unreadable = _read_provenances(videos)
+    for conversion in (*failed, *unreadable):
+        assert conversion.error is not None
+        raise conversion.error
+    require_same(provenances, names=[str(video.path) for video in videos])
+    return (video.read() for video in videos)
+
+
+def _matches(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the inputs, and in place of a pattern the files and folders that match it."""
+    paths: list[str] = []
+    for entry in require_several(inputs, "inputs", each="files or folders of features"):
+        path = path_text(entry, "an input")
+        if os.path.exists(path) or not glob.has_magic(path):
+            paths.append(path)
+        elif found := sorted(glob.glob(path, recursive=True)):
+            paths += found
+        else:
+            raise UsageError(f"{path}: no file or folder matches this pattern")
+    return paths
 
 
 def export(
@@ -103,6 +169,8 @@ def export(
     *,
     to: str,
     stride: int | None = None,
+    pca: PCA | None = None,
+    name: str | None = None,
 ) -> Iterator[Conversion]:
     """Write features that are not in files, as :func:`convert` writes those of files.
 
@@ -110,17 +178,48 @@ def export(
         videos: for each video, a function that returns its features, by the video's name, a
             relative path. All were made in the same way.
         source: what the features are read from, for messages.
-        out, to, stride: as for :func:`convert`.
+        out, to, stride, name: as for :func:`convert`.
+        pca: reduces the features.
 
     Raises:
         UsageError: before anything is written: two videos would be written to the same path, or
-            the format or the stride is wrong.
+            the format, the stride, the name or the kind of ``out`` is wrong.
         OutputError: a collection cannot be written.
+        ProvenanceError: the features are not of the kind that the PCA was fitted on.
     """
     target = usable_format(to)
     _check_stride(target, stride)
-    listed = [_Video(Path(source, name), name, read, Provenance) for name, read in videos.items()]
-    return _convert_all(listed, [], Path(out), target, stride=stride)
+    if name is not None:
+        pattern_format(name, to)
+    pca = _usable_pca(pca, target)
+    listed = [_Video(Path(source, key), key, read, Provenance) for key, read in videos.items()]
+    if pca is not None:
+        listed = [_reducing(video, pca) for video in listed]
+    return _convert_all(listed, [], Path(out), target, stride=stride, pattern=name)
+
+
+def _usable_pca(pca: str | os.PathLike[str] | PCA | None, target: Format) -> PCA | None:
+    """Return the PCA, read if it is a path, for a format that can hold its rows."""
+    if pca is None:
+        return None
+    loaded = pca if isinstance(pca, PCA) else PCA.load(pca)
+    require_size(target.name, loaded.dim)
+    return loaded
+
+
+def _reducing(video: _Video, pca: PCA) -> _Video:
+    """Return the video with reduced features."""
+
+    def read() -> VideoFeatures:
+        features = video.read()
+        try:
+            return pca.apply(features)
+        except ProvenanceError:
+            raise
+        except ValueError as error:
+            raise OutputError(video.path, f"cannot be reduced: {error}") from error
+
+    return replace(video, read=read)
 
 
 def _check_stride(target: Format, stride: int | None) -> None:
@@ -129,13 +228,35 @@ def _check_stride(target: Format, stride: int | None) -> None:
 
 
 def _convert_all(
-    videos: list[_Video], failed: list[Conversion], out: Path, target: Format, *, stride: int | None
+    videos: list[_Video],
+    failed: list[Conversion],
+    out: Path,
+    target: Format,
+    *,
+    stride: int | None,
+    pattern: str | None = None,
 ) -> Iterator[Conversion]:
+    if target.many_videos and out.is_dir():
+        raise UsageError(
+            f"{out}: is a folder; {target.name} is one file of all videos, such as "
+            f"{out / 'features'}{target.suffix}"
+        )
+    if not target.many_videos and out.is_file():
+        raise UsageError(f"{out}: is a file; give a folder to write to")
+    target_of: Callable[[str], str | Path] = activitynet.video_id
+    if not target.many_videos:
+        target_of = functools.partial(output_path, out, format=target.name, pattern=pattern)
+    refuse_collisions(
+        ((video.path, video.name) for video in videos),
+        target_of,
+        folder=None if target.many_videos else out,
+        advice="use a name with more fields"
+        if pattern
+        else "convert them separately, or rename one",
+    )
     if target.many_videos:
-        _refuse_collisions(videos, activitynet.video_id)
         return _convert_to_collection(videos, failed, out)
-    _refuse_collisions(videos, lambda name: str(output_path(out, name, target.name)))
-    return _convert_each(videos, failed, out, target.name, stride=stride)
+    return _convert_each(videos, failed, target_of, target.name, stride=stride)
 
 
 @dataclass(frozen=True)
@@ -205,7 +326,12 @@ def _refuse_dataset(path: Path) -> None:
 
 def _features_at(path: Path, only: Format | None) -> Iterator[tuple[Format, Path]]:
     if not path.is_dir():
-        yield only or format_of(path), path
+        try:
+            yield only or format_of(path), path
+        except UsageError as error:
+            if path.exists():
+                raise
+            raise UsageError(f"{path}: no such file or folder; give what has features") from error
     elif kind := _folder_format(path, only):
         yield kind, path
     else:
@@ -229,7 +355,9 @@ def _features_below(top: Path, only: Format | None) -> Iterator[tuple[Format, Pa
             for kind in FORMATS.values():
                 fits = name.endswith(kind.suffix) and kind.is_folder is None
                 if fits and only in (None, kind) and not name.startswith(TEMPORARY_PREFIX):
-                    yield kind, Path(folder, name)
+                    path = Path(folder, name)
+                    if kind.is_part is None or not kind.is_part(path):
+                        yield kind, path
 
 
 def _folder_format(path: Path, only: Format | None) -> Format | None:
@@ -285,38 +413,35 @@ def _collection_video(source: Format, path: Path, name: str) -> _Video:
     return _Video(address, name, read, read_provenance)
 
 
-def _refuse_collisions(videos: list[_Video], target_of: Callable[[str], str]) -> None:
-    paths: dict[str, Path] = {}
-    for video in videos:
-        target = target_of(video.name)
-        if target in paths:
-            raise UsageError(
-                f"{paths[target]} and {video.path} would both be written to {target}; "
-                "convert them separately, or rename one"
-            )
-        paths[target] = video.path
-
-
-def _require_same_provenance(videos: list[_Video]) -> tuple[list[_Video], list[Conversion]]:
-    readable, failed, provenances = [], [], []
+def _read_provenances(
+    videos: list[_Video],
+) -> tuple[list[_Video], list[Mapping[str, Any]], list[Conversion]]:
+    """Return the videos that can be read, their provenances, and the others as failed."""
+    readable: list[_Video] = []
+    provenances: list[Mapping[str, Any]] = []
+    failed: list[Conversion] = []
     for video in videos:
         try:
             provenances.append(video.read_provenance().data)
             readable.append(video)
         except OutputError as error:
             failed.append(Conversion(video.path, None, error))
-    require_same(provenances)
-    return readable, failed
+    return readable, provenances, failed
 
 
 def _convert_each(
-    videos: list[_Video], failed: list[Conversion], out: Path, to: str, *, stride: int | None
+    videos: list[_Video],
+    failed: list[Conversion],
+    target_of: Callable[[str], str | Path],
+    to: str,
+    *,
+    stride: int | None,
 ) -> Iterator[Conversion]:
     yield from failed
     for video in videos:
-        target = output_path(out, video.name, to)
+        target = Path(target_of(video.name))
         try:
-            features = video.read()
+            features = _read_for(format_named(to), video)
             if stride is not None:
                 features = _with_stride(video, features, stride)
             with output_errors(target):
@@ -326,6 +451,24 @@ def _convert_each(
             yield Conversion(video.path, None, error)
         else:
             yield Conversion(video.path, target)
+
+
+def _read_for(target: Format, video: _Video) -> VideoFeatures:
+    """Return a video's features.
+
+    Raises:
+        OutputError: they cannot be read, or the target cannot hold their layers or size.
+    """
+    if target.any_layers:
+        return video.read()
+    provenance = video.read_provenance()  # before rows are read
+    if problem := target.layers_problem(provenance.layers):
+        raise OutputError(video.path, problem)
+    try:
+        require_size(target.name, provenance.feature_size)
+    except UsageError as error:
+        raise OutputError(video.path, str(error)) from error
+    return video.read()
 
 
 def _with_stride(video: _Video, features: VideoFeatures, stride: int) -> VideoFeatures:
@@ -343,7 +486,7 @@ def _convert_to_collection(
         collection = None
         for video in videos:
             try:
-                features = video.read()
+                features = _read_for(FORMATS["activitynet"], video)
             except OutputError as error:
                 yield Conversion(video.path, None, error)
                 continue

@@ -1,14 +1,15 @@
 """``.h5``: datasets under the same names as in ``.npz``, provenance as an attribute of the file.
 
-``clip_features`` has a checksum for every 64 rows. Any HDF5 library reads the file. The format
-``activitynet`` uses the functions after ``read_provenance`` too.
+``clip_features`` has a checksum for every 64 rows, or every megabyte of longer ones. Layers after
+the first are datasets under their own names, such as ``pool5``. Any HDF5 library reads the file.
+The format ``activitynet`` uses the functions after ``read_provenance`` too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from c3d_client.core.contract import FEATURE_SIZE
-from c3d_client.core.files import atomic_file, row_chunks
+from c3d_client.core.files import atomic_file, chunk_rows, row_chunks
 from c3d_client.core.provenance import Provenance
 from c3d_client.outputs.validation import (
     check_array,
@@ -25,12 +26,11 @@ from c3d_client.outputs.validation import (
     make_features,
     parse_provenance,
     provenance_json,
+    row_shapes,
 )
 from c3d_client.results import VideoFeatures
 
 _EXTRA = "h5"
-# A megabyte of fc6: the size of HDF5's cache of chunks.
-_CHUNK_ROWS = 64
 _SMALL_ARRAYS = ("video_feature", "clip_starts", "clip_times_s")
 
 
@@ -38,6 +38,8 @@ def write(path: Path, features: VideoFeatures) -> None:
     """Write a video's features."""
     with new_file(path) as file:
         write_rows(file, "clip_features", features.clip_features)
+        for layer, rows in features.layers.items():
+            write_rows(file, layer, rows)
         for key in _SMALL_ARRAYS:
             file.create_dataset(key, data=getattr(features, key), fletcher32=True)
         set_provenance(file, features)
@@ -46,9 +48,12 @@ def write(path: Path, features: VideoFeatures) -> None:
 def read(path: Path) -> VideoFeatures:
     """Read a video's features."""
     with open_file(path) as file:
+        provenance = parse_provenance(file.attrs["provenance"])
+        (_, first), *further = row_shapes(provenance).items()
         return make_features(
-            clip_features=read_rows(file, "clip_features"),
-            provenance=parse_provenance(file.attrs["provenance"]),
+            clip_features=read_rows(file, "clip_features", first),
+            layers={layer: read_rows(file, layer, shape) for layer, shape in further},
+            provenance=provenance,
             **{key: dataset_of(file, key)[...] for key in _SMALL_ARRAYS},
         )
 
@@ -56,9 +61,10 @@ def read(path: Path) -> VideoFeatures:
 def read_provenance(path: Path) -> Provenance:
     """Read the provenance, and check that the datasets exist."""
     with open_file(path) as file:
-        for key in ("clip_features", *_SMALL_ARRAYS):
+        provenance = parse_provenance(file.attrs["provenance"])
+        for key in ("clip_features", *_SMALL_ARRAYS, *provenance.layers[1:]):
             dataset_of(file, key)
-        return parse_provenance(file.attrs["provenance"])
+        return provenance
 
 
 @contextlib.contextmanager
@@ -92,13 +98,14 @@ def open_file(path: Path) -> Iterator[Any]:
 
 
 def write_rows(group: Any, name: str, rows: npt.NDArray[np.float32]) -> None:
-    """Write rows ``[n, 4096]`` as a dataset with checksums, in chunks."""
-    # Fletcher-32 is built into HDF5: every reader checks it without an option.
+    """Write rows ``[n, ...]`` as a dataset with checksums, in chunks."""
+    # A chunk has a megabyte at most, the size of the cache of HDF5. Fletcher-32 is part of HDF5:
+    # every reader checks it without an option.
     dataset = group.create_dataset(
         name,
         shape=rows.shape,
         dtype="<f4",
-        chunks=(min(_CHUNK_ROWS, len(rows)), rows.shape[1]),
+        chunks=(min(chunk_rows(rows.shape[1:]), len(rows)), *rows.shape[1:]),
         fletcher32=True,
     )
     start = 0
@@ -107,14 +114,21 @@ def write_rows(group: Any, name: str, rows: npt.NDArray[np.float32]) -> None:
         start += len(chunk)
 
 
-def read_rows(group: Any, name: str) -> npt.NDArray[np.float32]:
-    """Read clip features float32 ``[n, 4096]``.
+def read_rows(
+    group: Any, name: str, shape: Sequence[int] = (FEATURE_SIZE,)
+) -> npt.NDArray[np.float32]:
+    """Read rows float32 ``[n, ...]``.
+
+    Args:
+        group: the group of the dataset.
+        name: the dataset's name.
+        shape: the expected shape of a row; -1 for any length.
 
     Raises:
         ValueError: the dataset does not exist, or is another one.
     """
     rows = dataset_of(group, name)
-    check_array(name, rows, dtype="float32", shape=(-1, FEATURE_SIZE))
+    check_array(name, rows, dtype="float32", shape=(-1, *shape))
     return collect_rows(row_chunks(rows))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,14 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from c3d_client.core.contract import FEATURE_SIZE
-from c3d_client.core.files import CHUNK_ROWS, atomic_file, row_chunks
+from c3d_client.core.files import atomic_file, chunk_rows, row_chunks
 from c3d_client.core.provenance import Provenance
 from c3d_client.outputs.validation import parse_object
 
 SIDECAR_SUFFIX = ".json"
 NPY: Any = np.lib.format  # its functions have no type information
-
-_ROW_BYTES = FEATURE_SIZE * 4
 
 
 class ChecksumFile:
@@ -60,8 +59,15 @@ def write_array(file: Any, array: npt.NDArray[Any]) -> None:
         file.write(np.ascontiguousarray(chunk).data)
 
 
-def read_rows(file: Any) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield clip features float32 ``[n, 4096]`` in chunks.
+def read_rows(
+    file: Any, expected: Sequence[int] = (FEATURE_SIZE,), *, name: str = "clip_features"
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield rows float32 ``[n, ...]`` in chunks.
+
+    Args:
+        file: an open file in NumPy's format.
+        expected: the shape of a row; -1 for any length.
+        name: the array's name, for the message.
 
     Raises:
         ValueError: the array is another one, or the file ends early or late.
@@ -69,17 +75,20 @@ def read_rows(file: Any) -> Iterator[npt.NDArray[np.float32]]:
     if NPY.read_magic(file) != (1, 0):
         raise ValueError("not version 1.0 of NumPy's format")
     shape, fortran, dtype = NPY.read_array_header_1_0(file)
-    if fortran or dtype != np.float32 or shape[1:] != (FEATURE_SIZE,):
+    fits = len(shape) == 1 + len(expected) and all(
+        length in (-1, size) for size, length in zip(shape[1:], expected, strict=True)
+    )
+    if fortran or dtype != np.float32 or not fits:
         order = " in Fortran order" if fortran else ""
-        raise ValueError(
-            f"clip_features is {dtype} {list(shape)}{order}; expected float32 [n, {FEATURE_SIZE}]"
-        )
-    for start in range(0, shape[0], CHUNK_ROWS):
-        size = min(CHUNK_ROWS, shape[0] - start) * _ROW_BYTES
+        lengths = ", ".join("n" if length == -1 else str(length) for length in (-1, *expected))
+        raise ValueError(f"{name} is {dtype} {list(shape)}{order}; expected float32 [{lengths}]")
+    rows, row_bytes = chunk_rows(shape[1:]), 4 * math.prod(shape[1:])
+    for start in range(0, shape[0], rows):
+        size = min(rows, shape[0] - start) * row_bytes
         data = file.read(size)
         if len(data) != size:
             raise ValueError(f"cut short: ends before the last of {shape[0]} rows")
-        yield np.frombuffer(data, np.float32).reshape(-1, FEATURE_SIZE)
+        yield np.frombuffer(data, np.float32).reshape(-1, *shape[1:])
     if file.read(1):
         raise ValueError(f"goes on after its {shape[0]} rows")
 
@@ -91,29 +100,56 @@ def sidecar_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def write_with_sidecar(path: Path, content: dict[str, Any]) -> Iterator[ChecksumFile]:
-    """Write a file and its sidecar.
+    """Write a file and its sidecar; see :func:`write_several_with_sidecar`."""
+    with write_several_with_sidecar(path, content, {}) as (file, _):
+        yield file
 
-    The file takes its name after the sidecar, so that a file that exists is complete. The sidecar
-    has the content and the file's size and CRC-32: after a power cut between the two, an older
-    file is not mistaken for the one that the sidecar describes.
+
+@contextlib.contextmanager
+def write_several_with_sidecar(
+    path: Path, content: dict[str, Any], further: Mapping[str, Path]
+) -> Iterator[tuple[ChecksumFile, dict[str, ChecksumFile]]]:
+    """Write a file, further files that belong to it, and its sidecar.
+
+    The file takes its name last, so that a file that exists is complete, and none of them takes its
+    name before all are written. The sidecar has the content and the size and CRC-32 of each file,
+    those of further files under ``layers``: after a power cut between two of them, an older file is
+    not mistaken for the one that the sidecar describes.
+
+    Args:
+        path: the file.
+        content: of the sidecar.
+        further: the paths of the further files, by layer.
+
+    Yields:
+        The file, and the further files by layer.
 
     Raises:
-        OSError: one of the two cannot be written, or a folder has the file's name.
+        OSError: one of them cannot be written, or a folder has a file's name.
     """
-    if path.is_dir():  # checked before the sidecar is written
+    if any(each.is_dir() for each in (path, *further.values())):  # before one takes its name
         raise IsADirectoryError(None, "Is a directory")
-    with atomic_file(path) as raw:
-        file = ChecksumFile(raw)
-        yield file
-        raw.flush()
-        os.fsync(raw.fileno())
-        with atomic_file(sidecar_of(path), text=True) as sidecar:
-            json.dump(
-                {**content, "bytes": file.size, "crc32": file.crc32},
-                sidecar,
-                sort_keys=True,
-                allow_nan=False,
-            )
+    with contextlib.ExitStack() as stack:  # closes the files, which names them, last one first
+        raw = stack.enter_context(atomic_file(path))
+        sidecar = stack.enter_context(atomic_file(sidecar_of(path), text=True))
+        raws = {name: stack.enter_context(atomic_file(each)) for name, each in further.items()}
+        file, files = ChecksumFile(raw), {name: ChecksumFile(each) for name, each in raws.items()}
+        yield file, files
+        layers = {name: {"bytes": f.size, "crc32": f.crc32} for name, f in files.items()}
+        json.dump(
+            {
+                **content,
+                **({"layers": layers} if layers else {}),
+                "bytes": file.size,
+                "crc32": file.crc32,
+            },
+            sidecar,
+            sort_keys=True,
+            allow_nan=False,
+        )
+        for each in (raw, sidecar, *raws.values()):
+            each.flush()
+            os.fsync(each.fileno())
 
 
 def read_sidecar(path: Path) -> tuple[dict[str, Any], Provenance]:

@@ -1,4 +1,7 @@
-"""``.npz``, the default: everything in one file that NumPy alone opens, checked by CRC-32."""
+"""``.npz``, the default: everything in one file that NumPy alone opens, checked by CRC-32.
+
+Layers after the first are arrays under their own names, such as ``pool5``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from c3d_client.outputs.validation import (
     make_features,
     parse_provenance,
     provenance_json,
+    row_shapes,
 )
 from c3d_client.results import VideoFeatures
 
@@ -28,9 +32,10 @@ def write(path: Path, features: VideoFeatures) -> None:
     """Write a video's features; :func:`c3d_client.outputs.write_npz` lists the keys."""
     provenance = np.array(provenance_json(features))
     with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for key in NPZ_KEYS[:-1]:
+        arrays = {key: getattr(features, key) for key in NPZ_KEYS[:-1]}
+        for key, array in (*arrays.items(), *features.layers.items()):
             with _new_member(archive, key) as member:
-                write_array(member, getattr(features, key))
+                write_array(member, array)
         with _new_member(archive, "provenance") as member:
             NPY.write_array(member, provenance, allow_pickle=False)
 
@@ -38,11 +43,12 @@ def write(path: Path, features: VideoFeatures) -> None:
 def read(path: Path) -> VideoFeatures:
     """Read a video's features."""
     with zipfile.ZipFile(path) as archive:
-        with archive.open("clip_features.npy") as member:
-            rows = collect_rows(read_rows(member))
+        provenance = _complete(archive)
+        (_, first), *further = row_shapes(provenance).items()
         return make_features(
-            clip_features=rows,
-            provenance=_provenance(archive),
+            clip_features=_rows(archive, "clip_features", first),
+            layers={name: _rows(archive, name, shape) for name, shape in further},
+            provenance=provenance,
             clip_starts=_array(archive, "clip_starts"),
             clip_times_s=_array(archive, "clip_times_s"),
             video_feature=_array(archive, "video_feature"),
@@ -52,9 +58,7 @@ def read(path: Path) -> VideoFeatures:
 def read_provenance(path: Path) -> Provenance:
     """Read the provenance, and check that the arrays exist."""
     with zipfile.ZipFile(path) as archive:
-        for key in NPZ_KEYS:
-            archive.getinfo(f"{key}.npy")
-        return _provenance(archive)
+        return _complete(archive)
 
 
 def _new_member(archive: zipfile.ZipFile, key: str) -> IO[bytes]:
@@ -62,10 +66,21 @@ def _new_member(archive: zipfile.ZipFile, key: str) -> IO[bytes]:
     return archive.open(f"{key}.npy", "w", force_zip64=True)
 
 
+def _rows(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    with archive.open(f"{key}.npy") as member:
+        return collect_rows(read_rows(member, shape, name=key))
+
+
 def _array(archive: zipfile.ZipFile, key: str) -> npt.NDArray[Any]:
     content = io.BytesIO(archive.read(f"{key}.npy"))
     return cast("npt.NDArray[Any]", NPY.read_array(content, allow_pickle=False))
 
 
-def _provenance(archive: zipfile.ZipFile) -> Provenance:
-    return parse_provenance(str(_array(archive, "provenance").item()))
+def _complete(archive: zipfile.ZipFile) -> Provenance:
+    """Return the provenance of an archive, after a check that all arrays are in it."""
+    for key in NPZ_KEYS:
+        archive.getinfo(f"{key}.npy")
+    provenance = parse_provenance(str(_array(archive, "provenance").item()))
+    for layer in provenance.layers[1:]:
+        archive.getinfo(f"{layer}.npy")
+    return provenance

@@ -1,7 +1,8 @@
 """``.parquet``: one row for each clip, for pandas, DuckDB and data lakes.
 
 Columns: ``video`` (its source, text), ``clip`` int64 from 0, ``start_frame`` int64, ``start_s`` and
-``end_s`` float64, ``feature`` fixed_size_list<float32>[4096]. The file's key-value metadata holds
+``end_s`` float64, ``feature`` fixed_size_list<float32>[4096], or [dim] after PCA. The file's
+key-value metadata holds
 ``provenance`` and ``video_feature`` as JSON text, so that neither repeats in every row nor needs a
 second file; ``provenance`` is also in the schema of the tables that pyarrow returns. Columns of
 later releases are ignored.
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.files import atomic_file, row_chunks
 from c3d_client.core.provenance import Provenance
 from c3d_client.outputs.validation import (
@@ -41,7 +41,8 @@ _COLUMNS = (*_CLIP_COLUMNS, "feature")
 def write(path: Path, features: VideoFeatures) -> None:
     """Write a video's features, a row group of 256 clips at a time."""
     pyarrow, pq = _libraries()
-    schema = _schema(pyarrow).with_metadata({"provenance": provenance_json(features)})
+    size = features.clip_features.shape[1]
+    schema = _schema(pyarrow, size).with_metadata({"provenance": provenance_json(features)})
     source = video_source(features)
     with (
         atomic_file(path) as file,
@@ -65,7 +66,7 @@ def write(path: Path, features: VideoFeatures) -> None:
                 features.clip_times_s[rows, 0],
                 features.clip_times_s[rows, 1],
                 pyarrow.FixedSizeListArray.from_arrays(
-                    np.ascontiguousarray(chunk).reshape(-1), FEATURE_SIZE
+                    np.ascontiguousarray(chunk).reshape(-1), size
                 ),
             ]
             writer.write_table(pyarrow.table(columns, schema=schema))
@@ -106,20 +107,28 @@ def _feature_chunks(
     """Yield features in chunks, and append the other columns of each chunk to ``columns``."""
     # One group at a time: with all groups requested, pyarrow loads the whole file.
     for group in range(file.num_row_groups):
-        for batch in file.iter_batches(_GROUP_ROWS, row_groups=[group], columns=list(_COLUMNS)):
+        # Without threads: one that still frees a part of the file when the process ends aborts it.
+        for batch in file.iter_batches(
+            _GROUP_ROWS, row_groups=[group], columns=list(_COLUMNS), use_threads=False
+        ):
             feature = batch.column("feature")
             if feature.values.null_count or any(column.null_count for column in batch.columns):
                 raise ValueError("it has empty cells")
             columns.append(tuple(batch.column(name).to_numpy() for name in _CLIP_COLUMNS[1:]))
-            yield feature.flatten().to_numpy().reshape(-1, FEATURE_SIZE)
+            yield feature.flatten().to_numpy().reshape(-1, feature.type.list_size)
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     pyarrow, pq = _libraries()
     # Opened here: pyarrow takes only paths that are UTF-8.
-    with path.open("rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        schema, expected = file.schema_arrow, _schema(pyarrow)
+    with (
+        path.open("rb") as raw,
+        pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=False) as file,
+    ):
+        text = (file.metadata.metadata or {}).get(b"provenance", b"{}")
+        size = parse_provenance(text).feature_size
+        schema, expected = file.schema_arrow, _schema(pyarrow, size)
         if any(schema.names.count(name) != 1 for name in _COLUMNS) or any(
             not schema.field(name).equals(expected.field(name)) for name in _COLUMNS
         ):
@@ -130,14 +139,14 @@ def _open(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _schema(pyarrow: Any) -> Any:
+def _schema(pyarrow: Any, size: int) -> Any:
     types = (
         pyarrow.string(),
         pyarrow.int64(),
         pyarrow.int64(),
         pyarrow.float64(),
         pyarrow.float64(),
-        pyarrow.list_(pyarrow.float32(), FEATURE_SIZE),
+        pyarrow.list_(pyarrow.float32(), size),
     )
     return pyarrow.schema(list(zip(_COLUMNS, types, strict=True)))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from c3d_client.core.contract import FEATURE_SIZE
+from c3d_client.core.contract import LAYERS
 from c3d_client.core.errors import UsageError
 from c3d_client.core.files import row_chunks
 from c3d_client.core.provenance import Provenance
@@ -20,11 +21,6 @@ from c3d_client.results import RowStore, RunningMean, Timings, VideoFeatures, l2
 # The first frame of a clip where a format does not store it.
 UNKNOWN_START = -1
 
-_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "clip_features": ("float32", (FEATURE_SIZE,)),
-    "clip_starts": ("int64", ()),
-    "clip_times_s": ("float64", (2,)),
-}
 _NO_TIMINGS = Timings(wall_s=0.0, decode_s=0.0, wire_s=0.0, queue_s=None, compute_s=None)
 
 
@@ -32,14 +28,44 @@ def check_features(features: VideoFeatures) -> None:
     """Check the shapes and dtypes that every format expects.
 
     Raises:
-        ValueError: an array has another dtype or shape, or there are no clips.
+        ValueError: an array has another dtype or shape, there are no clips, or the layers are not
+            those of the provenance.
     """
     clips = len(features.clip_starts)
     if not clips:
         raise ValueError("no clips")
-    for name, (dtype, rest) in _ARRAYS.items():
-        check_array(name, getattr(features, name), dtype=dtype, shape=(clips, *rest))
-    check_array("video_feature", features.video_feature, dtype="float32", shape=(FEATURE_SIZE,))
+    (_, first), *further = row_shapes(Provenance(features.provenance)).items()
+    rows = {"clip_features": (features.clip_features, first)}
+    if list(features.layers) != [name for name, _ in further]:
+        raise ValueError(
+            f"the layers after the first are {', '.join(features.layers) or 'none'}; "
+            f"expected {', '.join(name for name, _ in further) or 'none'}, as in the provenance"
+        )
+    rows |= {name: (features.layers[name], shape) for name, shape in further}
+    for name, (array, shape) in rows.items():
+        check_array(name, array, dtype="float32", shape=(clips, *shape))
+    check_array("clip_starts", features.clip_starts, dtype="int64", shape=(clips,))
+    check_array("clip_times_s", features.clip_times_s, dtype="float64", shape=(clips, 2))
+    size = math.prod(features.clip_features.shape[1:])
+    check_array("video_feature", features.video_feature, dtype="float32", shape=(size,))
+
+
+def row_shapes(provenance: Provenance) -> dict[str, tuple[int, ...]]:
+    """Return the shape of a clip's row in each layer of a provenance; -1 for any length.
+
+    Raises:
+        ValueError: this release does not know a layer.
+    """
+    unknown = [name for name in provenance.layers if name not in LAYERS]
+    if unknown:
+        raise ValueError(
+            f"layer {', '.join(unknown)}; this release knows {', '.join(LAYERS)}: "
+            "install the release that wrote it"
+        )
+    shapes = {name: LAYERS[name].shape for name in provenance.layers}
+    if provenance.get("pca") is not None:  # reduces the first layer
+        shapes[provenance.layers[0]] = (provenance.feature_size,)
+    return shapes
 
 
 def check_array(name: str, array: Any, *, dtype: str, shape: tuple[int, ...]) -> None:
@@ -67,7 +93,7 @@ def check_array(name: str, array: Any, *, dtype: str, shape: tuple[int, ...]) ->
 
 
 def collect_rows(chunks: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Return rows that are read in chunks, float32 ``[n, 4096]``; many rows stay on disk.
+    """Return rows that are read in chunks, float32 ``[n, ...]``; many rows stay on disk.
 
     Raises:
         ValueError: there are no rows.
@@ -87,6 +113,7 @@ def make_features(
     clip_starts: npt.NDArray[np.int64] | None = None,
     clip_times_s: npt.NDArray[np.float64] | None = None,
     video_feature: npt.NDArray[np.float32] | None = None,
+    layers: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> VideoFeatures:
     """Return a video's features from the parts that a format stores.
 
@@ -105,7 +132,7 @@ def make_features(
         mean = RunningMean()
         for chunk in row_chunks(clip_features):
             mean.add(chunk)
-        video_feature = l2_normalise(mean.value())
+        video_feature = l2_normalise(mean.value().reshape(-1))
     features = VideoFeatures(
         clip_starts=clip_starts,
         clip_times_s=clip_times_s,
@@ -113,6 +140,7 @@ def make_features(
         video_feature=video_feature,
         provenance=provenance.to_dict(),
         timings=_NO_TIMINGS,
+        layers=layers or {},
     )
     check_features(features)
     return features

@@ -19,6 +19,8 @@ _EXPECTED = f"give HOST:PORT, such as {DEFAULT_TARGET}"
 # Name resolvers of gRPC whose addresses are names and not host and port:
 # https://github.com/grpc/grpc/blob/master/doc/naming.md
 _OTHER_RESOLVERS = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
+# Not an address of gRPC: the path of a model, for which this process starts a server.
+_LOCAL = "local"
 _HOST = re.compile(r"[^\s/@:,\[\]?#%\\]+")
 _PORT = re.compile(r"[0-9]{1,9}")
 
@@ -30,7 +32,7 @@ def checked_address(address: Any) -> str:
         address: ``host``, ``host:port``, an IPv6 address (in brackets where a port follows),
             ``dns:///host:port``, ``dns://DNS-SERVER/host:port``, ``ipv4:address:port,…``,
             ``ipv6:[address]:port,…``, ``unix:path``, or an address of one of gRPC's other
-            resolvers, which is returned unchanged.
+            resolvers, which is returned unchanged. So is ``local:PATH``.
 
     Raises:
         UsageError: it is none of these, or its port is not 1 to 65535.
@@ -45,10 +47,23 @@ def checked_address(address: Any) -> str:
         raise UsageError(f"server is {address!r}{problem}; {_EXPECTED}") from None
 
 
+def local_path(address: str) -> str | None:
+    """Return the path in ``local:PATH``; None for other addresses.
+
+    ``local:8500`` is a port of a host with the name ``local``; a folder is ``local:./8500``.
+    """
+    scheme, colon, rest = address.partition(":")
+    return rest if colon and scheme == _LOCAL and not rest.isdecimal() else None
+
+
 def _checked(text: str) -> str:
     scheme, colon, rest = text.partition(":")
     if scheme in ("http", "https") and rest.startswith("//"):
         raise ValueError("this is the address of a web server; gRPC has another port")
+    if (path := local_path(text)) is not None:
+        if not path:
+            raise ValueError("no path of a model follows local: (local:models/c3d has one)")
+        return text
     if colon and scheme in _OTHER_RESOLVERS:
         if not rest.strip("/"):
             raise ValueError(f"nothing follows {scheme}:")

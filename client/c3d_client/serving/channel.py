@@ -30,6 +30,7 @@ from c3d_client.core.errors import (
     UsageError,
 )
 from c3d_client.serving.concurrency import CANCEL_POLL_S, ConcurrencyLimit, Feedback
+from c3d_client.serving.local import LocalServer
 from c3d_client.serving.options import ServingOptions, read_tls_files
 from c3d_client.serving.patience import Patience, pause_s
 
@@ -64,6 +65,8 @@ _Response = TypeVar("_Response", bound=Message)
 class Channel:
     """A gRPC connection to one target. Calls are spread over its addresses; threads may share it.
 
+    The first call to a target ``local:PATH`` starts its server, and waits for it.
+
     Args:
         options: target, security, timeout and patience.
 
@@ -74,7 +77,7 @@ class Channel:
         closing: set when this program closes the connection.
 
     Raises:
-        UsageError: a file for TLS cannot be used.
+        UsageError: a file for TLS, or the path of a target ``local:PATH``, cannot be used.
     """
 
     def __init__(self, options: ServingOptions) -> None:
@@ -85,6 +88,16 @@ class Channel:
             self.metadata.append(("authorization", f"Bearer {options.token}"))
         self.closing = threading.Event()
         self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._server: LocalServer | None = None
+        if options.local_path is None:
+            self._channel = self._connected(options.target)
+        else:
+            self._server = LocalServer.join(options)
+
+    def _connected(self, target: str) -> grpc.Channel:
+        options = self.options
         arguments: list[tuple[str, Any]] = [*_CHANNEL_OPTIONS]
         if options.is_local:
             # A proxy from the environment cannot reach this machine's own addresses, and must not
@@ -95,9 +108,29 @@ class Channel:
         if options.tls:
             files = read_tls_files(options)
             credentials = grpc.ssl_channel_credentials(files.ca, files.key, files.cert)
-            self._channel = grpc.secure_channel(options.target, credentials, options=arguments)
-        else:
-            self._channel = grpc.insecure_channel(options.target, options=arguments)
+            return grpc.secure_channel(target, credentials, options=arguments)
+        return grpc.insecure_channel(target, options=arguments)
+
+    def _connection(self, cancel: threading.Event | None) -> grpc.Channel:
+        """Return gRPC's channel; a local server is started first, and waited for."""
+        server = self._server
+        if self._channel is None and server is not None:
+            target = self.options.target
+            address = server.address(target, cancel=cancel, closing=self.closing)
+            with self._lock:
+                if self._channel is None and address is not None and not self.closing.is_set():
+                    self._channel = self._connected(address)
+        if self._channel is None:
+            raise closed(self.options.target)
+        return self._channel
+
+    def local_problem(self) -> str:
+        """Return why the server of a target ``local:PATH`` has ended; empty where it runs."""
+        return self._server.problem() if self._server is not None else ""
+
+    def environment(self) -> dict[str, str]:
+        """Return variables with which a process that this one starts uses the same local server."""
+        return self._server.environment() if self._server is not None else {}
 
     def send(
         self,
@@ -123,7 +156,7 @@ class Channel:
 
         Raises:
             Cancelled: ``cancel`` was set before a slot was free.
-            ServingError: the connection is closed.
+            ServingError: the connection is closed, or a local server does not start.
             UsageError: another process made the connection.
         """
         if os.getpid() != self._process:
@@ -132,16 +165,23 @@ class Channel:
                 f"the connection to {self.options.target} was made before this process was "
                 "forked; make a client in each process"
             )
-        method: Any = self._channel.unary_unary(
+        method: Any = self._connection(cancel).unary_unary(
             path, request_serializer=None, response_deserializer=response_type.FromString
         )
         return Call(self, method, request, model, concurrency, cancel)
 
     def close(self) -> None:
         """Close the connection; requests in flight end at once with a ServingError."""
-        self.closing.set()
-        if os.getpid() == self._process:
-            self._channel.close()
+        if os.getpid() != self._process:
+            self.closing.set()
+            return
+        with self._lock:
+            was_closed = self.closing.is_set()
+            self.closing.set()
+            if self._channel is not None:
+                self._channel.close()
+        if self._server is not None and not was_closed:
+            self._server.leave()
 
 
 class Call(Generic[_Response]):
@@ -214,6 +254,13 @@ class Call(Generic[_Response]):
                 has_answered=patience.has_answered,
                 has_model=patience.has_model,
             )
+            problem = ""
+            if isinstance(self._failure, ServingUnavailable):
+                problem = self._channel.local_problem()
+            if problem:
+                # It does not come back: its end is known, and no request is sent again.
+                self._failure = ServingUnavailable(options.target, problem, code=code)
+                patience_s = 0.0
             if patience_s is not None:
                 self._plan_retry(self._failure, patience_s)
             elif isinstance(self._failure, (ModelNotFound, RequestRejected)):
@@ -479,6 +526,8 @@ def closed(target: str) -> ServingError:
 
 
 def _about_no_server(options: ServingOptions) -> str:
+    if options.local_path is not None:
+        return "the server that was started for this target does not answer"
     if command := _cluster_command(options):
         return f"no server answers; is a pod ready? ({command} shows it)"
     if options.is_local:
@@ -488,6 +537,8 @@ def _about_no_server(options: ServingOptions) -> str:
 
 def _about_name(options: ServingOptions) -> str:
     advice = "the host's name cannot be resolved; check its spelling"
+    if options.target.startswith("local:"):
+        advice += f", or write local:./{options.target[6:]} for a folder"
     if command := _cluster_command(options):
         advice += f", and whether a pod is ready ({command} shows it)"
     return advice

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
 
-from c3d_client.core.contract import COMPUTE_TRAILER, MODEL_CARD, QUEUE_TRAILER, Signature
+from c3d_client.core.contract import (
+    COMPUTE_TRAILER,
+    MODEL_CARD,
+    QUEUE_TRAILER,
+    Signature,
+    TensorSpec,
+)
 from c3d_client.core.errors import ContractMismatch, UsageError
 from c3d_client.core.provenance import ModelCard
 from c3d_client.serving import wire_pb2 as wire
@@ -28,6 +34,7 @@ from c3d_client.serving.model_info import (
     ModelInfo,
     dtype_text,
     shape_text,
+    signature_names,
     signature_problem,
 )
 from c3d_client.serving.options import ServingOptions
@@ -38,8 +45,8 @@ _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _HEALTH = "/grpc.health.v1.Health/Check"
 
-# The number of rows of a request, and its call.
-_Pending: TypeAlias = tuple[int, Call[wire.PredictResponse]]
+# The signature and the number of rows of a request, and its call.
+_Pending: TypeAlias = tuple[Signature, int, Call[wire.PredictResponse]]
 
 _Response = TypeVar("_Response", bound=Message)
 
@@ -58,13 +65,14 @@ class Answer:
     """The answer to one batch.
 
     Args:
-        output: the signature's output, its first dimension the batch.
+        output: the signature's output, its first dimension the batch; of several the first.
         version: the version of the model that answered.
         latency_s: seconds from sending the last attempt to the arrival of its answer.
         queue_s: seconds that the request waited in the server; None where the server does not
             report it.
         compute_s: seconds that the server computed; None where the server does not report it.
         retries: how often the request was sent again.
+        further: the other outputs of the signature, by name.
     """
 
     output: npt.NDArray[Any]
@@ -73,6 +81,7 @@ class Answer:
     queue_s: float | None
     compute_s: float | None
     retries: int = 0
+    further: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class ServingClient:
@@ -90,7 +99,7 @@ class ServingClient:
             rejected.
 
     Raises:
-        UsageError: a file for TLS cannot be used.
+        UsageError: a file for TLS, or the path of a target ``local:PATH``, cannot be used.
     """
 
     def __init__(self, options: ServingOptions | None = None) -> None:
@@ -112,6 +121,14 @@ class ServingClient:
     def close(self) -> None:
         """Close the connection; requests in flight, of any thread, end with a ServingError."""
         self._channel.close()
+
+    def environment(self) -> dict[str, str]:
+        """Return environment variables with which a process uses this one's local server too.
+
+        They are empty for other targets than ``local:PATH``, and before the server has answered.
+        The server ends with the last client of this process.
+        """
+        return self._channel.environment()
 
     @property
     def patience(self) -> Patience:
@@ -199,7 +216,7 @@ class ServingClient:
             card = ModelCard.from_json(answer.output[0])
         except ValueError as error:
             raise self._mismatch(str(error)) from error
-        return ModelInfo(answer.version, tuple(sorted(served.signature_def)), card.to_dict())
+        return ModelInfo(answer.version, signature_names(served), card.to_dict())
 
     def _mismatch(self, problem: str) -> ContractMismatch:
         return ContractMismatch(
@@ -226,7 +243,7 @@ class ServingClient:
             ServingError: the request failed after all retries.
             Cancelled: ``cancel`` was set.
         """
-        count, call = self._submit(signature, rows, cancel)
+        _, count, call = self._submit(signature, rows, cancel)
         return self._answer(signature, count, call, _result(call))
 
     def stream(
@@ -238,13 +255,30 @@ class ServingClient:
     ) -> Iterator[Answer]:
         """Send many batches, several at a time, and yield the answers in the order of the batches.
 
-        While the concurrency limit is reached, one more batch is read from ``batches`` and no
+        Args:
+            signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
+            batches: inputs as for :meth:`predict`.
+            cancel: as for :meth:`stream_requests`.
+
+        Raises:
+            ServingError, Cancelled: as :meth:`stream_requests`.
+        """
+        return self.stream_requests(((signature, rows) for rows in batches), cancel=cancel)
+
+    def stream_requests(
+        self,
+        requests: Iterable[tuple[Signature, npt.NDArray[Any]]],
+        *,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Answer]:
+        """Send many requests, several at a time, and yield the answers in their order.
+
+        While the concurrency limit is reached, one more batch is read from ``requests`` and no
         further one: it is prepared while the server works, and memory stays bounded. At most
         ``max_in_flight`` batches are in flight or have answers that are not read yet.
 
         Args:
-            signature: one of :data:`c3d_client.core.contract.SIGNATURES`.
-            batches: inputs as for :meth:`predict`.
+            requests: signatures with their inputs, as for :meth:`predict`.
             cancel: set by another thread to cancel all requests.
 
         Raises:
@@ -253,26 +287,26 @@ class ServingClient:
         """
         pending: deque[_Pending] = deque()
         try:
-            for rows in batches:
+            for signature, rows in requests:
                 # A request that is sent again goes before later batches, or it might never get a
                 # slot.
                 while pending and (
                     len(pending) == self.options.max_in_flight
-                    or pending[0][1].is_done
-                    or any(call.is_pausing for _, call in pending)
+                    or pending[0][2].is_done
+                    or any(call.is_pausing for _, _, call in pending)
                 ):
-                    yield self._first(signature, pending)
+                    yield self._first(pending)
                 pending.append(self._submit(signature, rows, cancel))
             while pending:
-                yield self._first(signature, pending)
+                yield self._first(pending)
         finally:
-            for _, call in pending:
+            for _, _, call in pending:
                 call.cancel()
 
-    def _first(self, signature: Signature, pending: deque[_Pending]) -> Answer:
-        rows, first = pending[0]
+    def _first(self, pending: deque[_Pending]) -> Answer:
+        signature, rows, first = pending[0]
         # Later requests are sent again meanwhile, and not only when their answers are read.
-        response = first.result([call for _, call in pending if call is not first])
+        response = first.result([call for _, _, call in pending if call is not first])
         answer = self._answer(signature, rows, first, response)
         pending.popleft()
         return answer
@@ -290,7 +324,12 @@ class ServingClient:
                 f"{signature.name} takes {shape_text((-1, *signature.input.shape))} "
                 f"with at least one row, got {list(rows.shape)}"
             )
-        request = predict_request(self._spec(signature.name), signature.input.name, rows)
+        request = predict_request(
+            self._spec(signature.name),
+            signature.input.name,
+            rows,
+            outputs=[spec.name for spec in signature.outputs] if signature.filtered else (),
+        )
         call = self._channel.send(
             _PREDICT,
             request,
@@ -299,7 +338,7 @@ class ServingClient:
             concurrency=self.concurrency,
             cancel=cancel,
         )
-        return len(rows), call
+        return signature, len(rows), call
 
     def _answer(
         self,
@@ -308,7 +347,23 @@ class ServingClient:
         call: Call[wire.PredictResponse],
         response: wire.PredictResponse,
     ) -> Answer:
-        name = signature.output.name
+        output, *further = (
+            self._output(signature, spec, rows, response) for spec in signature.outputs
+        )
+        return Answer(
+            output=output,
+            further=dict(zip((spec.name for spec in signature.further), further, strict=True)),
+            version=response.model_spec.version.value,
+            latency_s=call.latency_s,
+            queue_s=call.trailer_s(QUEUE_TRAILER),
+            compute_s=call.trailer_s(COMPUTE_TRAILER),
+            retries=call.attempts - 1,
+        )
+
+    def _output(
+        self, signature: Signature, spec: TensorSpec, rows: int, response: wire.PredictResponse
+    ) -> npt.NDArray[Any]:
+        name = spec.name
         if name not in response.outputs:
             raise self._mismatch(f"{signature.name} answered without {name!r}")
         try:
@@ -316,23 +371,16 @@ class ServingClient:
         except ValueError as error:
             raise self._mismatch(f"{signature.name} answered with a {error}") from error
         dtype = response.outputs[name].dtype
-        if dtype != wire.DataType.Value(f"DT_{signature.output.dtype}"):
+        if dtype != wire.DataType.Value(f"DT_{spec.dtype}"):
             raise self._mismatch(
-                f"{signature.name} answered with dtype {dtype_text(dtype)}, "
-                f"expected {signature.output.dtype}"
+                f"{signature.name} answered with dtype {dtype_text(dtype)}, expected {spec.dtype}"
             )
-        if not signature.output.fits(output.shape, rows=rows):
+        if not spec.fits(output.shape, rows=rows):
+            what = f" of {name}" if signature.further or signature.filtered else ""
             raise self._mismatch(
-                f"{signature.name} answered {rows} rows with shape {list(output.shape)}"
+                f"{signature.name} answered {rows} rows{what} with shape {list(output.shape)}"
             )
-        return Answer(
-            output=output,
-            version=response.model_spec.version.value,
-            latency_s=call.latency_s,
-            queue_s=call.trailer_s(QUEUE_TRAILER),
-            compute_s=call.trailer_s(COMPUTE_TRAILER),
-            retries=call.attempts - 1,
-        )
+        return output
 
     def _spec(self, signature_name: str = "") -> wire.ModelSpec:
         spec = wire.ModelSpec(name=self.options.model, signature_name=signature_name)

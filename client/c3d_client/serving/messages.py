@@ -8,6 +8,7 @@ are read.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,20 @@ def _tag(field_number: int) -> bytes:
 
 
 _CONTENT_TAG, _FLOATS_TAG = _tag(4), _tag(5)  # of TensorProto: tensor_content, float_val
-_INPUTS_TAG = _tag(2)  # of PredictRequest, a map
+_INPUTS_TAG, _FILTER_TAG = _tag(2), _tag(3)  # of PredictRequest: inputs, a map; output_filter
 _KEY_TAG, _VALUE_TAG = _tag(1), _tag(2)  # of an entry of a map
 
 
-def predict_request(spec: wire.ModelSpec, name: str, array: npt.NDArray[Any]) -> bytes:
+def predict_request(
+    spec: wire.ModelSpec, name: str, array: npt.NDArray[Any], *, outputs: Iterable[str] = ()
+) -> bytes:
     """Return the bytes of a PredictRequest with one input, as protobuf would write them.
 
     Args:
         spec: the model and the signature.
         name: the input's name.
         array: its value; see :func:`encode`.
+        outputs: the outputs to compute; all of the signature by default.
 
     Raises:
         TypeError: the array's dtype cannot be sent.
@@ -56,7 +60,8 @@ def predict_request(spec: wire.ModelSpec, name: str, array: npt.NDArray[Any]) ->
     )
     start = wire.PredictRequest(model_spec=spec).SerializeToString()
     length = varint(len(entry) + content.nbytes)
-    return b"".join((start, _INPUTS_TAG, length, entry, content.data))
+    filters = [_FILTER_TAG + varint(len(output)) + output for output in map(str.encode, outputs)]
+    return b"".join((start, _INPUTS_TAG, length, entry, content.data, *filters))
 
 
 def encode(array: npt.NDArray[Any]) -> tuple[bytes, npt.NDArray[Any]]:

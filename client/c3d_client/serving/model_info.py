@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from c3d_client.core.contract import (
+    BATCH_SIZES,
+    DEFAULT_LAYER,
+    FC7_FEATURES,
+    LAYERS_SIGNATURE,
     REQUIRED_SIGNATURES,
     SIGNATURES,
     Signature,
     TensorSpec,
 )
 from c3d_client.serving import wire_pb2 as wire
+
+_INIT_OP = "__saved_model_init_op"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,30 @@ class ModelInfo:
         """One label for each class; empty where the model has no classes."""
         return tuple(self.card.get("labels", ()))
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that can be requested; fc6 and fc7 of a servable of an earlier release."""
+        if LAYERS_SIGNATURE.name in self.signatures:
+            return tuple(self.card.get("layers", ()))
+        has_fc7 = FC7_FEATURES.name in self.signatures
+        return (DEFAULT_LAYER, "fc7") if has_fc7 else (DEFAULT_LAYER,)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes for which the servable is warmed up, ascending."""
+        return tuple(self.card.get("batch_sizes") or BATCH_SIZES)
+
+
+def signature_names(served: wire.SignatureDefMap) -> tuple[str, ...]:
+    """Return the names of the signatures that can be requested, sorted.
+
+    TensorFlow Serving also lists ``__saved_model_init_op``, which only the load of a model runs.
+
+    Args:
+        served: from GetModelMetadata.
+    """
+    return tuple(sorted(name for name in served.signature_def if name != _INIT_OP))
+
 
 def signature_problem(
     signatures: wire.SignatureDefMap, also_required: Iterable[str] = ()
@@ -53,7 +83,7 @@ def signature_problem(
 
 def _problem(expected: Signature, served: wire.SignatureDefMap) -> str | None:
     if expected.name not in served.signature_def:
-        names = ", ".join(sorted(served.signature_def)) or "none"
+        names = ", ".join(signature_names(served)) or "none"
         return f"it has no signature {expected.name!r} (it has: {names})"
     signature = served.signature_def[expected.name]
     for side, spec, tensors in (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from c3d_client.core.contract import DEFAULT_TARGET, MAX_BATCH_SIZE, MODEL_NAME
 from c3d_client.core.errors import UsageError
-from c3d_client.serving.address import checked_address
+from c3d_client.serving.address import checked_address, local_path
 
 # Longer than a full queue of the server holds work, and than a server takes to restart and load.
 PATIENCE_S = 300.0
@@ -35,13 +35,15 @@ class ServingOptions:
     Args:
         target: gRPC address: ``host:port``, ``dns:///host:port``,
             ``ipv4:address:port,address:port``, ``ipv6:[address]:port`` or ``unix:path``; calls are
-            spread over all addresses. Without a port it is 8500.
+            spread over all addresses. Without a port it is 8500. Or ``local:PATH``, for a server
+            that this process starts and stops (see :meth:`c3d_client.C3DClient.local`).
         model: the served model's name.
         version: a numeric version; None for the newest.
         timeout_s: the timeout of one attempt, in seconds.
         retries: the former option for attempts; 0 is ``patience_s=0``, and other numbers have no
             effect. Ignored where ``patience_s`` is given.
-        batch_size: clips in a request, 1 to 32.
+        batch_size: clips in a request, 1 to 32; or, with the same bytes, up to twice as many halves
+            of clips, where the model takes halves.
         max_in_flight: the most requests in flight, of all threads together; the concurrency limit
             starts at 4 and adapts up to this (see :mod:`c3d_client.serving.concurrency`).
         label: a version by its label, e.g. ``"stable"``; it excludes ``version``.
@@ -125,6 +127,12 @@ class ServingOptions:
             raise UsageError("cert and key are one client's certificate; give both, or neither")
         implied = (self.ca, self.cert, self.override_name)
         object.__setattr__(self, "tls", self.tls or any(value is not None for value in implied))
+        if self.local_path is not None and (self.tls or self.token is not None):
+            raise UsageError(
+                f"server is {self.target!r}, which this process starts for itself: it takes no "
+                f"{'TLS (tls, ca, cert, key, override_name)' if self.tls else 'token'}; leave it "
+                "out, or give the address of a server that runs"
+            )
         if self.token is None:
             return
         # Neither message contains the token.
@@ -154,8 +162,15 @@ class ServingOptions:
         object.__setattr__(self, "metadata", pairs)
 
     @property
+    def local_path(self) -> str | None:
+        """The path in a target ``local:PATH``; None for other targets."""
+        return local_path(self.target)
+
+    @property
     def is_local(self) -> bool:
         """Whether data that is sent to the target stays within this machine."""
+        if self.local_path is not None:
+            return True
         scheme, _, rest = self.target.partition(":")
         if scheme in ("unix", "unix-abstract"):
             return True

@@ -5,7 +5,8 @@ In the order of processing: :mod:`~c3d_client.video.sources` (what a user names 
 :mod:`~c3d_client.video.decode` (video to frames) with :mod:`~c3d_client.video.timing` (time stamps
 and rotation), :mod:`~c3d_client.video.frame` (frame to crop) with
 :mod:`~c3d_client.video.fast_crop`, and :mod:`~c3d_client.video.clips` (frames to clips). Start with
-:func:`~c3d_client.video.decode.decode_frames`.
+:func:`~c3d_client.video.decode.decode_frames`. Videos that are given as frames, images, bytes or
+open files come in at :mod:`~c3d_client.video.frames`, with :mod:`~c3d_client.video.images`.
 
 The decoder is imported on first use, so that listing videos does not need it.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -17,7 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from c3d_client.core.arguments import require_several
-from c3d_client.core.contract import CLIP_FRAMES, CLIP_SHAPE, CLIP_STRIDE, PREPROCESSING
+from c3d_client.core.contract import (
+    CLIP_FRAMES,
+    CLIP_SHAPE,
+    CLIP_STRIDE,
+    HALF_SHAPE,
+    PREPROCESSING,
+)
 from c3d_client.core.errors import UsageError, VideoDecodeError
 from c3d_client.video.damage import DAMAGE_POLICIES, DAMAGED
 from c3d_client.video.decode import Frame
@@ -93,11 +99,16 @@ class ClipWindow:
             if value not in known:
                 raise UsageError(f"{name} is {value!r}; give one of {', '.join(known)}")
         if self.fps is not None:
-            _check_fps(self.fps)
+            check_fps(self.fps)
         if self.stream is not None and (not isinstance(self.stream, int) or self.stream < 0):
             raise UsageError(
                 f"stream is {self.stream!r}; give the index of a stream, 0 or more, or None"
             )
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether each clip begins with the second half of the clip before it."""
+        return (self.stride, self.frame_step) == (CLIP_STRIDE, 1)
 
     @property
     def span(self) -> int:
@@ -165,12 +176,18 @@ class ClipBatch:
     Args:
         start_frames: the index of each clip's first frame.
         times_s: start and end of each clip, in seconds.
-        pixels: uint8 ``[n, 16, 112, 112, 3]``, RGB.
+        pixels: uint8 RGB, ``[n, 16, 112, 112, 3]``; or the halves of consecutive clips,
+            ``[n + 1, 8, 112, 112, 3]``.
     """
 
     start_frames: tuple[int, ...]
     times_s: tuple[tuple[float, float], ...]
     pixels: npt.NDArray[np.uint8]
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether the pixels are halves."""
+        return self.pixels.shape[1:] == HALF_SHAPE
 
 
 def iter_clips(frames: Iterable[Frame], window: ClipWindow | None = None) -> Iterator[Clip]:
@@ -213,14 +230,8 @@ def iter_batches(
     """
     pixels = np.empty((size, *CLIP_SHAPE), np.uint8)
     clips: list[list[_PreparedFrame]] = []
-    for clip in _clips(frames, window):
-        if clip[0].stretch == DAMAGED or any(frame.stretch != clip[0].stretch for frame in clip):
-            if on_left_out is not None:
-                on_left_out()
-            continue
-        for index, frame in enumerate(clip):
-            assert frame.pixels is not None  # the intact frames of clips are always prepared
-            pixels[len(clips), index] = frame.pixels
+    for clip in _intact_clips(frames, window, on_left_out):
+        _write(clip, pixels[len(clips)])
         clips.append(clip)
         if len(clips) == size:
             yield _batch(clips, pixels)
@@ -229,6 +240,62 @@ def iter_batches(
             clips = []
     if clips:
         yield _batch(clips, pixels[: len(clips)])
+
+
+def iter_halves(
+    frames: Iterable[Frame],
+    window: ClipWindow,
+    *,
+    size: int,
+    exact_sizes: Collection[int] = (),
+    on_left_out: Callable[[], None] | None = None,
+) -> Iterator[ClipBatch]:
+    """Cut a stream of frames into batches of so many halves of clips, one more than their clips.
+
+    A batch ends where a clip does not begin with the second half of the clip before it, because
+    clips were left out between them. The next batch begins with a half of its own; where clips
+    follow on each other, with the last half of the batch before.
+
+    Args:
+        frames: as for :func:`iter_batches`.
+        window: how to cut; its clips must share halves, see :attr:`ClipWindow.has_halves`.
+        size: halves in a batch, 2 or more; the last batch before a gap or the end may have fewer.
+        exact_sizes: the numbers of rows that the server computes without padding. Where the clips
+            of a shorter batch have one of these numbers, their halves would be padded, so the
+            batch has the clips themselves.
+        on_left_out: as for :func:`iter_batches`.
+    """
+    halves = np.empty((size, *HALF_SHAPE), np.uint8)
+    clips: list[list[_PreparedFrame]] = []
+    for clip in _intact_clips(frames, window, on_left_out):
+        if clips and not _follows(clip, clips[-1]):
+            yield _halves_batch(clips, halves, exact_sizes)
+            halves = np.empty((size, *HALF_SHAPE), np.uint8)
+            clips = []
+        if not clips:
+            _write(clip[:CLIP_STRIDE], halves[0])
+        _write(clip[CLIP_STRIDE:], halves[len(clips) + 1])
+        clips.append(clip)
+        if len(clips) == size - 1:
+            yield _batch(clips, halves)
+            halves = np.empty((size, *HALF_SHAPE), np.uint8)
+            clips = []
+    if clips:
+        yield _halves_batch(clips, halves, exact_sizes)
+
+
+def _follows(clip: list[_PreparedFrame], before: list[_PreparedFrame]) -> bool:
+    """Return whether a clip begins with the second half of another one."""
+    return all(a.number == b.number for a, b in zip(before[CLIP_STRIDE:], clip, strict=False))
+
+
+def _halves_batch(
+    clips: list[list[_PreparedFrame]], halves: npt.NDArray[np.uint8], exact_sizes: Collection[int]
+) -> ClipBatch:
+    halves = halves[: len(clips) + 1]
+    if len(clips) in exact_sizes:
+        return _batch(clips, np.concatenate([halves[:-1], halves[1:]], axis=1))
+    return _batch(clips, halves)
 
 
 class _PreparedFrame(NamedTuple):
@@ -247,6 +314,24 @@ def _batch(clips: list[list[_PreparedFrame]], pixels: npt.NDArray[np.uint8]) -> 
         tuple((clip[0].start_s, max(frame.end_s for frame in clip)) for clip in clips),
         pixels,
     )
+
+
+def _intact_clips(
+    frames: Iterable[Frame], window: ClipWindow, on_left_out: Callable[[], None] | None
+) -> Iterator[list[_PreparedFrame]]:
+    """Yield the clips whose frames are all of one intact stretch."""
+    for clip in _clips(frames, window):
+        if clip[0].stretch != DAMAGED and all(frame.stretch == clip[0].stretch for frame in clip):
+            yield clip
+        elif on_left_out is not None:
+            on_left_out()
+
+
+def _write(frames: list[_PreparedFrame], pixels: npt.NDArray[np.uint8]) -> None:
+    """Write the pixels of intact frames into an array of uint8 ``[n, 112, 112, 3]``."""
+    for index, frame in enumerate(frames):
+        assert frame.pixels is not None  # the intact frames of clips are always prepared
+        pixels[index] = frame.pixels
 
 
 def _clips(frames: Iterable[Frame], window: ClipWindow) -> Iterator[list[_PreparedFrame]]:
@@ -306,15 +391,20 @@ def resample(frames: Iterable[Frame], *, fps: float | Fraction) -> Iterator[Fram
         VideoDecodeError: one picture is shown for more than 600 s; raised where it would be
             repeated.
     """
-    _check_fps(fps)
+    check_fps(fps)
     return _resampled(frames, Fraction(fps))
 
 
-def _check_fps(fps: float | Fraction) -> None:
+def check_fps(fps: float | Fraction, name: str = "fps") -> None:
+    """Check that an argument of this name is a number of frames a second.
+
+    Raises:
+        UsageError: it is not, or not from 0.01 to 1000.
+    """
     if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)):
-        raise UsageError(f"fps is {fps!r}; give a number of frames a second")
+        raise UsageError(f"{name} is {fps!r}; give a number of frames a second")
     if not (math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS):
-        raise UsageError(f"fps is {fps}; give a number from {MIN_FPS:g} to {MAX_FPS:g}")
+        raise UsageError(f"{name} is {fps}; give a number from {MIN_FPS:g} to {MAX_FPS:g}")
 
 
 def _resampled(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:

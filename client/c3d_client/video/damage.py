@@ -23,6 +23,7 @@ import av.logging
 from av.video.stream import VideoStream
 
 from c3d_client.video import h264
+from c3d_client.video.memory import DecoderMemory
 
 _Packet: TypeAlias = "av.Packet[Any]"
 
@@ -478,24 +479,43 @@ class Decoder:
         stream: the stream; its decoder must not be open yet.
         accounts: of the video.
         threads: 0 for as many as there are cores. One thread is used where damage must be assigned
-            to packets: where FFmpeg only logs it, and where ``skip`` is set.
+            to packets: where FFmpeg only logs it, and where ``skip`` is set; and fewer where only
+            that fits into memory.
+        memory: for the decoder.
         skip: whether damaged pictures are to be left out.
+
+    Raises:
+        VideoTooLarge: the video needs more memory than this process may use. Also raised while
+            decoding, at a picture that is larger than those before.
+        Cancelled: the video was cancelled while it waited for memory.
     """
 
     def __init__(
-        self, stream: VideoStream, accounts: Accounts, *, threads: int, skip: bool = False
+        self,
+        stream: VideoStream,
+        accounts: Accounts,
+        *,
+        threads: int,
+        memory: DecoderMemory,
+        skip: bool = False,
     ) -> None:
         self._context = stream.codec_context
         self._accounts = accounts
         self._messages = _MESSAGES.get(self.name, ())
         self.skips = skip
-        self._is_single = threads == 1 or skip or bool(self._messages)
+        self._memory = memory
+        self._units = _Units(self.name, self._context.extradata or b"")
+        threads = memory.allot(
+            self._context,
+            threads=1 if skip or self._messages else threads,
+            references=self._units.references,
+        )
+        self._is_single = threads == 1
         # Frame threads: the decoder may use every core. Order and pixels stay the same.
         stream.thread_type = "AUTO"
-        self._context.thread_count = 1 if self._is_single else threads
+        self._context.thread_count = threads
         self._context.copy_opaque = True
         accounts.may_fail_at_start = self.name in _FAILING_DECODERS
-        self._units = _Units(self.name, self._context.extradata or b"")
 
     @property
     def name(self) -> str:
@@ -534,6 +554,7 @@ class Decoder:
             self._accounts.add_error(sent, reason_of(error))
             self._context.flush_buffers()
         except av.error.FFmpegError as error:
+            self._memory.check(self._context, error)
             self._accounts.add_error(sent if self._is_single else None, reason_of(error))
         return []
 
@@ -580,6 +601,11 @@ class _Units:
         # How many pictures at least are absent before the last packet, which depends on them.
         self.absent = 0
         self._set_parameters(extradata)
+
+    @property
+    def references(self) -> int:
+        """How many pictures later ones may refer to; 0 where it is not known."""
+        return max(1, self._numbers.references) if self._decoder == "h264" else 0
 
     def _set_parameters(self, extradata: bytes) -> None:
         if self._decoder == "h264":

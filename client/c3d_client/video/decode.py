@@ -46,7 +46,8 @@ from c3d_client.video.damage import (
     stretches,
 )
 from c3d_client.video.damage import reason_of as _reason
-from c3d_client.video.frame import Picture
+from c3d_client.video.frame import Picture, forget_pictures
+from c3d_client.video.memory import DecoderMemory, Share
 from c3d_client.video.orientation import OrientationMessages
 from c3d_client.video.sources import open_source
 from c3d_client.video.stores import RemoteFile
@@ -67,6 +68,9 @@ _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "tty", "xbin"} | {
     "srt",
     "webvtt",
 }
+
+# What a thread reuses for pictures of up to this size is kept for the next video.
+_MOST_KEPT_PIXELS = 4096 * 2304
 
 # The size of one read.
 _READ_BYTES = 1 << 17
@@ -94,10 +98,24 @@ class Frame:
 
     @classmethod
     def from_pixels(
-        cls, index: int, time_s: float, duration_s: float, pixels: npt.NDArray[np.uint8]
+        cls,
+        index: int,
+        time_s: float,
+        duration_s: float,
+        pixels: npt.NDArray[np.uint8],
+        *,
+        name: str = "picture",
     ) -> Frame:
-        """Make a frame from pixels, uint8 ``[height, width, 3]``, RGB."""
-        return cls(index, time_s, duration_s, Picture.from_pixels(pixels))
+        """Make a frame from pixels, uint8 ``[height, width, 3]``, RGB.
+
+        Args:
+            index: as of any frame.
+            time_s: as of any frame; NaN where it is not known, as ``duration_s``.
+            duration_s: as of any frame.
+            pixels: they are copied.
+            name: of the video, for error messages.
+        """
+        return cls(index, time_s, duration_s, Picture.from_pixels(pixels, name=name))
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -136,7 +154,8 @@ def decode_frames(
         threads: decoder threads; 0 for as many as there are cores, 1 where several videos are
             decoded at the same time. With one thread, damage in H.264 is detected alike each time;
             with more, libavcodec loses a few of its marks of damage in a race. Codecs whose damage
-            FFmpeg only logs, such as MJPEG and FFV1, are decoded with one thread.
+            FFmpeg only logs, such as MJPEG and FFV1, are decoded with one thread, and videos whose
+            pictures are large for the memory of this process with fewer.
         stream: the index of the stream among all streams of the file, as ffprobe counts them; None
             to choose one.
         damage: what is done with a video in which pictures are damaged or missing: ``error``; or
@@ -152,6 +171,8 @@ def decode_frames(
         VideoDecodeError: the source is not a video, has no video stream, is damaged, or ends before
             its recorded duration. Frames before the damage have been yielded by then: treat the
             whole video as failed. The rest is decoded to say how many pictures are damaged.
+        VideoTooLarge: decoding needs more memory than this process may use: by the limit of its
+            cgroup (container), or else by the size of the machine's memory.
         UsageError: ``damage`` has another value.
     """
     if damage not in DAMAGE_POLICIES:
@@ -162,17 +183,21 @@ def decode_frames(
 def decode_source(
     source: str | os.PathLike[str] | BinaryIO,
     *,
+    name: str | None = None,
     threads: int = 0,
     size: int | None = None,
     stream: int | None = None,
     on_stream: Callable[[int], None] | None = None,
     damage: str = "error",
     accounts: Accounts | None = None,
+    resize: str = "exact",
+    share: Share | None = None,
 ) -> Iterator[Frame]:
     """Decode a source as :func:`decode_frames` does.
 
     Args:
         source: as in :func:`decode_frames`.
+        name: of the video, for error messages; None for the source's own.
         threads: as in :func:`decode_frames`.
         size: the size in bytes of a video on a web server; see
             :func:`c3d_client.video.sources.open_source`.
@@ -180,6 +205,8 @@ def decode_source(
         on_stream: called with the index of the stream before the first frame.
         damage: as in :func:`decode_frames`.
         accounts: new accounts, which are complete when the frames end.
+        resize: how the pictures will be resized, which decides how much memory they need.
+        share: of the memory; see :func:`c3d_client.video.memory.sharing`.
     """
     container: InputContainer | None = None
     chosen: VideoStream | None = None
@@ -188,12 +215,12 @@ def decode_source(
         if not hasattr(source, "read"):
             path_text(source, "source")
         if isinstance(source, (str, os.PathLike)):
-            name = str(Uri.of(source))
+            name = name or str(Uri.of(source))
             opened: object = stack.enter_context(open_source(source, size=size))
             if isinstance(opened, str) and Uri(opened).is_local:
                 opened = stack.enter_context(_open_file(opened))
         else:
-            name, opened = str(getattr(source, "name", "stream")), source
+            name, opened = name or str(getattr(source, "name", "stream")), source
         stack.enter_context(_unchanged(opened, name))
         check = EndCheck(opened)
         try:
@@ -203,7 +230,12 @@ def decode_source(
             if on_stream is not None:
                 on_stream(chosen.index)
             accounts = Accounts() if accounts is None else accounts
-            decoder = Decoder(chosen, accounts, threads=threads, skip=damage == "skip")
+            if chosen.codec_context.width * chosen.codec_context.height > _MOST_KEPT_PIXELS:
+                stack.callback(forget_pictures)
+            memory = DecoderMemory(name, resize=resize, share=share)
+            decoder = Decoder(
+                chosen, accounts, threads=threads, memory=memory, skip=damage == "skip"
+            )
             reading = _Reading(opened, container, chosen, packets, name, check)
             for frame in _frames(reading, decoder, accounts):
                 has_frames = True

@@ -68,8 +68,12 @@ class Picture:
         self._name = name
 
     @classmethod
-    def from_pixels(cls, pixels: npt.NDArray[np.uint8]) -> Picture:
+    def from_pixels(cls, pixels: npt.NDArray[np.uint8], *, name: str = "picture") -> Picture:
         """Make a picture from pixels, uint8 ``[height, width, 3]`` RGB, which are copied.
+
+        Args:
+            pixels: of the whole picture.
+            name: of the video, for error messages.
 
         Raises:
             UsageError: the array has another dtype or shape, or is empty.
@@ -78,7 +82,8 @@ class Picture:
             raise UsageError(
                 f"pixels are {pixels.dtype} {list(pixels.shape)}; give uint8 [height, width, 3]"
             )
-        return cls(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        return cls(frame, name=name)
 
     @property
     def name(self) -> str:
@@ -158,6 +163,12 @@ class Picture:
         return VideoDecodeError(
             self._name, f"FFmpeg does not convert its pictures to RGB: {problem}"
         )
+
+
+def forget_pictures() -> None:
+    """Free the memory that this thread reuses from picture to picture."""
+    _thread.reformatter = VideoReformatter()
+    _thread.quick_crop.cache_clear()
 
 
 def prepare_frame(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

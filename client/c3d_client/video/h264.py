@@ -33,6 +33,7 @@ class _Sequence(NamedTuple):
     """What a sequence parameter set determines about slice headers."""
 
     number_bits: int
+    references: int
     allows_gaps: bool
     has_planes: bool
     chroma: int
@@ -105,6 +106,11 @@ class PictureNumbers:
         # Whether the packet before was a keyframe that begins a part of a video, and may lack the
         # pictures that are shown before it.
         self._may_lack = True
+
+    @property
+    def references(self) -> int:
+        """How many pictures later ones may refer to, by the parameters read so far."""
+        return max((sequence.references for sequence in self._sequences.values()), default=0)
 
     def add_parameters(self, data: bytes) -> None:
         """Read a stream's parameters, in the form of MP4 or with start codes."""
@@ -276,13 +282,14 @@ def _sequence(bits: _Bits) -> tuple[int, _Sequence]:
         bits.signed()
         for _ in range(bits.number()):
             bits.signed()
-    bits.number()  # references
+    references = bits.number()
     allows_gaps = bool(bits.bits(1))
     bits.number()  # width
     bits.number()  # height
     frames_only = bool(bits.bits(1))
     return identity, _Sequence(
         number_bits,
+        references,
         allows_gaps,
         has_planes,
         0 if has_planes else chroma,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import glob
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -24,6 +25,14 @@ from c3d_client.core.errors import UsageError, VideoUnreadableError
 from c3d_client.core.text import escape_bytes, escape_controls
 from c3d_client.core.uri import Uri, UriLike
 from c3d_client.video import stores
+from c3d_client.video.images import (
+    IMAGE_SUFFIXES,
+    find_images,
+    image_matcher,
+    is_image,
+    is_image_pattern,
+    names_images,
+)
 from c3d_client.video.stores import RemoteFile, fingerprint_of, is_object, open_store, reason
 
 __all__ = [
@@ -68,8 +77,9 @@ _OUTPUT_SUFFIXES = (
     *(".html", ".png"),
 )
 _OUTPUT_FOLDER_SUFFIX = ".fc6"
-_FAILURES = "failures.csv"
+_FAILURES = re.compile(r"failures(\.[0-9]+-of-[0-9]+)?\.csv")
 _CUT_NAME = re.compile("~[0-9a-f]{16}")  # how c3d_client.outputs ends a name that it cuts
+_TAKES_ALL = "; --any takes all"
 _MOST_SUFFIXES = 6
 _LONGEST_SUFFIX = 16
 
@@ -107,6 +117,7 @@ class Scan:
 
     Args:
         any_file: take files of every suffix.
+        frames: take folders of images, each as one video; see :func:`expand`.
         results: the folder of a run's results, whose files are neither taken nor counted where it
             is below a folder that is searched; None for none.
 
@@ -115,8 +126,13 @@ class Scan:
             for files without a suffix.
     """
 
-    def __init__(self, *, any_file: bool = False, results: UriLike | None = None) -> None:
+    def __init__(
+        self, *, any_file: bool = False, frames: bool = False, results: UriLike | None = None
+    ) -> None:
+        if any_file and frames:
+            raise UsageError("any_file takes videos of every suffix, and frames takes no videos")
         self.any_file = any_file
+        self.frames = frames
         self.left_out: Counter[str] = Counter()
         self._results = None if results is None else Uri.of(results)
         self._searched: set[tuple[Uri, Parts]] = set()
@@ -126,16 +142,31 @@ class Scan:
 
         The text is empty where nothing was left out.
         """
-        return left_out_text(self.left_out)
+        text = left_out_text(self.left_out)
+        return text.removesuffix(_TAKES_ALL) if self.frames else text
 
-    def search(self, folder: UriLike, pattern: Parts = EVERYTHING) -> Search:
-        """Return the decisions about the files of one folder. Files are counted once a folder."""
+    def search(
+        self,
+        folder: UriLike,
+        pattern: Parts = EVERYTHING,
+        *,
+        is_input: Callable[[str], bool] | None = None,
+    ) -> Search:
+        """Return the decisions about the files of one folder. Files are counted once a folder.
+
+        Args:
+            folder: the folder.
+            pattern: of the files, in parts.
+            is_input: whether a file of this name is an input; by default those with video suffixes.
+        """
         searched = (Uri.of(folder).canonical(), pattern)
         counts = Counter[str]() if searched in self._searched else self.left_out
         self._searched.add(searched)
         below = None if self._results is None else self._results.relative_to(Uri.of(folder))
         results = () if below in (None, ".") else tuple(str(below).split("/"))
-        return Search(pattern, any_file=self.any_file, results=results, left_out=counts)
+        return Search(
+            pattern, any_file=self.any_file, results=results, left_out=counts, is_input=is_input
+        )
 
 
 class Search:
@@ -146,14 +177,22 @@ class Search:
         any_file: take files of every suffix.
         results: the path of the folder of results below this folder, in parts; empty for none.
         left_out: where files are counted by their suffix.
+        is_input: as for :meth:`Scan.search`.
     """
 
     def __init__(
-        self, pattern: Parts, *, any_file: bool, results: Parts, left_out: Counter[str]
+        self,
+        pattern: Parts,
+        *,
+        any_file: bool,
+        results: Parts,
+        left_out: Counter[str],
+        is_input: Callable[[str], bool] | None = None,
     ) -> None:
         suffix = os.path.splitext(pattern[-1])[1]
         self._pattern = pattern
-        self._names_suffix = bool(suffix) and not is_pattern(suffix)
+        self._is_input = is_input or is_video
+        self._names_suffix = is_input is None and bool(suffix) and not is_pattern(suffix)
         self._any_file = any_file
         self._results = results
         self._left_out = left_out
@@ -177,7 +216,7 @@ class Search:
             return False
         if self._names_suffix and fnmatch.fnmatchcase(name, self._pattern[-1]):
             return True
-        if is_video(name):
+        if self._is_input(name):
             return True
         if _is_output(parts, beside):
             return False
@@ -196,7 +235,7 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
     if not total:
         return ""
     files = "1 file" if total == 1 else f"{total} files"
-    return f"{files} left out: {_by_suffix(left_out)}; --any takes all"
+    return f"{files} left out: {_by_suffix(left_out)}{_TAKES_ALL}"
 
 
 def new_suffixes_text(names: Iterable[str]) -> str:
@@ -226,11 +265,19 @@ def _by_suffix(counts: Mapping[str, int]) -> str:
 
 def _is_output(parts: Parts, beside: AbstractSet[str]) -> bool:
     """Whether a run wrote the file for a video next to it."""
-    if parts[-1] == _FAILURES or any(part.endswith(_OUTPUT_FOLDER_SUFFIX) for part in parts[:-1]):
+    if _FAILURES.fullmatch(parts[-1]):
+        return True
+    if any(part.endswith(_OUTPUT_FOLDER_SUFFIX) for part in parts[:-1]):
         return True
     stems = (parts[-1].removesuffix(suffix) for suffix in _OUTPUT_SUFFIXES)
     return any(
-        stem != parts[-1] and (is_video(stem) or stem in beside or _CUT_NAME.search(stem[-17:]))
+        stem != parts[-1]
+        and (
+            is_video(stem)
+            or stem in beside
+            or _CUT_NAME.search(stem[-17:])
+            or any(f"{stem}{suffix}" in beside for suffix in VIDEO_SUFFIXES)  # named by {stem}
+        )
         for stem in stems
     )
 
@@ -258,6 +305,12 @@ def expand(
       is one) and patterns. `http://` and `https://` name one file. `file://` is a path. FFmpeg
       opens other URLs.
 
+    With `Scan(frames=True)` each folder of images is one video, and the inputs are such folders, or
+    folders above them, or patterns. The name of a video is the path of its folder below the input;
+    of an input that holds images itself, the folder's own path as typed. A pattern whose last part
+    is one of images (`frames/*/img_%05d.jpg`, `frames/*/*.png`) takes those images of each folder
+    that its other parts match.
+
     Args:
         inputs: paths, patterns, URLs or `-`.
         root: a folder or URL; names are then relative to it.
@@ -274,12 +327,16 @@ def expand(
     """
     sources: dict[str, Source] = {}
     seen: set[Uri] = set()
-    for uri, name in _inputs(inputs, stdin, scan or Scan()):
+    scan = scan or Scan()
+    for uri, name in _inputs(inputs, stdin, scan):
         canonical = uri.canonical()
         if canonical in seen:
             continue
         seen.add(canonical)
-        source = Source(uri.raw, name if root is None else _name_below(uri, Uri.of(root)))
+        if root is not None:
+            is_part = scan.frames and not os.path.isdir(uri.path)  # a pattern in a folder
+            name = _name_below(uri.parent if is_part else uri, Uri.of(root))
+        source = Source(uri.raw, name)
         other = sources.setdefault(escape_bytes(source.name), source)
         if other is not source and other.name != source.name:
             raise UsageError(
@@ -327,11 +384,14 @@ def fingerprint(uri: UriLike) -> dict[str, str | int]:
     """Return the properties that show whether a video has changed, without reading it.
 
     Returns:
-        `size` in bytes and `mtime_ns` of a file; `size`, `etag`, `checksum` and `modified` of a
-        remote one, as far as the server sends them; nothing for URLs that FFmpeg opens itself.
+        `size` in bytes and `mtime_ns` of a file; `images`, their number, and `listing_sha256`, a
+        digest of their names, sizes and modification times, of a folder or pattern of images;
+        `size`, `etag`, `checksum` and `modified` of a remote video, as far as the server sends
+        them; nothing for URLs that FFmpeg opens itself.
 
     Raises:
         VideoUnreadableError: the video does not exist, or the server does not answer.
+        VideoDecodeError: images are missing, or are not those of one video.
         UsageError: the library for this kind of URL is not installed.
     """
     uri = Uri.of(uri)
@@ -340,6 +400,8 @@ def fingerprint(uri: UriLike) -> dict[str, str | int]:
     path = uri.local_path
     if path is None:
         return {}
+    if names_images(path):
+        return find_images(path).fingerprint()
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -437,7 +499,9 @@ def _inputs(
 
 def _videos_of(uri: Uri, scan: Scan) -> Iterator[tuple[Uri, str]]:
     path = uri.local_path
-    if path is not None:
+    if scan.frames:
+        yield from _image_folders(uri, scan)
+    elif path is not None:
         for local, name in _local_videos(path, scan):
             yield Uri(local), name
     elif uri.is_object_store:
@@ -464,7 +528,10 @@ def _local_videos(path: str, scan: Scan) -> Iterator[tuple[str, str]]:
         is_empty = False
         yield os.path.join(folder, *parts), "/".join(parts)
     if is_empty:
-        raise no_videos(Uri(path), scan)
+        error = no_videos(Uri(path), scan)
+        if IMAGE_SUFFIXES & scan.left_out.keys():
+            raise UsageError(f"{error}; --frames takes folders of images")
+        raise error
 
 
 def _stored_videos(uri: Uri, scan: Scan) -> Iterator[tuple[Uri, str]]:
@@ -487,11 +554,61 @@ def _stored_videos(uri: Uri, scan: Scan) -> Iterator[tuple[Uri, str]]:
         raise no_videos(uri, scan)
 
 
+def _image_folders(uri: Uri, scan: Scan) -> Iterator[tuple[Uri, str]]:
+    """Yield each folder of images, or the pattern of images in it, and the name of its video."""
+    path = uri.local_path
+    if path is None:
+        raise UsageError(f"{uri}: images are read from folders on this machine; copy them to one")
+    head, last = os.path.split(path)
+    if not os.path.isdir(path) and is_image_pattern(last):
+        found = list(_folders_with(image_matcher(last), head))
+    elif os.path.isdir(path) or is_pattern(path):
+        folder, pattern = (path, EVERYTHING) if os.path.isdir(path) else _split_pattern(path)
+        top, last = folder or ".", ""
+        search = scan.search(top, pattern, is_input=is_image)
+        files = files_in(top, pattern, search=search) if os.path.isdir(top) else ()
+        # One entry for a folder, however many images it holds.
+        found = [(folder, below) for below in dict.fromkeys(parts[:-1] for parts in files)]
+    else:
+        what = "a file" if os.path.lexists(path) else "not there"
+        raise UsageError(f"{uri}: is {what}; give a folder of images, or folders of them")
+    if not found:
+        raise no_videos(uri, scan)
+    for folder, below in found:
+        own_name = _file_name(folder or ".") or os.path.basename(os.path.abspath(folder))
+        directory = os.path.join(folder, *below)
+        yield (
+            Uri(os.path.join(directory, last) if last else directory or "."),
+            "/".join(below) or own_name,
+        )
+
+
+def _folders_with(matches: Callable[[str], bool], path: str) -> Iterator[tuple[str, Parts]]:
+    """Yield the folders that a path or pattern names and that hold a file of a matching name.
+
+    Each is its part before the pattern, and the parts below.
+    """
+    folder = path
+    pattern: Parts = ()
+    if is_pattern(path) and not os.path.isdir(path):
+        folder, pattern = _split_pattern(path)
+    expression = os.path.join(glob.escape(folder or "."), *pattern)
+    for name in sorted(filter(os.path.isdir, glob.glob(expression, recursive=True))):
+        try:
+            has_images = any(matches(each) for each in os.listdir(name))
+        except OSError as error:
+            raise UsageError(f"{name}: cannot be listed ({error.strerror})") from error
+        if has_images:
+            below = os.path.relpath(name, folder or ".")
+            yield folder, () if below == "." else tuple(below.split(os.sep))
+
+
 def no_videos(uri: Uri, scan: Scan) -> UsageError:
     """Return the error of a search that found no videos, with what it left out."""
-    kind = "files" if scan.any_file else "videos"
+    kind = "files" if scan.any_file else "images" if scan.frames else "videos"
     what = f"matches no {kind}" if is_pattern(uri.raw) else f"no {kind} there"
-    suffixes = "" if scan.any_file else f" (files named {', '.join(sorted(VIDEO_SUFFIXES))})"
+    named = ", ".join(sorted(IMAGE_SUFFIXES if scan.frames else VIDEO_SUFFIXES))
+    suffixes = "" if scan.any_file else f" (files named {named})"
     left_out = f"; {scan}" if scan.left_out else ""
     return UsageError(f"{uri}: {what}{suffixes}{left_out}")
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.stream import VideoStream
 
 from c3d_client.core.errors import VideoDecodeError
@@ -146,14 +146,17 @@ class Display:
 
 def _display_matrix(frame: av.VideoFrame) -> bytes:
     """Return the display matrix of a frame; empty without one."""
+    # Not frame.side_data, which makes a cycle of references: the pixels would stay in memory until
+    # the next garbage collection, which may be many videos later.
+    container = cast(Any, SideDataContainer)
     try:
-        side_data = frame.side_data
+        side_data = container(frame)
     except ValueError:
         # FFmpeg has kinds of side data that PyAV has no name for, such as EXIF in JPEG, and PyAV
         # then lists none of a frame's.
         cast(Any, Type)._missing_ = classmethod(_unnamed)
-        side_data = frame.side_data
-    for data in cast(Any, side_data):
+        side_data = container(frame)
+    for data in side_data:
         if data.type is Type.DISPLAYMATRIX:
             return bytes(data)
     return b""

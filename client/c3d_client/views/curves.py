@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from c3d_client.core.errors import UsageError
+from c3d_client.core.files import row_chunks
 from c3d_client.core.text import one_line
 from c3d_client.core.uri import Uri
 from c3d_client.results import ClassScore, top_classes
 
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
+    from c3d_client.video.frames import VideoSource
 
 # Six hues, on white and on near-black, that differ for every kind of colour vision (closest pair
 # 19 and 13 in CIELAB after Machado's simulation), each with a contrast of 3:1 or more.
@@ -79,8 +82,13 @@ def best_curves(classification: VideoClassification, *, top_k: int) -> list[Curv
     and to the end of the last one, so that one clip is a line too.
 
     Raises:
-        UsageError: top_k is below 1.
+        UsageError: top_k is below 1, or the clips have no times.
     """
+    if np.isnan(classification.clip_times_s).any():
+        raise UsageError(
+            "the clips have no times to draw: the frames have no rate; give it as frames_fps "
+            "(--frames-fps)"
+        )
     scores = top_classes(classification.probabilities, classification.labels, top_k=top_k)
     times_s = classification.clip_times_s
     size = clips_per_point(len(times_s))
@@ -88,9 +96,14 @@ def best_curves(classification: VideoClassification, *, top_k: int) -> list[Curv
     counts = np.diff(np.append(starts, len(times_s)))
     middles = np.add.reduceat(times_s.mean(axis=1), starts) / counts
     point_times_s = np.concatenate(([times_s[0, 0]], middles, [times_s[:, 1].max()]))
+    scores = scores[:MAX_CURVES]
+    shown = [score.index for score in scores]
+    probabilities = np.concatenate(
+        [chunk[:, shown] for chunk in row_chunks(classification.clip_probabilities)]
+    )
     curves = []
-    for rank, score in enumerate(scores[:MAX_CURVES]):
-        values = classification.clip_probabilities[:, score.index].astype(np.float64)
+    for rank, score in enumerate(scores):
+        values = probabilities[:, rank].astype(np.float64)
         mean, low, high = (
             np.pad(line, 1, mode="edge")
             for line in (
@@ -134,8 +147,13 @@ def label_text(label: str, index: int) -> str:
     return one_line(label) or f"class {index}"
 
 
-def video_title(source: str | os.PathLike[str]) -> str:
-    """Return the last part of a path or URL, without a URL's query, which may be a secret."""
+def video_title(source: VideoSource) -> str:
+    """Return the last part of a path or URL, without a URL's query, which may be a secret.
+
+    ``video`` where the source is no path or URL.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return "video"
     uri = Uri.of(source)
     path = uri.local_path
     name = uri.name if path is None else os.path.basename(path.rstrip("/\\")) or path

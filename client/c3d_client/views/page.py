@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from c3d_client.core.errors import OutputError
-from c3d_client.core.files import atomic_file
+from c3d_client.core.files import atomic_file, row_chunks
 from c3d_client.core.text import one_line, weights_text
 from c3d_client.results import top_classes
 from c3d_client.views.curves import (
@@ -40,6 +41,7 @@ from c3d_client.views.thumbnails import Thumbnail, Thumbnails, read_thumbnails
 
 if TYPE_CHECKING:
     from c3d_client.results import VideoClassification
+    from c3d_client.video.frames import VideoSource
 
 # Probabilities are embedded as integers, in units of 1/10000.
 _PROBABILITY_UNITS = 10_000
@@ -54,7 +56,7 @@ def write_page(
     path: str | os.PathLike[str],
     classification: VideoClassification,
     *,
-    source: str | os.PathLike[str],
+    source: VideoSource,
     top_k: int = 5,
     name: str | None = None,
     strip: Thumbnails | None = None,
@@ -64,19 +66,18 @@ def write_page(
     Args:
         path: the file to write; it appears when complete.
         classification: the classification of the video.
-        source: the video, which is decoded a second time for its thumbnails.
+        source: the video, which is read a second time for its thumbnails.
         top_k: how many classes to name for the video and for each clip; at most 24 are drawn.
         name: the title of the page; the last part of ``source`` by default.
         strip: thumbnails that were collected before; ``source`` is not opened then.
 
     Raises:
-        UsageError: top_k is below 1.
-        VideoDecodeError: the video cannot be decoded a second time.
+        UsageError: the clips have no times, or top_k is below 1.
+        VideoDecodeError: the video cannot be read a second time.
         OutputError: the file cannot be written.
     """
     curves = best_curves(classification, top_k=top_k)
-    stream = classification.provenance.get("video", {}).get("stream")
-    strip = strip or read_thumbnails(source, stream=stream)
+    strip = strip or read_thumbnails(source, video=classification.provenance.get("video"))
     title = one_line(name) if name else video_title(source)
     text = _render(classification, curves, strip, title=title, top_k=top_k)
     try:
@@ -151,10 +152,8 @@ def _script_data(
     classification: VideoClassification, *, end_s: float, top_k: int
 ) -> dict[str, Any]:
     """Return what the script reads: times and best classes of each clip, and their labels."""
-    probabilities = classification.clip_probabilities
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    best = np.take_along_axis(probabilities, order, axis=1)
-    shares = np.rint(best * _PROBABILITY_UNITS).astype(int)
+    best = [_best(chunk, top_k=top_k) for chunk in row_chunks(classification.clip_probabilities)]
+    order, shares = map(np.concatenate, zip(*best, strict=True))
     return {
         "end": end_s,
         "parts": _PROBABILITY_UNITS,
@@ -173,6 +172,16 @@ def _script_data(
             for index in np.unique(order).tolist()
         },
     }
+
+
+def _best(
+    probabilities: npt.NDArray[np.float32], *, top_k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the best classes of some clips, best first, and their probabilities in units."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    best = np.take_along_axis(probabilities, order, axis=1)
+    # A copy: the rest of the order is freed.
+    return order.copy(), np.rint(best * _PROBABILITY_UNITS).astype(int)
 
 
 def _curve(curve: Curve, *, end_s: float, maximum: float) -> dict[str, Any]:

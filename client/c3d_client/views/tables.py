@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
+from c3d_client.core.files import iter_rows
 from c3d_client.core.text import escape_bytes
 from c3d_client.results import ClassScore, top_classes
 
@@ -33,6 +35,7 @@ def as_json(
 
     Keys: ``video``, ``frames``, ``width``, ``height`` and ``fps`` (None where unknown), ``top``,
     ``clips`` (each ``start_frame``, ``start_s``, ``end_s``, ``top``), ``provenance``, ``timings``.
+    Times that are not known are None.
     A ``top`` is a list of ``index``, ``label``, ``probability``, best first.
 
     Raises:
@@ -51,8 +54,8 @@ def as_json(
         "clips": [
             {
                 "start_frame": start_frame,
-                "start_s": start_s,
-                "end_s": end_s,
+                "start_s": _known(start_s),
+                "end_s": _known(end_s),
                 "top": [asdict(score) for score in scores],
             }
             for start_frame, start_s, end_s, scores in _clips(classification, top_k=top_k)
@@ -81,7 +84,8 @@ def csv_rows(
     """Yield rows with the columns of :data:`CSV_HEADER`, one for each named class.
 
     The best classes of the whole video come first, with an empty ``clip`` and the span of all
-    clips, then those of each clip, counted from 0. ``rank`` counts from 1; times are seconds.
+    clips, then those of each clip, counted from 0. ``rank`` counts from 1; times are seconds, and
+    empty where they are not known.
 
     Raises:
         UsageError: top_k is below 1.
@@ -96,7 +100,8 @@ def csv_rows(
     clips: Iterator[tuple[str | int, Any]] = enumerate(_clips(classification, top_k=top_k))
     for clip, (start_frame, start_s, end_s, scores) in chain([("", whole)], clips):
         for rank, score in enumerate(scores, start=1):
-            span = (escape_bytes(source_name), clip, start_frame, start_s, end_s)
+            times = (_known(start_s, ""), _known(end_s, ""))
+            span = (escape_bytes(source_name), clip, start_frame, *times)
             yield (*span, rank, score.index, escape_bytes(score.label), score.probability)
 
 
@@ -112,6 +117,11 @@ def write_csv(
     _writer(file).writerows(csv_rows(source_name, classification, top_k=top_k))
 
 
+def _known(time_s: float, other: Any = None) -> Any:
+    """Return a time; the other value instead of NaN, which JSON does not have."""
+    return other if math.isnan(time_s) else time_s
+
+
 def _writer(file: IO[str]) -> Any:
     # All text in quotes: Python before 3.13 writes a lone carriage return without quotes, and
     # readers would end the row there.
@@ -125,7 +135,7 @@ def _clips(
     for start, (start_s, end_s), row in zip(
         classification.clip_starts,
         classification.clip_times_s,
-        classification.clip_probabilities,
+        iter_rows(classification.clip_probabilities),
         strict=True,
     ):
         scores = top_classes(row, classification.labels, top_k=top_k)

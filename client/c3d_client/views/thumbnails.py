@@ -9,17 +9,18 @@ a few hundred frames, and the memory of 60 thumbnails.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from c3d_client.core.errors import UsageError
-from c3d_client.video.decode import Frame, decode_frames
+from c3d_client.video.clips import ClipWindow
+from c3d_client.video.decode import Frame
+from c3d_client.video.frames import VideoSource, open_input
 
 MAX_THUMBNAILS = 60
 # A thumbnail fits into this size: the pixels of a small player, about 8 KB as JPEG.
@@ -115,23 +116,38 @@ class Thumbnails:
 
 
 def read_thumbnails(
-    source: str | os.PathLike[str] | BinaryIO,
+    source: VideoSource,
     *,
     count: int = MAX_THUMBNAILS,
-    stream: int | None = None,
+    video: Mapping[str, Any] | None = None,
 ) -> Thumbnails:
-    """Decode a video for its thumbnails; only those frames are converted to pixels.
+    """Read a video for its thumbnails; of a decoded video, only those are converted to pixels.
 
     Args:
-        source: as for :func:`c3d_client.video.decode.decode_frames`.
+        source: as for :meth:`c3d_client.C3DClient.classify`.
         count: as for :class:`Thumbnails`.
-        stream: as for :func:`c3d_client.video.decode.decode_frames`.
+        video: what the provenance of a result records under ``video``: the stream, the rate and the
+            order of the channels are read in the same way.
 
     Raises:
-        VideoDecodeError: the video cannot be decoded to its end.
+        VideoDecodeError: the video cannot be read to its end.
+        UsageError: the source is an iterator, whose frames were read already.
     """
+    video = video or {}
+    given = open_input(
+        source,
+        window=ClipWindow(stream=video.get("stream")),
+        channel_order=video.get("channel_order") or "rgb",
+        frames_fps=video.get("frames_fps"),
+    )
+    if given.is_once:
+        raise UsageError(
+            "the frames of an iterator cannot be read a second time for thumbnails; give strip, "
+            "Thumbnails that watched them"
+        )
     thumbnails = Thumbnails(count=count)
-    for _ in thumbnails.watch(decode_frames(source, stream=stream)):
+    given.prepare()
+    for _ in thumbnails.watch(given.frames()):
         pass
     return thumbnails
 

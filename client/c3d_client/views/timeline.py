@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
     from c3d_client.results import VideoClassification
+    from c3d_client.video.frames import VideoSource
 
 _DPI = 120
 # Sizes in inches: the figure and its margins, then the plot, a cell of thumbnails, the largest
@@ -66,7 +67,7 @@ def write_timeline(
     path: str | os.PathLike[str],
     classification: VideoClassification,
     *,
-    source: str | os.PathLike[str],
+    source: VideoSource,
     top_k: int = 5,
     name: str | None = None,
     strip: Thumbnails | None = None,
@@ -76,14 +77,14 @@ def write_timeline(
     Args:
         path: the file to write; it appears when complete.
         classification: the classification of the video.
-        source: the video, which is decoded a second time for its thumbnails.
+        source: the video, which is read a second time for its thumbnails.
         top_k: how many classes to draw, at most 24.
         name: the title of the timeline; the last part of ``source`` by default.
         strip: thumbnails that were collected before; ``source`` is not opened then.
 
     Raises:
-        UsageError: matplotlib is not installed, or top_k is below 1.
-        VideoDecodeError: the video cannot be decoded a second time.
+        UsageError: matplotlib is not installed, the clips have no times, or top_k is below 1.
+        VideoDecodeError: the video cannot be read a second time.
         OutputError: the file cannot be written.
     """
     require_matplotlib()
@@ -91,8 +92,7 @@ def write_timeline(
 
     curves = best_curves(classification, top_k=top_k)
     title = one_line(name) if name else video_title(source)
-    stream = classification.provenance.get("video", {}).get("stream")
-    strip = strip or read_thumbnails(source, stream=stream)
+    strip = strip or read_thumbnails(source, video=classification.provenance.get("video"))
     figure = _draw(classification, curves, strip, title=title)
     try:
         with atomic_file(path) as file:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from c3d_client.core.file_kinds import explain_path
 
+from c3d_export.disk import unreadable_text
 from c3d_export.errors import WeightsError
 from c3d_export.weights import caffe, keras_hdf5, lasagne, npz, tensorflow_checkpoint, torch
 from c3d_export.weights.canonical import FULL_WIDTH, Weights, arrays_sha256
@@ -122,7 +123,7 @@ def read_weights(
             start = file.read(64)
     except OSError as error:
         explained = explain_path(path, wanted=_WANTED)
-        reason = explained or f"cannot be read ({error.strerror})"
+        reason = explained or unreadable_text(path, error)
         raise WeightsError(f"{spec}: {reason}") from error
     if orders_given:
         raise WeightsError(f"{spec}: not a TensorFlow checkpoint, or cut short; {_ORDERS_REFUSED}")

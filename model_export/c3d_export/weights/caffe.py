@@ -89,7 +89,7 @@ def read_blob(content: memoryview) -> npt.NDArray[np.float32]:
     """
     dimensions = dict.fromkeys(_DIMENSIONS, 0)
     pieces: list[memoryview] = []
-    for number, value in _fields(content):
+    for number, value in message_fields(content):
         if number == _WIDTH_OR_LATER_DATA and not isinstance(value, int):
             raise LaterDialectError("written by a later Caffe (C3D-v1.1 or BVLC)")
         if isinstance(value, int):
@@ -108,7 +108,7 @@ def read_blob(content: memoryview) -> npt.NDArray[np.float32]:
 
 def _arrays(content: memoryview, path: Path) -> dict[str, npt.NDArray[np.float32]]:
     arrays: dict[str, npt.NDArray[np.float32]] = {}
-    for number, value in _fields(content):
+    for number, value in message_fields(content):
         if number == _LATER_LAYER:
             raise LaterDialectError("written by a later Caffe (C3D-v1.1 or BVLC)")
         if number != _LAYERS or isinstance(value, int):
@@ -133,7 +133,7 @@ def _arrays(content: memoryview, path: Path) -> dict[str, npt.NDArray[np.float32
 def _layer(content: memoryview) -> tuple[str, list[npt.NDArray[np.float32]]]:
     name = ""
     blobs: list[npt.NDArray[np.float32]] = []
-    for number, value in _fields(content):
+    for number, value in message_fields(content):
         if isinstance(value, int):
             continue
         if number == _NAME:
@@ -152,7 +152,7 @@ def _kernel(layer: str, blob: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     return fc6_from_channels_first(matrix) if layer == "fc6" else matrix.T
 
 
-def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def message_fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield the number and value of each field of a protobuf message.
 
     A value is an int for a varint, otherwise a view of the content; fixed-width fields are yielded

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from c3d_client.core.files import atomic_file
 
+from c3d_export.disk import FULL, free_bytes, need_text
 from c3d_export.errors import WeightsError
 from c3d_export.weights.canonical import Weights, file_sha256
 
@@ -64,6 +65,7 @@ def write(path: Path, weights: Weights) -> None:
     Raises:
         WeightsError: the file cannot be written.
     """
+    free = free_bytes(path)
     described = {key: getattr(weights, key) for key in _ORIGIN_KEYS}
     origin = json.dumps({**described, **weights.given}, sort_keys=True)
     try:
@@ -71,4 +73,7 @@ def write(path: Path, weights: Weights) -> None:
             content: dict[str, Any] = {**weights.arrays, _ORIGIN: np.array(origin)}
             np.savez(file, **content)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from error
+        needed = sum(array.nbytes for array in weights.arrays.values())
+        sizes = f": {need_text(needed, free)}" if error.errno in FULL else ""
+        reason = f"cannot be written ({error.strerror or error}){sizes}"
+        raise WeightsError(f"{path}: {reason}") from error

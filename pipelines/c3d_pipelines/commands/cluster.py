@@ -1,9 +1,11 @@
-"""`c3d-pipelines compile`, `submit` and `schedule`: pipelines for Kubeflow on a cluster."""
+"""`c3d-pipelines compile`, `upload`, `submit`, `schedule`: pipelines for Kubeflow on a cluster."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields
@@ -23,9 +25,10 @@ from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
 if TYPE_CHECKING:  # kfp is loaded only when it is needed
     from c3d_pipelines.kubeflow.api import Backend, Schedule, SentRun
+    from c3d_pipelines.kubeflow.schedules import RunEnd
     from c3d_pipelines.kubeflow.submit import Package, RunOptions
 
-_ACCESS = ("host", "namespace", "token_file", "pod_token", "ca")
+_ACCESS = ("host", "namespace", "token_file", "pod_token", "ca", "ui")
 
 
 def _cluster_option(setting: Field[Any]) -> Callable[[Any], Any]:
@@ -69,7 +72,14 @@ access_options = adding(
             envvar="KF_PIPELINES_ENDPOINT",
             show_envvar=True,
             metavar="URL",
-            help="Kubeflow Pipelines: the part before /#/ of the address in a browser.",
+            help="API of Kubeflow Pipelines: the part before /apis/v2beta1.",
+        ),
+        click.option(
+            "--ui",
+            envvar="KF_PIPELINES_UI_ENDPOINT",
+            show_envvar=True,
+            metavar="URL",
+            help="Its web interface, for links: the part before /#/ of the address in a browser.",
         ),
         click.option(
             "--namespace", metavar="NAME", help="Of your profile, if Kubeflow has several users."
@@ -92,7 +102,7 @@ access_options = adding(
     )
 )
 
-run_options = adding(
+package_options = adding(
     (
         click.argument("pipeline", default="c3d-bulk-extraction"),
         click.option(
@@ -102,6 +112,11 @@ run_options = adding(
             metavar="YAML",
             help="A file that compile wrote, instead of PIPELINE and the settings below.",
         ),
+    )
+)
+
+run_options = adding(
+    (
         click.option(
             "--videos", metavar="PATH|URL", help="As the pods see it: s3://, gs://, or a path."
         ),
@@ -110,7 +125,8 @@ run_options = adding(
         click.option(
             "--model-digest",
             metavar="DIGEST",
-            help="Refuse another model; ask uses the model that --server serves now.",
+            help="Refuse another model. ask: the model that --server serves now; this machine must "
+            "reach that address too.",
         ),
         click.option(
             "--param",
@@ -121,9 +137,26 @@ run_options = adding(
         ),
         click.option("--experiment", default="c3d", show_default=True, help="Groups runs."),
         click.option("--pipeline-root", metavar="URL", help="Where artifacts are stored."),
-        click.option("--service-account", metavar="NAME", help="Of the pods."),
-        click.option("--no-cache", is_flag=True, help="Use no earlier result of any task."),
+        click.option(
+            "--service-account", metavar="NAME", help="Of the pods; Kubeflow's own by default."
+        ),
+        # For scripts written for release 0.1.0.
+        click.option("--no-cache", is_flag=True, hidden=True),
+        click.option(
+            "--no-check", is_flag=True, help="Send without a look at the cluster's objects."
+        ),
     )
+)
+
+
+every_option = click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look at the run that is waited for.",
 )
 
 
@@ -162,63 +195,70 @@ def compile_command(
 
 
 @click.command()
+@package_options
 @run_options
 @click.option(
     "--name", default="", help="Name of the run; the pipeline's name and the time by default."
 )
 @click.option("--wait", "waits", is_flag=True, help="Wait for the end: 0 succeeded, 1 failed.")
-@click.option(
-    "--every",
-    "every_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How often to look at the run.",
-)
+@every_option
 @access_options
 @cluster_options
 def submit(name: str, waits: bool, every_s: float, **given: Any) -> int:
     """Start a run of PIPELINE on a cluster.
 
     PIPELINE is c3d-bulk-extraction, c3d-bulk-classification or c3d-export-and-verify; it is
-    compiled with the settings given. Prints the run's address.
+    compiled with the settings given. Checks namespace, service account, claims and secrets first,
+    where a kubeconfig gives access to them. Prints the run's id, or with --ui its address.
 
     Exit code: 0 sent, or with --wait succeeded; 1 the run failed; 2 it could not be sent.
     """
+    from c3d_pipelines.commands.runs import print_end
     from c3d_pipelines.kubeflow import submit as library
+    from c3d_pipelines.kubeflow.diagnosis import Inspector, Watch
 
     package, parameters, options = read_run(given)  # before any request
     with open_backend(given) as backend:
+        check_cluster(backend, package, options, given.pop("no_check"))
         sent = library.submit(backend, package, parameters, name=name, options=options)
-        click.echo(sent.url)
+        click.echo(sent.address)
         if not waits:
             return 0
-        try:
-            ended = library.wait(backend, sent, every_s=every_s, on_state=_print_state)
-        except KeyboardInterrupt:
-            print_error(PROGRAM, f"interrupted; the run goes on: {sent.url}")
-            return exit_code(signal.SIGINT)
-    if not ended.succeeded:
-        why = f": {ended.message}" if ended.message else ""
-        print_error(PROGRAM, f"{ended.name} ended as {ended.state}{why}; {ended.url}")
+        with Inspector(backend) as inspector:
+            watch = Watch(inspector, lambda line: print_error(PROGRAM, f"{sent.name}: {line}"))
+            try:
+                ended = library.wait(
+                    backend, sent, every_s=every_s, on_state=_print_state, on_look=watch.look
+                )
+            except KeyboardInterrupt:
+                print_error(PROGRAM, f"interrupted; the run goes on: {sent.address}")
+                return exit_code(signal.SIGINT)
+            print_end(inspector.diagnose(ended))
     return 0 if ended.succeeded else 1
 
 
 @click.command()
+@package_options
 @run_options
 @click.option(
     "--cron",
     metavar="'S M H DAY MONTH WEEKDAY'",
     help="When: six fields, seconds first, in the cluster's time zone (usually UTC).",
 )
-@click.option("--name", default="", help="Name of the schedule; the pipeline's name by default.")
+@click.option(
+    "--name", default="", help="Name of the schedule; the pipeline's name is put before it."
+)
 @click.option("--replace", is_flag=True, help="Replace the schedule of this name.")
 @click.option("--paused", is_flag=True, help="Start no run until --resume.")
 @click.option("--list", "lists", is_flag=True, help="List the schedules.")
 @click.option("--delete", metavar="NAME", help="Remove a schedule; its runs stay.")
 @click.option("--pause", metavar="NAME", help="Have a schedule start no runs.")
-@click.option("--resume", metavar="NAME", help="Have a paused schedule start runs again.")
+@click.option(
+    "--resume", metavar="NAME", help="Have a paused schedule start runs; finish a --replace."
+)
+@click.option("--wait", "waits", is_flag=True, help="Wait for the end of a run in progress.")
+@click.option("--now", is_flag=True, help="End a run in progress.")
+@every_option
 @access_options
 @cluster_options
 def schedule(
@@ -230,42 +270,92 @@ def schedule(
     delete: str | None,
     pause: str | None,
     resume: str | None,
+    waits: bool,
+    now: bool,
+    every_s: float,
     **given: Any,
-) -> None:
+) -> int:
     """Have a cluster run PIPELINE at set times, one run at a time.
 
     Each run does what is new or changed since the last. Times that were missed are not made up
     for: the next run does their work too.
-    """
-    from c3d_pipelines.kubeflow import submit as library
 
-    changes = {"delete": delete, "disable": pause, "enable": resume}
+    Kubeflow removes a run in progress together with its schedule. So --delete and --replace first
+    disable the schedule, and remove it when it has no run in progress: give --wait to wait for the
+    end of one, or --now to end it.
+
+    Exit code: 0 done; 1 a run is in progress, and the schedule is disabled and still there; 2
+    nothing was changed, or the last step failed as the message says.
+    """
+    from c3d_pipelines.kubeflow import schedules as library
+
+    changes = {"delete": delete, "pause": pause, "resume": resume}
     changes_given = {change: target for change, target in changes.items() if target is not None}
     if (cron is not None) + lists + len(changes_given) != 1:
         raise UsageError("give one of --cron, --list, --delete, --pause and --resume")
+    if (waits or now) and not (replace or delete is not None or resume is not None):
+        raise UsageError("--wait and --now are for --replace, --delete and --resume")
+    run_end = library.RunEnd(waits=waits, now=now, every_s=every_s, on_wait=_print_wait)
     if cron is None:
-        with open_backend(given) as backend:
-            for change, target in changes_given.items():
-                _change_schedule(backend, change, target, given["experiment"])
+        with open_backend(given) as backend, _watching(backend, run_end) as watching:
+            experiment = given["experiment"]
             if lists:
-                for existing in library.schedules(backend, experiment=given["experiment"]):
-                    _print_schedule(existing)
-        return
+                _print_schedules(library.schedules(backend, experiment=experiment))
+                return 0
+            ((change, target),) = changes_given.items()
+            with _unfinished(f"{target}: give --{change} {target} again"):
+                return _change_schedule(backend, change, target, experiment, watching)
 
     library.check_cron(cron)  # before any request
     package, parameters, options = read_run(given)
+    with open_backend(given) as backend, _watching(backend, run_end) as watching:
+        check_cluster(backend, package, options, given.pop("no_check"))
+        full = library.full_name(package.name, name)
+        with _unfinished(f"{full}: if --list has it twice, --resume {full} goes on"):
+            try:
+                created = library.schedule(
+                    backend,
+                    package,
+                    parameters,
+                    cron=cron,
+                    name=name,
+                    enabled=not paused,
+                    replace=replace,
+                    run_end=watching,
+                    options=options,
+                )
+            except library.RunInProgress as error:
+                print_error(PROGRAM, str(error))
+                return 1
+        _print_schedules([created])
+        wanted = backend.access.namespace
+        if wanted and created.namespace and created.namespace != wanted:
+            print_error(PROGRAM, f"{created.name}: its runs are in {created.namespace}")
+    return 0
+
+
+@click.command()
+@package_options
+@click.option("--name", default="", help="Its name on the cluster; its own by default.")
+@access_options
+@cluster_options
+def upload(name: str, **given: Any) -> None:
+    """Make PIPELINE a named pipeline of a cluster, to start runs in its web interface.
+
+    PIPELINE is compiled with the settings given. Each content becomes one version, named after the
+    version of this package and a digest; the same content again changes nothing. Prints pipeline
+    and version, and with --ui its address.
+
+    Exit code: 0 the cluster has the version; 2 it could not be uploaded.
+    """
+    from c3d_pipelines.kubeflow import upload as library
+
+    package = read_package(given)  # before any request
     with open_backend(given) as backend:
-        created = library.schedule(
-            backend,
-            package,
-            parameters,
-            cron=cron,
-            name=name,
-            enabled=not paused,
-            replace=replace,
-            options=options,
-        )
-    _print_schedule(created)
+        uploaded = library.upload(backend, package, name=name)
+    state = "uploaded" if uploaded.is_new else "unchanged"
+    line = f"{uploaded.pipeline} {uploaded.version}: {state}"
+    click.echo(f"{line}  {uploaded.url}" if uploaded.url else line)
 
 
 def read_cluster(settings_path: Path | None, **options: Any) -> ClusterSettings:
@@ -320,16 +410,52 @@ def read_run(given: dict[str, Any]) -> tuple[Package, dict[str, str], RunOptions
 
     named = {name: given.pop(name) for name in ("videos", "out", "server", "model_digest")}
     parameters = _parameters(given.pop("params"), **named)
+    if given.pop("no_cache"):
+        click.echo(
+            f"{PROGRAM}: --no-cache has no effect: no task uses Kubeflow's cache; the next release "
+            "refuses it",
+            err=True,
+        )
     options = RunOptions(
         experiment=given.pop("experiment"),
         pipeline_root=given.pop("pipeline_root"),
         service_account=given.pop("service_account"),
-        cached=not given.pop("no_cache"),
     )
-    access = (*_ACCESS, "any_version")
-    package = _package(**{name: given.pop(name) for name in list(given) if name not in access})
+    package = read_package(given)
     package.arguments(parameters)
     return package, parameters, options
+
+
+def read_package(given: dict[str, Any]) -> Package:
+    """Return the pipeline.
+
+    Args:
+        given: the command's options; those of the pipeline are removed.
+
+    Raises:
+        UsageError: an option cannot be used.
+        RunError: the file is not a pipeline.
+    """
+    others = (*_ACCESS, "any_version", "no_check")
+    return _package(**{name: given.pop(name) for name in list(given) if name not in others})
+
+
+def check_cluster(backend: Backend, package: Package, options: RunOptions, no_check: bool) -> None:
+    """Print what the checks of the cluster find, one line each.
+
+    Raises:
+        RunError: the run cannot work.
+    """
+    from c3d_pipelines.kubeflow.checks import before_sending
+
+    findings = before_sending(backend, package, options, kubernetes=not no_check)
+    for finding in findings:
+        print_error(PROGRAM, finding.text)
+    if any(finding.prevents for finding in findings):
+        raise RunError(
+            "nothing was sent; if the kubeconfig is of another cluster, --no-check sends without "
+            "these checks"
+        )
 
 
 def _parameters(params: Sequence[str], **named: str | None) -> dict[str, str]:
@@ -390,21 +516,67 @@ def _toleration(text: str) -> dict[str, str]:
     return {**toleration, "effect": effect} if colon else toleration
 
 
-def _change_schedule(backend: Backend, change: str, name: str, experiment: str) -> None:
-    from c3d_pipelines.kubeflow import submit as library
+def _change_schedule(
+    backend: Backend, change: str, name: str, experiment: str, run_end: RunEnd
+) -> int:
+    """Change the schedules of a name and print them; return the exit code."""
+    from c3d_pipelines.kubeflow import schedules as library
 
-    existing = library.schedules(backend, name, experiment=experiment)
-    if not existing:
-        raise RunError(f"{backend.access.host}: has no schedule {name!r} in {experiment!r}")
-    for target in existing:
-        backend.change_schedule(target.schedule_id, change)
-        click.echo(f"{target.name}: {change}d")
+    existing = library.find_schedules(backend, name, experiment=experiment)
+    code = 0
+    try:
+        if change == "resume":
+            for target in library.resume_schedule(backend, existing, run_end=run_end):
+                click.echo(f"{target.name}: enabled")
+        for target in existing:
+            if change == "pause":
+                backend.change_schedule(target.schedule_id, "disable")
+                click.echo(f"{target.name}: disabled")
+            elif change == "delete":
+                library.delete_schedule(backend, target, run_end=run_end)
+                click.echo(f"{target.name}: deleted")
+    except library.RunInProgress as error:
+        print_error(PROGRAM, str(error))
+        code = 1
+    return code
+
+
+@contextlib.contextmanager
+def _watching(backend: Backend, run_end: RunEnd) -> Iterator[RunEnd]:
+    """Have a run that is waited for watched: print why its pods do not start."""
+    from c3d_pipelines.kubeflow.diagnosis import Inspector, Watch
+
+    if not run_end.waits:
+        yield run_end
+        return
+    with Inspector(backend) as inspector:
+        watch = Watch(inspector, lambda line: print_error(PROGRAM, line))
+        yield dataclasses.replace(run_end, on_look=watch.look)
+
+
+@contextlib.contextmanager
+def _unfinished(remedy: str) -> Iterator[None]:
+    """Print what to do after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_error(PROGRAM, f"interrupted; {remedy}")
+        sys.exit(exit_code(signal.SIGINT))
 
 
 def _print_state(run: SentRun) -> None:
     click.echo(f"{PROGRAM}: {run.name} {run.state}", err=True)
 
 
-def _print_schedule(shown: Schedule) -> None:
-    paused = "" if shown.enabled else " (paused)"
-    click.echo(f"{shown.name}: {shown.cron}{paused}  {shown.url}")
+def _print_wait(run: SentRun) -> None:
+    print_error(PROGRAM, f"waiting for the end of {run.name} ({run.address})")
+
+
+def _print_schedules(shown: Sequence[Schedule]) -> None:
+    ids = {schedule.schedule_id for schedule in shown}
+    for schedule in shown:
+        state = "" if schedule.enabled else " (paused)"
+        if ids & set(schedule.replaces):
+            state += f" (replaces another; --resume {schedule.name} goes on)"
+        line = f"{schedule.name}: {schedule.cron}{state}"
+        click.echo(f"{line}  {schedule.url}" if schedule.url else line)

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from c3d_pipelines.parameters import JobParameters
+
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 _RESOLUTIONS = ("240p", "360p", "480p", "720p", "1080p", "4k")
 
@@ -74,9 +76,9 @@ _RESOLUTIONS = ("240p", "360p", "480p", "720p", "1080p", "4k")
 @click.option("--replicas", type=int, default=1, show_default=True, help="Replicas of the server.")
 @click.option("--gpus-per-replica", type=int, default=1, show_default=True)
 @click.option("--one-machine", is_flag=True, help="Run all on this machine, the server too.")
-@click.option("--shard-minutes", type=float, default=240.0, show_default=True)
-@click.option("--shard-mb", type=float, default=4000.0, show_default=True)
-@click.option("--max-shards", type=int, default=200, show_default=True)
+@click.option("--shard-minutes", type=float, default=JobParameters.shard_minutes, show_default=True)
+@click.option("--shard-mb", type=float, default=JobParameters.shard_mb, show_default=True)
+@click.option("--max-shards", type=int, default=JobParameters.max_shards, show_default=True)
 @click.option(
     "--failure-rate",
     type=float,
@@ -90,7 +92,7 @@ _RESOLUTIONS = ("240p", "360p", "480p", "720p", "1080p", "4k")
     type=float,
     default=0.0,
     show_default=True,
-    help="How often per hour a pod is preempted; its shard starts over.",
+    help="How often per hour a pod is preempted; its shard continues from what is stored.",
 )
 @click.option("--pod-start-s", type=float, help="Seconds until a pod runs.  [default: 10]")
 @click.option(

@@ -12,7 +12,7 @@ import click
 from c3d_client.commands.options import clip_options, request_options
 from c3d_client.commands.progress import BAR, Pace, Part, live_line, plain_lines
 from c3d_client.core.cli import print_error
-from c3d_client.core.completion import FOLDER_OR_URL
+from c3d_client.core.completion import FOLDER_OR_URL, PATH_OR_URL
 from c3d_client.core.contract import DEFAULT_TARGET
 from c3d_client.core.signals import exit_code, sigterm_as_ctrl_c
 from c3d_client.core.text import duration_text
@@ -50,8 +50,9 @@ _MOST_SHOWN = 20
     show_default=True,
     envvar="C3D_SERVER",
     show_envvar=True,
-    metavar="HOST:PORT",
-    help="gRPC address of TensorFlow Serving; dns:///host:port spreads over its pods.",
+    metavar="HOST:PORT|local:DIR",
+    help="gRPC address of TensorFlow Serving; dns:///HOST:PORT uses all its pods; local:DIR "
+    "serves the model in DIR with c3d-export during the run.",
 )
 @parameter_option("model", metavar="NAME", help="Served model.")
 @parameter_option(
@@ -63,11 +64,13 @@ _MOST_SHOWN = 20
 @any_option
 @kind_options
 @parameter_option("max_failed", metavar="N")
+@parameter_option("max_failed_share", metavar="SHARE")
 @parameter_option(
     "clip_rows",
     "--clips/--no-clips",
     help="Store each clip's numbers, not only each video's; stored by default.",
 )
+@parameter_option("pca", metavar="NPZ", type=PATH_OR_URL)
 @shard_options
 @parameter_option(
     "workers",
@@ -93,15 +96,16 @@ def run(
 ) -> int:
     """Extract the features of a folder or bucket of videos, on this machine.
 
-    Takes the same steps as the pipeline on a cluster: plan, preflight, extract, publish, report.
-    What an earlier run did is skipped; stopped at any moment, the same command continues. Each
-    input has one row in the dataset, with a status and a reason.
+    Takes the same steps as the pipeline on a cluster: plan, with a check of the server (preflight),
+    extract, publish, with a limit of failures (gate), and report. What an earlier run did is
+    skipped; stopped at any moment, the same command continues. Each input has one row in the
+    dataset, with a status and a reason.
 
     Certificates and tokens come from the environment, as in a pod: C3D_TLS=1, C3D_CA, C3D_CERT,
     C3D_KEY, C3D_OVERRIDE_NAME, C3D_TOKEN_FILE.
 
-    Exit code: 0 no more videos of this run failed than --max-failed, 1 more did, 2 nothing could be
-    done or the run failed.
+    Exit code: 0 no more of this run's videos failed than is allowed (--max-failed,
+    --max-failed-share), 1 more did, 2 nothing could be done or the run failed.
     """
     terminated: list[int] = []
     # A Ctrl-C at any moment ends in the same line: also one during the imports or the output.
@@ -161,6 +165,8 @@ def result_lines(result: LocalRun, summary: RunSummary) -> list[str]:
         lines.append(f"            {summary.dataset_text}")
     if summary.versions_note:
         lines.append(f"note        {summary.versions_note}")
+    if summary.gate_text:
+        lines.append(f"limit       {summary.gate_text}")
     lines.append(f"report      {redact(result.file('report.html'))}")
     return lines + _retry_lines(summary) + [f"note        {note}" for note in result.notes]
 
@@ -239,7 +245,9 @@ class Display:
         if self._live is not None:
             self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, file=self._terminal, flush=True)
+            # At once: the thread of the plain lines prints too.
+            self._terminal.write(f"{line}\n")
+            self._terminal.flush()
 
     def _parts(self) -> list[Part]:
         state, pace = self._state, self._pace

@@ -16,7 +16,6 @@ from string import Template
 from typing import Any
 
 import pyarrow.compute as pc
-from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import ProvenanceError
 from c3d_client.core.provenance import Provenance, software_versions
 
@@ -58,8 +57,8 @@ class Card(Record):
     Args:
         format: the format of the files, 1.
         answer: ``features`` or ``classes``.
-        size: numbers in a row: 4096 features, or the number of classes; 0 where no video has any
-            yet.
+        size: numbers in a row: 4096 features, the dimensions of the PCA that reduced them, or the
+            number of classes; 0 where no video has any yet.
         labels: one per class, in order; none for features.
         provenance: how the numbers were made, as the first run recorded it.
         provenance_digest: the digest of all of the provenance that must agree.
@@ -193,7 +192,7 @@ def card_of(
     originals = table.filter(pc.and_(is_ok, pc.equal(table["duplicate_of"], "")))
     return Card(
         answer=answer,
-        size=len(labels) if answer == "classes" else FEATURE_SIZE,
+        size=len(labels) if answer == "classes" else provenance.feature_size,
         labels=tuple(labels),
         provenance=provenance,
         provenance_digest=provenance.digest(),
@@ -280,8 +279,8 @@ def readme(card: Card, *, name: str) -> str:
         length=length(card.duration_s),
         numbers=NUMBERS[card.answer],
         size=card.size,
-        what=_WHAT[card.answer],
-        of_clip=_OF_CLIP[card.answer],
+        what=_reduced(_WHAT[card.answer], provenance),
+        of_clip=_reduced(_OF_CLIP[card.answer], provenance),
         clip_files="" if card.clip_rows else " (this dataset stores none)",
         meaning="\n".join(f"- {line}." for line in _meaning(provenance)),
         weights=_weights(provenance.weights),
@@ -302,6 +301,16 @@ def _configs(card: Card) -> str:
     if card.clip_rows:
         parts.append(("clips", "clips/*.parquet"))
     return "\n".join(f"- config_name: {name}\n  data_files: {files}" for name, files in parts)
+
+
+def _reduced(text: str, provenance: Provenance) -> str:
+    """Return what a row is, with the PCA that reduced it."""
+    pca = provenance.get("pca")
+    if pca is None:
+        return text
+    whitened = ", whitened" if pca["whiten"] else ""
+    reduced = f"fc6 after ReLU reduced by PCA{whitened} (sha256 `{pca['sha256']}`)"
+    return text.replace("fc6 after ReLU", reduced)
 
 
 def _meaning(provenance: Provenance) -> list[str]:

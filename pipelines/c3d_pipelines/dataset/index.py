@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from c3d_client.core.errors import ProvenanceError
 from c3d_client.core.uri import Uri
 
 from c3d_pipelines.errors import ShardError
+from c3d_pipelines.inputs.plan import DO, PlannedRow
 from c3d_pipelines.shards.commits import read_report
 from c3d_pipelines.shards.reader import damaged, parquet_file
 from c3d_pipelines.shards.schema import (
@@ -53,6 +55,8 @@ INDEX_SCHEMA = pa.schema(
 OLDEST, NEWEST = float("-inf"), float("inf")
 # The columns that describe an input, whatever its result.
 INPUT_COLUMNS = ("video_id", "uri", "key", "size_bytes", "run", "duplicate_of")
+# The columns that decide whether a row is a result of a run.
+RESULT_COLUMNS = ("video_id", "uri", "key", "status", "run", "duplicate_of", "shard")
 
 _TIME = "_time"
 # The columns that describe the work of a video; a duplicate has none.
@@ -109,7 +113,7 @@ def read_index(storage: Storage) -> pa.Table:
     return load_index(storage).table
 
 
-def load_index(storage: Storage, *, first: Collection[str] = ()) -> Index:
+def load_index(storage: Storage, *, first: Collection[str] = (), run: str = "") -> Index:
     """Return the index with the rows of all committed shards, and the reports of the shards.
 
     The newest result of a video wins, but a failure does not replace a success with the same
@@ -118,17 +122,23 @@ def load_index(storage: Storage, *, first: Collection[str] = ()) -> Index:
     Args:
         storage: the dataset.
         first: names of shards that count as the newest, where they are committed.
+        run: a run whose shards all count as the newest.
 
     Raises:
         ShardError, StorageError, ProvenanceError: as :func:`read_index`.
     """
     reports = committed_shards(storage)
+    first = {*first, *(name for name, report in reports.items() if run and report.run == run)}
     published = read_published(storage)
     table, known = published.table, published.shards
     fresh = sorted(
-        name
-        for name, report in reports.items()
-        if name in first or name not in known or known[name][0] != report.ended_at
+        (
+            name
+            for name, report in reports.items()
+            if name in first or name not in known or known[name][0] != report.ended_at
+        ),
+        # Of two shards of one run with the same video, the later one counts.
+        key=lambda name: (reports[name].ended_at, name),
     )
     is_gone = pc.and_(
         pc.not_equal(table["shard"], ""), pc.invert(_is_among(table["shard"], reports))
@@ -176,7 +186,7 @@ def read_published(storage: Storage) -> Published:
                 f"{storage.uri_of(INDEX_FILE)}: is not the index of a dataset of this "
                 f"version; its columns are {', '.join(schema.names)}"
             )
-        table = file.read()
+        table = file.read(use_threads=False)
     metadata = (schema.metadata or {}).get(_SHARDS, b"{}")
     shards = {name: tuple(values) for name, values in json.loads(metadata).items()}
     table = table.replace_schema_metadata(None).combine_chunks()
@@ -213,8 +223,12 @@ def write_index(storage: Storage, index: Index) -> None:
         )
 
 
-def committed_shards(storage: Storage) -> dict[str, ShardReport]:
+def committed_shards(storage: Storage, *, alike: bool = True) -> dict[str, ShardReport]:
     """Return the reports of all shards that are done, by name.
+
+    Args:
+        storage: the dataset.
+        alike: require that all were made in the same way.
 
     Raises:
         StorageError: the dataset's folder cannot be read.
@@ -230,7 +244,8 @@ def committed_shards(storage: Storage) -> dict[str, ShardReport]:
             for name, report in zip(names, all_reports, strict=True)
             if report is not None
         }
-    _require_alike(storage, list(reports.values()))
+    if alike:
+        _require_alike(storage, list(reports.values()))
     return reports
 
 
@@ -244,7 +259,8 @@ def shard_table(storage: Storage, report: ShardReport) -> pa.Table:
     name = video_file(report.name)
     with parquet_file(storage, name) as file:
         stored = set(file.schema_arrow.names)
-        table = file.read([column.name for column in INDEX_SCHEMA if column.name in stored])
+        wanted = [column.name for column in INDEX_SCHEMA if column.name in stored]
+        table = file.read(wanted, use_threads=False)
     count = len(table)
     columns = {
         "duplicate_of": pa.repeat("", count),
@@ -316,6 +332,59 @@ def times(table: pa.Table, reports: Mapping[str, ShardReport]) -> pa.Array:
     return pc.fill_null(ended.take(position.combine_chunks()), OLDEST)
 
 
+def rows_of(table: pa.Table, planned: Sequence[PlannedRow]) -> pa.Table:
+    """Return the index's row of each input, in the plan's order; nulls where there is none."""
+    ids = pa.array([item.row.video_id for item in planned], pa.string())
+    return table.take(pc.index_in(ids, value_set=table["video_id"]))
+
+
+def made_by(rows: pa.Table, run: str) -> npt.NDArray[np.bool_]:
+    """Return for each row of an index ``[n]`` whether a shard of a run holds it."""
+    return _flags(pc.and_(pc.equal(rows["run"], run), pc.not_equal(rows["shard"], "")))
+
+
+def have_results(rows: pa.Table, planned: Sequence[PlannedRow], run: str) -> npt.NDArray[np.bool_]:
+    """Return for each input ``[n]`` that a run was to do whether its row is a result for the run.
+
+    That is a row of the run, or an ok row of the same file and content, which another run made
+    meanwhile. A video without a key may have changed.
+
+    Args:
+        rows: of :func:`rows_of`; the columns RESULT_COLUMNS.
+        planned: the inputs. Those that were not to be done have no result of the run.
+        run: the run's name.
+    """
+    is_to_do = np.array([item.decision == DO for item in planned], bool)
+    own = made_by(rows, run)
+    keys = pa.array([item.row.key for item in planned], pa.string())
+    is_same = pc.and_(pc.equal(rows["key"], keys), pc.not_equal(keys, ""))
+    is_ok = pc.and_(pc.equal(rows["status"], OK), pc.equal(rows["duplicate_of"], ""))
+    of_others = is_to_do & ~own & _flags(pc.and_(is_same, is_ok))
+    candidates = np.flatnonzero(of_others)
+    # Compared redacted: the index holds URLs without their signatures.
+    for index, uri in zip(
+        candidates.tolist(), rows["uri"].take(pa.array(candidates)).to_pylist(), strict=True
+    ):
+        planned_uri = planned[index].row.uri
+        of_others[index] = str(Uri(uri).canonical()) == str(Uri(planned_uri).canonical())
+    return (is_to_do & own) | of_others
+
+
+def made_at(index: Index, ids: Collection[str]) -> dict[str, float]:
+    """Return when the rows of some videos were made, as far as a shard holds them.
+
+    Args:
+        index: of the dataset.
+        ids: of the videos.
+
+    Returns:
+        Seconds since 1970, by id.
+    """
+    rows = index.table.filter(_is_among(index.table["video_id"], ids))
+    made = zip(rows["video_id"].to_pylist(), times(rows, index.shards).to_pylist(), strict=True)
+    return {video_id: time for video_id, time in made if time > OLDEST}
+
+
 def missing_rows(videos: pa.Table, *, message: str) -> pa.Table:
     """Return rows of the index for videos without a shard: ``failed``, ShardMissing.
 
@@ -381,6 +450,10 @@ def _replace_column(table: pa.Table, name: str, values: Any) -> pa.Table:
 def _identity(table: pa.Table) -> pa.ChunkedArray:
     columns = [table[name].combine_chunks() for name in _IDENTITY]
     return pc.binary_join_element_wise(*columns, "\0")
+
+
+def _flags(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.array(pc.fill_null(values, False).to_numpy(zero_copy_only=False), bool)
 
 
 def _is_among(column: pa.ChunkedArray, names: Collection[str]) -> pa.ChunkedArray:

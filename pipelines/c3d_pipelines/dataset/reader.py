@@ -13,8 +13,9 @@ The reader returns what the last run published, without the shards of a run in p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from c3d_client import Timings, VideoFeatures
-from c3d_client.core.contract import FEATURE_SIZE
 from c3d_client.core.errors import C3DError, ProvenanceError, UsageError
 from c3d_client.core.files import atomic_file
 from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import Uri
+from c3d_client.outputs import collect_rows
 
 from c3d_pipelines.dataset.card import CARD_FILE, Card, read_card
 from c3d_pipelines.dataset.index import INDEX_FILE, read_published
@@ -39,6 +40,8 @@ _Numbers = npt.NDArray[np.float32]
 _Indexes = npt.NDArray[np.int64]
 _NPY: Any = np.lib.format  # has no type annotations
 _BATCH_ROWS = 1024  # of the index, converted to Python objects at a time
+NOT_STORED = "its clips are not stored; extract it again with --clips, to another dataset"
+_NO_TIMINGS = Timings(wall_s=0.0, decode_s=0.0, wire_s=0.0, queue_s=None, compute_s=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,8 @@ class DatasetRow:
     """One video: the columns of the index, which the dataset's README describes, and the numbers.
 
     Args:
-        feature: float32 ``[4096]``, length 1; None where the video is not ok, or the answer is
-            classes.
+        feature: float32 ``[4096]``, or ``[dim]`` after PCA, length 1; None where the video is not
+            ok, or the answer is classes.
         probabilities: float32 ``[classes]`` with the sum 1; None where the video is not ok, or the
             answer is features.
         clips_left_out: number of clips that touch damaged pictures; None unless the run skips them.
@@ -89,7 +92,8 @@ class Clips:
         video_id: the video.
         clip_starts: int64 ``[n]``, the index of each clip's first frame.
         clip_times_s: float64 ``[n, 2]``, start and end of each clip in seconds.
-        clip_features: float32 ``[n, 4096]``, fc6 after ReLU; None where the answer is classes.
+        clip_features: float32 ``[n, 4096]``, fc6 after ReLU, or ``[n, dim]`` after PCA; None where
+            the answer is classes.
         clip_probabilities: float32 ``[n, classes]``; None where the answer is features.
     """
 
@@ -118,6 +122,8 @@ def query_vector(
 ) -> npt.NDArray[np.float32]:
     """Return a query as a vector to compare with a dataset: float32 ``[4096]``, length 1.
 
+    In a dataset of reduced features it has as many numbers as the PCA has dimensions.
+
     Args:
         query: a feature, or a video's features.
         provenance: the dataset's provenance.
@@ -134,12 +140,12 @@ def query_vector(
                 "was extracted"
             )
         query = query.video_feature
-    vector = np.asarray(query, np.float64)
+    vector, size = np.asarray(query, np.float64), provenance.feature_size
     length = np.linalg.norm(vector)
-    if vector.shape != (FEATURE_SIZE,) or not np.isfinite(length) or not length:
+    if vector.shape != (size,) or not np.isfinite(length) or not length:
         raise UsageError(
             f"the query is of shape {list(vector.shape)} and length {length:g}; give a video_id "
-            f"or a feature of shape [{FEATURE_SIZE}] that is finite and not zero"
+            f"or a feature of shape [{size}] that is finite and not zero"
         )
     unit: npt.NDArray[np.float32] = (vector / length).astype(np.float32)
     return unit
@@ -173,6 +179,23 @@ def nearest_of(
         best = np.lexsort((indexes, -cosines))[:k]
         indexes, cosines = indexes[best], cosines[best]
     return list(zip(indexes.tolist(), cosines.tolist(), strict=True))
+
+
+def _cut(chunks: Iterable[_Numbers], lengths: Iterable[int]) -> Iterator[_Numbers]:
+    """Yield arrays of these numbers of rows, cut from chunks of rows; many rows stay on disk."""
+    source = iter(chunks)
+    rest: list[_Numbers] = []
+
+    def rows(count: int) -> Iterator[_Numbers]:
+        while count:
+            chunk = rest.pop() if rest else next(source)
+            yield chunk[:count]
+            if len(chunk) > count:
+                rest.append(chunk[count:])
+            count -= min(count, len(chunk))
+
+    for length in lengths:
+        yield collect_rows(rows(length))
 
 
 def open(path: str | os.PathLike[str]) -> Dataset:
@@ -336,13 +359,7 @@ class Dataset:
             UsageError: there is no video with this id, it is not ok, or its clips are not stored.
             ShardError, StorageError: its shard cannot be read.
         """
-        [video] = self._table.slice(self._index(video_id), 1).to_pylist()
-        if video["status"] != OK:
-            raise UsageError(
-                f"{video_id} has no clips; it is {video['status']}: {video['error_message']}"
-            )
-        if video["first_clip_row"] is None:
-            raise UsageError(f"{video_id}: its clips are not stored; run it with clip rows")
+        video = self._with_clips(video_id)
         rows = video["first_clip_row"] + np.arange(video["n_clips"])
         name, owner = clip_file(video["shard"]), video["duplicate_of"] or video_id
         clips = columns_of(self._storage, name, rows, ["clip", "start_frame", "start_s", "end_s"])
@@ -371,27 +388,132 @@ class Dataset:
                 the dataset is of classes.
             ShardError, StorageError: its shard cannot be read.
         """
-        clips, row = self.clips(video_id), self.row(video_id)
-        if clips.clip_features is None or row.feature is None:
+        self._with_clips(video_id)
+        [(_, features)] = self.each_features([video_id])
+        return features
+
+    def each_features(
+        self, ids: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, VideoFeatures]]:
+        """Yield the features of videos as :meth:`features` returns them, each shard read once.
+
+        Args:
+            ids: of videos that are ok and whose clips are stored; None for all that are ok.
+
+        Yields:
+            The ``video_id`` and the features, shard by shard in the order of the shards' rows.
+            :meth:`ids_by_shard` returns the ids in this order.
+
+        Raises:
+            UsageError: the dataset is of classes, or the clips of a video are not stored.
+            ShardError, StorageError: a shard cannot be read.
+        """
+        if self.card.answer != "features":
             raise UsageError(f"{self._storage.uri}: holds classes, and no features")
-        video = {
-            "source": str(Uri(row.uri)),
-            "key": row.key,
-            "frames": row.n_frames,
-            "duration_s": row.duration_s,
-            "fps": row.fps,
-            "width": row.width,
-            "height": row.height,
-            "interlaced": row.interlaced,
-        }
-        return VideoFeatures(
-            clip_starts=clips.clip_starts,
-            clip_times_s=clips.clip_times_s,
-            clip_features=clips.clip_features,
-            video_feature=row.feature,
-            provenance=self.card.provenance.with_video(video).to_dict(),
-            timings=Timings(wall_s=0.0, decode_s=0.0, wire_s=0.0, queue_s=None, compute_s=None),
+        for name, videos in self._by_shard(ids):
+            lacking = [video["video_id"] for video in videos if video["first_clip_row"] is None]
+            if lacking:
+                raise UsageError(f"{lacking[0]}: {NOT_STORED}")
+            yield from self._features_in(name, videos)
+
+    def _with_clips(self, video_id: str) -> dict[str, Any]:
+        """Return a video's row of the index.
+
+        Raises:
+            UsageError: there is no video with this id, it is not ok, or its clips are not stored.
+        """
+        video: dict[str, Any]
+        [video] = self._table.slice(self._index(video_id), 1).to_pylist()
+        if video["status"] != OK:
+            raise UsageError(
+                f"{video_id} has no clips; it is {video['status']}: {video['error_message']}"
+            )
+        if video["first_clip_row"] is None:
+            raise UsageError(f"{video_id}: {NOT_STORED}")
+        return video
+
+    def ids_by_shard(self, ids: Iterable[str] | None = None) -> list[str]:
+        """Return ids of videos that are ok in the order of :meth:`each_features`."""
+        return [video["video_id"] for _, videos in self._by_shard(ids) for video in videos]
+
+    def provenance_of(self, video_id: str) -> Provenance:
+        """Return the provenance of a video's features, as :meth:`features` returns it.
+
+        Raises:
+            UsageError: there is no video with this id.
+        """
+        [video] = self._table.slice(self._index(video_id), 1).to_pylist()
+        return self._provenance(video)
+
+    def _provenance(self, video: Mapping[str, Any]) -> Provenance:
+        names = ("duration_s", "fps", "width", "height", "interlaced")
+        return self.card.provenance.with_video(
+            {
+                "source": str(Uri(video["uri"])),
+                "key": video["key"],
+                "frames": video["n_frames"],
+                **{name: video[name] for name in names},
+            }
         )
+
+    def _by_shard(self, ids: Iterable[str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield each shard's name with the rows of its videos, in the order of its files."""
+        table = self._table.filter(self._is_ok)
+        if ids is not None:
+            wanted = pa.array(list(ids), pa.string())
+            table = table.filter(pc.is_in(table["video_id"], value_set=wanted))
+        for name in sorted(pc.unique(table["shard"]).to_pylist()):
+            videos = table.filter(pc.equal(table["shard"], name))
+            order = [("row", "ascending"), ("video_id", "ascending")]
+            yield name, videos.sort_by(order).to_pylist()
+
+    def _features_in(
+        self, name: str, videos: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, VideoFeatures]]:
+        # A duplicate has the rows of its original.
+        groups = [list(group) for _, group in groupby(videos, key=lambda video: video["row"])]
+        firsts = [group[0] for group in groups]
+        owners = [video["duplicate_of"] or video["video_id"] for video in firsts]
+        lengths = [video["n_clips"] for video in firsts]
+        rows = np.array([video["row"] for video in firsts], np.int64)
+        clip_rows = np.concatenate(
+            [video["first_clip_row"] + np.arange(video["n_clips"]) for video in firsts]
+        )
+        columns = columns_of(
+            self._storage, clip_file(name), clip_rows, ["clip", "start_frame", "start_s", "end_s"]
+        )
+        starts = columns["start_frame"].to_numpy()
+        times_s = np.stack([columns["start_s"], columns["end_s"]], axis=1)
+        numbers_in_order = np.concatenate([np.arange(length) for length in lengths])
+        if not np.array_equal(columns["clip"].to_numpy(), numbers_in_order):
+            raise ShardError(
+                f"{self._storage.uri_of(clip_file(name))}: the clips are not in the rows that the "
+                "index names"
+            )
+        clip_owners = [owner for owner, n in zip(owners, lengths, strict=True) for _ in range(n)]
+        clips = self._numbers_of(clip_file(name), clip_rows, clip_owners)
+        features = (
+            feature
+            for _, numbers in self._numbers_of(video_file(name), rows, owners)
+            for feature in numbers
+        )
+        first = 0
+        parts = _cut((numbers for _, numbers in clips), lengths)
+        for group, feature, clip_features in zip(groups, features, parts, strict=True):
+            end = first + len(clip_features)
+            for video in group:
+                yield (
+                    video["video_id"],
+                    VideoFeatures(
+                        clip_starts=starts[first:end],
+                        clip_times_s=times_s[first:end],
+                        clip_features=clip_features,
+                        video_feature=feature,
+                        provenance=self._provenance(video).to_dict(),
+                        timings=_NO_TIMINGS,
+                    ),
+                )
+            first = end
 
     def nearest(
         self, query: str | npt.NDArray[np.floating] | VideoFeatures, *, k: int = 10
@@ -435,7 +557,7 @@ class Dataset:
         index: int = pc.index(self._table["video_id"], video_id).as_py()
         if index < 0:
             raise UsageError(
-                f"{self._storage.uri}: has no video {video_id!r}; ids(None) lists all videos"
+                f"{self._storage.uri}: has no video {video_id!r}; index.parquet lists all videos"
             )
         return index
 

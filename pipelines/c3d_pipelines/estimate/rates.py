@@ -55,11 +55,15 @@ class Rates:
 
 
 # Kubeflow Pipelines starts a driver for each iteration of a loop, a driver for its task, and the
-# task; only the task requests cores. In addition it starts drivers of the run, its exit handler and
-# the loop, and a driver and a task each for plan, preflight, publish, gate and report. On nodes
-# with the image, the pods of a shard take 30 s (10 s each), and those of a run 155 s, measured with
-# Kubeflow Pipelines 2.17. `c3d-pipelines run` is one process and starts one for each shard.
-_PODS_PER_SHARD, _PODS_PER_RUN, _STARTS_PER_RUN = 3, 13, 15.5
+# task; only the task requests cores. In addition it starts drivers of the run, its exit handler,
+# its condition and the loop, and a driver and a task each for plan, publish and report.
+#
+# Measured with Kubeflow Pipelines 2.17 on two cores, on nodes with the image: a shard's pods take
+# 30 s (3 s a driver, 6 s a task, the rest in Argo's rounds of 10 s), 10 s each; the 13 pods of a
+# run of release 0.1.0 took 155 s. Derived from that, not measured: a run of this release starts 3
+# pods fewer, so that it takes 125 s, 12.5 starts of a pod. `c3d-pipelines run` is one process and
+# starts one for each shard.
+_PODS_PER_SHARD, _PODS_PER_RUN, _STARTS_PER_RUN = 3, 10, 12.5
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,9 @@ class Cluster:
         replicas: of the server.
         gpus_per_replica: 0 for a server without GPUs.
         pod_start_s: seconds until a pod runs; with ``one_machine``, until a process runs.
-        preemptions_per_h: how often per hour a worker's pod is preempted; its shard starts over.
-        retries: how often a preempted shard is retried.
+        preemptions_per_h: how often per hour a worker's pod is preempted; its shard continues from
+            what the worker stored.
+        retries: how often a preempted shard is retried; 3 as in the settings of the pods.
         network_gbit: of each worker pod and each replica, each way, in 10^9 bits per second.
         storage_mb_per_s: read speed of one video, in 10^6 bytes per second; 85 is an assumption,
             about what one request to an object store reaches.
@@ -90,7 +95,7 @@ class Cluster:
     gpus_per_replica: int = 1
     pod_start_s: float = 10.0
     preemptions_per_h: float = 0.0
-    retries: int = 2
+    retries: int = 3
     network_gbit: float = 10.0
     storage_mb_per_s: float = 85.0
     one_machine: bool = False

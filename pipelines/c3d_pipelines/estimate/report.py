@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from c3d_pipelines.estimate.simulate import Estimate, Job, Range, estimate
+from c3d_pipelines.estimate.simulate import STORED_EVERY_S, Estimate, Job, Range, estimate
+from c3d_pipelines.parameters import JobParameters
 from c3d_pipelines.text import count, significant, size
 
 if TYPE_CHECKING:
@@ -65,15 +66,24 @@ def show(
 
 
 def recommend(job: Job, result: Estimate) -> list[str]:
-    """Return what to change, in sentences: the two best additions first, then what is wasted.
+    """Return what to change, in sentences: the two best additions, then what is wasted.
+
+    Shards that are too many for a cluster come first.
 
     What a change would bring is estimated with the change.
     """
     wall_h, shards, pods = result.wall_h.likely, result.shards, _pods(job)
+    most = JobParameters.max_shards
     if job.cluster.one_machine:
         lines = ["server and workers share these cores; a server on its own machine is faster"]
     else:
         lines = [*_additions(job, result), *_fewer_replicas(job, result)]
+        if shards > most:
+            lines.insert(
+                0,
+                f"Kubeflow Pipelines does not hold {shards:,} shards, and a run with more than "
+                f"{most} is refused; make larger shards, or several runs",
+            )
     if (share := result.starts_h / wall_h) >= _MIN_SHARE:
         each = f"{job.cluster.pods_per_shard} for each shard"
         advice = f"; larger shards start fewer {pods}" if shards > 2 * job.parallel_shards else ""
@@ -87,7 +97,11 @@ def recommend(job: Job, result: Estimate) -> list[str]:
         )
         lines.append(f"{share:.0%} of the run only waits for the last shards; {advice}")
     if result.preempted >= 1:
-        lines.append(f"about {result.preempted:.0f} pods are preempted; smaller shards lose less")
+        minutes = STORED_EVERY_S / 60
+        lines.append(
+            f"about {result.preempted:.0f} pods are preempted; each loses up to {minutes:.0f} "
+            "minutes of work and the videos in progress"
+        )
     if result.lost_shards >= 0.5:
         lines.append(
             f"about {result.lost_shards:.0f} of {shards} shards are preempted more than "

@@ -27,6 +27,9 @@ from c3d_pipelines.estimate.video_stats import Numbers, Workload, require
 
 # Difference between two measurements of the same speed, on a machine that others use too.
 RATE_ERROR = 0.1
+# A worker stores the videos that are done every so many seconds, and the next attempt at its shard
+# continues from there (shards/worker.py, where this grows with a shard of hours).
+STORED_EVERY_S = 300.0
 # Odd, so that the median is one of the runs: the one with exactly the given speeds.
 MIN_SEEDS, MAX_SEEDS = 5, 101
 # Shards of all seeds together; runs of many shards differ less, so that they need fewer seeds.
@@ -276,6 +279,8 @@ class SimulatedRun:
         self.shard, self.attempt = np.full(slots, -1), [0] * slots  # -1: no shard is left
         self.exists, self.working = np.zeros(slots, bool), np.zeros(slots, bool)  # of the pod
         self.left = np.ones(slots)  # part of the shard that is still to do
+        # The same for a pod that is preempted now, and when it began to work.
+        self.unstored, self.began_s = np.ones(slots), np.zeros(slots)
         # When the drivers have ended, the pod has started, or it is preempted.
         self.event_s, self.preempted_s = np.full(slots, np.inf), np.full(slots, np.inf)
         self.now = self.held_s = self.busy_s = self.tail_s = 0.0
@@ -309,6 +314,7 @@ class SimulatedRun:
     def _next_shard(self, slot: int) -> None:
         self.exists[slot] = self.working[slot] = False
         self.attempt[slot] = 0
+        self.unstored[slot] = 1.0
         self.shard[slot] = self.queued.pop() if self.queued else -1
         drivers_s = self.driver_s[self.shard[slot]] if self.shard[slot] >= 0 else np.inf
         self.event_s[slot] = self.now + drivers_s
@@ -320,11 +326,16 @@ class SimulatedRun:
             self.preempted_s[slot] = self.now + self.life_s[pod]
             self.event_s[slot] = min(self.now + self.start_s[pod], self.preempted_s[slot])
         elif self.event_s[slot] < self.preempted_s[slot]:
-            self.working[slot], self.left[slot] = True, 1.0
+            self.working[slot], self.left[slot] = True, self.unstored[slot]
+            self.began_s[slot] = self.now
             self.event_s[slot] = self.preempted_s[slot]
         else:
             self.preempted += 1
             self.attempt[slot] += 1
+            if self.working[slot]:
+                worked_s = self.now - self.began_s[slot]
+                stored = 1 - worked_s % STORED_EVERY_S / worked_s if worked_s else 0.0
+                self.unstored[slot] -= (self.unstored[slot] - self.left[slot]) * stored
             if self.attempt[slot] == self.attempts:
                 self.lost += 1
                 self._next_shard(slot)

@@ -16,6 +16,7 @@ from c3d_client.core.errors import UsageError
 
 from c3d_pipelines.inputs.manifest import ManifestRow, read_manifest
 from c3d_pipelines.inputs.plan import DO, cut_into_shards, read_plan, shard_ends
+from c3d_pipelines.parameters import JobParameters
 
 Numbers = npt.NDArray[np.float64]
 
@@ -130,9 +131,9 @@ class ShardLimits:
         UsageError: a number is out of its range.
     """
 
-    shard_mb: float = 4000.0
-    shard_minutes: float = 240.0
-    max_shards: int = 200
+    shard_mb: float = JobParameters.shard_mb
+    shard_minutes: float = JobParameters.shard_minutes
+    max_shards: int = JobParameters.max_shards
 
     def __post_init__(self) -> None:
         require("shard_mb", self.shard_mb, above=0)

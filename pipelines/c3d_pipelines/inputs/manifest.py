@@ -380,11 +380,11 @@ def _parquet(data: bytes) -> Iterator[_Record]:
 
     row = 0
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
         names = file.schema_arrow.names
         _check_columns(names)
         columns = [name for name in COLUMNS if name in names]
-        for batch in file.iter_batches(columns=columns):
+        for batch in file.iter_batches(columns=columns, use_threads=False):
             parts = [batch.column(name).to_pylist() for name in columns]
             for values in zip(*parts, strict=True):
                 row += 1

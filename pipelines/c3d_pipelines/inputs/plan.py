@@ -38,12 +38,14 @@ _SCHEMA = pa.schema(
         pa.field("duplicate_of", pa.string(), nullable=False),
     ]
 )
+# A column that plans of release 0.1.0 lack.
+_DEATHS = pa.field("deaths", pa.int32(), nullable=False)
 
 _NOTES = b"notes"  # in the file's metadata
 _MEGABYTE = 1_000_000
 _MINUTE_MS = 60_000
-# The work of a video when neither sizes nor durations are known: a shard of 240 minutes then has
-# 240 videos.
+# The work of a video when neither sizes nor durations are known: a shard of 600 minutes then has
+# 600 videos.
 _UNKNOWN_MS = _MINUTE_MS
 
 
@@ -57,6 +59,8 @@ class PlannedRow:
         shard: the number of its shard, from 0; -1 unless the decision is ``do``.
         duplicate_of: the ``video_id`` of the input that it equals; empty unless a duplicate.
         unknown: the columns of a plan that this release does not know.
+        deaths: how often workers were killed while they processed the video, where that is
+            enough to record it as ``failed`` without trying it again; otherwise 0.
 
     Raises:
         ManifestError: the decision, the shard and the duplicate contradict each other.
@@ -67,6 +71,7 @@ class PlannedRow:
     shard: int = -1
     duplicate_of: str = ""
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    deaths: int = 0
 
     def __post_init__(self) -> None:
         is_consistent = (
@@ -92,7 +97,7 @@ def write_plan(
     Args:
         path: the path.
         rows: the inputs.
-        notes: lines about the listing, for :func:`read_notes`.
+        notes: lines about the plan, for :func:`read_notes`.
 
     Raises:
         OSError: the file cannot be written.
@@ -104,10 +109,11 @@ def write_plan(
             "decision": planned.decision,
             "shard": planned.shard,
             "duplicate_of": planned.duplicate_of,
+            "deaths": planned.deaths,
         }
         for planned in rows
     ]
-    table = pa.Table.from_pylist(records, schema=_SCHEMA)
+    table = pa.Table.from_pylist(records, schema=_SCHEMA.append(_DEATHS))
     for name in dict.fromkeys(chain.from_iterable(planned.unknown for planned in rows)):
         table = table.append_column(name, [[planned.unknown.get(name) for planned in rows]])
     if notes:
@@ -116,9 +122,9 @@ def write_plan(
     pq.write_table(table, os.fspath(path))
 
 
-def read_notes(path: str | os.PathLike[str]) -> list[str]:
-    """Return the lines about the listing that a plan has in its metadata."""
-    metadata = pq.read_schema(os.fspath(path)).metadata or {}
+def read_notes(source: Any) -> list[str]:
+    """Return the lines about the plan that its file, a path or an open file, has as metadata."""
+    metadata = pq.read_schema(source).metadata or {}
     notes: list[str] = json.loads(metadata.get(_NOTES, b"[]"))
     return notes
 
@@ -130,12 +136,14 @@ def read_plan(source: Any) -> list[PlannedRow]:
         ManifestError: the file is not a plan.
     """
     try:
-        table = pq.read_table(source)
+        # Without threads, as `shards.reader.parquet_file` explains.
+        with pq.ParquetFile(source, pre_buffer=False) as file:
+            table = file.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise ManifestError(f"{source}: the plan cannot be read ({error})") from error
     if not set(_SCHEMA.names) <= set(table.schema.names):
         raise ManifestError(f"{source}: is not a plan; its columns are {table.schema.names}")
-    unknown = [name for name in table.schema.names if name not in _SCHEMA.names]
+    unknown = [name for name in table.schema.names if name not in (*_SCHEMA.names, "deaths")]
     return [
         PlannedRow(
             ManifestRow(*(values[name] for name in COLUMNS)),
@@ -143,6 +151,7 @@ def read_plan(source: Any) -> list[PlannedRow]:
             values["shard"],
             values["duplicate_of"],
             {name: values[name] for name in unknown},
+            values.get("deaths") or 0,
         )
         for values in table.to_pylist()
     ]
@@ -185,8 +194,8 @@ def cut_into_shards(
     mean of the others; else each row counts as a minute. There are as few shards as the limit
     allows, with work as even as the order of the rows allows.
 
-    A shard costs three pods, and a run with thousands of shards is too large for one object of
-    etcd. Where the limit results in more than ``max_shards``, the limit is raised.
+    A shard costs three pods, and a run with hundreds of shards is too large for one object of
+    Kubernetes. Where the limit results in more than ``max_shards``, the limit is raised.
 
     Args:
         rows: the inputs; none result in no shards.

@@ -7,11 +7,12 @@ folder.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from typing import Any
@@ -35,7 +36,13 @@ POD_TOKEN_FILE = "/var/run/secrets/kubeflow/pipelines/token"
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _ENDED = frozenset(("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"))
+_UNKNOWN = "RUNTIME_STATE_UNSPECIFIED"
 _MOST_NAMED = 5
+# Begins the description of a schedule that replaces others, followed by their ids.
+_REPLACES = "replaces "
+LATEST = "latest"  # the newest run of an experiment
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ID_PART = re.compile(r"[0-9a-f]{4}[0-9a-f-]*")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class ClusterAccess:
             renewed.
         cookie: of a login in a browser.
         ca: a PEM file of the CAs to trust instead of the usual ones.
-        ui: URL of the web interface; the host by default.
+        ui: URL of the web interface, for links; none are made without it.
 
     Raises:
         UsageError: two values exclude each other, or the token cannot be read.
@@ -66,7 +73,7 @@ class ClusterAccess:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", _url(self.host))
-        object.__setattr__(self, "ui", _url(self.ui) if self.ui else self.host)
+        object.__setattr__(self, "ui", _url(self.ui) if self.ui else "")
         if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise UsageError(f"namespace is {self.namespace!r}; give a Kubernetes namespace's name")
         if self.token is not None and self.token_file is not None:
@@ -102,11 +109,12 @@ def find_access(
     token_file: str | None = None,
     pod_token: bool = False,
     ca: str | None = None,
+    ui: str | None = None,
 ) -> ClusterAccess:
     """Return address and credentials from the arguments and, for those not given, the environment.
 
     Args:
-        host, namespace, token_file, ca: see :class:`ClusterAccess`.
+        host, namespace, token_file, ca, ui: see :class:`ClusterAccess`.
         pod_token: use the token of this pod's service account.
 
     Raises:
@@ -126,7 +134,7 @@ def find_access(
         token_file=token_file,
         cookie=os.environ.get(COOKIE) or None,
         ca=ca,
-        ui=os.environ.get(UI_HOST, ""),
+        ui=ui or os.environ.get(UI_HOST, ""),
     )
 
 
@@ -150,13 +158,33 @@ class Refused(RunError):
 
 @dataclass(frozen=True)
 class SentRun:
-    """A run on the cluster: its URL in a browser, its state, and the reason of its failure."""
+    """A run on the cluster.
+
+    Args:
+        run_id: id of the run, which is its name in the data set too.
+        name: display name.
+        url: address in a browser; empty where the web interface's address is not known.
+        state: as the API calls it.
+        message: the API's own message about a failure. Kubeflow Pipelines 2.17 writes none:
+            :func:`~c3d_pipelines.kubeflow.diagnosis.diagnose` finds the reason.
+        arguments: the parameters, with the defaults where the API returns the pipeline.
+        tasks: display name and state of each node of the run's workflow.
+        schedule_id: of the schedule that started it; empty without one.
+    """
 
     run_id: str
     name: str
     url: str
     state: str = "PENDING"
     message: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    tasks: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+    schedule_id: str = field(default="", compare=False, repr=False)
+
+    @property
+    def address(self) -> str:
+        """The URL in a browser, or else the run's id."""
+        return self.url or self.run_id
 
     @property
     def ended(self) -> bool:
@@ -171,13 +199,43 @@ class SentRun:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule by which the cluster starts runs."""
+    """A schedule by which the cluster starts runs.
+
+    Args:
+        schedule_id: its id.
+        name: its display name, with which the names of its runs begin.
+        cron: its times.
+        enabled: False where it is paused.
+        url: in a browser; empty where the web interface's address is not known.
+        namespace: where its runs are, as the backend reports it.
+        experiment_id: of the group of its runs.
+        replaces: the ids of the schedules that it was created to replace.
+    """
 
     schedule_id: str
     name: str
     cron: str
     enabled: bool
     url: str
+    namespace: str = ""
+    experiment_id: str = ""
+    replaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class UploadedVersion:
+    """A version of a pipeline on the backend.
+
+    Args:
+        pipeline, version: their names.
+        url: of the version in a browser; empty where the web interface's address is not known.
+        is_new: False where the backend had it already.
+    """
+
+    pipeline: str
+    version: str
+    url: str
+    is_new: bool
 
 
 class Backend:
@@ -210,6 +268,9 @@ class Backend:
         self._experiments = api.ExperimentServiceApi(client)
         self._runs = api.RunServiceApi(client)
         self._schedules = api.RecurringRunServiceApi(client)
+        self._pipelines = api.PipelineServiceApi(client)
+        self._uploads = api.PipelineUploadServiceApi(client)
+        self._multi_user: bool | None = None
         self._timeouts = {"_request_timeout": (_CONNECT_S, answer_s)}
 
     def close(self) -> None:
@@ -233,17 +294,8 @@ class Backend:
             RunError: the host is another service, its version is too old, or it requires a
                 namespace.
         """
-        service, host = self._api.HealthzServiceApi(self._client), self.access.host
-        answer = self._call(service.healthz_service_get_healthz, _preload_content=False)
-        try:
-            health = json.loads(answer.data)
-            multi_user, tag = bool(health["multi_user"]), str(health.get("tag_name", ""))
-        except (ValueError, KeyError, TypeError):
-            raise RunError(
-                f"{host}: answers with {_page(answer.data)} instead of Kubeflow Pipelines' API; "
-                "give the address that comes before /apis/v2beta1 (often https://HOST/pipeline), "
-                "and a token if it requires a login"
-            ) from None
+        host = self.access.host
+        multi_user, tag = self._health()
         if multi_user and not self.access.namespace:
             raise RunError(f"{host}: has several users; give --namespace, that of your profile")
         compiler = version_of("kfp")
@@ -254,6 +306,28 @@ class Backend:
                 f"it must be {required[0]}.{required[1]} or newer (--any-version tries it all the "
                 "same)"
             )
+
+    @property
+    def multi_user(self) -> bool:
+        """Whether each user has a namespace; with a single user the backend ignores namespaces."""
+        if self._multi_user is None:
+            self._health()
+        return bool(self._multi_user)
+
+    def _health(self) -> tuple[bool, str]:
+        """Return whether the backend has several users, and its version."""
+        service, host = self._api.HealthzServiceApi(self._client), self.access.host
+        answer = self._call(service.healthz_service_get_healthz, _preload_content=False)
+        try:
+            health = json.loads(answer.data)
+            self._multi_user = bool(health["multi_user"])
+            return self._multi_user, str(health.get("tag_name", ""))
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{host}: answers with {_page(answer.data)} instead of Kubeflow Pipelines' API; "
+                "give the address that comes before /apis/v2beta1 (often https://HOST/pipeline), "
+                "and a token if it requires a login"
+            ) from None
 
     def experiment(self, name: str, *, make: bool = True) -> str | None:
         """Return the id of the experiment of this name.
@@ -272,7 +346,7 @@ class Backend:
             )
             create = self._experiments.experiment_service_create_experiment
             try:
-                return str(self._call(create, experiment=body).experiment_id)
+                experiments = [self._call(create, experiment=body)]
             except Refused as error:
                 if error.status != 409:
                     raise
@@ -280,6 +354,10 @@ class Backend:
                 experiments = self._listed(listed, "experiments", name=name)
         if len(experiments) != 1:
             raise RunError(f"{self.access.host}: has {len(experiments)} experiments named {name!r}")
+        used, wanted = experiments[0].namespace, self.access.namespace
+        # Empty where the backend has a single user and ignores namespaces.
+        if used and wanted and used != wanted:
+            raise RunError(f"{self.access.host}: would run in namespace {used}, not in {wanted}")
         return str(experiments[0].experiment_id)
 
     def create_run(self, **fields: Any) -> SentRun:
@@ -291,9 +369,142 @@ class Backend:
         """Return a run in its current state."""
         return self._sent(self._call(self._runs.run_service_get_run, run_id=run_id))
 
-    def create_schedule(self, *, cron: str, enabled: bool, **fields: Any) -> Schedule:
-        """Create a schedule of runs with the fields of V2beta1RecurringRun."""
+    def find_run(self, text: str, *, experiment: str) -> SentRun:
+        """Return the run that a user means.
+
+        Args:
+            text: id, the beginning of an id, display name, or ``latest``.
+            experiment: where the ``latest`` run is looked for.
+
+        Raises:
+            RunError: there is no such run, or there are several.
+        """
+        host = self.access.host
+        if _RUN_ID.fullmatch(text):
+            return self.run(text)
+        listed = self._runs.run_service_list_runs
+        newest: dict[str, Any] = {"sort_by": "created_at desc"}
+        if text == LATEST:
+            experiment_id = self.experiment(experiment, make=False)
+            runs = (
+                experiment_id
+                and self._call(listed, experiment_id=experiment_id, page_size=1, **newest).runs
+            )
+            if not runs:
+                raise RunError(f"{host}: has no run in the experiment {experiment!r}")
+            return self.run(runs[0].run_id)
+        found = self._listed(listed, "runs", name=text, **newest)
+        if not found and _ID_PART.fullmatch(text):
+            part = {"operation": "IS_SUBSTRING", "key": "run_id", "stringValue": text}
+            found = self._listed(listed, "runs", predicate=part, **newest)
+            found = [run for run in found if run.run_id.startswith(text)]
+        if not found:
+            raise RunError(
+                f"{host}: has no run {text!r}; give an id, the beginning of an id, a name, or "
+                f"{LATEST}"
+            )
+        if len(found) > 1:
+            ids = ", ".join(run.run_id for run in found[:_MOST_NAMED])
+            more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+            raise RunError(f"{host}: has {len(found)} runs {text!r}; give an id: {ids}{more}")
+        return self.run(found[0].run_id)
+
+    def terminate(self, run_id: str) -> None:
+        """End a run that has not ended; its pods are stopped within seconds."""
+        self._call(self._runs.run_service_terminate_run, run_id=run_id)
+
+    def retry(self, run_id: str) -> None:
+        """Start the failed steps of a failed run again, under the same id."""
+        self._call(self._runs.run_service_retry_run, run_id=run_id)
+
+    def workflow(self, run_id: str) -> dict[str, Any]:
+        """Return the run's Argo workflow as last reported; only version 1 of the API returns it.
+
+        Raises:
+            RunError: the answer has none, as that of a run that has just been sent.
+        """
+        answer = self._get("/apis/v1beta1/runs/{run_id}", run_id=run_id)
+        try:
+            runtime = json.loads(answer)["pipeline_runtime"]
+            workflow = json.loads(runtime["workflow_manifest"])
+            if not isinstance(workflow["metadata"]["name"], str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{self.access.host}: returns no workflow of the run") from None
+        return dict(workflow)
+
+    def log(self, run_id: str, pod: str, *, node: str, namespace: str) -> str | None:
+        """Return the log of a step's pod, or its archived log; None where the API has neither.
+
+        Args:
+            run_id: id of the run.
+            pod: the pod's name.
+            node: id of the pod's node in the workflow.
+            namespace: of the pod; the web interface needs it where there are several users.
+        """
+        parts = {"run_id": run_id, "pod": pod, "node": node}
+        # The API's own path is the first. The second is that of the web interface, which the user
+        # may have given as the host and which does not pass on the first. The last is that of the
+        # log as Argo archives it, which is Kubeflow's default.
+        live: tuple[tuple[str, dict[str, str]], ...] = (
+            ("/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", {}),
+            ("/k8s/pod/logs", {"podname": pod, "runid": run_id, "podnamespace": namespace}),
+        )
+        for path, query in live:
+            data = self._found(path, query=query, **parts)
+            # The API begins its answer before it looks for the log: an error has status 200 too.
+            start = (data or b"<html")[:200].lstrip().lower()
+            if data and not start.startswith((b'{"error_message"', b"<!doctype", b"<html")):
+                return data.decode("utf-8", "replace")
+        path = "/apis/v2beta1/runs/{run_id}/nodes/{node}/artifacts/main-logs:read"
+        try:
+            archived = json.loads(self._found(path, **parts) or b"")["data"]
+            return base64.b64decode(archived).decode("utf-8", "replace")
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def has_schedule(self, schedule_id: str) -> bool:
+        """Return whether a schedule still exists."""
+        call = self._schedules.recurring_run_service_get_recurring_run
+        try:
+            self._call(call, recurring_run_id=schedule_id)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
+    def active_runs(self, target: Schedule) -> list[SentRun]:
+        """Return the runs of a schedule that have not ended, of its 50 newest.
+
+        A schedule of this package has one at a time; an older one may have been retried by hand.
+        """
+        equal = {"operation": "EQUALS", "key": "recurring_run_id"}
+        query = {"predicates": [equal | {"stringValue": target.schedule_id}]}
+        page = self._call(
+            self._runs.run_service_list_runs,
+            experiment_id=target.experiment_id,
+            filter=json.dumps(query),
+            sort_by="created_at desc",
+            page_size=50,
+        )
+        runs = [self._sent(run) for run in page.runs or []]
+        return [run for run in runs if not run.ended]
+
+    def create_schedule(
+        self, *, cron: str, enabled: bool, replaces: Iterable[Schedule] = (), **fields: Any
+    ) -> Schedule:
+        """Create a schedule of runs with the fields of V2beta1RecurringRun.
+
+        Args:
+            cron: its times.
+            enabled: False creates a paused one.
+            replaces: the schedules that it replaces; kept in the description.
+            fields: further fields.
+        """
         api = self._api
+        if ids := [schedule.schedule_id for schedule in replaces]:
+            fields["description"] = f"{_REPLACES}{' '.join(ids)}"
         mode = api.RecurringRunMode.ENABLE if enabled else api.RecurringRunMode.DISABLE
         trigger = api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron))
         body = api.V2beta1RecurringRun(mode=mode, trigger=trigger, **fields)
@@ -314,40 +525,106 @@ class Backend:
             change: ``delete``, ``enable`` or ``disable``.
         """
         call = getattr(self._schedules, f"recurring_run_service_{change}_recurring_run")
-        self._call(call, recurring_run_id=schedule_id)
+        # Otherwise Kubernetes deletes the workflow of its last run too, pods included.
+        more = {"propagation_policy": "ORPHAN"} if change == "delete" else {}
+        self._call(call, recurring_run_id=schedule_id, **more)
+
+    def pipeline(self, name: str) -> str | None:
+        """Return the id of the uploaded pipeline of this name; None where there is none."""
+        find = self._pipelines.pipeline_service_get_pipeline_by_name
+        namespace = {"namespace": self.access.namespace} if self.access.namespace else {}
+        try:
+            return str(self._call(find, name=name, **namespace).pipeline_id)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return None
+
+    def create_pipeline(self, name: str, description: str) -> str:
+        """Create a pipeline without a version and return its id."""
+        body = self._api.V2beta1Pipeline(
+            name=name,
+            display_name=name,
+            description=description or None,
+            namespace=self.access.namespace or None,
+        )
+        create = self._pipelines.pipeline_service_create_pipeline
+        return str(self._call(create, pipeline=body).pipeline_id)
+
+    def pipeline_versions(self, pipeline_id: str, name: str) -> list[str]:
+        """Return the ids of a pipeline's versions of this display name."""
+        listed = self._pipelines.pipeline_service_list_pipeline_versions
+        found = self._listed(listed, "pipeline_versions", name=name, pipeline_id=pipeline_id)
+        return [str(version.pipeline_version_id) for version in found]
+
+    def upload_version(self, pipeline_id: str, name: str, path: str, description: str) -> str:
+        """Upload a compiled pipeline as a version and return the version's id."""
+        upload = self._uploads.upload_pipeline_version
+        return str(
+            self._call(
+                upload,
+                uploadfile=path,
+                name=name,
+                display_name=name,
+                pipelineid=pipeline_id,
+                description=description,
+            ).pipeline_version_id
+        )
+
+    def link(self, page: str) -> str:
+        """Return the URL of a page of the web interface; empty where its address is not known."""
+        return f"{self.access.ui}/#/{page}" if self.access.ui else ""
 
     def _sent(self, run: Any) -> SentRun:
         if not run.run_id or not (run.state is None or isinstance(run.state, str)):
             raise Refused(f"{self.access.host}: answers without the run's id", 502)
+        if run.state in (None, _UNKNOWN) and run.error and run.error.message:
+            # The backend cannot read its own record of the run.
+            message = " ".join(run.error.message.split())[:400]
+            raise Refused(f"{self.access.host}: cannot return the run ({message})", 502)
         state = run.state or "PENDING"
         return SentRun(
             run_id=run.run_id,
             name=run.display_name or "",
-            url=f"{self.access.ui}/#/runs/details/{run.run_id}",
-            state="PENDING" if state == "RUNTIME_STATE_UNSPECIFIED" else state,
+            url=self.link(f"runs/details/{run.run_id}"),
+            state="PENDING" if state == _UNKNOWN else state,
             message=_failure(run) if state in _ENDED and state != "SUCCEEDED" else "",
+            arguments=_arguments(run),
+            tasks=tuple((task.display_name or "", task.state or "") for task in _tasks(run)),
+            schedule_id=run.recurring_run_id or "",
         )
 
     def _schedule(self, run: Any) -> Schedule:
         if not run.recurring_run_id:
             raise Refused(f"{self.access.host}: answers without the schedule's id", 502)
         times = run.trigger and run.trigger.cron_schedule
+        _, marked, replaced = (run.description or "").partition(_REPLACES)
         return Schedule(
             schedule_id=run.recurring_run_id,
             name=run.display_name or "",
             cron=(times and times.cron) or "",
             enabled=run.mode == "ENABLE" if run.mode else run.status == "ENABLED",
-            url=f"{self.access.ui}/#/recurringrun/details/{run.recurring_run_id}",
+            url=self.link(f"recurringrun/details/{run.recurring_run_id}"),
+            namespace=run.namespace or "",
+            experiment_id=run.experiment_id or "",
+            replaces=tuple(replaced.split()) if marked else (),
         )
 
     def _listed(
-        self, call: Callable[..., Any], field_name: str, *, name: str | None, **query: Any
+        self,
+        call: Callable[..., Any],
+        field_name: str,
+        *,
+        name: str | None = None,
+        predicate: dict[str, str] | None = None,
+        **query: Any,
     ) -> list[Any]:
         """Return the items of all pages of a list."""
         if name is not None:
-            equal = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-            query["filter"] = json.dumps({"predicates": [equal]})
-        if self.access.namespace and "experiment_id" not in query:
+            predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        if predicate is not None:
+            query["filter"] = json.dumps({"predicates": [predicate]})
+        if self.access.namespace and not {"experiment_id", "pipeline_id"} & query.keys():
             query["namespace"] = self.access.namespace
         items: list[Any] = []
         token = ""
@@ -357,6 +634,30 @@ class Backend:
             token = page.next_page_token or ""
             if not token:
                 return items
+
+    def _get(self, path: str, *, query: Mapping[str, str] | None = None, **parts: str) -> bytes:
+        """Return the body of a path that the generated library does not know."""
+        answer = self._call(
+            self._client.call_api,
+            resource_path=path,
+            method="GET",
+            path_params={name: part for name, part in parts.items() if f"{{{name}}}" in path},
+            query_params=list((query or {}).items()),
+            header_params={},
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            _preload_content=False,
+        )
+        return bytes(answer.data)
+
+    def _found(self, path: str, **arguments: Any) -> bytes | None:
+        """Return the body of a path; None where the server does not have it."""
+        try:
+            return self._get(path, **arguments)
+        except Refused as error:
+            if error.status in (401, 403) or not error.status:
+                raise
+            return None
 
     def _call(self, call: Callable[..., Any], **arguments: Any) -> Any:
         """Call the library; its errors are not chained, because they hold requests with tokens."""
@@ -378,18 +679,39 @@ class Backend:
             ) from None
 
 
+def _tasks(run: Any) -> list[Any]:
+    return (run.run_details and run.run_details.task_details) or []
+
+
 def _failure(run: Any) -> str:
-    """Return why a run failed: its own message and those of the tasks that failed."""
-    tasks = (run.run_details and run.run_details.task_details) or []
-    failed = {task.display_name: task for task in tasks if task.state == "FAILED"}
-    messages = [
-        f"{name}: {task.error.message}" if task.error and task.error.message else name
-        for name, task in failed.items()
-    ]
-    if len(messages) > _MOST_NAMED:
-        messages = [*messages[:_MOST_NAMED], f"and {len(messages) - _MOST_NAMED} more"]
+    """Return the messages about a failure in the API's answer.
+
+    Names of tasks without a message are left out: they are those of a workflow's nodes.
+    """
     own = [run.error.message] if run.error and run.error.message else []
-    return " ".join("; ".join(own + messages).split())
+    messages = {
+        f"{task.display_name}: {task.error.message}": None
+        for task in _tasks(run)
+        if task.error and task.error.message
+    }
+    return " ".join("; ".join([*own, *messages][:_MOST_NAMED]).split())
+
+
+def _arguments(run: Any) -> dict[str, Any]:
+    """Return a run's parameters, with the pipeline's defaults where the answer has the pipeline."""
+    spec = run.pipeline_spec if isinstance(run.pipeline_spec, dict) else {}
+    spec = spec.get("pipeline_spec", spec)
+    given = run.runtime_config.parameters if run.runtime_config else None
+    try:
+        declared = spec["root"]["inputDefinitions"]["parameters"]
+        defaults = {
+            name: parameter["defaultValue"]
+            for name, parameter in declared.items()
+            if "defaultValue" in parameter
+        }
+    except (KeyError, TypeError, AttributeError):
+        defaults = {}
+    return {**defaults, **(given or {})}
 
 
 def _missing_answer(error: Exception) -> str:

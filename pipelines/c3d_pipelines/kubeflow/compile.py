@@ -9,9 +9,10 @@ from pathlib import Path
 from c3d_client import atomic_file
 from c3d_client.core.errors import OutputError, UsageError
 
+from c3d_pipelines import parameters
 from c3d_pipelines.kubeflow.cluster import ClusterSettings
 
-EXTRACTION, CLASSIFICATION = "c3d-bulk-extraction", "c3d-bulk-classification"
+EXTRACTION, CLASSIFICATION = parameters.PIPELINES["features"], parameters.PIPELINES["classes"]
 EXPORT = "c3d-export-and-verify"
 PIPELINES = (EXTRACTION, CLASSIFICATION, EXPORT)
 

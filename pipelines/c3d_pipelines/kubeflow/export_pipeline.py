@@ -2,8 +2,8 @@
 
     fetch -> build -> verify -> publish
 
-The steps run in the exporter's image, which has TensorFlow. Only ``fetch`` uses Kubeflow's cache:
-its files are identified by name and checksum. The other steps depend on the model store.
+The steps run in the exporter's image, which has TensorFlow. A version that the model store has is
+not built again.
 """
 
 # No `from __future__ import annotations` here: kfp reads the annotations themselves.
@@ -34,6 +34,8 @@ def build(  # type: ignore[no-untyped-def]
     width: int,
     channels: str,
     fc6_rows: str,
+    over_trained: bool,
+    target: str,
     store: str,
     files: dsl.Input[dsl.Artifact],
     built: dsl.Output[dsl.Model],
@@ -49,6 +51,8 @@ def build(  # type: ignore[no-untyped-def]
         width=width,
         channels=channels,
         fc6_rows=fc6_rows,
+        over_trained=over_trained,
+        target=target,
         store=store,
         files_path=files.path,
         built_path=built.path,
@@ -64,20 +68,20 @@ def verify(built: dsl.Input[dsl.Model], text: dsl.Output[dsl.Markdown]):  # type
 
 
 @dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
-def publish(store: str, built: dsl.Input[dsl.Model]) -> str:
+def publish(store: str, over_trained: bool, built: dsl.Input[dsl.Model]) -> str:
     """Give the version its number in the store; return its folder."""
     from c3d_pipelines.run.export_steps import publish_step
 
-    return publish_step(store=store, built_path=built.path)
+    return publish_step(store=store, over_trained=over_trained, built_path=built.path)
 
 
 def export_and_verify(cluster: ClusterSettings) -> Any:
     """Return the pipeline c3d-export-and-verify, for kfp's compiler."""
 
-    def configure(task: Any, *, size: Size = Size.SMALL, cached: bool = False) -> None:
+    def configure(task: Any, *, size: Size = Size.SMALL) -> None:
         mounts = cluster.model_store_mounts
         configure_pod(task, cluster, size=size, image=cluster.export_image, mounts=mounts)
-        task.set_caching_options(cached)
+        task.set_caching_options(False)
         set_retries(task, cluster)
 
     @dsl.pipeline(
@@ -94,6 +98,8 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
         store: str = "/models/c3d",
         channels: str = DEFAULT,
         fc6_rows: str = DEFAULT,
+        over_trained: bool = False,
+        target: str = DEFAULT,
     ):
         """Build, verify and publish a version.
 
@@ -107,9 +113,12 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             store: the folder of the model in the model store.
             channels: bgr or rgb, which a TensorFlow checkpoint needs; default for other weights.
             fc6_rows: chw or hwc, which a TensorFlow checkpoint needs; default for other weights.
+            over_trained: publish demo or random weights also where the store has trained ones.
+            target: what the servers compute on, cpu or gpu; default is gpu for float16, otherwise
+                cpu.
         """
         fetched = fetch(weights=weights, mean=mean, labels=labels)
-        configure(fetched, cached=True)
+        configure(fetched)
         built = build(
             weights=weights,
             mean=mean,
@@ -118,13 +127,17 @@ def export_and_verify(cluster: ClusterSettings) -> Any:
             width=width,
             channels=channels,
             fc6_rows=fc6_rows,
+            over_trained=over_trained,
+            target=target,
             store=store,
             files=fetched.outputs["files"],
         )
         configure(built, size=Size.EXPORT)
         verified = verify(built=built.outputs["built"])
         configure(verified, size=Size.EXPORT)
-        published = publish(store=store, built=built.outputs["built"]).after(verified)
+        published = publish(
+            store=store, over_trained=over_trained, built=built.outputs["built"]
+        ).after(verified)
         configure(published)
 
     return export

@@ -1,13 +1,25 @@
 """The bulk pipelines: a folder or bucket of videos in, a data set out, a row for every video.
 
-    plan -> preflight -> for each shard: extract -> publish -> gate
+    plan -> if there is something to do: (for each shard: extract) -> publish
     and, also after a failure, report
+
+``plan`` also checks the server, and ``publish`` also fails the run where too many videos failed: a
+task costs half a minute on a cluster. With nothing to do there are two pods, ``plan`` and
+``report``, which then publishes.
 
 Each component's body is one call of a step in :mod:`c3d_pipelines.run`. Nothing is installed with
 pip when a pod starts: the worker image (pipelines/Dockerfile) has it all.
 
-Kubeflow's cache is off for every step. Its key does not cover what a step's result depends on: the
-inputs, the server, the data set. A run resumes by what the data set holds.
+The condition is around the loop and ``publish``, and it is on the result ``Output`` of ``plan``:
+
+- ``dsl.Collected`` of a loop without iterations fails on the backend and under kfp.local, and
+  ``publish`` needs the loop as its predecessor, which only ``dsl.Collected`` gives.
+- kfp.local looks up a condition's value by the name ``Output`` of a task's result. Any other name
+  is silently false. A loop inside of the condition gets its items as an input of the condition,
+  where all names are found.
+- On the backend a condition that is false is a node ``Skipped``, with which the run succeeds. Its
+  driver does not count the tasks again, so the report starts with the state ``RUNNING``:
+  :func:`c3d_pipelines.run.finish.final_state`.
 """
 
 # No `from __future__ import annotations` here: kfp reads the annotations themselves.
@@ -18,10 +30,8 @@ from kfp import dsl
 from c3d_pipelines.kubeflow.cluster import WORKER_IMAGE, ClusterSettings
 from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION
 from c3d_pipelines.kubeflow.pods import Size, configure_pod, pipeline_config, set_retries
-from c3d_pipelines.parameters import PARAMETERS, JobParameters
+from c3d_pipelines.parameters import PARAMETERS, POD_TIMEOUT_VARIABLE, JobParameters
 
-# The parameters that only the first step needs.
-_OF_THE_PLAN = PARAMETERS.keys() - {"out", "model_digest", "max_failed"}
 _DESCRIPTIONS = {
     "features": "fc6 features of all videos of a folder: a row per video and one per clip.",
     "classes": "Sports-1M class probabilities of all videos of a folder: a row per video.",
@@ -59,6 +69,7 @@ def _bulk(name: str, answer: str, cluster: ClusterSettings) -> Any:
         fps: float = JobParameters.fps,
         resize: str = JobParameters.resize,
         damage: str = JobParameters.damage,
+        pca: str = JobParameters.pca,
         any_file: bool = JobParameters.any_file,
         clip_rows: bool = JobParameters.clip_rows,
         keys: str = JobParameters.keys,
@@ -72,47 +83,45 @@ def _bulk(name: str, answer: str, cluster: ClusterSettings) -> Any:
         patience_s: float = JobParameters.patience_s,
         retry_failed: bool = JobParameters.retry_failed,
         max_failed: int = JobParameters.max_failed,
+        max_failed_share: float = JobParameters.max_failed_share,
     ):
-        of_the_plan = {name: value for name, value in locals().items() if name in _OF_THE_PLAN}
+        parameters = {name: value for name, value in locals().items() if name in PARAMETERS}
         run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
         reported = report(out=out, run=run)
-        configure(reported)
-        set_retries(reported, cluster)
+        configure(reported, size=Size.SMALL)
+        # Once, for a pod that is lost. The steps themselves wait for a store that is away, and what
+        # else they fail of stays: too many failed videos, or a folder that cannot be written.
+        once = cluster.changed(retries=min(cluster.retries, 1))
+        set_retries(reported, once)
         with dsl.ExitHandler(reported):
-            planned = plan(**of_the_plan, out=out, run=run, answer=answer)
-            # No retries: a wrong parameter is wrong at every attempt.
-            configure(planned)
-            checked = preflight(
-                out=out,
-                run=run,
-                model_digest=model_digest,
-                settings=planned.outputs["settings"],
-            )
-            configure(checked, size=Size.SMALL)
-            with dsl.ParallelFor(
-                planned.outputs["Output"], parallelism=cluster.parallelism
-            ) as shard:
-                # Only pipeline parameters, the loop item and artifacts: kfp.local silently passes
-                # the loop item in place of another task's parameter.
-                extracted = extract(
-                    shard=shard,
-                    model_digest=model_digest,
+            planned = plan(**parameters, run=run, answer=answer)
+            # No retries: a wrong parameter is wrong at every attempt, and the server is waited for
+            # inside of the step.
+            configure(planned, size=Size.SMALL)
+            planned.set_env_variable(POD_TIMEOUT_VARIABLE, str(cluster.timeout_s))
+            with dsl.If(planned.outputs["Output"] > 0):
+                with dsl.ParallelFor(
+                    planned.outputs["shards"], parallelism=cluster.parallelism
+                ) as shard:
+                    # Only pipeline parameters, the loop item and artifacts: kfp.local silently
+                    # passes the loop item in place of another task's parameter.
+                    extracted = extract(
+                        shard=shard,
+                        model_digest=model_digest,
+                        plan=planned.outputs["plan"],
+                        settings=planned.outputs["settings"],
+                    )
+                    configure(extracted)
+                    set_retries(extracted, cluster)
+                published = publish(
+                    shards=dsl.Collected(extracted.outputs["Output"]),
+                    max_failed=max_failed,
+                    max_failed_share=max_failed_share,
                     plan=planned.outputs["plan"],
-                    settings=checked.outputs["checked"],
+                    settings=planned.outputs["settings"],
                 )
-                configure(extracted)
-                set_retries(extracted, cluster)
-            published = publish(
-                shards=dsl.Collected(extracted.outputs["Output"]),
-                plan=planned.outputs["plan"],
-                settings=checked.outputs["checked"],
-            )
-            configure(published)
-            set_retries(published, cluster)
-            gated = gate(
-                unsuccessful=published.outputs["Output"], max_failed=max_failed, out=out, run=run
-            )
-            configure(gated, size=Size.SMALL)
+                configure(published, size=Size.SMALL)
+                set_retries(published, once)
 
     # kfp takes the parameters' descriptions from the docstring.
     descriptions = "".join(
@@ -133,6 +142,7 @@ def plan(
     server: str,
     model: str,
     model_version: str,
+    model_digest: str,
     stride: int,
     frame_step: int,
     tail: str,
@@ -140,6 +150,7 @@ def plan(
     fps: float,
     resize: str,
     damage: str,
+    pca: str,
     any_file: bool,
     clip_rows: bool,
     keys: str,
@@ -152,13 +163,16 @@ def plan(
     timeout_s: float,
     patience_s: float,
     retry_failed: bool,
+    max_failed: int,
+    max_failed_share: float,
+    shards: dsl.OutputPath(list[int]),  # type: ignore[valid-type]
     plan: dsl.Output[dsl.Dataset],
     settings: dsl.Output[dsl.Artifact],
-) -> list[int]:
-    """Check the parameters, list the inputs, decide what to do; return the shards' indexes."""
-    from c3d_pipelines.run.steps import plan_step
+) -> int:
+    """List the inputs, decide what to do, check the server; return the number of shards."""
+    from c3d_pipelines.run.steps import begin_step
 
-    return plan_step(
+    return begin_step(
         videos=videos,
         out=out,
         run=run,
@@ -166,6 +180,7 @@ def plan(
         server=server,
         model=model,
         model_version=model_version,
+        model_digest=model_digest,
         stride=stride,
         frame_step=frame_step,
         tail=tail,
@@ -173,6 +188,7 @@ def plan(
         fps=fps,
         resize=resize,
         damage=damage,
+        pca=pca,
         any_file=any_file,
         clip_rows=clip_rows,
         keys=keys,
@@ -185,28 +201,11 @@ def plan(
         timeout_s=timeout_s,
         patience_s=patience_s,
         retry_failed=retry_failed,
+        max_failed=max_failed,
+        max_failed_share=max_failed_share,
+        shards_path=shards,
         plan_path=plan.path,
         settings_path=settings.path,
-    )
-
-
-@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
-def preflight(
-    out: str,
-    run: str,
-    model_digest: str,
-    settings: dsl.Input[dsl.Artifact],
-    checked: dsl.Output[dsl.Artifact],
-) -> str:
-    """Check the server and its model; return the model's digest."""
-    from c3d_pipelines.run.steps import preflight_step
-
-    return preflight_step(
-        out=out,
-        run=run,
-        model_digest=model_digest,
-        settings_path=settings.path,
-        checked_path=checked.path,
     )
 
 
@@ -228,32 +227,20 @@ def extract(
 @dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
 def publish(
     shards: list[str],
+    max_failed: int,
+    max_failed_share: float,
     plan: dsl.Input[dsl.Dataset],
     settings: dsl.Input[dsl.Artifact],
-    page: dsl.Output[dsl.HTML],
-    text: dsl.Output[dsl.Markdown],
-    metrics: dsl.Output[dsl.Metrics],
 ) -> int:
-    """Merge the shards into one data set; return how many videos did not end ok."""
-    from c3d_pipelines.run.steps import publish_step
+    """Merge the shards into one data set; fail where too many videos did not end ok."""
+    from c3d_pipelines.run.steps import end_step
 
-    unsuccessful, figures = publish_step(
+    return end_step(
+        max_failed=max_failed,
+        max_failed_share=max_failed_share,
         plan_path=plan.path,
         settings_path=settings.path,
-        page_path=page.path,
-        text_path=text.path,
     )
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    return unsuccessful
-
-
-@dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
-def gate(unsuccessful: int, max_failed: int, out: str, run: str):  # type: ignore[no-untyped-def]
-    """Fail the run when too many videos did not end ok."""
-    from c3d_pipelines.run.steps import gate_step
-
-    gate_step(unsuccessful=unsuccessful, max_failed=max_failed, out=out, run=run)
 
 
 @dsl.component(base_image=WORKER_IMAGE, install_kfp_package=False)
@@ -263,11 +250,12 @@ def report(  # type: ignore[no-untyped-def]
     status: dsl.PipelineTaskFinalStatus,
     page: dsl.Output[dsl.HTML],
     text: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
 ):
-    """Report how the run ended, also after a failure."""
+    """Publish what no step published, and report how the run ended, also after a failure."""
     from c3d_pipelines.run.finish import report_step
 
-    report_step(
+    figures = report_step(
         out=out,
         run=run,
         state=status.state,
@@ -275,3 +263,5 @@ def report(  # type: ignore[no-untyped-def]
         page_path=page.path,
         text_path=text.path,
     )
+    for name, value in figures.items():
+        metrics.log_metric(name, value)

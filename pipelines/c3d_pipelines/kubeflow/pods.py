@@ -6,15 +6,16 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from c3d_pipelines.kubeflow.cluster import ClusterSettings
+from c3d_pipelines.kubeflow.cluster import ClusterSettings, amount
 
-_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-# For a step that sends one request, counts rows or fetches files.
-_SMALL = {"cpu": ("500m", "1"), "memory": ("512Mi", "2Gi")}
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 class Size(enum.Enum):
-    """Resources that a step needs."""
+    """Resources that a step needs.
+
+    A SMALL step lists inputs, counts rows or fetches files.
+    """
 
     SMALL = enum.auto()
     WORKER = enum.auto()
@@ -67,7 +68,7 @@ def configure_pod(
         kubernetes.use_secret_as_env(task, name, dict(keys), optional=True)
     for name, keys in cluster.config_map_env.items():
         kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)
-    queue = {_QUEUE_LABEL: cluster.queue} if cluster.queue else {}
+    queue = {QUEUE_LABEL: cluster.queue} if cluster.queue else {}
     for label, value in {**cluster.pod_labels, **queue}.items():
         kubernetes.add_pod_label(task, label, value)
     if cluster.timeout_s:
@@ -75,34 +76,39 @@ def configure_pod(
 
 
 def pipeline_config(cluster: ClusterSettings) -> Any:
-    """Return how long a run may take, and how long its objects stay."""
+    """Return how long a run may take."""
     from kfp import dsl
 
-    return dsl.PipelineConfig(
-        ttl_seconds_after_finished=cluster.ttl_seconds_after_finished or None,
-        active_deadline_seconds=cluster.active_deadline_seconds or None,
-    )
+    return dsl.PipelineConfig(active_deadline_seconds=cluster.active_deadline_seconds or None)
 
 
 def set_retries(task: Any, cluster: ClusterSettings) -> None:
-    """Have Kubeflow retry a task whose pod was lost or whose own retries were not enough."""
+    """Have Kubeflow retry a task whose pod was lost.
+
+    Which pods Kubeflow retries depends on its configuration. That of Kubeflow Pipelines 2.17
+    retries deleted and evicted pods, and not those that end with an exit code; without it, it is
+    the reverse. So each step also retries by itself.
+    """
     if cluster.retries:
         task.set_retry(
             cluster.retries,
             backoff_duration=cluster.retry_backoff,
             backoff_factor=2.0,
-            backoff_max_duration=cluster.retry_backoff_max,
+            # Always given: the default of kfp is an hour, from the first attempt's start.
+            backoff_max_duration=f"{cluster.retry_s}s",
         )
 
 
 def _resources(cluster: ClusterSettings, size: Size) -> tuple[tuple[str, str], tuple[str, str]]:
-    if size is Size.WORKER:
-        cpu = cluster.cpu_request, cluster.cpu_limit
-        return cpu, (cluster.memory_request, cluster.memory_limit)
+    """Return request and limit of CPU, and of memory."""
     if size is Size.EXPORT:
         cpu = cluster.export_cpu_request, cluster.export_cpu_limit
         return cpu, (cluster.export_memory_request, cluster.export_memory_limit)
-    return _SMALL["cpu"], _SMALL["memory"]
+    request = cluster.cpu_request
+    if size is Size.SMALL:
+        # A pod whose request exceeds its limit is refused.
+        request = min(cluster.small_cpu_request, cluster.cpu_limit, key=amount)
+    return (request, cluster.cpu_limit), (cluster.memory_request, cluster.memory_limit)
 
 
 def _add_volumes(task: Any, cluster: ClusterSettings, mounts: Mapping[str, str]) -> None:
@@ -113,16 +119,6 @@ def _add_volumes(task: Any, cluster: ClusterSettings, mounts: Mapping[str, str])
     for name, path in cluster.secret_volumes.items():
         kubernetes.use_secret_as_volume(task, name, path)
     # A file is written here before it is sent to a bucket.
-    if cluster.scratch_class:
-        kubernetes.add_ephemeral_volume(
-            task,
-            volume_name="scratch",
-            mount_path="/tmp",
-            access_modes=["ReadWriteOnce"],
-            size=cluster.scratch_size,
-            storage_class_name=cluster.scratch_class,
-        )
-    else:
-        kubernetes.empty_dir_mount(
-            task, volume_name="scratch", mount_path="/tmp", size_limit=cluster.scratch_size
-        )
+    kubernetes.empty_dir_mount(
+        task, volume_name="scratch", mount_path="/tmp", size_limit=cluster.scratch_size
+    )

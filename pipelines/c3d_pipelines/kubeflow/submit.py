@@ -1,8 +1,9 @@
-"""Compiled pipelines on a cluster: start a run, wait for its end, schedule runs."""
+"""Compiled pipelines on a cluster: start a run and wait for its end."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 import math
@@ -21,15 +22,16 @@ from c3d_client.core.provenance import Provenance
 from c3d_client.core.uri import Uri, redact
 
 from c3d_pipelines.errors import RunError
-from c3d_pipelines.kubeflow.api import Backend, Refused, Schedule, SentRun
-from c3d_pipelines.parameters import CONFIGURED
+from c3d_pipelines.kubeflow.api import Backend, Refused, SentRun
+from c3d_pipelines.kubeflow.compile import CLASSIFICATION, EXTRACTION
+from c3d_pipelines.parameters import CONFIGURED, NO_PCA, PARAMETERS, require_few_shards
 
 EXPERIMENT = "c3d"
 ASK = "ask"
 _SERVER_PATIENCE_S = 5.0  # as `c3d status` waits
 MAX_PARAMETER_BYTES = 10_000  # the backend's own limit
 _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_FOLDERS = ("videos", "out", "store")  # parameters that name a folder or bucket
+_PATHS = ("videos", "out", "store", "pca")  # parameters that name a folder, bucket or file
 # Kubeflow's name of a parameter's type: the name for messages, and the types in Python.
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "STRING": ("text", (str,)),
@@ -50,7 +52,6 @@ class RunOptions:
         pipeline_root: where artifacts are stored, such as ``s3://bucket/artifacts``; the cluster's
             default if None.
         service_account: Kubernetes ServiceAccount of the pods; the cluster's default if None.
-        cached: allow Kubeflow's cache where a task allows it; False disables it for all tasks.
 
     Raises:
         UsageError: a value cannot be used.
@@ -59,7 +60,6 @@ class RunOptions:
     experiment: str = EXPERIMENT
     pipeline_root: str | None = None
     service_account: str | None = None
-    cached: bool = True
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
@@ -76,7 +76,7 @@ class Package:
     """A compiled pipeline.
 
     Args:
-        path: a YAML file of kfp's compiler.
+        path: a YAML file of kfp's compiler, which is not read again.
 
     Raises:
         RunError: the file cannot be read, or is not a compiled pipeline.
@@ -90,7 +90,8 @@ class Package:
         self.path = os.fspath(path)
         try:
             with open(self.path, encoding="utf-8") as file:
-                documents = [part for part in yaml.safe_load_all(file) if part is not None]
+                self.text = file.read()
+            documents = [part for part in yaml.safe_load_all(self.text) if part is not None]
             spec, *platforms = documents or [None]
             if not isinstance(spec, dict) or "pipelineInfo" not in spec or len(platforms) > 1:
                 raise ValueError("no pipeline in it")
@@ -118,25 +119,36 @@ class Package:
         return dict(declared)
 
     @property
+    def description(self) -> str:
+        """What the pipeline does, in a sentence."""
+        return str(self._spec["pipelineInfo"].get("description", ""))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, the same for all files with the same content."""
+        content = json.dumps([self._spec, self._platform], sort_keys=True)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def pods(self) -> list[dict[str, Any]]:
+        """The Kubernetes settings of the pods, one mapping for each component."""
+        platform = self._platform.get("platforms", {}).get("kubernetes", {})
+        return list(platform.get("deploymentSpec", {}).get("executors", {}).values())
+
+    @property
     def mounts(self) -> list[str]:
         """The folders where the pods mount volumes, sorted."""
-        platform = self._platform.get("platforms", {}).get("kubernetes", {})
-        executors = platform.get("deploymentSpec", {}).get("executors", {})
         return sorted(
-            {
-                mount["mountPath"]
-                for executor in executors.values()
-                for mount in executor.get("pvcMount", ())
-            }
+            {mount["mountPath"] for pod in self.pods for mount in pod.get("pvcMount", ())}
         )
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check a run's parameters and convert text to the parameters' types.
 
         Raises:
-            RunError: a name is unknown or missing, a value has another type or names a folder that
-                the pods do not mount, or all values together are too long. The message names all
-                problems.
+            RunError: a name is unknown or missing, a value has another type, is out of its range
+                or names a folder that the pods do not mount, or all values together are too long.
+                The message names all problems.
         """
         known = self.parameters
         problems, values = [], {}
@@ -149,21 +161,31 @@ class Package:
             except ValueError as error:
                 shown_value = repr(redact(value) if isinstance(value, str) else value)[:80]
                 problems.append(f"{name} is {shown_value}, not {error}")
+                continue
+            if self.name in (EXTRACTION, CLASSIFICATION):
+                problems += _out_of_range(name, values[name])
         effective = {name: known[name].get("defaultValue") for name in known} | values
         problems += [
             f"{name} is missing"
             for name, parameter in known.items()
             if not (name in given or parameter.get("isOptional") or "defaultValue" in parameter)
         ]
-        for name in _FOLDERS:
-            problems += self._unmounted(name, effective.get(name))
+        for name in _PATHS:
+            if name != "pca" or effective.get(name) != NO_PCA:
+                problems += self._unmounted(name, effective.get(name))
             if isinstance(values.get(name), str) and redact(values[name]) != values[name]:
                 problems.append(f"{name} holds credentials, which all who see the run may read")
         if isinstance(values.get("server"), str) and values["server"] != CONFIGURED:
             try:
-                ServingOptions(values["server"])
+                options = ServingOptions(values["server"])
             except UsageError as error:
                 problems.append(str(error))
+            else:
+                if options.local_path is not None:
+                    problems.append(
+                        f"server is {options.target!r}, which is for runs on one machine; give "
+                        "HOST:PORT, an address that the pods reach"
+                    )
         size = _json_bytes(values)
         if size > MAX_PARAMETER_BYTES:
             longest = max(values, key=lambda name: _json_bytes(values[name]))
@@ -175,19 +197,11 @@ class Package:
             raise RunError(f"{self.name}: the parameters cannot be sent: {'; '.join(problems)}")
         return values
 
-    def to_body(self, *, cached: bool = True) -> dict[str, Any]:
-        """Return the pipeline as the body of an API request.
-
-        Args:
-            cached: leave Kubeflow's cache to each task's setting; False disables it for all tasks.
-                (kfp's own ``enable_caching`` reaches the outermost tasks alone.)
-        """
-        spec = json.loads(json.dumps(self._spec))
-        if not cached:
-            for part in (spec["root"], *spec.get("components", {}).values()):
-                for task in part.get("dag", {}).get("tasks", {}).values():
-                    task["cachingOptions"] = {}
-        return {"pipeline_spec": spec, "platform_spec": self._platform} if self._platform else spec
+    def to_body(self) -> dict[str, Any]:
+        """Return the pipeline as the body of an API request."""
+        if not self._platform:
+            return self._spec
+        return {"pipeline_spec": self._spec, "platform_spec": self._platform}
 
     def _unmounted(self, name: str, uri: Any) -> list[str]:
         """Return a problem if the URI is a path outside of the mounted volumes."""
@@ -221,7 +235,8 @@ def submit(
         backend: of the cluster; see :meth:`Backend.check`.
         package: the compiled pipeline.
         parameters: of the pipeline; text is converted to the parameter's type. With
-            ``model_digest`` "ask" the digest of the model that the server serves now is used.
+            ``model_digest`` "ask" the digest of the model that ``server`` serves now is used; this
+            machine must reach that address too.
         name: of the run; by default the pipeline's name and the time.
         options: how to start the run.
 
@@ -229,70 +244,10 @@ def submit(
         RunError: the parameters do not fit, or the cluster refuses the run.
         ServingError: ``model_digest`` is "ask" and the server does not answer.
     """
-    body, options = _body(package, parameters, options)
+    body, options = run_body(package, parameters, options)
     name = name or f"{package.name} {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S}"
     experiment = backend.experiment(options.experiment)
     return backend.create_run(display_name=name, experiment_id=experiment, **body)
-
-
-def schedule(
-    backend: Backend,
-    package: Package,
-    parameters: Mapping[str, Any],
-    *,
-    cron: str,
-    name: str = "",
-    enabled: bool = True,
-    replace: bool = False,
-    options: RunOptions | None = None,
-) -> Schedule:
-    """Schedule runs, one at a time; a time that was missed is not made up for.
-
-    Args:
-        backend, package, parameters, options: see :func:`submit`.
-        cron: six fields, seconds first.
-        name: of the schedule; by default the pipeline's name.
-        enabled: False creates a paused schedule.
-        replace: replace an existing schedule of this name.
-
-    Raises:
-        UsageError: ``cron`` has five fields.
-        RunError: the parameters do not fit, a schedule of this name exists, or the cluster refuses
-            the schedule.
-        ServingError: ``model_digest`` is "ask" and the server does not answer.
-    """
-    cron = check_cron(cron)
-    body, options = _body(package, parameters, options)
-    name = name or package.name
-    experiment = backend.experiment(options.experiment)
-    existing = backend.schedules(name, experiment_id=str(experiment))
-    if existing and not replace:
-        raise RunError(
-            f"{backend.access.host}: has a schedule {name!r} already, at {existing[0].cron!r}; "
-            "give another name, or --replace"
-        )
-    created = backend.create_schedule(
-        cron=cron,
-        enabled=enabled,
-        display_name=name,
-        experiment_id=experiment,
-        max_concurrency="1",
-        no_catchup=True,
-        **body,
-    )
-    for replaced in existing:
-        backend.change_schedule(replaced.schedule_id, "delete")
-    return created
-
-
-def schedules(backend: Backend, name: str | None = None, *, experiment: str) -> list[Schedule]:
-    """Return the schedules of an experiment, or those of one name.
-
-    Raises:
-        RunError: the request fails.
-    """
-    experiment_id = backend.experiment(experiment, make=False)
-    return backend.schedules(name, experiment_id=experiment_id) if experiment_id else []
 
 
 def wait(
@@ -302,6 +257,7 @@ def wait(
     every_s: float = 10.0,
     patience_s: float = 600.0,
     on_state: Callable[[SentRun], None] | None = None,
+    on_look: Callable[[SentRun], None] | None = None,
 ) -> SentRun:
     """Wait until a run ends, without a time limit.
 
@@ -311,6 +267,7 @@ def wait(
         every_s: the pause between two requests, in seconds.
         patience_s: how long the API may be away, in seconds.
         on_state: called with each new state.
+        on_look: called with each answer of the API.
 
     Raises:
         RunError: the API stays away or refuses the user; the run goes on.
@@ -323,34 +280,17 @@ def wait(
         except Refused as error:
             away_since = time.monotonic() if away_since is None else away_since
             if not error.is_transient or time.monotonic() - away_since > patience_s:
-                raise RunError(f"{error}; the run goes on: {sent.url}") from error
+                raise RunError(f"{error}; the run goes on: {sent.address}") from error
             _logger.info("the state of the run is requested again: %s", error)
         else:
             if now.state != sent.state and on_state is not None:
                 on_state(now)
             sent = now
+            if on_look is not None:
+                on_look(now)
             if now.ended:
                 return now
         time.sleep(every_s)
-
-
-def check_cron(text: str) -> str:
-    """Return a schedule's times with single spaces; the backend checks all but their number.
-
-    Raises:
-        UsageError: there are five fields; Kubeflow would refuse them or read them otherwise.
-    """
-    cron = " ".join(text.split())
-    if not cron:
-        raise UsageError(
-            "cron is empty; give six fields: seconds, minutes, hours, day of the month, month, "
-            "day of the week, such as '0 0 2 * * *' for each day at two"
-        )
-    if len(cron.split(" ")) == 5:
-        raise UsageError(
-            f"cron is {text!r}, five fields; Kubeflow's has six, the seconds first: '0 {cron}'"
-        )
-    return cron
 
 
 def served_model(arguments: Mapping[str, Any]) -> str:
@@ -365,7 +305,10 @@ def served_model(arguments: Mapping[str, Any]) -> str:
 
     server = arguments.get("server", CONFIGURED)
     if server == CONFIGURED:
-        raise UsageError("model_digest is 'ask' and no server is named; give server=HOST:PORT")
+        raise UsageError(
+            "model_digest is 'ask' and no server is named; give server=HOST:PORT, an address that "
+            "this machine reaches too"
+        )
     model = {name: arguments[name] for name in ("model", "model_version") if name in arguments}
     settings = JobSettings(
         out=os.devnull, run=ASK, server=server, patience_s=_SERVER_PATIENCE_S, **model
@@ -382,7 +325,7 @@ def shown(arguments: Mapping[str, Any]) -> str:
     )
 
 
-def _body(
+def run_body(
     package: Package, parameters: Mapping[str, Any], options: RunOptions | None
 ) -> tuple[dict[str, Any], RunOptions]:
     """Return the fields that a run and a schedule share; sends nothing to the cluster."""
@@ -393,16 +336,36 @@ def _body(
     _logger.info("%s: %s", package.name, shown(arguments))
     runtime = {"parameters": arguments, "pipeline_root": options.pipeline_root}
     return {
-        "pipeline_spec": package.to_body(cached=options.cached),
+        "pipeline_spec": package.to_body(),
         "runtime_config": {key: value for key, value in runtime.items() if value is not None},
         "service_account": options.service_account,
     }, options
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-    return f"there is no parameter {name!r}{hint}"
+    near = difflib.get_close_matches(name, sorted(known), n=3)
+    hint = f"did you mean {near[0]}? " if near else ""
+    names = ", ".join([*near, *sorted(known.keys() - set(near))])
+    return f"there is no parameter {name!r}; {hint}there are {names}"
+
+
+def _out_of_range(name: str, value: Any) -> list[str]:
+    """Return a problem if a value of a bulk pipeline's parameter is none that its steps accept."""
+    parameter = PARAMETERS.get(name)
+    if parameter is None:
+        return []
+    if parameter.choices and value not in parameter.choices:
+        return [f"{name} is {value!r}; give one of {', '.join(parameter.choices)}"]
+    if parameter.low is not None and value < parameter.low:
+        return [f"{name} is {value:g}; give {parameter.low:g} or more"]
+    if parameter.high is not None and value > parameter.high:
+        return [f"{name} is {value:g}; give {parameter.high:g} or less"]
+    if name == "max_shards":
+        try:
+            require_few_shards(value)
+        except UsageError as error:
+            return [str(error)]
+    return []
 
 
 def _converted(value: Any, type_: str) -> Any:

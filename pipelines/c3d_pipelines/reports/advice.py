@@ -1,13 +1,18 @@
 """Advice on failures: what each kind means, whether it is retried, and the command that retries it.
 
-A plan is a manifest too, so the command repeats a run from its plan.
+The command of a run on one machine repeats the run from its plan, which is a manifest too. The
+command of a run on a cluster sends the run again with its own parameters, because the paths of the
+pods exist in the pods alone.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from c3d_client.core.contract import (
     CLIP_FRAMES,
@@ -16,8 +21,11 @@ from c3d_client.core.contract import (
     MODEL_NAME,
     PREPROCESSING,
 )
+from c3d_client.core.errors import VideoTooLarge
 
+from c3d_pipelines.errors import WorkerDied
 from c3d_pipelines.inputs.plan import KNOWN_FAILURE
+from c3d_pipelines.parameters import PIPELINES
 from c3d_pipelines.reports.summary import Failure, RunSummary
 from c3d_pipelines.shards.schema import (
     CORRUPT,
@@ -30,16 +38,27 @@ from c3d_pipelines.shards.schema import (
 )
 from c3d_pipelines.storage import PLAN, run_file
 
-MISSING = "missing"
-KINDS = (FAILED, MISSING, UNREADABLE, CORRUPT, TOO_SHORT)
+MISSING, TOO_LARGE = "missing", "too_large"
+KINDS = (FAILED, TOO_LARGE, MISSING, UNREADABLE, CORRUPT, TOO_SHORT)
 STATUS_WORDS = {
     OK: "Ok",
     TOO_SHORT: "Too short",
     CORRUPT: "Corrupt",
     UNREADABLE: "Unreadable",
     FAILED: "Failed",
+    TOO_LARGE: "Too large",
     MISSING: "Not done",
 }
+_ON_CLUSTER = (
+    "The commands send the run again with its parameters; add the options that it was sent with, "
+    "such as --host, --namespace and --settings. Or clone the run in Kubeflow and change its "
+    "parameters there. The next run of a schedule retries all but corrupt and too short videos."
+)
+_HERE = "Running the same run again does only the rest, here with these commands."
+# The parameters of a pipeline that are options of submit; all others are --param.
+_OF_SUBMIT = ("videos", "out", "server", "model_digest")
+# Types of errors for which the memory of a worker is, or is likely to be, the reason.
+_OF_MEMORY = (VideoTooLarge.__name__, WorkerDied.__name__)
 # The settings of clips in a provenance that have a command option.
 _WINDOW = ("stride", "frame_step", "tail", "short", "fps")
 _DEFAULTS = {"stride": CLIP_STRIDE, "frame_step": 1, "tail": "drop", "short": "error", "fps": None}
@@ -50,7 +69,8 @@ class Advice:
     """Advice on one kind of failure.
 
     Args:
-        kind: a status, or ``missing`` for videos whose shard is missing.
+        kind: a status, ``missing`` for videos whose shard is missing, or ``too_large`` for failed
+            videos that need more memory than a worker has.
         count: inputs of this kind.
         known: those of them that this run did not retry, because they failed before and have not
             changed.
@@ -70,14 +90,16 @@ class Advice:
 
 
 def kind_of(failure: Failure) -> str:
-    """Return a failure's status, or ``missing`` for a video without a result."""
-    return MISSING if failure.error_type in (SHARD_MISSING, ROW_MISSING) else failure.status
+    """Return a failure's status, or the narrower kind that :class:`Advice` has."""
+    if failure.error_type in (SHARD_MISSING, ROW_MISSING):
+        return MISSING
+    return TOO_LARGE if failure.error_type in _OF_MEMORY else failure.status
 
 
 def advice(summary: RunSummary) -> list[Advice]:
     """Return advice on each kind of failure in a run, first on those that are retried anyway."""
     run_again = retry_command(summary)
-    retry_failed = retry_command(summary, "--retry-failed")
+    retry_failed = retry_command(summary, retry_failed=True)
     clips = summary.provenance.clips
     policy = clips.get("short", "error")
     span = (CLIP_FRAMES - 1) * int(clips.get("frame_step") or 1) + 1
@@ -86,6 +108,14 @@ def advice(summary: RunSummary) -> list[Advice]:
             "The server did not answer for these, or something else went wrong that is not the "
             "video's fault.",
             "Check that the server is up and not overloaded, then run again: they are retried.",
+            run_again,
+        ),
+        TOO_LARGE: (
+            "They need more memory than a worker may use, or killed two workers, most likely by "
+            "their memory.",
+            "Give the workers more memory"
+            + (" (--memory-limit)" if summary.on_cluster else ", or start fewer (--workers 1)")
+            + ", or convert the videos to smaller pictures. Then run again: they are retried.",
             run_again,
         ),
         MISSING: (
@@ -112,7 +142,7 @@ def advice(summary: RunSummary) -> list[Advice]:
             if policy == "error"
             else "They have no frames to fill a clip with, and are not retried until they change. "
             "To retry them nevertheless:",
-            retry_command(summary, "--short", "loop", out=f"{summary.out}-loop")
+            retry_command(summary, short="loop", out=f"{summary.out.rstrip('/')}-loop")
             if policy == "error"
             else retry_failed,
         ),
@@ -132,11 +162,46 @@ def advice(summary: RunSummary) -> list[Advice]:
     ]
 
 
-def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
-    """Return the command that runs the same inputs again in the same way, with further options."""
+def how_to_retry(summary: RunSummary) -> str:
+    """Return what the commands of a run's advice do, and what they need, as text."""
+    return _ON_CLUSTER if summary.on_cluster else _HERE
+
+
+def retry_command(
+    summary: RunSummary, *, retry_failed: bool = False, short: str = "", out: str = ""
+) -> str:
+    """Return the command that runs the same inputs again in the same way, quoted for a shell.
+
+    Args:
+        summary: of the run to repeat.
+        retry_failed: retry the videos that failed for good too.
+        short: another value of this parameter; empty for the run's own.
+        out: another dataset; empty for the run's own.
+    """
+    changes = {"retry_failed": retry_failed, "short": short, "out": out}
+    changes = {name: value for name, value in changes.items() if value}
+    arguments = _submit(summary, changes) if summary.on_cluster else _run(summary, changes)
+    return shlex.join(["c3d-pipelines", *arguments])
+
+
+def _submit(summary: RunSummary, changes: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of ``submit`` with the run's parameters."""
+    arguments = ["submit", PIPELINES[summary.answer]]
+    values = {**(summary.sent or {}), **changes}
+    for name in _OF_SUBMIT:
+        if name in values:
+            arguments += [f"--{name.replace('_', '-')}", str(values.pop(name))]
+    for name, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        arguments += ["--param", f"{name}={text}"]
+    return arguments
+
+
+def _run(summary: RunSummary, changes: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of ``run`` with the run's plan and its settings."""
     folder = summary.out.rstrip("/")
-    arguments = ["c3d-pipelines", "run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
-    arguments += ["--out", out or summary.out]
+    arguments = ["run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
+    arguments += ["--out", changes.get("out", summary.out)]
     if summary.answer == "classes":
         arguments.append("--classify")
     if summary.server not in ("", DEFAULT_TARGET):
@@ -144,7 +209,8 @@ def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
     model = summary.provenance.model
     if model.get("name", MODEL_NAME) != MODEL_NAME:
         arguments += ["--model", str(model["name"])]
-    clips = summary.provenance.clips
+    clips = {**summary.provenance.clips}
+    clips |= {"short": changes["short"]} if "short" in changes else {}
     for name in _WINDOW:
         if clips.get(name, _DEFAULTS[name]) != _DEFAULTS[name]:
             arguments += [f"--{name.replace('_', '-')}", str(clips[name])]
@@ -153,4 +219,8 @@ def retry_command(summary: RunSummary, *more: str, out: str = "") -> str:
         arguments += ["--resize", "fast"]
     if summary.provenance.get("damage", "error") != "error":
         arguments += ["--damage", str(summary.provenance["damage"])]
-    return shlex.join([*arguments, *more])
+    if summary.pca:
+        arguments += ["--pca", summary.pca]
+    if changes.get("retry_failed"):
+        arguments.append("--retry-failed")
+    return arguments

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from c3d_client.core.text import one_line, weights_text
 
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE
-from c3d_pipelines.reports.advice import STATUS_WORDS, advice, kind_of
+from c3d_pipelines.reports.advice import STATUS_WORDS, advice, how_to_retry, kind_of
 from c3d_pipelines.reports.summary import SUCCEEDED, Failure, RunSummary
 from c3d_pipelines.shards.schema import OK, STATUSES
 from c3d_pipelines.text import (
@@ -48,8 +48,11 @@ def to_markdown(summary: RunSummary) -> str:
         parts.append(f"**Weights: {escape(note)}**")
     if summary.versions_note:
         parts.append(f"Dataset {escape(summary.versions_note, longest=LONGEST)}")
+    parts += [escape(note, longest=LONGEST) for note in summary.notes]
     if summary.inputs:
         parts.append(_counts(summary))
+    if summary.gate_text:
+        parts.append(escape(summary.gate_text))
     missing = summary.missing_shards
     if missing:
         parts.append(f"{count(len(missing))} of {count(len(summary.shards), 'shard')} missing")
@@ -84,7 +87,7 @@ def _counts(summary: RunSummary) -> str:
 
 
 def _failures(summary: RunSummary) -> str:
-    parts = ["## What failed, and how to retry it"]
+    parts = ["## What failed, and how to retry it", escape(how_to_retry(summary), longest=LONGEST)]
     for item in advice(summary):
         heading = f"**{STATUS_WORDS[item.kind]}: {count(item.count, 'video')}.**"
         parts += [f"{heading} {item.meaning} {item.remedy}", _code(item.command)]

@@ -18,14 +18,15 @@ from statistics import median
 from typing import Any
 
 from c3d_client.core.text import one_line, weights_text
+from c3d_client.core.uri import Uri
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from c3d_pipelines.inputs.plan import DO, DONE, DUPLICATE, KNOWN_FAILURE
-from c3d_pipelines.reports.advice import KINDS, MISSING, STATUS_WORDS, advice, kind_of
+from c3d_pipelines.reports.advice import KINDS, STATUS_WORDS, advice, how_to_retry, kind_of
 from c3d_pipelines.reports.markdown import to_markdown
 from c3d_pipelines.reports.summary import SUCCEEDED, Bin, Failure, RunSummary
 from c3d_pipelines.shards.schema import FAILED, OK, STATUSES
-from c3d_pipelines.storage import PLAN, SETTINGS, SUMMARY, run_file
+from c3d_pipelines.storage import PAGE, PLAN, SETTINGS, SUMMARY, TEXT, run_file
 from c3d_pipelines.text import (
     LONGEST,
     count,
@@ -39,7 +40,7 @@ from c3d_pipelines.text import (
     was,
 )
 
-__all__ = ["to_html", "to_markdown"]
+__all__ = ["report_files", "to_html", "to_markdown"]
 
 MOST_FAILURES = 1000  # in the table of failures
 _OPEN_SHARDS = 24  # a table of more shards is collapsed
@@ -58,6 +59,11 @@ _PART_WORDS = {
     "queue_s": ("Queue", "requests waiting in the server"),
     "compute_s": ("Compute", "the network, in the server"),
 }
+
+
+def report_files(summary: RunSummary) -> dict[str, str]:
+    """Return the contents of a run's report by the names of its files in the run's folder."""
+    return {SUMMARY: summary.to_json(), PAGE: to_html(summary), TEXT: to_markdown(summary)}
 
 
 def to_html(summary: RunSummary) -> str:
@@ -85,6 +91,8 @@ def to_html(summary: RunSummary) -> str:
             columns=[status for status in STATUSES if status == OK or summary.ended(status)],
             tiles=_tiles(summary),
             advice=advice(summary),
+            how_to_retry=how_to_retry(summary),
+            in_volume=summary.on_cluster and Uri(summary.out).is_local,
             failures=failures,
             kinds=[(kind, kinds[kind]) for kind in KINDS if kinds[kind]],
             caption=_caption(summary, failures),
@@ -143,7 +151,7 @@ def _environment() -> Environment:
         TAGS=_TAGS,
         OPEN_SHARDS=_OPEN_SHARDS,
         kind_of=kind_of,
-        colour=lambda kind: FAILED if kind == MISSING else kind,
+        colour=lambda kind: kind if kind in STATUSES else FAILED,
         share=share,
         median=median,
         count=count,

@@ -20,8 +20,10 @@ from c3d_client.core.text import escape_controls
 from c3d_client.core.uri import redact, redact_urls
 
 from c3d_pipelines.dataset.card import versions_note
+from c3d_pipelines.dataset.index import RESULT_COLUMNS, have_results, made_by
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.inputs.plan import DECISIONS, DO, DONE, DUPLICATE, KNOWN_FAILURE, PlannedRow
+from c3d_pipelines.parameters import allowed_failures
 from c3d_pipelines.records import Record, added
 from c3d_pipelines.shards.schema import (
     FAILED,
@@ -82,11 +84,11 @@ class ShardSummary(Record):
 
     Args:
         index: its number in the plan.
-        name: its name in the dataset; empty where it is missing.
+        name: its name in the dataset, or that of its first part; empty where it is missing.
         videos: its videos in the plan.
         ok: videos with status ok.
         clips: clips that the server computed for it.
-        seconds: from its start to its end; None where it is missing.
+        seconds: the time in which it was worked on; None where it is missing.
         bytes: size of its files; None where it is missing.
         retries: videos with requests that were sent again, as the server was away or full.
     """
@@ -142,6 +144,12 @@ class RunSummary(Record):
         dataset: all rows of the dataset by status; None where they are not known.
         software: all versions of each library that made the dataset's numbers; None where they are
             not known.
+        notes: lines of the plan about the inputs and the shards.
+        allowed: how many videos of this run may end not ok before it fails; -1 for any number, None
+            where it is not known.
+        sent: as in :class:`~c3d_pipelines.settings.JobSettings`: the parameters of a run on a
+            cluster; None for a run of ``c3d-pipelines run``.
+        pca: path or address of the PCA that reduced the features; empty for none.
     """
 
     _noun: ClassVar[str] = "a run's summary"
@@ -173,6 +181,15 @@ class RunSummary(Record):
     readable: bool = added(True)
     dataset: Mapping[str, int] | None = added(None)
     software: Mapping[str, Sequence[str]] | None = added(None)
+    notes: tuple[str, ...] = added(())
+    allowed: int | None = added(None)
+    sent: Mapping[str, Any] | None = added(None)
+    pca: str = added("")
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the run was sent to a cluster."""
+        return self.sent is not None
 
     @property
     def inputs(self) -> int:
@@ -244,6 +261,15 @@ class RunSummary(Record):
             return ""
         ok = self.dataset[OK]
         return f"{count(ok)} of {count(rows, 'video')} with {self._kind}"
+
+    @property
+    def gate_text(self) -> str:
+        """How many videos of this run are not ok and how many may be; empty where not known."""
+        if self.allowed is None or not self.decided(DO):
+            return ""
+        limit = "any number" if self.allowed < 0 else count(self.allowed)
+        videos = count(self.decided(DO), "video")
+        return f"{count(self.unsuccessful)} of {videos} of this run did not end ok; {limit} allowed"
 
     @property
     def versions_note(self) -> str:
@@ -382,6 +408,11 @@ def summarise(
     readable: bool = True,
     dataset: Mapping[str, int] | None = None,
     software: Mapping[str, Sequence[str]] | None = None,
+    notes: Sequence[str] = (),
+    max_failed: int | None = None,
+    max_failed_share: float = 0.0,
+    sent: Mapping[str, Any] | None = None,
+    pca: str = "",
 ) -> RunSummary:
     """Return the summary of a run.
 
@@ -390,7 +421,7 @@ def summarise(
         run: the run's name.
         planned: its plan, one row per input; none where the run failed before planning.
         rows: the index's rows of these inputs, of any run; other rows are ignored.
-        reports: the reports of the shards that are done; other reports are ignored.
+        reports: the reports of all shards that are done, of any run.
         provenance: how the numbers are made; empty where the run ended before preflight.
         state: how the pipeline ended: ``SUCCEEDED``, ``FAILED``, ``CANCELLED``.
         message: why it did not succeed.
@@ -400,16 +431,22 @@ def summarise(
         readable: whether the dataset could be read, so that missing rows do not exist.
         dataset: all rows of the dataset by status; None where they are not known.
         software: all versions of each library that made the dataset's numbers.
+        notes: lines of the plan about the inputs and the shards.
+        max_failed, max_failed_share, sent, pca: as in the run's settings.
     """
-    inputs = _Inputs(planned, rows, run=run, reports=reports, begun=begun, readable=readable)
+    allowed = None
+    if max_failed is not None:
+        number = allowed_failures(
+            max_failed=max_failed, max_failed_share=max_failed_share, inputs=len(planned)
+        )
+        allowed = -1 if number is None else number
+    inputs = _Inputs(planned, rows, run=run, begun=begun, readable=readable)
     is_ok, is_single = inputs.statuses == OK, inputs.decisions != DUPLICATE
     durations, clips = inputs.numbers("duration_s"), inputs.numbers("n_clips")
     # A row without a shard represents an input that no shard did.
-    done = pc.and_(pc.equal(inputs.rows["run"], run), pc.not_equal(inputs.rows["shard"], ""))
-    of_run = inputs.fresh & _flags(done)
+    of_run = inputs.fresh & made_by(inputs.rows, run)
     videos = inputs.rows.filter(pa.array(of_run))
-    names = set(pc.unique(videos["shard"]).to_pylist())
-    current = [report for report in reports if report.name in names]
+    current = [report for report in reports if report.run == run]
     return RunSummary(
         state=state,
         message=redact_urls(message),
@@ -429,7 +466,7 @@ def summarise(
         retries=sum(report.retries for report in current),
         durations=Histogram.of(_known(durations[is_single]), DURATION_EDGES_S),
         clip_counts=Histogram.of(_known(clips[is_single & is_ok]), CLIP_EDGES),
-        shards=inputs.shards({report.name: report for report in reports}),
+        shards=inputs.shards(reports, run=run),
         bytes_in=int(pc.sum(videos["size_bytes"]).as_py() or 0),
         bytes_out=sum(report.video_bytes + report.clip_bytes for report in current),
         provenance=Provenance.from_dict(provenance),
@@ -438,6 +475,10 @@ def summarise(
         readable=readable,
         dataset=dataset,
         software=software,
+        notes=tuple(map(redact_urls, notes)),
+        allowed=allowed,
+        sent=sent,
+        pca=pca,
     )
 
 
@@ -445,10 +486,10 @@ class _Inputs:
     """The plan's inputs, each with its row; all attributes are columns ``[n]``.
 
     A row of another run is not the result of an input that this run was to do, unless the other run
-    did the same shard meanwhile and the video is ok.
+    did the same video meanwhile and it is ok.
 
     Args:
-        planned, rows, run, reports, readable: as for :func:`summarise`.
+        planned, rows, run, readable: as for :func:`summarise`.
         begun: whether shards were begun.
 
     Attributes:
@@ -468,7 +509,6 @@ class _Inputs:
         rows: pa.Table,
         *,
         run: str,
-        reports: Sequence[ShardReport],
         begun: bool,
         readable: bool,
     ) -> None:
@@ -479,14 +519,11 @@ class _Inputs:
         ids = pa.array([item.row.video_id for item in planned], pa.string())
         originals = pa.array([item.duplicate_of for item in planned], pa.string())
         known = rows["video_id"].combine_chunks()
-        done = pa.array([report.name for report in reports], pa.string())
-        is_ok = pc.equal(rows["status"], OK)
-        of_other_run = pc.and_(pc.is_in(rows["shard"], value_set=done), is_ok)
-        stale = ~_flags(pc.or_(pc.equal(rows["run"], run), of_other_run))
-
         row_of = _positions(ids, known)
-        is_stale = (row_of >= 0) & (self.decisions == DO) & np.append(stale, False)[row_of]
-        self.kept = is_stale & np.append(_flags(is_ok), False)[row_of]
+        found = rows.select(RESULT_COLUMNS).take(pa.array(row_of, mask=row_of < 0))
+        is_result = _flags(pc.equal(found["run"], run)) | have_results(found, planned, run)
+        is_stale = (row_of >= 0) & (self.decisions == DO) & ~is_result
+        self.kept = is_stale & _flags(pc.equal(found["status"], OK))
         row_of[is_stale] = -1
         # A duplicate has the row of its original, which is in this plan or in an earlier one.
         original, earlier = _positions(originals, ids), _positions(originals, known)
@@ -541,33 +578,45 @@ class _Inputs:
             )
         return tuple(failures)
 
-    def shards(self, reports: Mapping[str, ShardReport]) -> tuple[ShardSummary, ...]:
-        """Return every shard of the plan; a shard is done where a fresh row refers to it."""
+    def shards(self, reports: Sequence[ShardReport], *, run: str) -> tuple[ShardSummary, ...]:
+        """Return every shard of the plan, summed over the parts that were committed of it.
+
+        Where this run has no part of a shard, the parts are those of other runs that hold the
+        shard's videos.
+        """
         to_do = self.shard_of >= 0
         planned = np.bincount(self.shard_of[to_do])
         ok = np.bincount(
             self.shard_of[to_do & self.fresh & (self.statuses == OK)], minlength=len(planned)
         )
-        names = dict(
-            zip(
-                self.shard_of[self.fresh].tolist(),
-                self.rows["shard"].filter(pa.array(self.fresh)).to_pylist(),
-                strict=True,
-            )
+        parts: dict[int, list[ShardReport]] = {}
+        for report in reports:
+            if report.run == run:
+                parts.setdefault(report.index, []).append(report)
+        of_others = {report.name: report for report in reports if report.run != run}
+        pairs = zip(
+            self.shard_of[self.fresh].tolist(),
+            self.rows["shard"].filter(pa.array(self.fresh)).to_pylist(),
+            strict=True,
         )
+        for index, name in sorted({pair for pair in pairs if pair[1] in of_others}):
+            if not any(part.run == run for part in parts.get(index, ())):
+                parts.setdefault(index, []).append(of_others[name])
         summaries = []
         for index in np.flatnonzero(planned).tolist():
-            report = reports.get(names.get(index, ""))
+            done = sorted(parts.get(index, ()), key=lambda part: (part.ended_at, part.name))
             summaries.append(
                 ShardSummary(
                     index=index,
-                    name=report.name if report else "",
+                    name=done[0].name if done else "",
                     videos=int(planned[index]),
                     ok=int(ok[index]),
-                    clips=report.clips_answered if report else 0,
-                    seconds=report.ended_at - report.started_at if report else None,
-                    bytes=report.video_bytes + report.clip_bytes if report else None,
-                    retries=report.retries if report else 0,
+                    clips=sum(part.clips_answered for part in done),
+                    seconds=time_of(done) if done else None,
+                    bytes=sum(part.video_bytes + part.clip_bytes for part in done)
+                    if done
+                    else None,
+                    retries=sum(part.retries for part in done),
                 )
             )
         return tuple(summaries)
@@ -581,6 +630,15 @@ class _Inputs:
         if item.decision == DUPLICATE:
             return ROW_MISSING, f"is the same as {item.duplicate_of}, which has no row"
         return ROW_MISSING, "its row of an earlier run is not in the dataset's index"
+
+
+def time_of(parts: Sequence[ShardReport]) -> float:
+    """Return the seconds in which at least one of several parts was worked on."""
+    total, end = 0.0, float("-inf")
+    for part in sorted(parts, key=lambda part: part.started_at):
+        total += max(0.0, part.ended_at - max(part.started_at, end))
+        end = max(end, part.ended_at)
+    return total
 
 
 def _positions(values: pa.Array, among: pa.Array) -> npt.NDArray[np.int64]:

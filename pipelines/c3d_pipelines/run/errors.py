@@ -14,7 +14,7 @@ from c3d_client.core.errors import C3DError
 from c3d_client.core.signals import exit_code, signal_event
 from c3d_client.core.text import escape_controls
 
-from c3d_pipelines.storage import Storage, run_file, run_folder
+from c3d_pipelines.storage import Storage, run_file, run_folder, storage_of_run
 from c3d_pipelines.text import LONGEST, shortened
 
 
@@ -81,7 +81,7 @@ def write_reason(step: str, reason: str, *, out: str, run: str) -> None:
     """
     # The log has the reason in any case, and storage that cannot be written may be the reason.
     with contextlib.suppress(C3DError):
-        storage, name = Storage(out), run_file(run, f"error-{step}.txt")
+        storage, name = storage_of_run(out, run), run_file(run, f"error-{step}.txt")
         if reason or storage.read(name):
             storage.write(name, reason)
 

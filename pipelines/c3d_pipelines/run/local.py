@@ -1,7 +1,8 @@
 """A bulk run on this machine, from the videos to the report.
 
-The steps are the functions that a cluster's pods call. Plan, preflight, publish, gate and report
-run in this process; each shard runs in a separate process, two at a time.
+The steps are the functions that a cluster's pods call, in the same order: with nothing to do only
+plan, preflight and report. They run in this process; each shard runs in a separate process, two at
+a time.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from c3d_client.core.uri import Uri, redact
 from c3d_client.parallel import core_count
 
 from c3d_pipelines.errors import StorageError
-from c3d_pipelines.parameters import JobParameters
+from c3d_pipelines.parameters import NO_PCA, JobParameters
 from c3d_pipelines.reports.summary import RunSummary
 from c3d_pipelines.run import steps
 from c3d_pipelines.run.errors import failure_reasons, failure_text, write_reason
 from c3d_pipelines.run.finish import report_step
 from c3d_pipelines.run.processes import RunFolder, start_process, stop_processes
 from c3d_pipelines.run.shard_process import PLAN, SETTINGS
-from c3d_pipelines.storage import LOG, SUMMARY, Storage, run_file
+from c3d_pipelines.settings import JobSettings
+from c3d_pipelines.storage import LOG, SUMMARY, Storage, run_file, storage_of_run
 
 SHARDS_AT_A_TIME = 2
 _SHARD_PROCESS = "c3d_pipelines.run.shard_process"
 _PIPELINE_PROCESS = "c3d_pipelines.kubeflow.local_runner"
-_GATE = "gate"
 _SHOW_EVERY_S = 0.25
 _POLL_S = 0.05
 # Parameters that name folders: made absolute, so that the dataset records where they are.
@@ -88,7 +89,8 @@ class LocalRun:
         run: the run's name in the dataset; empty if the run did not get that far.
         out: the dataset's folder or bucket.
         succeeded: all steps succeeded, the gate too.
-        refused: only the gate failed: more videos failed than ``max_failed``.
+        refused: only the gate failed: more videos failed than ``max_failed`` and
+            ``max_failed_share`` allow.
         error: why the run did not succeed, in one line; empty otherwise.
         summary: the result of each input; None if the run did not get that far.
         log: the file with the run's output; empty if it was not stored.
@@ -180,6 +182,8 @@ def _argument(name: str, value: Any, *, compiled: bool) -> Any:
         value = path_text(value, name)
     if not isinstance(value, str):
         return value
+    if name == "pca" and value not in ("", NO_PCA) and not Uri(value).scheme:
+        value = os.path.abspath(value)
     if name in _FOLDERS and not Uri(value).scheme:
         if not value.strip():
             raise UsageError(f"{name} is empty; give a folder or bucket")
@@ -262,7 +266,7 @@ class _Run(abc.ABC):
             run=self.name,
             out=self.out,
             succeeded=not error,
-            refused={step for step, _ in self.failures} == {_GATE},
+            refused={step for step, _ in self.failures} == {steps.GATE},
             error=error,
             summary=summary,
             log=log,
@@ -305,7 +309,8 @@ class _Run(abc.ABC):
             return ""
         for stream in (sys.stdout, sys.stderr):  # what Python still buffers belongs into the log
             stream.flush()
-        storage, name, log = Storage(self.out), run_file(self.name, LOG), self.folder.log
+        storage = storage_of_run(self.out, self.name)
+        name, log = run_file(self.name, LOG), self.folder.log
         text = log.read_bytes()
         # Steps print their parameters, and credentials in a URL must not get into the dataset.
         for value in self.arguments.values():
@@ -328,6 +333,8 @@ class _StepsRun(_Run):
 
     answer: str = "features"
     parameters: JobParameters = field(default_factory=JobParameters)
+    # Environment variables for the processes of the shards.
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
         try:
@@ -336,11 +343,12 @@ class _StepsRun(_Run):
             self.failures.append(("", str(error)))
             return
         self.name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        with contextlib.suppress(_StepFailed):
+        with contextlib.suppress(_StepFailed), contextlib.ExitStack() as until_published:
             shards = self._plan()
-            self._preflight()
-            self._extract(shards)
-            self._publish()
+            self._preflight(until_published)
+            if shards:
+                self._extract(shards)
+                self._publish()
         with contextlib.suppress(_StepFailed), self._step("report"):
             report_step(
                 out=self.out,
@@ -353,7 +361,7 @@ class _StepsRun(_Run):
 
     def _plan(self) -> list[int]:
         with self._step("plan"):
-            shards = steps.plan_step(
+            shards = steps.plan_shards(
                 **{**asdict(self.parameters), "out": self.out},
                 run=self.name,
                 answer=self.answer,
@@ -364,8 +372,13 @@ class _StepsRun(_Run):
         self.show(**plan)
         return shards
 
-    def _preflight(self) -> None:
+    def _preflight(self, until_published: contextlib.ExitStack) -> None:
         with self._step("preflight"):
+            settings = JobSettings.from_json(Path(self._artifact("settings")).read_text("utf-8"))
+            server = None
+            if settings.serving().local_path is not None:
+                # One server for the preflight and the processes of all shards.
+                server = until_published.enter_context(settings.client()).serving
             digest = steps.preflight_step(
                 out=self.out,
                 run=self.name,
@@ -373,6 +386,7 @@ class _StepsRun(_Run):
                 settings_path=self._artifact("settings"),
                 checked_path=self._artifact(SETTINGS),
             )
+        self.variables = server.environment() if server is not None else {}
         self.log(f"preflight: the model is {digest}")
 
     def _extract(self, shards: Sequence[int]) -> None:
@@ -389,6 +403,7 @@ class _StepsRun(_Run):
                             _SHARD_PROCESS,
                             [str(shard), self.parameters.model_digest, str(cores)],
                             self.folder,
+                            variables=self.variables,
                         )
                     time.sleep(_POLL_S)
                     for shard, process in list(running.items()):
@@ -421,16 +436,15 @@ class _StepsRun(_Run):
 
     def _publish(self) -> None:
         with self._step("publish"):
-            unsuccessful, _ = steps.publish_step(
-                plan_path=self._artifact(PLAN),
-                settings_path=self._artifact(SETTINGS),
-                page_path=self._artifact("publish/page"),
-                text_path=self._artifact("publish/text"),
+            unsuccessful, figures = steps.publish_step(
+                plan_path=self._artifact(PLAN), settings_path=self._artifact(SETTINGS)
             )
-        with self._step(_GATE):
+        with self._step(steps.GATE):
             steps.gate_step(
                 unsuccessful=unsuccessful,
                 max_failed=self.parameters.max_failed,
+                max_failed_share=self.parameters.max_failed_share,
+                inputs=figures["inputs"],
                 out=self.out,
                 run=self.name,
             )
@@ -539,7 +553,8 @@ def _plan_state(plan: str | os.PathLike[str]) -> dict[str, Any]:
     from c3d_pipelines.inputs.plan import DO, read_notes
 
     # Columns and not rows: a plan may have millions of rows.
-    inputs = pq.read_table(plan, columns=["decision", "shard"])
+    with pq.ParquetFile(plan, pre_buffer=False) as file:
+        inputs = file.read(["decision", "shard"], use_threads=False)
     to_do = inputs.filter(pc.equal(inputs["decision"], DO))
     return {
         "videos": len(to_do),

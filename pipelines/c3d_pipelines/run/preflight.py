@@ -11,12 +11,11 @@ import numpy as np
 from c3d_client import C3DClient
 from c3d_client.core.contract import CLASSIFY, CLIP_SHAPE, FC6_FEATURES, Signature
 from c3d_client.core.errors import ContractMismatch
-from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_client.core.provenance import Provenance
 
 from c3d_pipelines.dataset.card import require_same_dataset
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.storage import Storage
+from c3d_pipelines.storage import storage_of_run, temporary_prefix
 
 # The client's default until the first answer.
 _FIRST_WAIT_S = 20.0
@@ -33,21 +32,23 @@ def preflight(settings: JobSettings) -> JobSettings:
 
     Raises:
         ServingError: the server does not answer, or its answer is not a number.
-        ContractMismatch: its model is not the C3D model that this release knows.
+        ContractMismatch: its model is not the C3D model that this release knows, or the PCA was
+            fitted on features of another one.
         UsageError: classes are requested, and the model has features only.
         ProvenanceError: the dataset's numbers were made differently, or are of the other answer.
+        OutputError: the PCA cannot be read.
         StorageError: the dataset's folder cannot be written.
     """
-    storage = Storage(settings.out)
+    storage = storage_of_run(settings.out, settings.run)
     signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
     options = settings.serving()
     if settings.patience_s > _FIRST_WAIT_S:
         options = replace(options, patience_s=None)
-    with C3DClient(window=settings.window, options=options) as c3d:
+    with settings.client(options) as c3d:
         _request_one_clip(c3d, signature)
         provenance = Provenance(c3d.provenance())
     require_same_dataset(storage, answer=settings.answer, provenance=provenance)
-    probe = f"shards/{TEMPORARY_PREFIX}{settings.run}"
+    probe = f"shards/{temporary_prefix(settings.run)}probe"
     storage.write(probe, b"can be written")
     storage.remove(probe)
     return settings.with_provenance(provenance)

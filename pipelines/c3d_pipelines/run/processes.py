@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,15 +130,26 @@ def _remove_if_unlocked(folder: RunFolder) -> None:
 
 
 def start_process(
-    module: str, arguments: Sequence[str], folder: RunFolder
+    module: str,
+    arguments: Sequence[str],
+    folder: RunFolder,
+    *,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``python -m MODULE FOLDER ARGUMENTS`` with its output in the run's log.
+
+    Args:
+        module: the module.
+        arguments: in addition to the folder.
+        folder: of the run.
+        variables: environment variables, in addition to those of this process.
 
     Raises:
         RunError: the process cannot be started.
     """
     environment = {
         **os.environ,
+        **(variables or {}),
         FOLDER_VARIABLE: str(folder.progress),
         "TMPDIR": str(folder.temporary),
         "PYTHONSAFEPATH": "1",  # modules in the current folder are not the program's

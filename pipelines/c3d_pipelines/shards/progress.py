@@ -115,10 +115,10 @@ class ShardProgress:
             self._notify()
 
     def done_before(self, counts: Mapping[str, int]) -> None:
-        """Record a shard that was done before, with its videos by status."""
+        """Record videos of the shard that were done before, by status."""
         with self._lock:
             self._counts.update(counts)
-        self._done_before = True
+        self._done_before = self.now().done == self._videos
 
     def note(self, status: str) -> None:
         """Record one video that has its row."""

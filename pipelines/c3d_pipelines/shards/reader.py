@@ -25,6 +25,9 @@ _RUN_AGAIN = "run the pipeline again: it makes what is missing"
 def parquet_file(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of a dataset; the checksums of its pages are verified.
 
+    Read it with ``use_threads=False``, as it is opened here without reading ahead: a thread of
+    Arrow that frees a part of a Python file while the process ends aborts it or waits for ever.
+
     Raises:
         ShardError: the file is missing or damaged.
         StorageError: the file cannot be read.
@@ -33,7 +36,7 @@ def parquet_file(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
         with (
             storage.reading(name) as file,
             _damage_errors(storage, name),
-            pq.ParquetFile(file, page_checksum_verification=True) as parquet,
+            pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet,
         ):
             yield parquet
     except StorageError:
@@ -153,7 +156,8 @@ def _groups(
         first, last = np.searchsorted(rows, (start, end))
         if last > first:
             positions = np.arange(first, last)
-            yield positions, file.read_row_group(group, columns=columns), rows[first:last] - start
+            table = file.read_row_group(group, columns=columns, use_threads=False)
+            yield positions, table, rows[first:last] - start
         start = end
 
 

@@ -6,6 +6,7 @@ is over, and the retries of files. The worker and the preflight check use them.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -23,12 +24,16 @@ from c3d_client.core.errors import (
 )
 from c3d_client.core.retry import pauses
 
+from c3d_pipelines.errors import StorageError
+from c3d_pipelines.storage import is_permanent
+
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 
 _AWAY = (ServingUnavailable, ServingTimeout, ServingOverloaded, ModelNotFound)
 _REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
+_log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
@@ -76,6 +81,30 @@ def was_retried(error: C3DError) -> bool:
     return isinstance(error, _AWAY) or getattr(error, "code", "") == "CANCELLED"
 
 
+def wait_for_store(work: Callable[[], _Result], *, wait_s: float) -> _Result:
+    """Do work that can be repeated, and repeat it while a bucket's store is away.
+
+    Kubeflow does not retry a step that fails, in its usual configuration.
+
+    Args:
+        work: reads and writes files.
+        wait_s: how long to retry, in seconds, from the first error.
+
+    Raises:
+        StorageError: the store is still away, or fails in a way that does not pass.
+    """
+    retry = StoreRetry(wait_s=wait_s, cancel=threading.Event())
+    while True:
+        try:
+            return work()
+        except StorageError as error:
+            if not error.may_pass:
+                raise
+            _log.warning("%s; tried again for up to %g s", error, wait_s)
+            if not retry(error):
+                raise
+
+
 class StoreRetry:
     """Decides whether to upload a file again, after a pause.
 
@@ -99,11 +128,7 @@ class StoreRetry:
         if self._give_up_at is None:
             self._give_up_at = time.monotonic() + self._wait_s
         left_s = self._give_up_at - time.monotonic()
-        is_permanent = (
-            isinstance(error, FileNotFoundError | PermissionError)
-            or type(error).__name__ == "NoCredentialsError"
-        )
-        if is_permanent or left_s <= 0:
+        if is_permanent(error) or left_s <= 0:
             return False
         pause(next(self._waits), self._cancel, at_most_s=left_s)
         return True

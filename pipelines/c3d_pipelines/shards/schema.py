@@ -67,12 +67,17 @@ CLIP_FIELDS = (
     pa.field("start_s", pa.float64(), nullable=False),
     pa.field("end_s", pa.float64(), nullable=False),
 )
+# The columns of a video's times, in seconds, which the report sums up.
+TIMINGS = ("wall_s", "decode_s", "wire_s", "queue_s", "compute_s")
 # The name of the column of numbers, by answer.
 NUMBERS = {"features": "feature", "classes": "probabilities"}
 
 
 def numbers_field(answer: str, size: int = FEATURE_SIZE, *, nullable: bool) -> pa.Field:
-    """Return the column of numbers, 4096 features or the classes: fixed_size_list<float32>[size].
+    """Return the column of numbers: fixed_size_list<float32>[size].
+
+    The size is 4096 for features, or the dimensions of the PCA that reduced them, and for classes
+    their number.
 
     A nullable column is list<float32>, because pyarrow writes nulls among lists of a fixed size to
     Parquet and cannot read them back (apache/arrow issue 35692).

@@ -1,24 +1,28 @@
 """Extract the videos of one shard: one row per video, and a report when all are done.
 
 This is the work of a pod of a bulk run; :func:`do_shard` is also usable as a library function. A
-call after a crash does the shard again, into the same files; a shard that is done is not touched.
+worker may be killed at any moment: the videos of a long shard are stored in parts, every few
+minutes, and a call after a crash does the videos that are not stored. A shard that is done is not
+touched.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import cast
 
 from c3d_client import Cancelled, ModelInfo
 from c3d_client.core.arguments import require_each
-from c3d_client.core.contract import CLASSIFY, FC6_FEATURES, FEATURE_SIZE
+from c3d_client.core.contract import CLASSIFY, FC6_FEATURES
 from c3d_client.core.errors import (
     C3DError,
     ContractMismatch,
@@ -30,19 +34,42 @@ from c3d_client.core.errors import (
 from c3d_client.core.provenance import Provenance
 from c3d_client.parallel import map_parallel, share_cores
 
-from c3d_pipelines.errors import ShardError
+from c3d_pipelines.errors import ShardError, StorageError
 from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.settings import JobSettings
-from c3d_pipelines.shards.commits import names_of, read_report, remove_stale
+from c3d_pipelines.shards.commits import (
+    done_in_parts,
+    name_of,
+    names_of,
+    part_name,
+    read_report,
+    remove_stale,
+    remove_temporary,
+    total,
+)
+from c3d_pipelines.shards.in_hand import (
+    Deaths,
+    InHandFile,
+    read_in_hand,
+    remove_in_hand,
+    worker_died,
+)
+from c3d_pipelines.shards.in_hand import deaths as former_deaths
 from c3d_pipelines.shards.progress import Progress, ShardProgress, ticking
 from c3d_pipelines.shards.retry import ServerGone, StoreRetry, ask_server, was_retried
-from c3d_pipelines.shards.schema import OK, STATUSES, ShardReport, report_file
-from c3d_pipelines.shards.writer import TIMINGS, Result, ShardWriter, writing_shard
-from c3d_pipelines.storage import Storage
+from c3d_pipelines.shards.schema import OK, STATUSES, TIMINGS, ShardReport, report_file
+from c3d_pipelines.shards.writer import Result, ShardWriter, writing_shard
+from c3d_pipelines.storage import Storage, storage_of_run
 
 _CHECK_MODEL_EVERY_S = 10.0
 _CHECK_CANCEL_EVERY_S = 0.2
 _POLL_S = 0.1
+# A part of a shard is stored after this time and this share of the shard's time, so that a killed
+# worker loses little, and a shard of a day has some 60 parts.
+_COMMIT_EVERY_S = 300.0
+_COMMIT_SHARE = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 def do_shard(
@@ -54,12 +81,18 @@ def do_shard(
     cancel: threading.Event | None = None,
     halt: threading.Event | None = None,
     cores: int | None = None,
+    deaths: Mapping[str, int] | None = None,
 ) -> ShardReport:
     """Extract or classify all videos of one shard, and write its files and its report.
 
     Every video becomes one row. A shard that this run has done is not done again, nor is a shard of
     another run in which all videos are ok and have a key: its report is returned. The report of a
     shard without videos is returned and not written.
+
+    A shard that takes longer than five minutes is stored in parts (see
+    :mod:`c3d_pipelines.shards.commits`). A call after a crash does the videos that are not stored.
+    The videos that this run's killed worker was processing come last, one at a time. A video with
+    which workers were killed twice, at least once while it was the only one, becomes ``failed``.
 
     Args:
         settings: the run's settings, with the provenance of the preflight.
@@ -69,6 +102,11 @@ def do_shard(
         cancel: set by another thread to cancel the shard.
         halt: the former name of ``cancel``; accepted until release 0.3.
         cores: how many cores the decoder threads may use; all of this process by default.
+        deaths: by ``video_id``, how often workers were killed while they processed a video; these
+            videos become ``failed`` and are not tried.
+
+    Returns:
+        The shard's report; of a shard that is stored in parts, the sums over its parts.
 
     Raises:
         UsageError: the settings have no provenance, or the model has no classes.
@@ -77,7 +115,7 @@ def do_shard(
         StorageError: the dataset's folder cannot be read or written.
         Cancelled: ``cancel`` was set.
 
-        After an error no half-written file is left, and the same call does the shard again.
+        After an error no half-written file is left, and the same call does the rest of the shard.
     """
     if halt is not None:
         warnings.warn("halt is called cancel now", DeprecationWarning, stacklevel=2)
@@ -88,18 +126,42 @@ def do_shard(
     name, former_name = names_of(settings, rows)
     began = time.time()
     if not rows:
-        return _report(settings, name, index, began=began)
-    storage = Storage(settings.out)
+        return _empty_report(settings, name, index, began)
+    storage = storage_of_run(settings.out, settings.run, index)
     for done in filter(None, (read_report(storage, each) for each in (name, former_name))):
         # Failures of another run are retried: this run planned them. A video without a key may
         # have changed.
         is_final = done.counts[OK] == done.videos and all(row.key for row in rows)
         if done.run == settings.run or is_final:
             _report_done(done, settings.run, index, on_progress)
+            _forget_attempts(storage, settings.run, index)
             return done
     remove_stale(storage)
+    # An attempt begins when the one before it is dead.
+    remove_temporary(storage, settings.run, index)
+    stored_ids, parts = done_in_parts(storage, settings, rows)
+    rest = [row for row in rows if row.video_id not in stored_ids]
+    if not rest:
+        report = total(parts, name)
+        _report_done(report, settings.run, index, on_progress)
+        _forget_attempts(storage, settings.run, index, replaced=(name, former_name))
+        return report
+    if parts:
+        _log.info("shard %d: %d of its %d videos are stored", index, len(stored_ids), len(rows))
+    former = read_in_hand(storage, run=settings.run, shard=index)
+    died = former_deaths(former, run=settings.run, shard=index)
+    groups, dead = _in_order(rest, died, deaths or {})
+    for row in chain.from_iterable(groups[1:]):
+        _log.warning(
+            "shard %d: a worker was killed while it processed %s, which comes last now",
+            index,
+            row.video_id,
+        )
     with (
-        contextlib.closing(_Work(settings, rows, cancel or threading.Event(), cores=cores)) as work,
+        InHandFile(storage, run=settings.run, shard=index, is_only_video=len(rows) == 1) as in_hand,
+        contextlib.closing(
+            _Work(settings, rest, cancel or threading.Event(), in_hand, cores=cores, dead=dead)
+        ) as work,
         ShardProgress(
             settings.run,
             index,
@@ -108,45 +170,75 @@ def do_shard(
             on_progress=on_progress,
         ) as progress,
     ):
+        for part in parts:
+            progress.done_before(part.counts)
+        shard = _Shard(storage, settings, rows, index, began, parts)
         try:
-            writer = work.write(storage, name, progress)
+            work.write(shard, groups, progress)
         except ServerGone as error:
             timeout = f"did not come back within {settings.patience_s:g} s"
+            videos = sum(part.videos for part in shard.parts)
+            stored = (
+                f"{videos} of its {len(rows)} videos are" if videos else "nothing of this shard is"
+            )
             raise ShardError(
                 f"shard {index}: the server {'refuses' if error.refuses else timeout} ({error}); "
-                "nothing of this shard is stored; start the run again when the server answers: "
-                "shards that are done are not done again"
+                f"{stored} stored; start the run again when the server answers: shards that are "
+                "done are not done again"
             ) from error.error
-        report = _report(settings, name, index, began=began, writer=writer, work=work)
-        storage.write(report_file(name), report.to_json(), retry=work.store_retry())
-    return report
+    is_whole = shard.parts[0].name == name
+    replaced = () if is_whole else (name, former_name)
+    _forget_attempts(storage, settings.run, index, replaced=replaced)
+    return shard.parts[0] if is_whole else total(shard.parts, name)
 
 
-def _report(
-    settings: JobSettings,
-    name: str,
-    index: int,
-    *,
-    began: float,
-    writer: ShardWriter | None = None,
-    work: _Work | None = None,
-) -> ShardReport:
+def _in_order(
+    rows: Sequence[ManifestRow],
+    died: Mapping[tuple[str, str], Deaths],
+    deaths: Mapping[str, int],
+) -> tuple[list[list[ManifestRow]], dict[str, int]]:
+    """Return in which order to do videos, so that a video that kills its worker costs no other.
+
+    Args:
+        rows: the videos.
+        died: by id and key, how often a worker of this run died with a video.
+        deaths: as for :func:`do_shard`.
+
+    Returns:
+        Groups of videos to do one after the other: the ones that no worker died with, and those
+        that are not tried; then each other one. And by ``video_id`` the deaths of those that are
+        not tried.
+    """
+    suspects = {row.video_id: died[key] for row in rows if (key := (row.video_id, row.key)) in died}
+    dead = {video_id: each.times for video_id, each in suspects.items() if each.is_proof}
+    dead |= deaths
+    late = suspects.keys() - dead.keys()
+    first = [row for row in rows if row.video_id not in late]
+    return [first, *([row] for row in rows if row.video_id in late)], dead
+
+
+def _commit_after(elapsed_s: float) -> float:
+    """Return the time between two parts of a shard that was begun some seconds ago, in seconds."""
+    return max(_COMMIT_EVERY_S, _COMMIT_SHARE * elapsed_s)
+
+
+def _empty_report(settings: JobSettings, name: str, index: int, began: float) -> ShardReport:
     return ShardReport(
         name=name,
         run=settings.run,
         index=index,
         answer=settings.answer,
-        videos=writer.videos if writer else 0,
-        clips=writer.clips if writer else 0,
-        counts={status: writer.counts[status] if writer else 0 for status in STATUSES},
-        video_bytes=writer.video_bytes if writer else 0,
-        clip_bytes=writer.clip_bytes if writer else 0,
+        videos=0,
+        clips=0,
+        counts=dict.fromkeys(STATUSES, 0),
+        video_bytes=0,
+        clip_bytes=0,
         started_at=began,
         ended_at=time.time(),
-        timings=writer.timings if writer else dict.fromkeys(TIMINGS, 0.0),
-        clips_answered=work.c3d.clips_answered if work else 0,
-        retries=work.retried if work else 0,
-        provenance=work.provenance if work else settings.provenance,
+        timings=dict.fromkeys(TIMINGS, 0.0),
+        clips_answered=0,
+        retries=0,
+        provenance=settings.provenance,
     )
 
 
@@ -162,6 +254,83 @@ def _report_done(
         on_progress=on_progress,
     ) as progress:
         progress.done_before(report.counts)
+
+
+def _forget_attempts(
+    storage: Storage, run: str, index: int, *, replaced: Sequence[str] = ()
+) -> None:
+    """Remove what a shard does not need any more when all its videos have rows.
+
+    Args:
+        storage: the dataset.
+        run: the run's name.
+        index: the shard's number; the files of its killed attempts are removed.
+        replaced: names of shards that another run stored and that the shard's parts replace.
+    """
+    try:
+        for name in replaced:
+            storage.remove(report_file(name))
+        for record in read_in_hand(storage, run=run, shard=index):
+            remove_in_hand(storage, record.file)
+    except StorageError as error:  # the shard is done; publishing removes the files later
+        _log.warning("%s", error)
+
+
+@dataclass
+class _Shard:
+    """A shard that is being stored, as a whole or in parts.
+
+    Args:
+        storage, settings, rows, index: as for :func:`do_shard`.
+        began: when the part that is being made was begun, in seconds since 1970.
+        parts: the reports of the parts that are stored.
+    """
+
+    storage: Storage
+    settings: JobSettings
+    rows: Sequence[ManifestRow]
+    index: int
+    began: float
+    parts: list[ShardReport]
+    _clips_answered: int = 0
+    _retries: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the whole shard."""
+        return name_of(self.settings, self.rows)
+
+    def part_name(self, rows: Sequence[ManifestRow]) -> str:
+        """Return the name under which some of the videos are stored."""
+        is_whole = len(rows) == len(self.rows)
+        return self.name if is_whole else part_name(self.settings, self.name, rows)
+
+    def commit(self, rows: Sequence[ManifestRow], writer: ShardWriter, work: _Work) -> None:
+        """Write the report of a part whose files are written."""
+        clips_answered, retries = work.c3d.clips_answered, work.retried
+        report = ShardReport(
+            name=self.part_name(rows),
+            run=self.settings.run,
+            index=self.index,
+            answer=self.settings.answer,
+            videos=writer.videos,
+            clips=writer.clips,
+            counts={status: writer.counts[status] for status in STATUSES},
+            video_bytes=writer.video_bytes,
+            clip_bytes=writer.clip_bytes,
+            started_at=self.began,
+            ended_at=time.time(),
+            timings=writer.timings,
+            clips_answered=clips_answered - self._clips_answered,
+            retries=retries - self._retries,
+            provenance=work.provenance,
+        )
+        self.storage.write(report_file(report.name), report.to_json(), retry=work.store_retry())
+        if len(rows) < len(self.rows):
+            _log.info("shard %d: stored %d videos", self.index, len(rows))
+        self.parts.append(report)
+        self.began = report.ended_at
+        self._clips_answered, self._retries = clips_answered, retries
 
 
 @dataclass(frozen=True)
@@ -206,12 +375,15 @@ class _Work:
         settings: JobSettings,
         rows: Sequence[ManifestRow],
         cancel: threading.Event,
+        in_hand: InHandFile,
         *,
         cores: int | None,
+        dead: Mapping[str, int],
     ) -> None:
         self._settings = settings
-        self._rows = rows
         self._cancel = cancel
+        self._in_hand = in_hand
+        self._dead = dead
         self._signature = FC6_FEATURES if settings.answer == "features" else CLASSIFY
         self._workers, self._threads = share_cores(
             settings.workers or None, videos=len(rows), cores=cores
@@ -234,49 +406,93 @@ class _Work:
         """Return the retries of one file's upload."""
         return StoreRetry(wait_s=self._settings.patience_s, cancel=self._cancel)
 
-    def write(self, storage: Storage, name: str, progress: ShardProgress) -> ShardWriter:
-        """Write all videos into the shard's files."""
+    def write(
+        self, shard: _Shard, groups: Sequence[Sequence[ManifestRow]], progress: ShardProgress
+    ) -> None:
+        """Write all videos into the files of the shard or its parts.
+
+        Args:
+            shard: what is stored of the shard.
+            groups: the videos to do. What is done of a group is stored before the next one begins.
+            progress: records each video.
+        """
         self._require_same_model()
         software = self.c3d.provenance()["software"]
         self.provenance = Provenance({**self._settings.provenance, "software": software})
+        began = time.monotonic()
+        for group in filter(None, groups):
+            with contextlib.closing(self._each(group)) as each:
+                self._write_parts(shard, each, progress, began=began)
+
+    def _write_parts(
+        self,
+        shard: _Shard,
+        each: Iterator[tuple[ManifestRow, _Done]],
+        progress: ShardProgress,
+        *,
+        began: float,
+    ) -> None:
+        """Write videos into a file, and into another one whenever it is time to store them.
+
+        Args:
+            shard: what is stored of the shard.
+            each: one or more videos.
+            progress: records each video.
+            began: when the shard was begun, by the monotonic clock.
+        """
         labels = self.c3d.model.info(self._signature).labels
         of_classes = self._signature is CLASSIFY
-        checked = time.monotonic()
-        with (
-            writing_shard(
-                storage,
-                name,
+        checked = committed = time.monotonic()
+        following: tuple[ManifestRow, _Done] | None = None
+        while True:
+            rows: list[ManifestRow] = []
+            with writing_shard(
+                shard.storage,
+                shard.name,
                 answer=self._settings.answer,
-                size=len(labels) if of_classes else FEATURE_SIZE,
+                size=len(labels) if of_classes else self.provenance.feature_size,
                 provenance=self.provenance,
                 labels=labels if of_classes else (),
                 clip_rows=self._settings.clip_rows,
                 retry=self.store_retry(),
-            ) as writer,
-            contextlib.closing(self._each()) as each,
-        ):
-            for row, done in each:
-                if done.result is not None:
-                    progress.note(writer.add(row, done.result))
-                else:
-                    assert done.error is not None
-                    progress.note(writer.add_failed(row, done.error))
-                if time.monotonic() - checked > _CHECK_MODEL_EVERY_S:
-                    self._require_same_model()
-                    checked = time.monotonic()
-            if self._cancel.is_set():
-                raise Cancelled
-            # A restarted server may serve another model under the same version number. The numbers
-            # are of one model only if that model is still served.
-            self._require_same_model()
-            # From here on, the files may differ from those that an earlier report describes.
-            storage.remove(report_file(name))
-        return writer
+                final=partial(shard.part_name, rows),
+            ) as writer:
+                for row, done in each if following is None else chain([following], each):
+                    rows.append(row)
+                    if done.result is not None:
+                        progress.note(writer.add(row, done.result))
+                    else:
+                        assert done.error is not None
+                        progress.note(writer.add_failed(row, done.error))
+                    now = time.monotonic()
+                    if now - committed > _commit_after(now - began):
+                        break
+                    if now - checked > _CHECK_MODEL_EVERY_S:
+                        self._require_same_model()
+                        checked = time.monotonic()
+                if self._cancel.is_set():
+                    raise Cancelled
+                # A restarted server may serve another model under the same version number. The
+                # numbers are of one model only if that model is still served.
+                self._require_same_model()
+                # From here on, the files may differ from those that an earlier report describes.
+                shard.storage.remove(report_file(shard.part_name(rows)))
+            shard.commit(rows, writer, self)
+            checked = committed = time.monotonic()
+            following = next(each, None)
+            if following is None:
+                return
 
-    def _each(self) -> Generator[tuple[ManifestRow, _Done], None, None]:
+    def _each(
+        self, rows: Sequence[ManifestRow]
+    ) -> Generator[tuple[ManifestRow, _Done], None, None]:
         """Yield each row with the result or error of its video, in order."""
         outcomes = map_parallel(
-            self._one, self._rows, workers=self._workers, in_order=True, stop=self._cancel
+            self._one,
+            rows,
+            workers=min(self._workers, len(rows)),
+            in_order=True,
+            stop=self._cancel,
         )
         # Requests in flight would delay the end of a cancelled shard until their deadline.
         with ticking(self._close_if_cancelled, every_s=_CHECK_CANCEL_EVERY_S, name="c3d-cancel"):
@@ -287,9 +503,11 @@ class _Work:
                 cast("Generator[object, None, None]", outcomes).close()
 
     def _one(self, row: ManifestRow, cancel: threading.Event) -> _Done:
+        if row.video_id in self._dead:
+            return _Done(error=worker_died(self._dead[row.video_id]))
         either = AnyEvent(cancel, self._cancel)
         began = time.monotonic()
-        with self._counted(either):
+        with self._counted(either), self._in_hand.holding(row):
             try:
                 result = ask_server(self.c3d, partial(self._result, row, either), either)
             except ContractMismatch:

@@ -29,6 +29,7 @@ from c3d_pipelines.inputs.manifest import ManifestRow
 from c3d_pipelines.shards.schema import (
     NUMBERS,
     OK,
+    TIMINGS,
     clip_file,
     clip_schema,
     file_metadata,
@@ -46,8 +47,6 @@ Result: TypeAlias = VideoFeatures | VideoClassification
 _CLIP_GROUP_ROWS = 256
 _VIDEO_GROUP_ROWS = 128
 
-TIMINGS = ("wall_s", "decode_s", "wire_s", "queue_s", "compute_s")
-
 
 @contextlib.contextmanager
 def writing_shard(
@@ -60,8 +59,11 @@ def writing_shard(
     labels: Sequence[str] = (),
     clip_rows: bool = True,
     retry: Callable[[Exception], bool] | None = None,
+    final: Callable[[], str] | None = None,
 ) -> Iterator[ShardWriter]:
     """Write a shard's files, which appear when the block ends; after an error there are none.
+
+    An OSError of the block itself, such as one of the caller's ``on_progress``, is raised as it is.
 
     Args:
         storage: the dataset.
@@ -72,33 +74,60 @@ def writing_shard(
         labels: one per class, in order; none for features.
         clip_rows: also write the file of clips.
         retry: called with the error of an upload; returns whether to upload again.
+        final: called when the block ends; returns the shard's name, where it is not known before.
 
     Raises:
         StorageError: a file cannot be written.
     """
     metadata = file_metadata(provenance, labels)
-    with contextlib.ExitStack() as files:
+    with _raising_as_they_are(), contextlib.ExitStack() as files:
 
-        def open_file(file: str, schema: pa.Schema, group_rows: int) -> RowGroups:
-            path = files.enter_context(storage.writing(file, retry=retry))
+        def open_file(
+            file_of: Callable[[str], str], schema: pa.Schema, group_rows: int
+        ) -> RowGroups:
+            file = file_of(name)
+            path = files.enter_context(
+                storage.writing(
+                    file, retry=retry, final=None if final is None else lambda: file_of(final())
+                )
+            )
             prefix = "" if storage.is_local else f"on this machine, below {path.parent}: "
             schema = schema.with_metadata(metadata)
-            name = str(storage.uri_of(file))
-            rows = RowGroups(path, schema, group_rows, name=name, prefix=prefix)
+            uri = str(storage.uri_of(file))
+            rows = RowGroups(path, schema, group_rows, name=uri, prefix=prefix)
             files.callback(rows.close)
             return rows
 
         clips = None
         if clip_rows:
-            clips = open_file(clip_file(name), clip_schema(answer, size), _CLIP_GROUP_ROWS)
-        videos = open_file(video_file(name), video_schema(answer, size), _VIDEO_GROUP_ROWS)
+            clips = open_file(clip_file, clip_schema(answer, size), _CLIP_GROUP_ROWS)
+        videos = open_file(video_file, video_schema(answer, size), _VIDEO_GROUP_ROWS)
         writer = ShardWriter(videos, clips, answer=answer)
-        yield writer
+        try:
+            yield writer
+        except OSError as error:
+            raise _OfBlock(error) from error
         videos.finish()
         writer.video_bytes = videos.path.stat().st_size
         if clips is not None:
             clips.finish()
             writer.clip_bytes = clips.path.stat().st_size
+
+
+class _OfBlock(Exception):
+    """An OSError of a block that writes rows: the storage takes every OSError for the disk's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextlib.contextmanager
+def _raising_as_they_are() -> Iterator[None]:
+    try:
+        yield
+    except _OfBlock as block:
+        raise block.error from block.error.__cause__
 
 
 class ShardWriter:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from c3d_pipelines.inputs.plan import PlannedRow, read_plan, shard_rows
+from c3d_pipelines.parameters import MOST_SHARDS
 from c3d_pipelines.run import steps
 from c3d_pipelines.run.errors import recorded_failure
 from c3d_pipelines.run.steps import gate_step, preflight_step, publish_step
@@ -26,9 +27,25 @@ _ANY_RUN = "any"
 def plan_step(
     *, out: str, run: str, plan_path: str, settings_path: str, **parameters: Any
 ) -> list[str]:
-    """Plan as :func:`c3d_pipelines.run.steps.plan_step` does; return one text per shard."""
+    """Plan as :func:`c3d_pipelines.run.steps.plan_step` does; return one text per shard.
+
+    That release allowed any number of shards. A schedule with more continues, with larger shards.
+    """
+    notes = []
+    if (given := parameters.get("max_shards", 0)) > MOST_SHARDS:
+        parameters["max_shards"] = MOST_SHARDS
+        notes.append(
+            f"max_shards is {given:g}, and {MOST_SHARDS} are used: with more, the run's workflow "
+            "is too large for Kubernetes; compile and schedule the pipeline again with "
+            f"max_shards={MOST_SHARDS}"
+        )
     indexes = steps.plan_step(
-        out=out, run=run, plan_path=plan_path, settings_path=settings_path, **parameters
+        out=out,
+        run=run,
+        plan_path=plan_path,
+        settings_path=settings_path,
+        notes=notes,
+        **parameters,
     )
     with recorded_failure("plan", out=out, run=run):
         earlier = earlier_runs(Storage(out), run)
