@@ -166,7 +166,7 @@ class ExtractJob:
         if c3d.pca is not None:
             require_size(format, c3d.pca.dim)
         self._name = name
-        self._shard = Shard.parse(shard) if isinstance(shard, str) else shard
+        self._shard = shard if shard is None or isinstance(shard, Shard) else Shard.parse(shard)
         self._c3d = c3d
         self._folder = Path(path_text(folder, "folder"))
         self._stream = c3d.window.stream

@@ -21,6 +21,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import IO, Any
 
@@ -288,10 +289,10 @@ def fit_pca(
         OutputError: the temporary file cannot be written.
     """
     require_several(features, "features", each="VideoFeatures")
-    if dim < 1:
-        raise UsageError(f"dim is {dim}; give 1 or more")
-    if clips is not None and clips <= dim:
-        raise UsageError(f"clips is {clips} for {dim} dimensions; give more than {dim}")
+    if not isinstance(dim, Integral) or dim < 1:
+        raise UsageError(f"dim is {dim!r}; give a whole number, 1 or more")
+    if clips is not None and (not isinstance(clips, Integral) or clips <= dim):
+        raise UsageError(f"clips is {clips!r} for {dim} dimensions; give more than {dim}")
     videos = _Videos(features, dim=dim)
     chunks: Iterable[npt.NDArray[np.float32]] = videos
     sample = None if clips is None else _Sample(clips, seed=seed)

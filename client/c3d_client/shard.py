@@ -47,9 +47,9 @@ class Shard:
         """Return the shard that a text such as ``2/16`` names.
 
         Raises:
-            UsageError: the text is another one, or there is no such shard.
+            UsageError: the text is another one, or no text; or there is no such shard.
         """
-        match = _TEXT.fullmatch(text)
+        match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise UsageError(f"shard {text!r} is not a number and a count, such as 2/16")
         return cls(int(match[1]), int(match[2]))

@@ -86,6 +86,8 @@ class TestShares:
             assert error_of(UsageError, Shard.parse, text).args == (expected,)
             assert not (video.parent / "out").exists()
         assert Shard.parse("02/16") == Shard(2, 16)
+        expected = "shard 3 is not a number and a count, such as 2/16"
+        assert error_of(UsageError, Shard.parse, 3).args == (expected,)
 
     def test_without_videos_are_no_error_and_need_no_server(self, run, closed_port, video):
         code, stdout, lines = run(

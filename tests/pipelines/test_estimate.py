@@ -34,6 +34,11 @@ class TestEstimate:
         classes = estimate(job(failure_rate=0), answer="classes")
         assert classes.bytes_out == pytest.approx(with_clips.bytes_out * 487 / 4096)
 
+    def test_reduced_features_need_bytes_for_their_dimensions(self):
+        whole, reduced = estimate(job()), estimate(job(), pca_dim=500)
+        assert reduced.bytes_out == pytest.approx(whole.bytes_out * 500 / 4096)
+        assert reduced.wall_h == whole.wall_h
+
     def test_failed_videos_have_no_rows_and_half_their_frames(self):
         result, sound = estimate(job(failure_rate=1.0)), estimate(job(failure_rate=0))
         assert result.bytes_out == 0
@@ -134,3 +139,8 @@ class TestEstimate:
                 Rates(**{"frames_per_core_s": 1, "clips_per_s": 1, name: value})
         with pytest.raises(UsageError, match="answer is 'rows'; give features or classes"):
             estimate(job(), answer="rows")
+        for value in (0, 4097):
+            with pytest.raises(UsageError, match=f"pca_dim is {value}; give 1 to 4096"):
+                estimate(job(), pca_dim=value)
+        with pytest.raises(UsageError, match="pca_dim is 500 and the answer classes; leave out"):
+            estimate(job(), pca_dim=500, answer="classes")

@@ -206,6 +206,7 @@ class TestInput:
             ((*WORK, *SPEEDS, "--pod-start-s", "inf"), "pod_start_s is inf"),
             ((*WORK, *SPEEDS, "--network-gbit", "0"), "network_gbit is 0"),
             ((*WORK, *SPEEDS, "--storage-mb-per-s", "nan"), "storage_mb_per_s is nan"),
+            ((*WORK, *SPEEDS, "--pca-dim", "0"), "pca_dim is 0; give 1 to 4096"),
             ((*WORK, *SPEEDS, "--gpu-hour", "-1"), "gpu_hour is -1"),
             ((*WORK, *SPEEDS, "--cpu-hour", "nan"), "cpu_hour is nan; give 0 or more"),
             ((*WORK, *SPEEDS, "--one-machine", "--pods", "3"), "one machine has 1 of each"),

@@ -66,6 +66,12 @@ _RESOLUTIONS = ("240p", "360p", "480p", "720p", "1080p", "4k")
 @click.option(
     "--clip-rows/--no-clip-rows", default=True, show_default=True, help="Write a row per clip."
 )
+@click.option(
+    "--pca-dim",
+    type=int,
+    metavar="N",
+    help="Dimensions of the run's PCA; without one, 4096 numbers.",
+)
 @click.option("--pods", type=int, help="Shards at a time.  [default: 8]")
 @click.option(
     "--workers-per-pod",
@@ -113,7 +119,13 @@ _RESOLUTIONS = ("240p", "360p", "480p", "720p", "1080p", "4k")
 @click.option("--cpu-hour", type=float, default=0.0, help="Price of a core per hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def estimate(
-    as_json: bool, gpu_hour: float, cpu_hour: float, classify: bool, clip_rows: bool, **options: Any
+    as_json: bool,
+    gpu_hour: float,
+    cpu_hour: float,
+    classify: bool,
+    clip_rows: bool,
+    pca_dim: int | None,
+    **options: Any,
 ) -> None:
     """Estimate the duration of a run, its pods, GPU-hours, CPU-hours and bytes, and its bottleneck.
 
@@ -132,6 +144,7 @@ def estimate(
         cpu_hour=cpu_hour,
         answer="classes" if classify else "features",
         clip_rows=clip_rows,
+        pca_dim=pca_dim,
     )
     changes = report.recommend(job, result)
     if as_json:

@@ -148,6 +148,7 @@ def estimate(
     cpu_hour: float = 0.0,
     answer: str = "features",
     clip_rows: bool = True,
+    pca_dim: int | None = None,
 ) -> Estimate:
     """Simulate a run with several seeds and return the percentiles. The result is reproducible.
 
@@ -157,14 +158,23 @@ def estimate(
         cpu_hour: price of a core per hour.
         answer: ``features``, 4096 float32 per row, or ``classes``, 487.
         clip_rows: write a row for each clip, not only for each video.
+        pca_dim: dimensions of the PCA that reduces the features; None for no PCA.
 
     Raises:
-        UsageError: ``answer`` is neither, or a price is negative or not a number.
+        UsageError: ``answer`` is neither; a price is negative or not a number; or ``pca_dim`` is
+            not from 1 to 4096, or given for classes.
     """
     require("gpu_hour", gpu_hour, at_least=0)
     require("cpu_hour", cpu_hour, at_least=0)
     if answer not in _ROW_BYTES:
         raise UsageError(f"answer is {answer!r}; give {' or '.join(_ROW_BYTES)}")
+    row_bytes = _ROW_BYTES[answer]
+    if pca_dim is not None:
+        if answer != "features":
+            raise UsageError(f"pca_dim is {pca_dim} and the answer {answer}; leave out pca_dim")
+        if not 1 <= pca_dim <= FEATURE_SIZE:
+            raise UsageError(f"pca_dim is {pca_dim}; give 1 to {FEATURE_SIZE}")
+        row_bytes = 4 * pca_dim
     work, cluster, runs = job.workload, job.cluster, simulate(job)
     wall_h = np.array([run.wall_s for run in runs]) / 3600
     cpu_h = np.array([run.held_s for run in runs]) / 3600 * cluster.cores
@@ -203,7 +213,7 @@ def estimate(
         gpu_h=_range(gpu_h),
         bytes_in=work.total(work.sizes),
         bytes_wire=clips * processed * CLIP_BYTES,
-        bytes_out=rows * _ROW_BYTES[answer],
+        bytes_out=rows * row_bytes,
         stages_h=stages_h,
         bottleneck=max(stages_h, key=stages_h.__getitem__),
         starts_h=starts * cluster.pod_start_s / 3600,
