@@ -137,7 +137,11 @@ class PartialRows:
         Raises:
             PartialMismatch: rows of further clips are kept.
         """
-        if self._source is not None and (len(self._starts) or self._read()):
+        if self._source is None:
+            return
+        while not self._starts and self._read():  # two processes may have added the last clips
+            pass
+        if self._starts:
             raise PartialMismatch
 
     def add(
@@ -163,9 +167,8 @@ class PartialRows:
         try:
             if self._target is None:
                 self._end_reading()
-                if self._end:  # the rows of an earlier run are continued
-                    os.truncate(self.path, self._end)
-                    self._target = self.path.open("ab", buffering=0)
+                if self._end:
+                    self._continue()
                 elif time.monotonic() - self._began < KEEP_AFTER_S:
                     return
                 else:
@@ -236,9 +239,19 @@ class PartialRows:
         self._end = self._source.tell()
         return True
 
+    def _continue(self) -> None:
+        """Open the file of an earlier run to add rows; what follows its intact records is cut."""
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            while _read_record(file) is not None:  # another process may have added rows meanwhile
+                self._end = file.tell()
+        os.truncate(self.path, self._end)
+        self._target = self.path.open("ab", buffering=0)
+
     def _create(self, starts: Sequence[int], rows: Rows) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._target = self.path.open("xb", buffering=0)
+        # Each record is added at the end: another process may continue the file meanwhile.
+        self._target = open(self.path, "xb", buffering=0, opener=_append_opener)  # noqa: SIM115
         self._write(self._header)
         size = min(chunk_rows(values.shape[1:]) for values in rows.values())
         chunks = zip(*(row_chunks(values, size) for values in rows.values()), strict=True)
@@ -256,6 +269,10 @@ class PartialRows:
         # One call for each record: of two processes, one does not write into the other's record.
         if self._target.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _append_opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_APPEND, 0o666)
 
 
 def _record(content: bytes) -> bytes:

@@ -21,6 +21,7 @@ from c3d_client import (
     partial,
     read_features,
 )
+from c3d_client.core.provenance import Provenance
 from c3d_client.job import ExtractJob, read_failures
 from c3d_client.outputs import FORMATS, convert, output_path, partial_path
 from c3d_client.partial import PartialRows
@@ -640,6 +641,43 @@ class TestFiles:
         assert (row.status, sent, notes) == ("done", CLIPS, [])
         assert seen == [b"of another process"] * 5
         assert same(row.path, whole)
+
+    @pytest.mark.usefixtures("keep_all")
+    def test_two_processes_of_one_video_keep_the_rows_of_both(self, tmp_path):
+        path, provenance = tmp_path / "two.partial", Provenance({"model": "one"})
+        starts = [8 * clip for clip in range(12)]
+
+        def rows_of(first, end):
+            return {"first": np.arange(first, end, dtype=np.float32)[:, None]}
+
+        def begin():
+            rows = PartialRows(path, video={}, note=pytest.fail)
+            rows.begin(provenance)
+            return rows
+
+        def add(rows, first, end):
+            rows.add(starts, rows_of(first, end), count=end, earlier=lambda: rows_of(0, end))
+
+        one, other = begin(), begin()
+        add(one, 0, 2)
+        add(one, 2, 4)
+        other.begin(provenance)
+        assert other.take(starts[:4]) is not None
+        assert other.take(starts[4:6]) is None
+        add(one, 4, 6)  # before the other one's first answer, and after it
+        add(other, 4, 6)
+        add(one, 6, 8)
+        add(other, 6, 8)
+        add(other, 8, 10)
+        add(one, 8, 10)
+        one.close()
+        other.close()
+        third = begin()
+        taken = third.take(starts[:10])
+        assert taken is not None
+        assert taken["first"].ravel().tolist() == list(range(10))
+        third.require_all_taken()
+        third.close()
 
     @pytest.mark.usefixtures("keep_all")
     def test_kept_rows_are_neither_videos_nor_features(self, server, long_video, tmp_path):
