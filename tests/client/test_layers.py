@@ -13,7 +13,7 @@ from c3d_client.core.contract import LAYERS
 from c3d_client.core.errors import ContractMismatch, OutputError, ServingError, UsageError
 from c3d_client.core.files import CHUNK_ROWS, chunk_rows, row_chunks
 from c3d_client.core.provenance import Provenance, provenance_digest, require_same
-from c3d_client.outputs import FORMATS, convert, output_path, read_provenance
+from c3d_client.outputs import FORMATS, convert, iter_features, output_path, read_provenance
 from c3d_client.outputs.sultani import segment_means
 from c3d_client.pca import fit_pca
 from c3d_client.results import RowStore
@@ -544,6 +544,18 @@ class TestFiles:
             (done,) = convert([tmp_path / source], tmp_path / target, to=target)
             assert done.error is None
             assert same_layers(read_features(done.target), features), target
+
+    def test_files_of_a_pattern_are_one_video_for_all_layers(self, tmp_path):
+        features = sample_layers("fc6", "fc7")
+        for letter in ("a", "影" * 80):
+            write_features(output_path(tmp_path, f"{letter}.mp4", "npy"), features)
+        files = sorted(tmp_path.glob("*.npy"))
+        assert len(files) == 4
+        done = list(convert(files, tmp_path / "out", to="h5"))
+        assert [conversion.error for conversion in done] == [None, None]
+        assert len(list(iter_features([f"{tmp_path}/*.npy"]))) == 2
+        (alone,) = convert([tmp_path / "a.mp4.fc7.npy"], tmp_path / "out", to="h5")
+        assert "a.mp4.fc7.npy.json, which belongs to it, is missing" in str(alone.error)
 
     def test_conversion_to_a_format_of_one_layer_names_the_file(self, tmp_path):
         source = tmp_path / "source"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from c3d_client.core.arguments import path_text, require_several
+from c3d_client.core.contract import LAYERS
 from c3d_client.core.errors import OutputError, ProvenanceError, UsageError
 from c3d_client.core.files import TEMPORARY_PREFIX
 from c3d_client.core.provenance import Provenance, require_same
@@ -296,6 +297,12 @@ def _find_inputs(
             folder = top if path != top else path.parent
             name = path.relative_to(folder).as_posix().removesuffix(kind.suffix)
             found.setdefault(path, (kind, _Input(path, name)))
+    for path, (kind, _) in list(found.items()):  # a pattern matches the files of all layers
+        if kind.layer_path is None or kind.is_part is None:
+            continue
+        for part in (kind.layer_path(path, layer) for layer in LAYERS):
+            if part in found and kind.is_part(part):
+                del found[part]
     paths = {kind.name: input.path for kind, input in found.values()}
     if not paths:
         what = "features" if only is None else f"{only.name} features"
