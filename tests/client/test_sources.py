@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
+from c3d_client.core.contract import LAYERS
 from c3d_client.core.errors import UsageError, VideoUnreadableError
 from c3d_client.core.uri import Uri
 from c3d_client.job import FILE_NAME
@@ -144,6 +145,8 @@ def test_results_next_to_the_videos_are_neither_inputs_nor_counted(cwd):
                 touch(f"{path}/000000.fc6-1")
             else:
                 touch(str(path), *([f"{path}{format.sidecar_suffix}"]))
+            if format.layer_path is not None:
+                touch(*(str(format.layer_path(path, layer)) for layer in LAYERS))
     touch("v/a.mp4.html", "v/a.mp4.png", f"v/{FILE_NAME}", "v/sub/.c3d-0123")
     scan = Scan(any_file=True)
     assert names("v", scan=scan) == ["1.bin", "a.mp4", long, "plain", "sub/b.avi"]

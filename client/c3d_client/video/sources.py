@@ -21,6 +21,7 @@ from operator import attrgetter
 from pathlib import PurePath
 
 from c3d_client.core.arguments import path_text, require_several
+from c3d_client.core.contract import LAYERS
 from c3d_client.core.errors import UsageError, VideoUnreadableError
 from c3d_client.core.text import escape_bytes, escape_controls
 from c3d_client.core.uri import Uri, UriLike
@@ -74,7 +75,7 @@ EVERYTHING: Parts = ("**",)
 # formats of c3d_client.outputs, which this package may not import.
 _OUTPUT_SUFFIXES = (
     *(".h5", ".hdf5", ".npy", ".npy.json", ".npz", ".parquet", "_C.txt", "_C.txt.json"),
-    *(".html", ".png"),
+    *(".html", ".png", *(f".{layer}.npy" for layer in LAYERS)),
 )
 _OUTPUT_FOLDER_SUFFIX = ".fc6"
 _FAILURES = re.compile(r"failures(\.[0-9]+-of-[0-9]+)?\.csv")
