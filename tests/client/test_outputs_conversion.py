@@ -157,6 +157,18 @@ def test_two_inputs_with_one_target_are_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_input_is_not_replaced_by_another_one_before_it_is_read(tmp_path):
+    write_videos(tmp_path, videos=("shot.cut.a", "shot.cut"))
+    before = [(path, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
+    with pytest.raises(
+        UsageError, match=r"a\.npz would be written to .*cut\.npz, which is another"
+    ):
+        convert([tmp_path], f"{tmp_path}/../{tmp_path.name}", to="npz", name="{stem}.npz")
+    assert [(path, path.read_bytes()) for path in sorted(tmp_path.iterdir())] == before
+    done = list(convert([tmp_path], tmp_path, to="npz"))  # each in its own place
+    assert [conversion.target for conversion in done] == [path for path, _ in before]
+
+
 def test_repeated_input_is_converted_once(tmp_path):
     write_videos(tmp_path, videos=("a.mp4",))
     path = tmp_path / "a.mp4.npz"

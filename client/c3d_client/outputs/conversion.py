@@ -89,7 +89,8 @@ def convert(
 
     Raises:
         UsageError: before anything is written: there are no features, formats are mixed or
-            unknown, two inputs would be written to the same path, ``out`` is a file where a folder
+            unknown, two inputs would be written to the same path, or one to the path of another,
+            ``out`` is a file where a folder
             is needed or the reverse, means would be converted to clips, an input is a data set of
             c3d-pipelines, a stride is given for another format than ``sultani``, the pattern cannot
             be used, or a PCA is given for a format of 4096 numbers.
@@ -257,6 +258,14 @@ def _convert_all(
     )
     if target.many_videos:
         return _convert_to_collection(videos, failed, out)
+    inputs = {os.path.abspath(video.path): video.path for video in videos}
+    for video in videos:
+        other = inputs.get(os.path.abspath(target_of(video.name)), video.path)
+        if other != video.path:  # it would be replaced before it is read
+            raise UsageError(
+                f"{video.path} would be written to {other}, which is another input; "
+                "use another folder"
+            )
     return _convert_each(videos, failed, target_of, target.name, stride=stride)
 
 
