@@ -22,6 +22,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from c3d_client.core.errors import OutputError
 from c3d_client.core.files import chunk_rows, row_chunks
 from c3d_client.core.provenance import Provenance
 
@@ -161,6 +162,9 @@ class PartialRows:
             rows: the rows of the answer.
             count: the number of clips that are answered, those of this answer last.
             earlier: returns the rows of all these clips.
+
+        Raises:
+            OutputError: ``earlier`` raised it; the rows of the video are not complete then.
         """
         if self._is_given_up:
             return
@@ -176,6 +180,8 @@ class PartialRows:
                     return
             new = max(map(len, rows.values()))
             self._append(starts[count - new : count], rows)
+        except OutputError:  # an OSError too, but not of this file
+            raise
         # Another process has begun to keep the rows of this video, or has finished it.
         except (FileExistsError, FileNotFoundError):
             self._is_given_up = True

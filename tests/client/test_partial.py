@@ -21,10 +21,12 @@ from c3d_client import (
     partial,
     read_features,
 )
+from c3d_client.core.errors import OutputError
 from c3d_client.core.provenance import Provenance
 from c3d_client.job import ExtractJob, read_failures
 from c3d_client.outputs import FORMATS, convert, output_path, partial_path
 from c3d_client.partial import PartialRows
+from c3d_client.results import RowStore
 from c3d_client.video.sources import Scan
 from PIL import Image
 from support.fake_serving import model_card, signature_defs
@@ -641,6 +643,18 @@ class TestFiles:
         assert (row.status, sent, notes) == ("done", CLIPS, [])
         assert seen == [b"of another process"] * 5
         assert same(row.path, whole)
+
+    @pytest.mark.usefixtures("keep_all")
+    def test_rows_that_the_temporary_folder_cannot_hold_are_not_taken_for_kept(self, tmp_path):
+        store, rows = RowStore(most_in_memory=8), np.ones((8, 4096), np.float32)
+        store.add(rows)
+        store.add(rows[:1])
+        store.add(rows[1:])
+        kept = PartialRows(tmp_path / "one.partial", video={}, note=pytest.fail)
+        kept.begin(Provenance({"model": "one"}))
+        with full_disk(200_000), pytest.raises(OutputError, match="cannot be stored there"):
+            kept.add(range(16), {"first": rows}, count=16, earlier=lambda: {"first": store.array()})
+        kept.close()
 
     @pytest.mark.usefixtures("keep_all")
     def test_two_processes_of_one_video_keep_the_rows_of_both(self, tmp_path):
