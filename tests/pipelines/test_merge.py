@@ -241,6 +241,18 @@ class TestRefusals:
         with pytest.raises(ProvenanceError, match="different labels"):
             merge([first, tmp_path / "two"], out)
 
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_target_with_different_labels_is_refused(self, tmp_path, out, finished):
+        first = publish_dataset(tmp_path / "one", [A], "run-1", job={"answer": "classes"})
+        job = settings(out, "run-2", answer="classes")
+        commit(job, [B], labels=["x", "y", "z"])
+        if finished:
+            publish(job, to_do(B))
+        before = file_digests(out)
+        with pytest.raises(ProvenanceError, match=r"labels \(class 0 is 'x' against 'archery'\)"):
+            merge([first], out)
+        assert file_digests(out) == before
+
     def test_same_id_of_two_videos_is_refused_with_both_uris(self, tmp_path, out):
         other = video("a.mp4", uri="s3://me:secret@elsewhere/a.mp4")
         first = publish_dataset(tmp_path / "one", [A, B], "run-1")

@@ -64,7 +64,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     cards = [_card(storage) for storage in storages]
     _require_alike(storages, cards)
     answer, provenance = cards[0].answer, cards[0].provenance
-    require_same_dataset(target, answer=answer, provenance=provenance)
+    labels = next((card.labels for card in cards if card.labels), ())
+    require_same_dataset(target, answer=answer, provenance=provenance, labels=labels)
     indexes = [load_index(storage) for storage in storages]
     # Last, so that of two results of the same time the one in the target wins.
     storages.append(target)
