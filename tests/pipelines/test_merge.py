@@ -7,10 +7,12 @@ import pytest
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_pipelines import dataset
 from c3d_pipelines.commands.dataset import merge as command
+from c3d_pipelines.dataset import merge as merge_module
 from c3d_pipelines.dataset.merge import merge
 from c3d_pipelines.errors import ManifestError, StorageError
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.commits import read_report
+from c3d_pipelines.shards.schema import clip_file
 from c3d_pipelines.storage import Storage
 from click.testing import CliRunner
 from support.sample_dataset import file_digests, indexed
@@ -280,6 +282,21 @@ class TestRefusals:
     def test_merge_of_no_datasets_is_refused(self, out):
         with pytest.raises(UsageError, match="merge of no datasets"):
             merge([], out)
+
+
+def test_source_that_cannot_be_read_is_named_and_not_the_target(tmp_path, out, monkeypatch):
+    def copy_broken(origin, name, *rest):
+        path = origin.path_of(clip_file(name))
+        path.unlink()
+        path.symlink_to("/proc/self/mem")  # its first byte cannot be read
+        copy_shard(origin, name, *rest)
+
+    copy_shard = merge_module._copy_shard
+    monkeypatch.setattr(merge_module, "_copy_shard", copy_broken)
+    first = publish_dataset(tmp_path / "one", [A], "run-1")
+    with pytest.raises(StorageError, match=r"one/clips/\w+\.parquet: cannot be read \(Input/out"):
+        merge([first], out)
+    assert not [path for path in out.rglob("*") if path.is_file()]
 
 
 def test_command_prints_the_merged_counts(tmp_path, out):

@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -196,5 +195,13 @@ def _copy_runs(origin: Storage, target: Storage) -> None:
 
 
 def _copy(origin: Storage, name: str, target: Storage, new_name: str) -> None:
-    with origin.reading(name) as source, target.writing(new_name) as path, path.open("wb") as copy:
-        shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+    with target.writing(new_name) as path, path.open("wb") as copy:
+        for chunk in _chunks(origin, name):
+            copy.write(chunk)
+
+
+def _chunks(storage: Storage, name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file. Its errors name this file, and not the one that is written."""
+    with storage.reading(name) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
