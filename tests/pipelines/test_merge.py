@@ -188,6 +188,20 @@ class TestRepeatedMerge:
         (out / "README.md").rmdir()
         assert len(merge([first, second], out)) == 4
 
+    def test_runs_of_an_interrupted_merge_are_completed(self, tmp_path, out):
+        first = publish_dataset(tmp_path / "one", [A], "run-1")
+        merge([first], out)
+        (out / "runs" / "run-1" / "summary.json").unlink()  # the last file of a run
+        merge([first], out)
+        assert file_digests(out / "runs") == file_digests(first / "runs")
+
+    def test_first_of_two_runs_with_the_same_name_stays_as_it_is(self, tmp_path, out):
+        first = publish_dataset(tmp_path / "one", [A], "run-1")
+        second = publish_dataset(tmp_path / "two", [B], "run-1")
+        (first / "runs" / "run-1" / "summary.json").unlink()
+        merge([first, second], out)
+        assert file_digests(out / "runs") == file_digests(first / "runs")
+
     def test_merge_adds_to_an_existing_dataset(self, tmp_path, out):
         publish_dataset(out, [A], "run-1")
         merge([publish_dataset(tmp_path / "two", [B], "run-2")], out)

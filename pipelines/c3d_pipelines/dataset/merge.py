@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -188,10 +189,16 @@ def _copy_shard(origin: Storage, name: str, target: Storage, report: ShardReport
 
 def _copy_runs(origin: Storage, target: Storage) -> None:
     """Copy the files of runs; of two runs of the same name, the first one's stay."""
-    known = {name.split("/")[1] for name in target.names("runs")}
-    for name in origin.names("runs"):
-        if name.split("/")[1] not in known:
-            _copy(origin, name, target, name)
+    known: dict[str, list[str]] = {}
+    for name in target.names("runs"):
+        known.setdefault(name.split("/")[1], []).append(name)
+    for run, names in groupby(origin.names("runs"), key=lambda name: name.split("/")[1]):
+        there = known.get(run, [])
+        missing = [name for name in names if name not in there]
+        # A merge that was interrupted has copied some files of the run.
+        if missing and all(origin.read(name) == target.read(name) for name in there):
+            for name in missing:
+                _copy(origin, name, target, name)
 
 
 def _copy(origin: Storage, name: str, target: Storage, new_name: str) -> None:
