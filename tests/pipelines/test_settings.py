@@ -88,6 +88,15 @@ def test_configured_server_is_that_of_the_environment_or_of_the_cluster(monkeypa
         assert settings.server == server, (variable, parameter)
 
 
+def test_tls_of_the_environment_is_on_or_off_or_refused(monkeypatch):
+    for value, is_on in (("1", True), ("True", True), ("on", True), ("0", False), ("", False)):
+        monkeypatch.setenv("C3D_TLS", value)
+        assert JobSettings("out", "r").serving().tls == is_on, value
+    monkeypatch.setenv("C3D_TLS", "enabled")
+    with pytest.raises(UsageError, match="C3D_TLS is 'enabled'; give 1 or 0"):
+        JobSettings("out", "r")
+
+
 def test_provenance_is_a_provenance_and_reads_like_a_dictionary():
     plain = {"clips": {"stride": 8}, "later": 1}
     for provenance in (plain, Provenance(plain)):
