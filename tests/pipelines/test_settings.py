@@ -57,6 +57,7 @@ def test_wrong_parameters_are_one_line():
         ({"max_shards": float("inf")}, "max_shards is inf; give a whole number"),
         ({"workers": "two"}, "workers is two; give a whole number"),
         ({"timeout_s": "long"}, "timeout_s is 'long'; give a float"),
+        ({"retry_failed": "false"}, "retry_failed is 'false'; give True or False"),
         ({"strid": 4}, "strid: not a parameter of a bulk run"),
         ({"stride": 0}, "stride is 0"),
         ({"patience_s": -1.0}, "patience_s is -1.0; give 0 to 86400 seconds"),
