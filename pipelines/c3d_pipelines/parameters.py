@@ -66,6 +66,9 @@ class Parameter:
         """
         if self.type is int:
             return whole(self.name, value)
+        # bool() takes every text but the empty one for True, "false" too.
+        if self.type is bool and value not in (True, False):
+            raise UsageError(f"{self.name} is {value!r}; give True or False")
         try:
             return self.type(value)
         except (TypeError, ValueError):

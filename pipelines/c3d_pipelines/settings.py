@@ -175,7 +175,7 @@ class JobSettings(Record):
             patience_s=self.patience_s,
             batch_size=self.batch_size,
             max_in_flight=self.max_in_flight,
-            tls=environment["C3D_TLS"] in ("1", "true", "yes"),
+            tls=_is_on("C3D_TLS", environment["C3D_TLS"]),
             ca=environment["C3D_CA"],
             cert=environment["C3D_CERT"],
             key=environment["C3D_KEY"],
@@ -209,6 +209,15 @@ def _sent(parameters: JobParameters) -> dict[str, Any]:
         for name, value in values.items()
         if name in ("videos", "out") or value != PARAMETERS[name].default
     }
+
+
+def _is_on(name: str, value: str | None) -> bool:
+    text = (value or "").strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("", "0", "false", "no", "off"):
+        return False
+    raise UsageError(f"{name} is {value!r}; give 1 or 0")
 
 
 def _version(text: str) -> tuple[int | None, str | None]:

@@ -107,9 +107,7 @@ class Storage:
         if self.uri.scheme in ("http", "https"):
             raise StorageError(redacted, "cannot be written to; give a folder or bucket")
         if not bucket:
-            raise StorageError(
-                str(address), f"names no bucket; give {self.uri.scheme}://BUCKET/DIR"
-            )
+            raise StorageError(str(address), f"names no bucket; give {address.scheme}://BUCKET/DIR")
         if "@" in bucket:
             raise StorageError(redacted, "holds credentials; give them in the environment")
         try:

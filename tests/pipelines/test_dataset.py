@@ -110,6 +110,20 @@ class TestMatrix:
         with pytest.raises(StorageError, match="cannot be written"):
             opened.matrix(tmp_path / "no" / "features.npy")
 
+    def test_file_has_its_space_on_the_disk_before_it_is_filled(
+        self, opened, tmp_path, monkeypatch
+    ):
+        """Otherwise a disk that becomes full ends the process with SIGBUS."""
+        statuses = []
+
+        def fill(*_):
+            statuses.extend(path.stat() for path in tmp_path.iterdir())
+
+        monkeypatch.setattr(opened, "_fill", fill)
+        opened.matrix(tmp_path / "features.npy")
+        [status] = statuses
+        assert status.st_blocks * 512 >= status.st_size > 7 * 4096 * 4
+
     def test_matrix_of_a_dataset_without_ok_videos_is_empty(self, tmp_path):
         publish(settings(tmp_path / "out"), to_do(ROWS[0]))
         opened = dataset.open(tmp_path / "out")

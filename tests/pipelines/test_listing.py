@@ -197,6 +197,8 @@ def test_listing_without_videos_is_one_line(folder, tmp_path):
     assert "no such file" in refusal(folder / "*.csv")
     for videos in ("rtsp://host/stream", "ftp://host/a.mp4"):
         assert "cannot be listed there" in refusal(videos)
+    for videos in ("s3://", "s3:///a.mp4", "s3://*/a.mp4"):
+        assert "names no bucket; give s3://BUCKET/DIR" in refusal(videos)
     for videos in ("", "  "):
         assert "is empty" in refusal(videos, UsageError)
     with pytest.raises(UsageError, match="keys is 'slow'; give one of quick, content"):

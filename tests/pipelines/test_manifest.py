@@ -268,6 +268,12 @@ def test_missing_file_or_other_suffix_is_one_line(tmp_path):
         write_manifest(tmp_path / "list.txt", ROWS)
 
 
+def test_manifest_on_a_web_server_is_to_be_downloaded():
+    for url in ("https://host/list.csv", "https://me:pw@host/list.csv?token=secret"):
+        with pytest.raises(ManifestError, match=r"list\.csv.*: is on a web server.*; download it"):
+            read_manifest(url)
+
+
 def test_manifest_with_a_repeated_id_is_not_written(tmp_path):
     rows = [ManifestRow("a", "a.mp4", 1), ManifestRow("a", "b.mp4", 1)]
     with pytest.raises(ManifestError, match="row 2: video_id 'a' comes twice, first in row 1"):

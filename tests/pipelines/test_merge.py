@@ -7,10 +7,12 @@ import pytest
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_pipelines import dataset
 from c3d_pipelines.commands.dataset import merge as command
+from c3d_pipelines.dataset import merge as merge_module
 from c3d_pipelines.dataset.merge import merge
 from c3d_pipelines.errors import ManifestError, StorageError
 from c3d_pipelines.run.publish import publish
 from c3d_pipelines.shards.commits import read_report
+from c3d_pipelines.shards.schema import clip_file
 from c3d_pipelines.storage import Storage
 from click.testing import CliRunner
 from support.sample_dataset import file_digests, indexed
@@ -186,6 +188,20 @@ class TestRepeatedMerge:
         (out / "README.md").rmdir()
         assert len(merge([first, second], out)) == 4
 
+    def test_runs_of_an_interrupted_merge_are_completed(self, tmp_path, out):
+        first = publish_dataset(tmp_path / "one", [A], "run-1")
+        merge([first], out)
+        (out / "runs" / "run-1" / "summary.json").unlink()  # the last file of a run
+        merge([first], out)
+        assert file_digests(out / "runs") == file_digests(first / "runs")
+
+    def test_first_of_two_runs_with_the_same_name_stays_as_it_is(self, tmp_path, out):
+        first = publish_dataset(tmp_path / "one", [A], "run-1")
+        second = publish_dataset(tmp_path / "two", [B], "run-1")
+        (first / "runs" / "run-1" / "summary.json").unlink()
+        merge([first, second], out)
+        assert file_digests(out / "runs") == file_digests(first / "runs")
+
     def test_merge_adds_to_an_existing_dataset(self, tmp_path, out):
         publish_dataset(out, [A], "run-1")
         merge([publish_dataset(tmp_path / "two", [B], "run-2")], out)
@@ -241,6 +257,18 @@ class TestRefusals:
         with pytest.raises(ProvenanceError, match="different labels"):
             merge([first, tmp_path / "two"], out)
 
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_target_with_different_labels_is_refused(self, tmp_path, out, finished):
+        first = publish_dataset(tmp_path / "one", [A], "run-1", job={"answer": "classes"})
+        job = settings(out, "run-2", answer="classes")
+        commit(job, [B], labels=["x", "y", "z"])
+        if finished:
+            publish(job, to_do(B))
+        before = file_digests(out)
+        with pytest.raises(ProvenanceError, match=r"labels \(class 0 is 'x' against 'archery'\)"):
+            merge([first], out)
+        assert file_digests(out) == before
+
     def test_same_id_of_two_videos_is_refused_with_both_uris(self, tmp_path, out):
         other = video("a.mp4", uri="s3://me:secret@elsewhere/a.mp4")
         first = publish_dataset(tmp_path / "one", [A, B], "run-1")
@@ -268,6 +296,21 @@ class TestRefusals:
     def test_merge_of_no_datasets_is_refused(self, out):
         with pytest.raises(UsageError, match="merge of no datasets"):
             merge([], out)
+
+
+def test_source_that_cannot_be_read_is_named_and_not_the_target(tmp_path, out, monkeypatch):
+    def copy_broken(origin, name, *rest):
+        path = origin.path_of(clip_file(name))
+        path.unlink()
+        path.symlink_to("/proc/self/mem")  # its first byte cannot be read
+        copy_shard(origin, name, *rest)
+
+    copy_shard = merge_module._copy_shard
+    monkeypatch.setattr(merge_module, "_copy_shard", copy_broken)
+    first = publish_dataset(tmp_path / "one", [A], "run-1")
+    with pytest.raises(StorageError, match=r"one/clips/\w+\.parquet: cannot be read \(Input/out"):
+        merge([first], out)
+    assert not [path for path in out.rglob("*") if path.is_file()]
 
 
 def test_command_prints_the_merged_counts(tmp_path, out):

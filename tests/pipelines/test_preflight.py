@@ -112,6 +112,16 @@ def test_a_dataset_that_was_made_differently_is_refused(started, tmp_path, out):
         preflight(plain_job(out, server.target))
 
 
+def test_a_dataset_of_classes_with_other_labels_is_refused(started, tmp_path, out):
+    server = started(card=model_card(labels=["class 0", "class 1", "class 2"]))
+    job = plain_job(out, server.target, answer="classes")
+    do_shard(preflight(job), [row(write_video(tmp_path / "a.mp4", 16))], 0)
+    preflight(job)
+    server.card = model_card(labels=["class 0", "bowling", "cricket"])
+    with pytest.raises(ProvenanceError, match=r"labels \(class 1 is 'class 1' against 'bowling'\)"):
+        preflight(job)
+
+
 def test_folder_that_cannot_be_written_is_one_line(started, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError, match=r"file/out.*cannot be written"):

@@ -57,6 +57,7 @@ def test_wrong_parameters_are_one_line():
         ({"max_shards": float("inf")}, "max_shards is inf; give a whole number"),
         ({"workers": "two"}, "workers is two; give a whole number"),
         ({"timeout_s": "long"}, "timeout_s is 'long'; give a float"),
+        ({"retry_failed": "false"}, "retry_failed is 'false'; give True or False"),
         ({"strid": 4}, "strid: not a parameter of a bulk run"),
         ({"stride": 0}, "stride is 0"),
         ({"patience_s": -1.0}, "patience_s is -1.0; give 0 to 86400 seconds"),
@@ -86,6 +87,15 @@ def test_configured_server_is_that_of_the_environment_or_of_the_cluster(monkeypa
             JobParameters(server=parameter), run="r", answer="features"
         )
         assert settings.server == server, (variable, parameter)
+
+
+def test_tls_of_the_environment_is_on_or_off_or_refused(monkeypatch):
+    for value, is_on in (("1", True), ("True", True), ("on", True), ("0", False), ("", False)):
+        monkeypatch.setenv("C3D_TLS", value)
+        assert JobSettings("out", "r").serving().tls == is_on, value
+    monkeypatch.setenv("C3D_TLS", "enabled")
+    with pytest.raises(UsageError, match="C3D_TLS is 'enabled'; give 1 or 0"):
+        JobSettings("out", "r")
 
 
 def test_provenance_is_a_provenance_and_reads_like_a_dictionary():

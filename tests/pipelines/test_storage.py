@@ -204,7 +204,7 @@ def test_unusable_addresses_are_refused():
     refused(lambda: Storage("https://host/a?sig=secret"), "cannot be written to", "sig=***")
     refused(lambda: Storage("ftp://host/a"), "is not a path, file://, s3:// or gs://")
     for uri in ("s3://", "s3:///", "gs://"):
-        refused(lambda uri=uri: Storage(uri), "names no bucket")
+        refused(lambda uri=uri: Storage(uri), f"names no bucket; give {uri[:2]}://BUCKET/DIR")
     message = refused(lambda: Storage("s3://key:hush@bucket/out"), "holds credentials")
     assert "hush" not in message
 

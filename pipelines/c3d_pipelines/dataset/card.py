@@ -147,19 +147,37 @@ def write_dataset(storage: Storage, index: Index, *, answer: str, provenance: Pr
     storage.write(CARD_FILE, card.to_json())
 
 
-def require_same_dataset(storage: Storage, *, answer: str, provenance: Provenance) -> None:
+def require_same_dataset(
+    storage: Storage, *, answer: str, provenance: Provenance, labels: Sequence[str] = ()
+) -> None:
     """Check that a dataset may hold these numbers, before they are made.
 
     The dataset is described by ``dataset.json`` or, where no run has published, by its shards.
 
+    Args:
+        storage: the dataset.
+        answer: ``features`` or ``classes``.
+        provenance: how the numbers are made.
+        labels: one per class, in order; none for features, and where they are not known.
+
     Raises:
-        ProvenanceError: the dataset's numbers were made differently, or are of the other answer.
+        ProvenanceError: the dataset's numbers were made differently, are of the other answer, or
+            their classes have other labels.
         ShardError, StorageError: the dataset cannot be read.
     """
     stored = read_card(storage) or next(iter(committed_shards(storage).values()), None)
     if stored is None:
         return
-    if texts := differences(stored.answer, stored.provenance, answer, provenance):
+    texts = differences(stored.answer, stored.provenance, answer, provenance)
+    if labels and not texts:
+        known = (
+            stored.labels
+            if isinstance(stored, Card)
+            else labels_of(storage, Index(shards={stored.name: stored}))
+        )
+        if known and known != tuple(labels):
+            texts = [f"their classes have different labels ({_first_difference(known, labels)})"]
+    if texts:
         raise ProvenanceError(
             f"{storage.uri}: holds numbers that were made differently and cannot be mixed with "
             f"these: {'; '.join(texts)}; give another out"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,7 +64,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     cards = [_card(storage) for storage in storages]
     _require_alike(storages, cards)
     answer, provenance = cards[0].answer, cards[0].provenance
-    require_same_dataset(target, answer=answer, provenance=provenance)
+    labels = next((card.labels for card in cards if card.labels), ())
+    require_same_dataset(target, answer=answer, provenance=provenance, labels=labels)
     indexes = [load_index(storage) for storage in storages]
     # Last, so that of two results of the same time the one in the target wins.
     storages.append(target)
@@ -188,12 +189,26 @@ def _copy_shard(origin: Storage, name: str, target: Storage, report: ShardReport
 
 def _copy_runs(origin: Storage, target: Storage) -> None:
     """Copy the files of runs; of two runs of the same name, the first one's stay."""
-    known = {name.split("/")[1] for name in target.names("runs")}
-    for name in origin.names("runs"):
-        if name.split("/")[1] not in known:
-            _copy(origin, name, target, name)
+    known: dict[str, list[str]] = {}
+    for name in target.names("runs"):
+        known.setdefault(name.split("/")[1], []).append(name)
+    for run, names in groupby(origin.names("runs"), key=lambda name: name.split("/")[1]):
+        there = known.get(run, [])
+        missing = [name for name in names if name not in there]
+        # A merge that was interrupted has copied some files of the run.
+        if missing and all(origin.read(name) == target.read(name) for name in there):
+            for name in missing:
+                _copy(origin, name, target, name)
 
 
 def _copy(origin: Storage, name: str, target: Storage, new_name: str) -> None:
-    with origin.reading(name) as source, target.writing(new_name) as path, path.open("wb") as copy:
-        shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+    with target.writing(new_name) as path, path.open("wb") as copy:
+        for chunk in _chunks(origin, name):
+            copy.write(chunk)
+
+
+def _chunks(storage: Storage, name: str) -> Iterator[bytes]:
+    """Yield the bytes of a file. Its errors name this file, and not the one that is written."""
+    with storage.reading(name) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk

@@ -330,6 +330,9 @@ class Dataset:
         try:
             with atomic_file(file) as npy:
                 mapped = _NPY.open_memmap(npy.name, "w+", np.float32, shape)
+                if hasattr(os, "posix_fallocate"):
+                    # A full disk would end the process with SIGBUS while the pages are filled.
+                    os.posix_fallocate(npy.fileno(), 0, os.path.getsize(npy.name))
                 self._fill(mapped)
                 mapped.flush()
             return ids, np.load(file, mmap_mode="r")

@@ -86,9 +86,12 @@ def list_bucket(uri: str, *, scan: Scan | None = None) -> list[ManifestRow]:
         scan: as in :func:`list_inputs`.
 
     Raises:
-        ManifestError: the bucket does not exist, or cannot be listed.
+        ManifestError: the bucket is not named, does not exist, or cannot be listed.
         UsageError: the library for this kind of URL is not installed.
     """
+    address = Uri(uri)
+    if not address.bucket or is_pattern(address.bucket):
+        raise ManifestError(f"{address}: names no bucket; give {address.scheme}://BUCKET/DIR")
     folder, pattern = uri.rstrip("/"), EVERYTHING
     if not uri.endswith("/") and is_object(uri):
         return [ManifestRow(posixpath.basename(folder), uri)]

@@ -103,11 +103,17 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
     be missing or empty. Other columns are ignored, and rows without any value are not inputs.
 
     Raises:
-        ManifestError: there is no such file, it is not of its format, it holds no rows, or rows are
-            wrong; all wrong rows are listed, with their line numbers (Parquet: row numbers).
+        ManifestError: there is no such file, it is on a web server, it is not of its format, it
+            holds no rows, or rows are wrong; all wrong rows are listed, with their line numbers
+            (Parquet: row numbers).
         StorageError: the file cannot be read.
     """
     uri = Uri.of(path)
+    if uri.scheme in ("http", "https"):
+        raise ManifestError(
+            f"{uri}: is on a web server, where manifests are not read; download it, and give its "
+            "path"
+        )
     storage, name = _storage_of(uri)
     data = storage.read(name)
     if data is None:

@@ -35,7 +35,8 @@ def preflight(settings: JobSettings) -> JobSettings:
         ContractMismatch: its model is not the C3D model that this release knows, or the PCA was
             fitted on features of another one.
         UsageError: classes are requested, and the model has features only.
-        ProvenanceError: the dataset's numbers were made differently, or are of the other answer.
+        ProvenanceError: the dataset's numbers were made differently, are of the other answer, or
+            their classes have other labels.
         OutputError: the PCA cannot be read.
         StorageError: the dataset's folder cannot be written.
     """
@@ -47,7 +48,8 @@ def preflight(settings: JobSettings) -> JobSettings:
     with settings.client(options) as c3d:
         _request_one_clip(c3d, signature)
         provenance = Provenance(c3d.provenance())
-    require_same_dataset(storage, answer=settings.answer, provenance=provenance)
+        labels = c3d.model.info(signature).labels if signature is CLASSIFY else ()
+    require_same_dataset(storage, answer=settings.answer, provenance=provenance, labels=labels)
     probe = f"shards/{temporary_prefix(settings.run)}probe"
     storage.write(probe, b"can be written")
     storage.remove(probe)
