@@ -80,9 +80,9 @@ def served_version(path: Path) -> Path:
         UsageError: the model has no version.
         ExportError: the folder cannot be read.
     """
-    version = Path(os.path.abspath(path))  # "." has no name
+    version = Path(os.path.abspath(path))
     if version.name.isdecimal() and (version / "saved_model.pb").is_file():
-        return path if path.name else version
+        return path if path.name.isdecimal() else version  # "." and ".." name no number
     return newest_version(path)
 
 

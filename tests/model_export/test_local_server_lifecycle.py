@@ -96,6 +96,8 @@ class TestVersions:
         monkeypatch.chdir(tmp_path / "9")
         # The folder's own name, which a link has: /tmp/…/1 here.
         assert served_version(Path(".")).name == "1"
+        monkeypatch.chdir(tmp_path / "9" / "variables")
+        assert served_version(Path("..")).name == "1"
         for path in (tmp_path / "copy", tmp_path / "9" / "variables", tmp_path / "11"):
             with pytest.raises(UsageError, match="no model version there"):
                 served_version(path)
