@@ -178,6 +178,21 @@ class TestPorts:
         finally:
             server.stop(5)
 
+    def test_ipv6_address_needs_no_brackets(self, tiny_base):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        for host in ("::1", "[::1]"):
+            server = LocalServer(tiny_base, host=host)
+            server.start()
+            try:
+                assert server.target == f"[::1]:{server.port}", host
+                with grpc.insecure_channel(server.target) as channel:
+                    predict(channel)(grey_request(1), timeout=TIMEOUT_S)
+            finally:
+                server.stop(5)
+
     def test_unknown_host_is_an_error(self, tiny_base):
         with pytest.raises(ExportError, match="nowhere.invalid: no address to listen at"):
             LocalServer(tiny_base, host="nowhere.invalid")
