@@ -274,7 +274,7 @@ def publish(version: Path, base: Path, *, over_trained: bool = False) -> tuple[P
     check_space(base, needed)
     with unfinished_version(base) as unfinished, writing(base, needed):
         # copyfile leaves out the permissions, with which a copy might not be writable.
-        for folder, folders, files in os.walk(version, onerror=_fail):
+        for folder, folders, files in os.walk(version, onerror=_fail, followlinks=True):
             copy = unfinished / Path(folder).relative_to(version)
             for name in folders:
                 (copy / name).mkdir()
@@ -289,7 +289,7 @@ def _bytes_of(version: Path) -> int:
     try:
         return sum(
             os.stat(os.path.join(folder, name)).st_size
-            for folder, _, files in os.walk(version, onerror=_fail)
+            for folder, _, files in os.walk(version, onerror=_fail, followlinks=True)
             for name in files
         )
     except OSError as error:
