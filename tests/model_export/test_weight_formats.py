@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -307,6 +308,16 @@ class TestErrors:
             for key in weight_files.canonical(net):
                 archive.writestr(f"{key}.npy", b"no array")
         check_error(path, "conv1/kernel has shape")
+
+    def test_pipe_is_an_error(self):
+        """Of ``--weights <(gunzip -c model.gz)``."""
+        reader, writer = os.pipe()
+        os.write(writer, b"\x0a\x02C3D")
+        os.close(writer)
+        try:
+            check_error(Path(f"/dev/fd/{reader}"), "a pipe or a device; give a file")
+        finally:
+            os.close(reader)
 
     def test_theano_kernel_of_another_rank_is_an_error(self, tmp_path, net):
         for shape in ((4,), (4, 4, 3, 3)):
