@@ -22,7 +22,7 @@ def read_labels(path: str | Path, *, classes: int) -> list[str]:
     """
     explained = explain_path(path, wanted="labels file", expects_text=True)
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")  # Windows programs begin UTF-8 with a mark
     except OSError as error:
         raise AssetError(f"{path}: {explained or unreadable_text(path, error)}") from error
     except UnicodeDecodeError as error:

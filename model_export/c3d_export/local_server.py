@@ -92,7 +92,8 @@ class LocalServer:
             serving_api.ModelService(self), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self.target = f"{host}:{self.port}"
+        name = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        self.target = f"{name}:{self.port}"
 
     def start(self) -> None:
         """Run the warm-up requests, then accept requests.
@@ -228,7 +229,7 @@ def _listen(addresses: list[str], port: int) -> tuple[grpc.Server, int]:
 
 
 def _free_addresses(host: str, port: int) -> list[str]:
-    """Return what to listen at for a host: its addresses, or the host where it has one.
+    """Return what to listen at for a host: its addresses, or the host where none can be used.
 
     Raises:
         ExportError: the host has no address, or the port is in use at one of them.
@@ -249,7 +250,7 @@ def _free_addresses(host: str, port: int) -> list[str]:
             # Other errors mean that this machine lacks the address or IPv6; gRPC skips it.
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 raise _port_error(host, port) from error
-    return list(usable) if len(usable) > 1 else [host]
+    return list(usable) or [host]
 
 
 def _port_error(host: str, port: int) -> ExportError:

@@ -136,7 +136,7 @@ def _check_range(mean: npt.NDArray[np.float32], spec: str) -> npt.NDArray[np.flo
 def _npy(content: bytes, spec: str) -> npt.NDArray[Any]:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise AssetError(f"{spec}: a damaged .npy file ({error})") from error
     if not np.issubdtype(array.dtype, np.floating):
         raise AssetError(f"{spec}: an array of {array.dtype}, expected floating point")

@@ -80,9 +80,9 @@ def served_version(path: Path) -> Path:
         UsageError: the model has no version.
         ExportError: the folder cannot be read.
     """
-    version = Path(os.path.abspath(path))  # "." has no name
+    version = Path(os.path.abspath(path))
     if version.name.isdecimal() and (version / "saved_model.pb").is_file():
-        return path if path.name else version
+        return path if path.name.isdecimal() else version  # "." and ".." name no number
     return newest_version(path)
 
 
@@ -274,7 +274,7 @@ def publish(version: Path, base: Path, *, over_trained: bool = False) -> tuple[P
     check_space(base, needed)
     with unfinished_version(base) as unfinished, writing(base, needed):
         # copyfile leaves out the permissions, with which a copy might not be writable.
-        for folder, folders, files in os.walk(version, onerror=_fail):
+        for folder, folders, files in os.walk(version, onerror=_fail, followlinks=True):
             copy = unfinished / Path(folder).relative_to(version)
             for name in folders:
                 (copy / name).mkdir()
@@ -289,7 +289,7 @@ def _bytes_of(version: Path) -> int:
     try:
         return sum(
             os.stat(os.path.join(folder, name)).st_size
-            for folder, _, files in os.walk(version, onerror=_fail)
+            for folder, _, files in os.walk(version, onerror=_fail, followlinks=True)
             for name in files
         )
     except OSError as error:

@@ -287,6 +287,12 @@ class TestErrors:
         assert "cannot be started" in problem()
         assert "/absent/python" in problem()
 
+    def test_address_is_not_read_from_a_weight_files_name(self):
+        line = b"ready: c3d version 1 at 127.0.0.1:4242, weights look at me, v2.npz, for this "
+        ready = local._READY.match(line)
+        assert ready is not None
+        assert ready[1] == b"127.0.0.1:4242"
+
     def test_end_of_a_server_is_told_by_its_exit_code_and_log(self):
         text = local._end_text
         assert text(2, ["W noise", "c3d-export: m/1: damaged"], "m") == "m/1: damaged"

@@ -37,6 +37,10 @@ def test_any_line_end_is_accepted_and_the_last_may_be_missing(write):
         assert read_labels(str(write(content)), classes=3) == ["a b", "c", "d"], content
 
 
+def test_byte_order_mark_is_no_part_of_the_first_label(write):
+    assert read_labels(write(b"\xef\xbb\xbfa\r\nb\r\nc\r\n"), classes=3) == ["a", "b", "c"]
+
+
 def test_labels_may_be_in_any_script(write):
     labels = ["curling", "piłka nożna", "相撲"]
     assert read_labels(write("\n".join(labels).encode()), classes=3) == labels

@@ -96,6 +96,8 @@ class TestVersions:
         monkeypatch.chdir(tmp_path / "9")
         # The folder's own name, which a link has: /tmp/…/1 here.
         assert served_version(Path(".")).name == "1"
+        monkeypatch.chdir(tmp_path / "9" / "variables")
+        assert served_version(Path("..")).name == "1"
         for path in (tmp_path / "copy", tmp_path / "9" / "variables", tmp_path / "11"):
             with pytest.raises(UsageError, match="no model version there"):
                 served_version(path)
@@ -175,6 +177,21 @@ class TestPorts:
                 assert is_listening(f"{address}:{server.port}"), address
         finally:
             server.stop(5)
+
+    def test_ipv6_address_needs_no_brackets(self, tiny_base):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        for host in ("::1", "[::1]"):
+            server = LocalServer(tiny_base, host=host)
+            server.start()
+            try:
+                assert server.target == f"[::1]:{server.port}", host
+                with grpc.insecure_channel(server.target) as channel:
+                    predict(channel)(grey_request(1), timeout=TIMEOUT_S)
+            finally:
+                server.stop(5)
 
     def test_unknown_host_is_an_error(self, tiny_base):
         with pytest.raises(ExportError, match="nowhere.invalid: no address to listen at"):

@@ -183,6 +183,14 @@ class TestPublish:
         assert version_made_of(tmp_path / "c3d", "a") == tmp_path / "c3d" / "1"
         assert built.exists()
 
+    def test_folder_that_is_a_link_is_copied_with_its_files(self, tmp_path):
+        built = make_version(tmp_path / "built", "a")
+        (built / "variables").rename(tmp_path / "elsewhere")
+        (built / "variables").symlink_to(tmp_path / "elsewhere")
+        version, _ = publish(built, tmp_path / "c3d")
+        assert not (version / "variables").is_symlink()
+        assert (version / "variables" / "data").read_text() == "saved"
+
     def test_version_with_the_same_inputs_is_not_copied_again(self, tmp_path):
         make_version(tmp_path / "c3d", "a", "first")
         built = make_version(tmp_path / "built", "a", "second")

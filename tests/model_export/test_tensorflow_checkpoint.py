@@ -357,6 +357,12 @@ class TestDamage:
         changed.write_bytes(content[: len(content) // 2])
         fails(path, "a damaged TensorFlow checkpoint|not a TensorFlow checkpoint, or cut short")
 
+    def test_modules_in_the_current_folder_are_not_run(self, tmp_path, net, monkeypatch):
+        path = write_checkpoint(tmp_path / "c3d", port_arrays(net, rows="chw"), version="V2")
+        (tmp_path / "random.py").write_text("raise SystemExit('not the standard library')")
+        monkeypatch.chdir(tmp_path)
+        assert read_weights(str(path), channels="bgr", fc6_rows="chw").width == 1
+
     def test_index_that_aborts_tensorflow_is_one_line(self, tmp_path):
         """No saver writes these shapes; TensorFlow ends the process that reads them."""
         for number, shape in enumerate(([2**40, 2**40], [-5, 3], [1] * 300)):

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -294,3 +295,58 @@ class TestErrors:
             npy = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
             archive.writestr("conv1/kernel.npy", npy)
         check_error(path, "a damaged .npz file")
+
+    def test_npz_with_an_odd_origin_or_entry_is_an_error(self, tmp_path, net):
+        path = write_npz(tmp_path / "odd.npz", net)
+        whole = path.read_bytes()
+        for origin in ("[1]", "3", '"x"', '{"source": "x", "labels": 3}'):
+            path.write_bytes(whole)
+            with zipfile.ZipFile(path, "a") as archive, archive.open("origin.npy", "w") as entry:
+                np.save(entry, np.array(origin))
+            check_error(path, "a damaged .npz file")
+        with zipfile.ZipFile(path, "w") as archive:
+            for key in weight_files.canonical(net):
+                archive.writestr(f"{key}.npy", b"no array")
+        check_error(path, "conv1/kernel has shape")
+
+    def test_pipe_is_an_error(self):
+        """Of ``--weights <(gunzip -c model.gz)``."""
+        reader, writer = os.pipe()
+        os.write(writer, b"\x0a\x02C3D")
+        os.close(writer)
+        try:
+            check_error(Path(f"/dev/fd/{reader}"), "a pipe or a device; give a file")
+        finally:
+            os.close(reader)
+
+    def test_theano_kernel_of_another_rank_is_an_error(self, tmp_path, net):
+        for shape in ((4,), (4, 4, 3, 3)):
+            path = weight_files.write_keras1_theano(tmp_path / "odd.h5", net)
+            with h5py.File(path, "a") as file:
+                del file["conv2/conv2_W"]
+                file["conv2/conv2_W"] = np.zeros(shape, np.float32)
+            check_error(path, "a damaged HDF5 file")
+
+    def test_pickle_of_other_arrays_is_an_error(self, tmp_path):
+        path = tmp_path / "c3d_model.pkl"
+        cases = (
+            ([np.array(["text"])] * 22, "conv1 has arrays of <U4 and <U4, expected float32"),
+            ([np.array([None])] * 22, "conv1 has arrays of object and object, expected float32"),
+        )
+        for arrays, expected in cases:
+            path.write_bytes(pickle.dumps(arrays, protocol=2))
+            check_error(path, expected)
+        path.write_bytes(pickle.dumps([np.zeros((), np.float32)] * 22, protocol=2))
+        with pytest.raises(WeightsError, match=r"a convolution kernel of shape \[\]"):
+            read_weights(str(path))
+        # An unknown encoding is a LookupError.
+        path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\0\0\0xX\x03\0\0\0odd\x86R.")
+        check_error(path, "not a pickle of arrays alone")
+
+    def test_npy_mean_that_claims_more_than_memory_is_an_error(self, tmp_path):
+        path = tmp_path / "mean.npy"
+        np.save(path, np.zeros(1, np.float32))
+        header = path.read_bytes().replace(b"(1,), }" + b" " * 15, b"(1000000000000000,), }")
+        path.write_bytes(header)
+        with pytest.raises(AssetError, match="a damaged .npy file"):
+            read_mean(str(path))

@@ -28,7 +28,8 @@ from c3d_client.serving.options import ServingOptions
 from c3d_client.serving.patience import NOTICE_S
 
 _MODULE = "c3d_export"
-_READY = re.compile(rb"ready: .* at (\S+),")
+# A weight file's name follows the address, and may have any text in it.
+_READY = re.compile(rb"ready: .*? at (127\.0\.0\.1:\d+),")
 # A server whose standard input ends ends at once; one that does not is killed.
 _STOP_S = 5.0
 # How long a failed request waits for the end of a server that is about to end.

@@ -116,6 +116,9 @@ def read_weights(
         return demo_weights(width=width)
     path = Path(spec)
     try:
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            # The first bytes decide which reader reads the file, from its start.
+            raise WeightsError(f"{spec}: a pipe or a device; give a file that holds the weights")
         checkpoint = tensorflow_checkpoint.find(path)
         if checkpoint is not None:
             return tensorflow_checkpoint.read(checkpoint, channels=channels, fc6_rows=fc6_rows)

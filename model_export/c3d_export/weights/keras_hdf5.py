@@ -42,7 +42,7 @@ def read(path: Path) -> Weights:
     try:
         with h5py.File(path, "r") as file:
             arrays, theano = _arrays(file, path)
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: a damaged HDF5 file ({error})") from error
     name = "keras1-theano-hdf5" if theano else "keras2-hdf5"
     return Weights(arrays=arrays, source=path.name, format=name, file_sha256=file_sha256(path))

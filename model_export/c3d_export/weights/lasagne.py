@@ -49,7 +49,7 @@ def read(path: Path) -> Weights:
     try:
         # latin1 keeps the bytes of Python 2's NumPy arrays.
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError) as error:
         raise WeightsError(f"{path}: not a pickle of arrays alone ({error})") from error
     if not isinstance(content, list) or not all(isinstance(a, np.ndarray) for a in content):
         raise WeightsError(
@@ -60,9 +60,13 @@ def read(path: Path) -> Weights:
     # Dense kernels are [in, out] in Lasagne and [out, in] in Caffe. fc6's shape shows which they
     # are; fc7 is square.
     fc6 = content[2 * LAYERS.index("fc6")]
-    inputs_first = fc6.shape[-1] == FEATURE_SIZE != fc6.shape[0]
+    inputs_first = fc6.shape[-1:] == (FEATURE_SIZE,) != fc6.shape[:1]
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for layer, kernel, bias in zip(LAYERS, content[::2], content[1::2], strict=False):
+        if not kernel.dtype.kind == bias.dtype.kind == "f":
+            raise WeightsError(
+                f"{path}: {layer} has arrays of {kernel.dtype} and {bias.dtype}, expected float32"
+            )
         arrays[f"{layer}/kernel"] = np.array(
             _kernel(layer, kernel, inputs_first=inputs_first), np.float32, order="C"
         )

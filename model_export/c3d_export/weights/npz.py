@@ -23,6 +23,8 @@ _GIVEN_KEYS = ("source_channel_order", "source_fc6_rows")
 
 _DAMAGE = (
     *(OSError, ValueError, KeyError, AttributeError, EOFError, zlib.error, zipfile.BadZipFile),
+    TypeError,  # the origin is of another type
+    RuntimeError,  # the archive is encrypted, or compressed in a way that Python does not know
     MemoryError,  # the header claims more than any machine has
 )
 
@@ -35,7 +37,8 @@ def read(path: Path) -> Weights:
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key != _ORIGIN}
+            # NumPy returns an entry that is no array as bytes, which asanyarray makes one of.
+            arrays = {key: np.asanyarray(file[key]) for key in file.files if key != _ORIGIN}
             origin = json.loads(str(file[_ORIGIN])) if _ORIGIN in file.files else {}
             came_from = f" from {origin['source']}" if origin else ""
             random, note = bool(origin.get("random")), str(origin.get("note", ""))

@@ -161,7 +161,9 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     TensorFlow aborts the whole process at shapes that no saver writes, so that another process
     reads the checkpoint and sends the arrays.
     """
-    command = [sys.executable, "-c", f"import {__name__} as reader; reader.send()", str(path)]
+    # Modules in the current folder, which -c finds first, are not this program's.
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as reader; reader.send()"
+    command = [sys.executable, "-c", code, str(path)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     with (
         tempfile.TemporaryFile() as log,
