@@ -219,6 +219,23 @@ def replace(backend, small):
     return replaced
 
 
+def test_replacement_of_an_earlier_releases_schedule_goes_on_by_the_new_name(
+    kfp, backend, running, replace
+):
+    old = kfp.runs[running]["recurring_run_id"]
+    kfp.schedules[old]["display_name"] = "nightly"  # as release 0.1.0 named it
+    with pytest.raises(RunInProgress, match=f"--resume {NAME}, or now"):
+        replace()
+    pair = find_schedules(backend, NAME, experiment="c3d")
+    assert {target.name for target in pair} == {NAME, "nightly"}
+    with pytest.raises(RunInProgress):
+        resume_schedule(backend, pair)
+    assert {each["mode"] for each in kfp.schedules.values()} == {"DISABLE"}
+    (resumed,) = resume_schedule(backend, pair, run_end=AT_ITS_END)
+    assert list(kfp.schedules) == [resumed.schedule_id] != [old]
+    assert (kfp.schedules[resumed.schedule_id]["mode"], kfp.destroyed) == ("ENABLE", [])
+
+
 def test_fake_backend_destroys_a_run_with_its_schedule(kfp, running):
     """As the real one does by default, which the other tests rely on."""
     kfp.delete_schedule(kfp.runs[running]["recurring_run_id"], {}, {})

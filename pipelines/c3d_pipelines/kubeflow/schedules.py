@@ -200,7 +200,10 @@ def find_schedules(backend: Backend, name: str, *, experiment: str) -> list[Sche
     if len(names := sorted({target.name for target in found})) > 1:
         raise RunError(f"{host}: {name!r} is {' and '.join(names)}; give the whole name")
     ids = {target.schedule_id for target in found}
-    return found + [s for s in listed if s not in found and ids & set(s.replaces)]
+    replaced = {schedule_id for target in found for schedule_id in target.replaces}
+    return found + [
+        s for s in listed if s not in found and (s.schedule_id in replaced or ids & set(s.replaces))
+    ]
 
 
 def full_name(pipeline: str, name: str) -> str:
