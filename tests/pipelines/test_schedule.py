@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -349,6 +350,20 @@ def test_replacement_waits_paused_for_the_run_of_the_old_schedule(kfp, c3d_pipel
     assert (found["mode"], found["trigger"]) == ("ENABLE", {"cron_schedule": {"cron": "@daily"}})
     assert kfp.progress[running].state == "SUCCEEDED"
     assert c3d_pipelines("--list")[1] == f"{NAME}: @daily\n"
+
+
+def test_advised_options_work_for_a_name_with_spaces_and_quotes(kfp, c3d_pipelines):
+    name = f"{EXTRACTION}-it's at night"
+    assert c3d_pipelines("--cron", NIGHTLY, "--name", name, *PACKAGE)[0] == 0
+    ((old, _),) = kfp.schedules.items()
+    kfp.start_scheduled(old, ["RUNNING", "SUCCEEDED"])
+    _, _, err = c3d_pipelines("--cron", "@daily", "--name", name, "--replace", *PACKAGE)
+    for text, ends in ((err, ", or now with"), (c3d_pipelines("--list")[1], " goes on)")):
+        advised = text.partition("--resume ")[2].partition(ends)[0]
+        assert shlex.split(advised) == [name]
+    wait = ("--wait", "--every", "0.01")
+    resumed = c3d_pipelines("--resume", *shlex.split(advised), *wait)
+    assert resumed[:2] == (0, f"{name}: enabled\n")
 
 
 def test_replacement_waits_for_the_run_or_ends_it(kfp, backend, running, replace):

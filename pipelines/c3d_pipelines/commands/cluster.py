@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import signal
 import sys
 import tempfile
@@ -303,7 +304,7 @@ def schedule(
                 _print_schedules(library.schedules(backend, experiment=experiment))
                 return 0
             ((change, target),) = changes_given.items()
-            with _unfinished(f"{target}: give --{change} {target} again"):
+            with _unfinished(f"{target}: give --{change} {shlex.quote(target)} again"):
                 return _change_schedule(backend, change, target, experiment, watching)
 
     library.check_cron(cron)  # before any request
@@ -311,7 +312,7 @@ def schedule(
     with open_backend(given) as backend, _watching(backend, run_end) as watching:
         check_cluster(backend, package, options, given.pop("no_check"))
         full = library.full_name(package.name, name)
-        with _unfinished(f"{full}: if --list has it twice, --resume {full} goes on"):
+        with _unfinished(f"{full}: if --list has it twice, --resume {shlex.quote(full)} goes on"):
             try:
                 created = library.schedule(
                     backend,
@@ -577,6 +578,6 @@ def _print_schedules(shown: Sequence[Schedule]) -> None:
     for schedule in shown:
         state = "" if schedule.enabled else " (paused)"
         if ids & set(schedule.replaces):
-            state += f" (replaces another; --resume {schedule.name} goes on)"
+            state += f" (replaces another; --resume {shlex.quote(schedule.name)} goes on)"
         line = f"{schedule.name}: {schedule.cron}{state}"
         click.echo(f"{line}  {schedule.url}" if schedule.url else line)

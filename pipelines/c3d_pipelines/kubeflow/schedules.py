@@ -11,6 +11,7 @@ and then the old ones are deleted. :func:`resume_schedule` goes on from each of 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,7 +243,7 @@ def _finish(
     enabled: bool,
 ) -> None:
     """Disable the old schedules, and exchange them for the new one when they have no run."""
-    name = created.name
+    name, resume = created.name, f"--resume {shlex.quote(created.name)}"
     try:
         for old in replaced:
             backend.change_schedule(old.schedule_id, "disable")
@@ -254,12 +255,12 @@ def _finish(
     except RunInProgress as error:
         raise RunInProgress(
             f"{name}: the old schedule is disabled and the new one paused; {error}; after its end "
-            f"give --resume {name}, or now with --wait or --now"
+            f"give {resume}, or now with --wait or --now"
         ) from None
     except RunError as error:
         if not replaced:
             raise
-        raise RunError(f"{error}; {name}: not replaced yet; --resume {name} goes on") from error
+        raise RunError(f"{error}; {name}: not replaced yet; {resume} goes on") from error
 
 
 def _end_runs(backend: Backend, targets: Sequence[Schedule], run_end: RunEnd | None) -> None:
