@@ -17,7 +17,7 @@ import click
 from c3d_client.commands.options import adding
 from c3d_client.core.cli import print_error
 from c3d_client.core.completion import PATH_OR_URL
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.core.signals import exit_code
 
 from c3d_pipelines.commands.options import PROGRAM
@@ -188,7 +188,10 @@ def compile_command(
         if out is None or is_file:
             path = out or Path(f"{name}.yaml")
         else:
-            out.mkdir(parents=True, exist_ok=True)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(out, f"no folder can be made there ({error.strerror})") from error
             path = out / f"{name}.yaml"
         compile_pipeline(name, path, settings)
         image = settings.export_image if name == EXPORT else settings.image
