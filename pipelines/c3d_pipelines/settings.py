@@ -61,8 +61,9 @@ class JobSettings(Record):
         sent: for a run on a cluster, the parameters that it was sent with, without those that have
             their default, and without credentials in addresses; None for a run of
             ``c3d-pipelines run``.
-        given: likewise the parameters of a run of ``c3d-pipelines run``; None for a run on a
-            cluster, and in settings of release 0.1.0.
+        given: likewise the parameters of a run of ``c3d-pipelines run``, without ``videos`` where
+            that address has credentials; None for a run on a cluster, and in settings of release
+            0.1.0.
 
     Raises:
         UsageError: a value is out of its range.
@@ -158,7 +159,7 @@ class JobSettings(Record):
             max_failed_share=parameters.max_failed_share,
             sent=_given(parameters) if on_cluster else None,
             pca="" if parameters.pca == NO_PCA else parameters.pca,
-            given=None if on_cluster else _given(parameters),
+            given=None if on_cluster else _given_here(parameters),
         )
 
     def serving(self) -> ServingOptions:
@@ -213,6 +214,13 @@ def _given(parameters: JobParameters) -> dict[str, Any]:
         for name, value in values.items()
         if name in ("videos", "out") or value != PARAMETERS[name].default
     }
+
+
+def _given_here(parameters: JobParameters) -> dict[str, Any]:
+    given = _given(parameters)
+    if given["videos"] != parameters.videos:
+        del given["videos"]
+    return given
 
 
 def _version(text: str) -> tuple[int | None, str | None]:

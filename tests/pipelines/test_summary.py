@@ -507,10 +507,25 @@ def test_retry_command_has_all_parameters_of_a_run_that_ended_before_its_preflig
         program, command, *arguments = shlex.split(item.command)
         assert (program, command) == ("c3d-pipelines", "run")
         parsed = run_command.make_context("run", arguments).params
-        assert parsed.pop("videos") == f"{job.out}/runs/run-7/plan.parquet"
         for name in parsed.keys() & values.keys() - {"fps"}:
             assert parsed[name] == getattr(JobParameters.of(job.given), name), name
         assert (parsed["fps"] or 0.0) == job.given.get("fps", 0.0)
+
+
+def test_retry_command_lists_the_inputs_again_unless_their_address_has_credentials():
+    """A plan has the old keys of videos that were replaced, as the advice tells users to do."""
+    for videos, shown in (
+        ("/data/my videos", "'/data/my videos'"),
+        ("https://user:secret@host/list.csv", "out/runs/run-7/plan.parquet"),
+        ("https://host/list.csv?X-Amz-Signature=secret", "out/runs/run-7/plan.parquet"),
+    ):
+        job = JobSettings.from_parameters(
+            {"videos": videos, "out": "out"}, run="r", answer="features"
+        )
+        run = random_run(["corrupt"], shards=1, out="out", given=job.given)
+        (item,) = advice(run)
+        assert item.command == f"c3d-pipelines run --videos {shown} --out out --retry-failed"
+        assert "secret" not in run.to_json() + job.to_json()
 
 
 def test_numbers_are_formatted_for_people():

@@ -1,8 +1,8 @@
 """Advice on failures: what each kind means, whether it is retried, and the command that retries it.
 
-The command of a run on one machine repeats the run from its plan, which is a manifest too. The
-command of a run on a cluster sends the run again with its own parameters, because the paths of the
-pods exist in the pods alone.
+The command repeats the run with its own parameters. Where the inputs of a run on one machine are
+not known, or have credentials in their address, it repeats the run from its plan, which is a
+manifest too. A plan has the keys that the videos had then, also of those that were replaced.
 """
 
 from __future__ import annotations
@@ -201,16 +201,16 @@ def _submit(summary: RunSummary, changes: Mapping[str, Any]) -> list[str]:
 
 
 def _run(summary: RunSummary, changes: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of ``run`` with the run's plan and its parameters."""
-    folder = summary.out.rstrip("/")
-    arguments = ["run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
+    """Return the arguments of ``run`` with the run's inputs and its parameters."""
+    known = _of_provenance(summary) if summary.given is None else summary.given
+    values = {**known, **changes}
+    plan = f"{summary.out.rstrip('/')}/{run_file(summary.run, PLAN)}"
+    arguments = ["run", "--videos", str(values.get("videos", plan))]
     arguments += ["--out", changes.get("out", summary.out)]
     if summary.answer == "classes":
         arguments.append("--classify")
     if summary.server not in ("", DEFAULT_TARGET):
         arguments += ["--server", summary.server]
-    known = _of_provenance(summary) if summary.given is None else summary.given
-    values = {**known, **changes}
     for name in PARAMETERS:
         if name in _WRITTEN or name not in values or values[name] == PARAMETERS[name].default:
             continue
