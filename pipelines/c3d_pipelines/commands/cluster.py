@@ -215,7 +215,8 @@ def submit(name: str, waits: bool, every_s: float, **given: Any) -> int:
     compiled with the settings given. Checks namespace, service account, claims and secrets first,
     where a kubeconfig gives access to them. Prints the run's id, or with --ui its address.
 
-    Exit code: 0 sent, or with --wait succeeded; 1 the run failed; 2 it could not be sent.
+    Exit code: 0 sent, or with --wait succeeded; 1 the run failed; 2 it could not be sent, or it
+    was sent, as the message says, and its end is not known.
     """
     from c3d_pipelines.commands.runs import print_end
     from c3d_pipelines.kubeflow import submit as library
