@@ -61,6 +61,9 @@ class JobSettings(Record):
         sent: for a run on a cluster, the parameters that it was sent with, without those that have
             their default, and without credentials in addresses; None for a run of
             ``c3d-pipelines run``.
+        given: likewise the parameters of a run of ``c3d-pipelines run``, without ``videos`` where
+            that address has credentials; None for a run on a cluster, and in settings of release
+            0.1.0.
 
     Raises:
         UsageError: a value is out of its range.
@@ -86,6 +89,7 @@ class JobSettings(Record):
     max_failed_share: float = added(0.0)
     sent: Mapping[str, Any] | None = added(None)
     pca: str = added("")
+    given: Mapping[str, Any] | None = added(None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", path_text(self.out, "out"))
@@ -153,8 +157,9 @@ class JobSettings(Record):
             patience_s=parameters.patience_s,
             max_failed=parameters.max_failed,
             max_failed_share=parameters.max_failed_share,
-            sent=_sent(parameters) if on_cluster else None,
+            sent=_given(parameters) if on_cluster else None,
             pca="" if parameters.pca == NO_PCA else parameters.pca,
+            given=None if on_cluster else _given_here(parameters),
         )
 
     def serving(self) -> ServingOptions:
@@ -201,7 +206,7 @@ class JobSettings(Record):
         return replace(self, provenance=provenance)
 
 
-def _sent(parameters: JobParameters) -> dict[str, Any]:
+def _given(parameters: JobParameters) -> dict[str, Any]:
     """Return the parameters that differ from their defaults, and the folders in any case."""
     values = {name: getattr(parameters, name) for name in PARAMETERS}
     return {
@@ -209,6 +214,13 @@ def _sent(parameters: JobParameters) -> dict[str, Any]:
         for name, value in values.items()
         if name in ("videos", "out") or value != PARAMETERS[name].default
     }
+
+
+def _given_here(parameters: JobParameters) -> dict[str, Any]:
+    given = _given(parameters)
+    if given["videos"] != parameters.videos:
+        del given["videos"]
+    return given
 
 
 def _is_on(name: str, value: str | None) -> bool:

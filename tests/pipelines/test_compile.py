@@ -218,6 +218,13 @@ class TestCommand:
         }
         assert images == {DIGEST}
 
+    def test_folder_that_cannot_be_made_is_an_error_of_one_line(self, tmp_path):
+        (tmp_path / "file").touch()
+        for out in (tmp_path / "file", tmp_path / "file" / "folder"):
+            done = command(PIPELINES[0], "--out", str(out))
+            assert isinstance(done.exception, OutputError), done.exception
+            assert str(done.exception).startswith(f"{out}: no folder can be made there (")
+
     def test_options_override_the_settings_of_a_file(self, tmp_path):
         settings = tmp_path / "cluster.yaml"
         settings.write_text("parallelism: 7\nqueue: bulk\n")

@@ -160,6 +160,19 @@ class TestReport:
         assert settle_ended_runs(storage, run="own") == {}
         assert file_digests(out) == before
 
+    def test_run_with_unusable_files_does_not_prevent_the_reports_of_others(
+        self, storage, out, caplog
+    ):
+        for run in ("run-1", "run-2", "run-3"):
+            begin(storage, run, committed=())
+        storage.write(run_file("run-2", PLAN), b"no plan")
+        for minutes, run in enumerate(("run-3", "run-2", "run-1")):
+            age(out, run, 16 + minutes)
+        assert list(settle_ended_runs(storage, run="run-4")) == ["run-3", "run-1"]
+        assert [has_report(storage, f"run-{n}") for n in (1, 2, 3)] == [True, False, True]
+        assert "run run-2 was ended from outside" in caplog.text
+        assert "it is not reported: " in caplog.text
+
     def test_dataset_that_cannot_be_read_is_logged(self, storage, out, caplog, monkeypatch):
         begin(storage, "run-1")
 

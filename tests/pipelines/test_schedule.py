@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -219,6 +220,23 @@ def replace(backend, small):
     return replaced
 
 
+def test_replacement_of_an_earlier_releases_schedule_goes_on_by_the_new_name(
+    kfp, backend, running, replace
+):
+    old = kfp.runs[running]["recurring_run_id"]
+    kfp.schedules[old]["display_name"] = "nightly"  # as release 0.1.0 named it
+    with pytest.raises(RunInProgress, match=f"--resume {NAME}, or now"):
+        replace()
+    pair = find_schedules(backend, NAME, experiment="c3d")
+    assert {target.name for target in pair} == {NAME, "nightly"}
+    with pytest.raises(RunInProgress):
+        resume_schedule(backend, pair)
+    assert {each["mode"] for each in kfp.schedules.values()} == {"DISABLE"}
+    (resumed,) = resume_schedule(backend, pair, run_end=AT_ITS_END)
+    assert list(kfp.schedules) == [resumed.schedule_id] != [old]
+    assert (kfp.schedules[resumed.schedule_id]["mode"], kfp.destroyed) == ("ENABLE", [])
+
+
 def test_fake_backend_destroys_a_run_with_its_schedule(kfp, running):
     """As the real one does by default, which the other tests rely on."""
     kfp.delete_schedule(kfp.runs[running]["recurring_run_id"], {}, {})
@@ -332,6 +350,20 @@ def test_replacement_waits_paused_for_the_run_of_the_old_schedule(kfp, c3d_pipel
     assert (found["mode"], found["trigger"]) == ("ENABLE", {"cron_schedule": {"cron": "@daily"}})
     assert kfp.progress[running].state == "SUCCEEDED"
     assert c3d_pipelines("--list")[1] == f"{NAME}: @daily\n"
+
+
+def test_advised_options_work_for_a_name_with_spaces_and_quotes(kfp, c3d_pipelines):
+    name = f"{EXTRACTION}-it's at night"
+    assert c3d_pipelines("--cron", NIGHTLY, "--name", name, *PACKAGE)[0] == 0
+    ((old, _),) = kfp.schedules.items()
+    kfp.start_scheduled(old, ["RUNNING", "SUCCEEDED"])
+    _, _, err = c3d_pipelines("--cron", "@daily", "--name", name, "--replace", *PACKAGE)
+    for text, ends in ((err, ", or now with"), (c3d_pipelines("--list")[1], " goes on)")):
+        advised = text.partition("--resume ")[2].partition(ends)[0]
+        assert shlex.split(advised) == [name]
+    wait = ("--wait", "--every", "0.01")
+    resumed = c3d_pipelines("--resume", *shlex.split(advised), *wait)
+    assert resumed[:2] == (0, f"{name}: enabled\n")
 
 
 def test_replacement_waits_for_the_run_or_ends_it(kfp, backend, running, replace):

@@ -31,7 +31,8 @@ def test_defaults_are_those_of_the_settings_and_of_the_client():
     parameters = JobParameters(out="out", server="localhost:8500")
     settings = JobSettings.from_parameters(parameters, run="r", answer="features")
     of_the_gate = {"max_failed": 0, "max_failed_share": 0.01}
-    assert settings == replace(JobSettings("out", "r"), **of_the_gate)
+    given = {"videos": parameters.videos, "out": "out", "server": "localhost:8500"}
+    assert settings == replace(JobSettings("out", "r"), **of_the_gate, given=given)
     assert settings.window == JobParameters().window == ClipWindow()
     for name in ("batch_size", "max_in_flight", "timeout_s", "model"):
         assert getattr(settings.serving(), name) == getattr(ServingOptions(), name), name

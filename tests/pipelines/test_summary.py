@@ -5,12 +5,17 @@ import shlex
 
 import numpy as np
 import pytest
+from c3d_client.core.contract import DEFAULT_TARGET
+from c3d_client.core.provenance import Provenance
+from c3d_pipelines.commands.run import run as run_command
 from c3d_pipelines.errors import RunError
 from c3d_pipelines.kubeflow.compile import compiled_path
 from c3d_pipelines.kubeflow.submit import Package
+from c3d_pipelines.parameters import PARAMETERS, JobParameters
 from c3d_pipelines.reports.advice import advice, retry_command
 from c3d_pipelines.reports.page import to_html, to_markdown
 from c3d_pipelines.reports.summary import DURATION_EDGES_S, Histogram, RunSummary
+from c3d_pipelines.settings import JobSettings
 from c3d_pipelines.shards.schema import STATUSES
 from c3d_pipelines.text import length, share, significant, size
 from support.sample_shards import PROVENANCE, START
@@ -471,6 +476,56 @@ def test_retry_command_has_the_runs_options():
     assert retry_command(run).endswith("--model mine --resize fast")
     without_provenance = random_run(["failed"], shards=1, provenance={})
     assert " --" not in retry_command(without_provenance).split("--out")[1]
+
+
+def test_retry_command_has_all_parameters_of_a_run_that_ended_before_its_preflight():
+    values = {
+        **{"videos": "videos", "out": "/data/my videos", "server": "tf:8500", "model": "mine"},
+        **{"model_version": "label:new", "model_digest": "sha256:1", "stride": 16},
+        **{"frame_step": 2, "tail": "pad", "short": "loop", "fps": 25.0, "resize": "fast"},
+        **{"damage": "skip", "pca": "/data/a b.npz", "any_file": True, "clip_rows": False},
+        **{"keys": "content", "shard_mb": 5.0, "shard_minutes": 6.0, "max_shards": 7},
+        **{"workers": 2, "batch_size": 4, "max_in_flight": 3, "timeout_s": 9.0},
+        **{"patience_s": 8.0, "retry_failed": True, "max_failed": -1, "max_failed_share": 0.5},
+    }
+    assert values.keys() == PARAMETERS.keys()
+    assert not [name for name, value in values.items() if value == PARAMETERS[name].default]
+    for settings_values, changes in ((values, {}), ({"out": "out"}, {"server": DEFAULT_TARGET})):
+        job = JobSettings.from_parameters(
+            {**settings_values, **changes}, run="run-7", answer="features"
+        )
+        run = summary(
+            [plan_row("a")],
+            [],
+            provenance=Provenance(),
+            begun=False,
+            state="FAILED",
+            **{name: getattr(job, name) for name in ("out", "server", "given", "pca")},
+        )
+        run = RunSummary.from_json(run.to_json())
+        (item,) = advice(run)
+        program, command, *arguments = shlex.split(item.command)
+        assert (program, command) == ("c3d-pipelines", "run")
+        parsed = run_command.make_context("run", arguments).params
+        for name in parsed.keys() & values.keys() - {"fps"}:
+            assert parsed[name] == getattr(JobParameters.of(job.given), name), name
+        assert (parsed["fps"] or 0.0) == job.given.get("fps", 0.0)
+
+
+def test_retry_command_lists_the_inputs_again_unless_their_address_has_credentials():
+    """A plan has the old keys of videos that were replaced, as the advice tells users to do."""
+    for videos, shown in (
+        ("/data/my videos", "'/data/my videos'"),
+        ("https://user:secret@host/list.csv", "out/runs/run-7/plan.parquet"),
+        ("https://host/list.csv?X-Amz-Signature=secret", "out/runs/run-7/plan.parquet"),
+    ):
+        job = JobSettings.from_parameters(
+            {"videos": videos, "out": "out"}, run="r", answer="features"
+        )
+        run = random_run(["corrupt"], shards=1, out="out", given=job.given)
+        (item,) = advice(run)
+        assert item.command == f"c3d-pipelines run --videos {shown} --out out --retry-failed"
+        assert "secret" not in run.to_json() + job.to_json()
 
 
 def test_numbers_are_formatted_for_people():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import signal
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import click
 from c3d_client.commands.options import adding
 from c3d_client.core.cli import print_error
 from c3d_client.core.completion import PATH_OR_URL
-from c3d_client.core.errors import UsageError
+from c3d_client.core.errors import OutputError, UsageError
 from c3d_client.core.signals import exit_code
 
 from c3d_pipelines.commands.options import PROGRAM
@@ -187,7 +188,10 @@ def compile_command(
         if out is None or is_file:
             path = out or Path(f"{name}.yaml")
         else:
-            out.mkdir(parents=True, exist_ok=True)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(out, f"no folder can be made there ({error.strerror})") from error
             path = out / f"{name}.yaml"
         compile_pipeline(name, path, settings)
         image = settings.export_image if name == EXPORT else settings.image
@@ -211,7 +215,8 @@ def submit(name: str, waits: bool, every_s: float, **given: Any) -> int:
     compiled with the settings given. Checks namespace, service account, claims and secrets first,
     where a kubeconfig gives access to them. Prints the run's id, or with --ui its address.
 
-    Exit code: 0 sent, or with --wait succeeded; 1 the run failed; 2 it could not be sent.
+    Exit code: 0 sent, or with --wait succeeded; 1 the run failed; 2 it could not be sent, or it
+    was sent, as the message says, and its end is not known.
     """
     from c3d_pipelines.commands.runs import print_end
     from c3d_pipelines.kubeflow import submit as library
@@ -303,7 +308,7 @@ def schedule(
                 _print_schedules(library.schedules(backend, experiment=experiment))
                 return 0
             ((change, target),) = changes_given.items()
-            with _unfinished(f"{target}: give --{change} {target} again"):
+            with _unfinished(f"{target}: give --{change} {shlex.quote(target)} again"):
                 return _change_schedule(backend, change, target, experiment, watching)
 
     library.check_cron(cron)  # before any request
@@ -311,7 +316,7 @@ def schedule(
     with open_backend(given) as backend, _watching(backend, run_end) as watching:
         check_cluster(backend, package, options, given.pop("no_check"))
         full = library.full_name(package.name, name)
-        with _unfinished(f"{full}: if --list has it twice, --resume {full} goes on"):
+        with _unfinished(f"{full}: if --list has it twice, --resume {shlex.quote(full)} goes on"):
             try:
                 created = library.schedule(
                     backend,
@@ -577,6 +582,6 @@ def _print_schedules(shown: Sequence[Schedule]) -> None:
     for schedule in shown:
         state = "" if schedule.enabled else " (paused)"
         if ids & set(schedule.replaces):
-            state += f" (replaces another; --resume {schedule.name} goes on)"
+            state += f" (replaces another; --resume {shlex.quote(schedule.name)} goes on)"
         line = f"{schedule.name}: {schedule.cron}{state}"
         click.echo(f"{line}  {schedule.url}" if schedule.url else line)

@@ -11,6 +11,7 @@ and then the old ones are deleted. :func:`resume_schedule` goes on from each of 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,7 +201,10 @@ def find_schedules(backend: Backend, name: str, *, experiment: str) -> list[Sche
     if len(names := sorted({target.name for target in found})) > 1:
         raise RunError(f"{host}: {name!r} is {' and '.join(names)}; give the whole name")
     ids = {target.schedule_id for target in found}
-    return found + [s for s in listed if s not in found and ids & set(s.replaces)]
+    replaced = {schedule_id for target in found for schedule_id in target.replaces}
+    return found + [
+        s for s in listed if s not in found and (s.schedule_id in replaced or ids & set(s.replaces))
+    ]
 
 
 def full_name(pipeline: str, name: str) -> str:
@@ -239,7 +243,7 @@ def _finish(
     enabled: bool,
 ) -> None:
     """Disable the old schedules, and exchange them for the new one when they have no run."""
-    name = created.name
+    name, resume = created.name, f"--resume {shlex.quote(created.name)}"
     try:
         for old in replaced:
             backend.change_schedule(old.schedule_id, "disable")
@@ -251,12 +255,12 @@ def _finish(
     except RunInProgress as error:
         raise RunInProgress(
             f"{name}: the old schedule is disabled and the new one paused; {error}; after its end "
-            f"give --resume {name}, or now with --wait or --now"
+            f"give {resume}, or now with --wait or --now"
         ) from None
     except RunError as error:
         if not replaced:
             raise
-        raise RunError(f"{error}; {name}: not replaced yet; --resume {name} goes on") from error
+        raise RunError(f"{error}; {name}: not replaced yet; {resume} goes on") from error
 
 
 def _end_runs(backend: Backend, targets: Sequence[Schedule], run_end: RunEnd | None) -> None:

@@ -1,8 +1,8 @@
 """Advice on failures: what each kind means, whether it is retried, and the command that retries it.
 
-The command of a run on one machine repeats the run from its plan, which is a manifest too. The
-command of a run on a cluster sends the run again with its own parameters, because the paths of the
-pods exist in the pods alone.
+The command repeats the run with its own parameters. Where the inputs of a run on one machine are
+not known, or have credentials in their address, it repeats the run from its plan, which is a
+manifest too. A plan has the keys that the videos had then, also of those that were replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 from c3d_client.core.contract import (
     CLIP_FRAMES,
-    CLIP_STRIDE,
     DEFAULT_TARGET,
     MODEL_NAME,
     PREPROCESSING,
@@ -25,7 +24,7 @@ from c3d_client.core.errors import VideoTooLarge
 
 from c3d_pipelines.errors import WorkerDied
 from c3d_pipelines.inputs.plan import KNOWN_FAILURE
-from c3d_pipelines.parameters import PIPELINES
+from c3d_pipelines.parameters import NO_PCA, PARAMETERS, PIPELINES
 from c3d_pipelines.reports.summary import Failure, RunSummary
 from c3d_pipelines.shards.schema import (
     CORRUPT,
@@ -59,9 +58,13 @@ _HERE = "Running the same run again does only the rest, here with these commands
 _OF_SUBMIT = ("videos", "out", "server", "model_digest")
 # Types of errors for which the memory of a worker is, or is likely to be, the reason.
 _OF_MEMORY = (VideoTooLarge.__name__, WorkerDied.__name__)
-# The settings of clips in a provenance that have a command option.
+# Parameters that are settings of clips in a provenance.
 _WINDOW = ("stride", "frame_step", "tail", "short", "fps")
-_DEFAULTS = {"stride": CLIP_STRIDE, "frame_step": 1, "tail": "drop", "short": "error", "fps": None}
+# The options of run that are not named after their parameters, those without a value, and the
+# parameters that the command has in any case, or with another default.
+_OPTIONS = {"timeout_s": "--timeout", "patience_s": "--patience"}
+_FLAGS = {"any_file": "--any", "clip_rows": "--no-clips", "retry_failed": "--retry-failed"}
+_WRITTEN = ("videos", "out", "server")
 
 
 @dataclass(frozen=True)
@@ -198,29 +201,34 @@ def _submit(summary: RunSummary, changes: Mapping[str, Any]) -> list[str]:
 
 
 def _run(summary: RunSummary, changes: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of ``run`` with the run's plan and its settings."""
-    folder = summary.out.rstrip("/")
-    arguments = ["run", "--videos", f"{folder}/{run_file(summary.run, PLAN)}"]
+    """Return the arguments of ``run`` with the run's inputs and its parameters."""
+    known = _of_provenance(summary) if summary.given is None else summary.given
+    values = {**known, **changes}
+    plan = f"{summary.out.rstrip('/')}/{run_file(summary.run, PLAN)}"
+    arguments = ["run", "--videos", str(values.get("videos", plan))]
     arguments += ["--out", changes.get("out", summary.out)]
     if summary.answer == "classes":
         arguments.append("--classify")
     if summary.server not in ("", DEFAULT_TARGET):
         arguments += ["--server", summary.server]
-    model = summary.provenance.model
-    if model.get("name", MODEL_NAME) != MODEL_NAME:
-        arguments += ["--model", str(model["name"])]
-    clips = {**summary.provenance.clips}
-    clips |= {"short": changes["short"]} if "short" in changes else {}
-    for name in _WINDOW:
-        if clips.get(name, _DEFAULTS[name]) != _DEFAULTS[name]:
-            arguments += [f"--{name.replace('_', '-')}", str(clips[name])]
-    exact = PREPROCESSING["resize"]
-    if summary.provenance.preprocessing.get("resize", exact) != exact:
-        arguments += ["--resize", "fast"]
-    if summary.provenance.get("damage", "error") != "error":
-        arguments += ["--damage", str(summary.provenance["damage"])]
-    if summary.pca:
-        arguments += ["--pca", summary.pca]
-    if changes.get("retry_failed"):
-        arguments.append("--retry-failed")
+    for name in PARAMETERS:
+        if name in _WRITTEN or name not in values or values[name] == PARAMETERS[name].default:
+            continue
+        if name in _FLAGS:
+            arguments.append(_FLAGS[name])
+        else:
+            option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            arguments += [option, str(values[name])]
     return arguments
+
+
+def _of_provenance(summary: RunSummary) -> dict[str, Any]:
+    """Return the parameters that show in a run's provenance, as far as they are known."""
+    provenance = summary.provenance
+    values = {name: provenance.clips[name] for name in _WINDOW if provenance.clips.get(name)}
+    values["model"] = str(provenance.model.get("name", MODEL_NAME))
+    exact = PREPROCESSING["resize"]
+    if provenance.preprocessing.get("resize", exact) != exact:
+        values["resize"] = "fast"
+    values["damage"] = str(provenance.get("damage", "error"))
+    return {**values, "pca": summary.pca or NO_PCA}

@@ -150,6 +150,8 @@ class RunSummary(Record):
         sent: as in :class:`~c3d_pipelines.settings.JobSettings`: the parameters of a run on a
             cluster; None for a run of ``c3d-pipelines run``.
         pca: path or address of the PCA that reduced the features; empty for none.
+        given: as in :class:`~c3d_pipelines.settings.JobSettings`: the parameters of a run of
+            ``c3d-pipelines run``; None where they are not known.
     """
 
     _noun: ClassVar[str] = "a run's summary"
@@ -185,6 +187,7 @@ class RunSummary(Record):
     allowed: int | None = added(None)
     sent: Mapping[str, Any] | None = added(None)
     pca: str = added("")
+    given: Mapping[str, Any] | None = added(None)
 
     @property
     def on_cluster(self) -> bool:
@@ -413,6 +416,7 @@ def summarise(
     max_failed_share: float = 0.0,
     sent: Mapping[str, Any] | None = None,
     pca: str = "",
+    given: Mapping[str, Any] | None = None,
 ) -> RunSummary:
     """Return the summary of a run.
 
@@ -432,7 +436,7 @@ def summarise(
         dataset: all rows of the dataset by status; None where they are not known.
         software: all versions of each library that made the dataset's numbers.
         notes: lines of the plan about the inputs and the shards.
-        max_failed, max_failed_share, sent, pca: as in the run's settings.
+        max_failed, max_failed_share, sent, pca, given: as in the run's settings.
     """
     allowed = None
     if max_failed is not None:
@@ -479,6 +483,7 @@ def summarise(
         allowed=allowed,
         sent=sent,
         pca=pca,
+        given=given,
     )
 
 

@@ -74,8 +74,11 @@ def settle_ended_runs(storage: Storage, *, run: str, now: float | None = None) -
             remove_temporary(storage, name)
         lines = {}
         for name in unreported[:_MOST_REPORTS]:
-            if _write_report(storage, name, ended[name]):
-                lines[name] = f"run {name} {ended[name]}; its report is in the dataset now"
+            try:
+                if _write_report(storage, name, ended[name]):
+                    lines[name] = f"run {name} {ended[name]}; its report is in the dataset now"
+            except C3DError as error:  # of this run's files: those of the others are as usual
+                _log.warning("plan: run %s %s; it is not reported: %s", name, ended[name], error)
         return lines
     except C3DError as error:
         _log.warning("plan: earlier runs that ended are not looked at: %s", error)

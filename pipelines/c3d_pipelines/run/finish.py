@@ -242,6 +242,7 @@ def summary_of(storage: Storage, out: str, run: str, *, state: str, message: str
         max_failed_share=settings.max_failed_share if settings else 0.0,
         sent=settings.sent if settings else None,
         pca=settings.pca if settings else "",
+        given=settings.given if settings else None,
     )
 
 

@@ -115,6 +115,7 @@ def publish(
         max_failed_share=settings.max_failed_share,
         sent=settings.sent,
         pca=settings.pca,
+        given=settings.given,
     )
     _write_run(storage, settings, planned, summary)
     write_dataset(storage, index, answer=settings.answer, provenance=settings.provenance)
