@@ -110,19 +110,48 @@ def test_failed_download_ends_the_script_with_its_exit_code(tmp_path):
     assert subprocess.run(["sh", str(SCRIPT)], env=env, check=False).returncode == 75
 
 
-def test_sigterm_ends_a_download_at_once(tmp_path):
+@pytest.fixture
+def downloading(tmp_path):
+    """Start the script in a namespace of processes, with a download that does not end."""
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no new namespaces of process numbers here")
     command = tmp_path / "c3d-export"
-    command.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 3600\n")
+    command.write_text(
+        f"#!/bin/sh\ntouch {tmp_path}/started\n"
+        f"sleep ${{WAIT_S:-3600}}\n[ -e {tmp_path}/sent ] || kill -TERM $PPID\nsleep 3600\n"
+    )
     command.chmod(0o755)
-    env = {**SETTINGS, "PATH": f"{tmp_path}:{os.environ['PATH']}", "MEAN": "/weights/mean.npy"}
-    process = subprocess.Popen([*NAMESPACE, "sh", str(SCRIPT)], env=env)
-    try:
-        wait_until((tmp_path / "started").exists, "the download has not started")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGTERM)
-        assert process.wait(timeout=LONG_S) == 128 + signal.SIGTERM
-    finally:
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    processes = []
+
+    def start(*options: str, **changes: str) -> subprocess.Popen[bytes]:
+        env = {**SETTINGS, "PATH": path, "MEAN": "/weights/mean.npy", **changes}
+        processes.append(subprocess.Popen([*NAMESPACE, "sh", *options, str(SCRIPT)], env=env))
+        return processes[0]
+
+    yield start
+    for process in processes:
         process.kill()
         process.wait()
+
+
+def test_sigterm_ends_a_download_at_once(tmp_path, downloading):
+    process = downloading()
+    wait_until((tmp_path / "started").exists, "the download has not started")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    assert process.wait(timeout=LONG_S) == 128 + signal.SIGTERM
+
+
+def test_sigterm_ends_a_download_that_has_just_started(tmp_path, downloading):
+    """The shell, process 1, gets the signal from a hook, which it runs before each command."""
+    hook = tmp_path / "hook"
+    hook.write_text(
+        '#!/bin/sh\n[ "$PPID" = 1 ] || exit 0\nsleep 0.03\n'
+        f"[ -e {tmp_path}/started ] && [ ! -e {tmp_path}/sent ] || exit 0\n"
+        f"touch {tmp_path}/sent\nkill -TERM 1\n"
+    )
+    hook.chmod(0o755)
+    # After WAIT_S the download sends it, where it started later than the last hook ran.
+    process = downloading("-x", PS4="$(hook)", WAIT_S="5")
+    assert process.wait(timeout=LONG_S) == 128 + signal.SIGTERM

@@ -38,9 +38,10 @@ for file in "$WEIGHTS" "$MEAN" "$LABELS"; do
             echo "$file: there"
         else
             echo "$file: not there; looking for a published file of this name"
-            # In the background, because a shell acts on SIGTERM only between commands.
+            # In the background, because a shell acts on SIGTERM only between commands. The handler
+            # comes first: as process 1 of a container, a shell without one ignores the signal.
+            trap 'kill "${!:-}" && wait "$!"; exit 143' TERM
             c3d-export fetch --models /weights "${file#/weights/}" &
-            trap 'kill "$!"' TERM
             wait "$!"
         fi
         ;;
