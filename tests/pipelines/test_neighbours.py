@@ -12,6 +12,7 @@ from c3d_client import VideoFeatures
 from c3d_client.core.errors import ProvenanceError, UsageError
 from c3d_client.results import Timings
 from c3d_pipelines.commands.dataset import neighbours
+from c3d_pipelines.dataset.reader import Neighbour
 from click.testing import CliRunner
 from support.sample_dataset import CURRENT, OK, ROWS
 from support.sample_shards import (
@@ -78,6 +79,15 @@ class TestNearest:
         first, second = result.output.splitlines()
         assert first == "1.0000  twin.mp4"
         assert re.fullmatch(r"0\.\d{4}  \d\.mp4", second)
+
+    def test_command_escapes_what_a_terminal_would_act_on(self, monkeypatch):
+        class Opened:
+            def nearest(self, query, *, k):
+                return [Neighbour("a\x1b[2J.mp4", 1.0)]
+
+        monkeypatch.setattr("c3d_pipelines.dataset.open", lambda path: Opened())
+        result = CliRunner().invoke(neighbours, ["any", "5.mp4"])
+        assert result.output == "1.0000  a\\x1b[2J.mp4\n"
 
     def test_command_prints_neighbours_as_json(self, features_dataset):
         result = CliRunner().invoke(neighbours, [str(features_dataset), "5.mp4", "--json"])

@@ -44,7 +44,8 @@ def checked_address(address: Any) -> str:
         return _checked(text)
     except ValueError as error:
         problem = f": {error}" if str(error) else ""
-        raise UsageError(f"server is {address!r}{problem}; {_EXPECTED}") from None
+        shown = re.sub(r".*@", "***@", address, flags=re.DOTALL)  # perhaps a password
+        raise UsageError(f"server is {shown!r}{problem}; {_EXPECTED}") from None
 
 
 def local_path(address: str) -> str | None:
@@ -68,6 +69,8 @@ def _checked(text: str) -> str:
         if not rest.strip("/"):
             raise ValueError(f"nothing follows {scheme}:")
         return text
+    if "@" in text:
+        raise ValueError("an address of gRPC has no user and no password")
     if colon and scheme in ("ipv4", "ipv6"):
         kind: Any = ipaddress.IPv4Address if scheme == "ipv4" else ipaddress.IPv6Address
         addresses = rest.removeprefix("///").split(",")

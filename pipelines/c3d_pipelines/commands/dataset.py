@@ -203,4 +203,4 @@ def neighbours(dataset: str, video_id: str, count: int, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(asdict(neighbour)))
         else:
-            click.echo(f"{neighbour.similarity:.4f}  {neighbour.video_id}")
+            click.echo(escape_controls(f"{neighbour.similarity:.4f}  {neighbour.video_id}"))
