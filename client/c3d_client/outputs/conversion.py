@@ -90,10 +90,10 @@ def convert(
     Raises:
         UsageError: before anything is written: there are no features, formats are mixed or
             unknown, two inputs would be written to the same path, or one to the path of another,
-            ``out`` is a file where a folder
-            is needed or the reverse, means would be converted to clips, an input is a data set of
-            c3d-pipelines, a stride is given for another format than ``sultani``, the pattern cannot
-            be used, or a PCA is given for a format of 4096 numbers.
+            ``out`` is a file where a folder is needed or the reverse, means would be converted to
+            clips, an input is a data set of c3d-pipelines, a stride is given for another format
+            than ``sultani``, the pattern cannot be used, or a PCA is given for a format of 4096
+            numbers.
         ProvenanceError: before anything is written: videos for one collection were made
             differently, or a video's features are not of the kind that the PCA was fitted on.
         OutputError: a folder cannot be searched, a collection cannot be written, or the PCA cannot
